@@ -1,0 +1,62 @@
+"""Find things by name: a key of a registry, or anyone's `package.module:attribute`."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from alprune.errors import ConfigError
+
+
+def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
+    """Return `registry[name]`, or the object that `package.module:attribute` names.
+
+    Args:
+        kind: What is looked up, for the message ("method", "model", ...).
+        name: A key of `registry`, or `package.module:attribute`; modules in the current
+            folder are found too.
+        registry: The known names.
+
+    Returns:
+        The entry, or the imported object as it is.
+
+    Raises:
+        ConfigError: Nothing of that name; the message lists the known names and suggests the
+            nearest.
+    """
+    if name in registry:
+        return registry[name]
+    if ":" in name:
+        return _import(kind, name)
+    raise unknown(kind, name, registry)
+
+
+def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str]) -> ConfigError:
+    """Build the error for an unknown name, with the nearest known one suggested."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+def _import(kind: str, name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{kind} {name!r} cannot be imported: {error}. Expected package.module:attribute, "
+            f"with the module installed or in the current folder ({here})."
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    return found
