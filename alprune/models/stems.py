@@ -1,0 +1,26 @@
+"""Fit torchvision's networks to small or grey images."""
+
+from torch import nn
+
+from alprune.errors import ModelError
+
+
+def replace_stem(model: nn.Module, channels: int) -> None:
+    """Let the first convolution read `channels` input channels, in place, with fresh weights.
+
+    Raises:
+        ModelError: The network has no convolution.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            fresh = nn.Conv2d(
+                channels,
+                module.out_channels,
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
+                bias=module.bias is not None,
+            )
+            model.set_submodule(name, fresh)
+            return
+    raise ModelError(f"a network without convolutions can't be fitted to {channels} channels.")
