@@ -1,0 +1,95 @@
+"""Where images and labels come from: `load(name)` and the registry of sources, `DATASETS`."""
+
+from pathlib import Path
+
+from alprune.data.dataset import Dataset, DataSource, LoadOptions, Splits, make_splits
+from alprune.data.digits import DEFAULTS as _DIGITS_DEFAULTS
+from alprune.data.digits import digits
+from alprune.data.npz import npz
+from alprune.errors import DataError
+from alprune.names import lookup
+
+__all__ = [
+    "DATASETS",
+    "DataSource",
+    "Dataset",
+    "LoadOptions",
+    "Splits",
+    "load",
+    "make_splits",
+    "source",
+]
+
+DATASETS: dict[str, DataSource] = {
+    "digits": DataSource(
+        "scikit-learn's handwritten digits, 1,297 + 500 grey 8x8 images; no download",
+        digits,
+        _DIGITS_DEFAULTS,
+    ),
+    "npz:PATH": DataSource("x_train, y_train, x_test, y_test of an .npz file", npz),
+}
+
+
+def source(name: str) -> DataSource:
+    """Return the source that a data set's name means.
+
+    Args:
+        name: A key of `DATASETS` with a real path for PATH, or `package.module:function` of a
+            function without arguments that returns `Splits`.
+
+    Raises:
+        ConfigError: The name is not known, or cannot be imported.
+        DataError: A path is missing after the colon.
+    """
+    return _resolve(name)[0]
+
+
+def load(
+    name: str,
+    *,
+    root: Path | None = None,
+    size: tuple[int, int] | None = None,
+    skip_unreadable: bool = False,
+    progress: bool = False,
+) -> Splits:
+    """Load a data set by name.
+
+    Args:
+        name: As for `source`.
+        root: Cache folder for downloads; None: `$ALPRUNE_DATA` or `~/.cache/alprune`.
+        size: `(h, w)` to which images are resized, bilinear with antialiasing; None: as they are
+            (`folder:PATH`: 32x32). A function of your own gets no size: its images stay.
+        skip_unreadable: Leave out image files that do not decode, with a warning.
+        progress: Show a progress bar where loading takes long.
+
+    Returns:
+        Training and test images on the CPU.
+
+    Raises:
+        ConfigError: The name is not known.
+        DataError: The data is missing, damaged or not as described; the message says what to do.
+    """
+    found, path = _resolve(name)
+    return found.load(path, LoadOptions(root, size, skip_unreadable, progress))
+
+
+def _resolve(name: str) -> tuple[DataSource, str]:
+    prefix, colon, path = name.partition(":")
+    if colon and f"{prefix}:PATH" in DATASETS:  # before module:function, which has a colon too
+        if not path or path == "PATH":
+            raise DataError(f"data set {name!r} needs a path, as in {prefix}:my/data.")
+        return DATASETS[f"{prefix}:PATH"], path
+    found = lookup("data set", name, DATASETS)
+    if isinstance(found, DataSource):
+        return found, ""
+
+    def call(path: str, options: LoadOptions) -> Splits:
+        splits = found()
+        if not isinstance(splits, Splits):
+            raise DataError(
+                f"data set {name!r} returned {type(splits).__name__}; expected alprune.data.Splits "
+                "(make_splits builds them)."
+            )
+        return splits
+
+    return DataSource(f"the function {name}", call), ""

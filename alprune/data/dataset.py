@@ -1,0 +1,245 @@
+"""The types all data ends up in, and what is computed from the images of any source."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alprune.errors import DataError
+
+_STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
+_CHUNK = 512  # images worked on at once, so that temporaries stay small
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images as two tensors on one device, with what is needed to normalise them.
+
+    Attributes:
+        x: Images `(n, h, w, c)`, uint8 (0..255) or float32 (any finite values).
+        y: Class of each image `(n,)`, int64, in `0..len(classes)-1`.
+        classes: Name of each class.
+        mean: Mean of each channel, in the units of `x / 255` for uint8 and of `x` for float.
+        std: Standard deviation of each channel, same units, > 0.
+        flip: Whether a horizontal flip leaves the label true, so that training may use it.
+        digest: Hash of the content of `x` and `y`.
+
+    Raises:
+        DataError: On construction, if the parts do not fit together.
+    """
+
+    x: Tensor
+    y: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+    digest: str
+
+    def __post_init__(self) -> None:
+        _check_images("x", self.x)
+        _check_labels("y", self.y, len(self.x), self.classes)
+        channels = self.x.shape[3]
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels or not all(math.isfinite(v) for v in values):
+                raise DataError(f"{name} must be {channels} finite numbers, got {values}.")
+        if min(self.std) <= 0:
+            raise DataError(f"std must be positive in every channel, got {self.std}.")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one image as a model sees it: `(c, h, w)`."""
+        _, h, w, c = self.x.shape
+        return c, h, w
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """Return the same data on `device`."""
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training images, the pool to label from, and the test images; same classes and scale."""
+
+    train: Dataset
+    test: Dataset
+
+    def __post_init__(self) -> None:
+        for part in ("classes", "image_shape", "mean", "std"):
+            ours, theirs = getattr(self.train, part), getattr(self.test, part)
+            if ours != theirs:
+                raise DataError(f"{part} of train and test differ: {ours} and {theirs}.")
+        if self.train.x.dtype != self.test.x.dtype:
+            raise DataError(
+                f"train and test images have different types: {self.train.x.dtype} and "
+                f"{self.test.x.dtype}."
+            )
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load, the same for every source.
+
+    Attributes:
+        root: Cache folder for downloads; None: `$ALPRUNE_DATA` or `~/.cache/alprune`.
+        size: `(h, w)` to which images are resized; None leaves them as they are.
+        skip_unreadable: Leave out files that do not decode, with a warning, instead of failing.
+        progress: Show a progress bar where loading takes long.
+    """
+
+    root: Path | None = None
+    size: tuple[int, int] | None = None
+    skip_unreadable: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise DataError(f"size must be (height, width), both at least 1; got {self.size}.")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """An entry of the registry.
+
+    Attributes:
+        summary: One line for people.
+        load: `(path, options) -> Splits`; `path` is what follows the colon of the name, or "".
+        defaults: Run options that suit this data better than the general ones, by option name.
+    """
+
+    summary: str
+    load: Callable[[str, LoadOptions], Splits]
+    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def make_splits(
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    classes: tuple[str, ...],
+    *,
+    flip: bool,
+    size: tuple[int, int] | None = None,
+) -> Splits:
+    """Build the two data sets from raw images and labels.
+
+    Mean and standard deviation come from the training images (from 10,000 evenly spaced ones if
+    there are more) and serve both parts.
+
+    Args:
+        train: Images `(n, h, w, c)`, uint8 or float32, and labels `(n,)`, int64.
+        test: The same for the test images.
+        classes: Name of each class; every one needs a training image.
+        flip: Whether a horizontal flip leaves labels true.
+        size: `(h, w)` to resize all images to; None leaves them as they are.
+
+    Raises:
+        DataError: The parts do not fit together, or a class has no training image.
+    """
+    for name, (x, y) in (("train", train), ("test", test)):
+        _check_images(f"x_{name}", x)
+        _check_labels(f"y_{name}", y, len(x), classes)
+    counts = torch.bincount(train[1], minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        raise DataError(
+            f"{_some(empty)}: no training image of {len(empty)} of {len(classes)} classes. Add "
+            "images, or leave the class out and number the others 0..k-1."
+        )
+    x_train, x_test = resize(train[0], size), resize(test[0], size)
+    mean, std = channel_statistics(x_train)
+
+    def dataset(x: Tensor, y: Tensor) -> Dataset:
+        return Dataset(x, y, classes, mean, std, flip, content_digest(x, y))
+
+    return Splits(dataset(x_train, train[1]), dataset(x_test, test[1]))
+
+
+def resize(x: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Resize images `(n, h, w, c)` to `(n, *size, c)`, bilinear with antialiasing, type kept."""
+    if size is None or tuple(x.shape[1:3]) == tuple(size):
+        return x
+    out = x.new_empty((len(x), *size, x.shape[3]))
+    for start in range(0, len(x), _CHUNK):
+        chunk = x[start : start + _CHUNK].permute(0, 3, 1, 2)
+        resized = F.interpolate(chunk, size=size, mode="bilinear", antialias=True)
+        out[start : start + _CHUNK] = resized.permute(0, 2, 3, 1)
+    return out
+
+
+def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel of images `(n, h, w, c)`.
+
+    Units are those of `x / 255` for uint8 and of `x` for float. A channel that never changes gets
+    a standard deviation of 1, so that normalising makes it zero.
+    """
+    if len(x) > _STATISTICS_SAMPLE:
+        x = x[torch.arange(_STATISTICS_SAMPLE, device=x.device) * len(x) // _STATISTICS_SAMPLE]
+    chunks = x.flatten(0, 2).split(_CHUNK * 1024)  # (pixels, c) each
+    pixels = sum(len(chunk) for chunk in chunks)
+    zero = x.new_zeros(x.shape[3], dtype=torch.float64)
+    mean = sum((chunk.sum(0, dtype=torch.float64) for chunk in chunks), zero) / pixels
+    squares = sum(((chunk.double() - mean).square_().sum(0) for chunk in chunks), zero)
+    std = (squares / pixels).sqrt()
+    unit = 255.0 if x.dtype == torch.uint8 else 1.0
+    # Rounding alone gives a constant channel a tiny deviation: compare with the channel's size.
+    constant = std <= 1e-7 * mean.abs()
+    std = torch.where(constant, unit, std)
+    return tuple((mean / unit).tolist()), tuple((std / unit).tolist())
+
+
+def content_digest(x: Tensor, y: Tensor) -> str:
+    """Hash types, shapes and bytes of images and labels; the same on every device and run."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in (x, y):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view("uint8").data)
+    return digest.hexdigest()
+
+
+def _check_images(name: str, x: Tensor) -> None:
+    if x.dtype not in (torch.uint8, torch.float32):
+        raise DataError(f"{name} must be uint8 or float32, got {x.dtype}.")
+    if x.ndim != 4 or 0 in x.shape:
+        raise DataError(
+            f"{name} must hold images (n, h, w, c), none of these zero; got {tuple(x.shape)}."
+        )
+    if x.dtype == torch.float32:
+        for start in range(0, len(x), _CHUNK):
+            bad = ~x[start : start + _CHUNK].isfinite().flatten(1).all(1)
+            if bad.any():
+                first = start + int(bad.int().argmax())
+                raise DataError(
+                    f"{name} holds NaN or infinite values, first in image {first}. Mend or "
+                    "leave out such images."
+                )
+
+
+def _check_labels(name: str, y: Tensor, n: int, classes: tuple[str, ...]) -> None:
+    if len(classes) < 2 or len(set(classes)) != len(classes):
+        raise DataError(f"at least two classes with different names are needed, got {classes}.")
+    if y.dtype != torch.int64 or tuple(y.shape) != (n,):
+        raise DataError(
+            f"{name} must be one int64 label an image, ({n},); got {y.dtype}, {tuple(y.shape)}."
+        )
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= len(classes):
+        raise DataError(
+            f"{name} has labels {low}..{high}; allowed for {len(classes)} classes: "
+            f"0..{len(classes) - 1}."
+        )
+
+
+def _some(names: list[str], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(repr(name) for name in names[:shown]) + more
