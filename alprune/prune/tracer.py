@@ -1,0 +1,248 @@
+"""Follow the channels through one concrete forward pass, operation by operation.
+
+A `TorchFunctionMode` sees every operation of the forward. The rule registered for its name
+(`rules.py`) says what it does to the labels of its operands; an operation without a rule pins
+whatever it touches, so nothing is ever guessed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from alprune.prune.labels import PINNED, Couplings, along, canonical, core, varying
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of the forward pass, after it ran."""
+
+    name: str
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    out: Any
+
+    def get(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument given by position or by name."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors among the arguments."""
+        return (a for a in tree_leaves((self.args, dict(self.kwargs))) if isinstance(a, Tensor))
+
+    def results(self) -> list[Tensor]:
+        """Return the tensors among the results."""
+        return [t for t in tree_leaves(self.out) if isinstance(t, Tensor)]
+
+
+Rule = Callable[["Tracer", Call], None]
+
+
+class Tracer(TorchFunctionMode):
+    """Labels of activations, axes of weights and costs, gathered while a forward pass runs.
+
+    Args:
+        model: The model that will run; its parameters and buffers are recognised by identity.
+        rules: `{operation name: rule}`.
+        always: Names of operations whose rule runs even when no operand carries labels: those
+            that make channels.
+        symmetric: How grouped convolutions are coupled; False: whole groups leave together,
+            True: the i-th channels of all groups leave together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Mapping[str, Rule],
+        always: frozenset[str],
+        symmetric: bool = False,
+    ) -> None:
+        super().__init__()
+        self.symmetric = symmetric
+        self.nodes = Couplings()
+        self.names: dict[int, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            self.names.setdefault(id(tensor), name)
+            self.shapes[name] = tuple(tensor.shape)
+        self.axes: dict[tuple[str, int], Tensor] = {}
+        self.roles: dict[tuple[str, int], str] = {}
+        self.elements: dict[str, Tensor] = {}
+        self.positions: dict[str, float] = {}
+        self.makers: dict[str, list[Tensor]] = {}
+        self.sizes: dict[tuple[str, str], Tensor] = {}
+        self.module = ""
+        self._rules = rules
+        self._always = always
+        self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run one operation, then its rule."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        call = Call(_name(func), func, args, kwargs, out)
+        if call.results() or call.name == "__setitem__":
+            self._follow(call)
+        return out
+
+    def _follow(self, call: Call) -> None:
+        if call.name not in self._always and not any(self.carries(t) for t in call.tensors()):
+            return
+        rule = self._rules.get(call.name)
+        if rule is None or call.kwargs.get("out") is not None:
+            self.give_up(call, f"{call.name} is not an operation alprune can narrow")
+            return
+        before = self.labels(call.args[0]) if self._writes_view(call) else None
+        try:
+            rule(self, call)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            self.give_up(call, f"{call.name} is used in an unknown way ({error})")
+        if before is not None and not _same(before, self.labels(call.args[0])):
+            self.give_up(call, f"{call.name} writes into a view")
+
+    def _writes_view(self, call: Call) -> bool:
+        inplace = call.args and any(r is call.args[0] for r in call.results())
+        return bool(inplace and call.args[0]._is_view() and id(call.args[0]) not in self.names)
+
+    def give_up(self, call: Call, reason: str) -> None:
+        """Pin everything that an operation touches."""
+        for tensor in [*call.tensors(), *call.results()]:
+            if self.carries(tensor):
+                self.pin(tensor, reason)
+
+    def carries(self, tensor: Tensor) -> bool:
+        """Whether a tensor has labels: neither an input nor a constant."""
+        return id(tensor) in self.names or tensor in self._labels
+
+    def labels(self, tensor: Tensor) -> Tensor:
+        """Return the canonical labels of any tensor, in its shape."""
+        if id(tensor) in self.names:
+            return self._registered(tensor)
+        found = self._labels.get(tensor)
+        if found is None or found.shape != tensor.shape:
+            return torch.full((1,) * tensor.dim(), PINNED).expand(tensor.shape)
+        return found
+
+    def set(self, tensor: Tensor, labels: Tensor) -> None:
+        """Label a result; `labels` must have its shape."""
+        if labels.shape != tensor.shape:
+            raise ValueError(f"labels {tuple(labels.shape)} for {tuple(tensor.shape)}")
+        if id(tensor) not in self.names:
+            self._labels[tensor] = canonical(labels)
+
+    def pin(self, tensor: Tensor, reason: str) -> None:
+        """Never prune the channels that a tensor carries."""
+        if id(tensor) in self.names:
+            for dim in range(tensor.dim()):
+                self.nodes.pin(self.axis(tensor, dim, "follows"), reason)
+        else:
+            self.nodes.pin(self.labels(tensor), reason)
+
+    def registered(self, tensor: Any) -> bool:
+        """Whether this is a parameter or buffer of the model itself."""
+        return id(tensor) in self.names
+
+    def axis(self, tensor: Tensor, dim: int, role: str) -> Tensor:
+        """Return the nodes along one dimension of a parameter or buffer, `(shape[dim],)`."""
+        key = (self.names[id(tensor)], dim)
+        if key not in self.axes:
+            self.axes[key] = self.nodes.new(tensor.shape[dim])
+        if role != "follows":
+            self.roles[key] = role
+        return self.axes[key]
+
+    def _registered(self, tensor: Tensor) -> Tensor:
+        long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+        if len(long) == 1:
+            return along(self.axis(tensor, long[0], "follows"), long[0], tensor.shape)
+        if not long:
+            return torch.full(tensor.shape, PINNED)
+        name = self.names[id(tensor)]
+        if name not in self.elements:
+            self.elements[name] = self.nodes.new(tensor.numel()).view(tensor.shape)
+        return self.elements[name]
+
+    def channel(self, tensor: Tensor, dim: int, reason: str) -> Tensor:
+        """Return the nodes along `dim`, `(shape[dim],)`, coupling what the other dims hold."""
+        labels = self.labels(tensor)
+        dim %= labels.dim()
+        others = [d for d in range(labels.dim()) if d != dim]
+        self.nodes.tie(labels, others, reason)
+        return labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
+
+    def follow(self, tensor: Tensor | None, nodes: Tensor, reason: str) -> None:
+        """Let a vector (bias, scale, running statistic) follow the channels `nodes`."""
+        if tensor is not None and tensor.numel() > 1 or (tensor is not None and len(nodes) == 1):
+            self.nodes.unite(self.labels(tensor), nodes, reason)
+
+    def make(self, weight: Tensor, nodes: Tensor, whole_module: bool = False) -> None:
+        """Note that a layer makes the channels `nodes`."""
+        name = self.names[id(weight)]
+        module, _, leaf = name.rpartition(".")
+        key = module if module and (leaf == "weight" or whole_module) else name
+        known = self.makers.setdefault(key, [])
+        if not any(torch.equal(nodes, other) for other in known):
+            known.append(nodes)
+
+    def makers_parts(self) -> list[Tensor]:
+        """Return the nodes of every maker, layer by layer."""
+        return [nodes for found in self.makers.values() for nodes in found]
+
+    def owner(self, weight: Tensor) -> str:
+        """Return the name of the module that holds a registered tensor."""
+        return self.names[id(weight)].rpartition(".")[0]
+
+    def count(self, weight: Tensor, positions: float) -> None:
+        """Add the multiply-accumulates that each element of `weight` took part in."""
+        name = self.names[id(weight)]
+        self.positions[name] = self.positions.get(name, 0) + positions
+
+    def combine(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
+        """Return the labels of an elementwise operation on operands labelled `a` and `b`.
+
+        An operand of size 1 along a dimension where the other one's labels change (a spatial
+        attention map, a scalar gate) reaches every channel: it is pinned instead of coupled.
+        """
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape)) if a.dim() < len(shape) else a
+        b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape)) if b.dim() < len(shape) else b
+        a, b = canonical(a), canonical(b)
+        a_gates = any(a.shape[d] == 1 for d in varying(b))
+        b_gates = any(b.shape[d] == 1 for d in varying(a))
+        if a_gates:
+            self.nodes.pin(a, f"a factor of all channels ({reason})")
+        if b_gates:
+            self.nodes.pin(b, f"a factor of all channels ({reason})")
+        if a_gates and b_gates:
+            self.nodes.pin(a, f"an outer product ({reason})")
+            return torch.full((1,) * len(shape), PINNED).expand(shape)
+        if not a_gates and not b_gates:
+            self.nodes.unite(a, b, reason)
+        richer = b if a_gates or len(varying(b)) > len(varying(a)) else a
+        return canonical(richer.expand(shape))
+
+
+def _name(func: Callable[..., Any]) -> str:
+    name = getattr(func, "__name__", str(func))
+    if name == "__get__":  # a property such as Tensor.T
+        return "get " + str(getattr(getattr(func, "__self__", None), "__name__", ""))
+    return name
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    a, b = core(a), core(b)
+    return a.shape == b.shape and torch.equal(a, b)
