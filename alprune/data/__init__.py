@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
+from alprune.data import digits, downloads, folder, npz
 from alprune.data.dataset import Dataset, DataSource, LoadOptions, Splits, make_splits
-from alprune.data.digits import DEFAULTS as _DIGITS_DEFAULTS
-from alprune.data.digits import digits
-from alprune.data.npz import npz
 from alprune.errors import DataError
 from alprune.names import lookup
 
@@ -21,12 +19,21 @@ __all__ = [
 ]
 
 DATASETS: dict[str, DataSource] = {
-    "digits": DataSource(
-        "scikit-learn's handwritten digits, 1,297 + 500 grey 8x8 images; no download",
-        digits,
-        _DIGITS_DEFAULTS,
+    "cifar10": DataSource("50,000 + 10,000 colour images 32x32, 10 classes", downloads.cifar10),
+    "cifar100": DataSource("50,000 + 10,000 colour images 32x32, 100 classes", downloads.cifar100),
+    "mnist": DataSource("60,000 + 10,000 grey handwritten digits 28x28", downloads.mnist),
+    "fashion-mnist": DataSource(
+        "60,000 + 10,000 grey images 28x28 of 10 kinds of clothing", downloads.fashion_mnist
     ),
-    "npz:PATH": DataSource("x_train, y_train, x_test, y_test of an .npz file", npz),
+    "digits": DataSource(
+        "1,297 + 500 grey handwritten digits 8x8 of scikit-learn; no download",
+        digits.load,
+        digits.DEFAULTS,
+    ),
+    "npz:PATH": DataSource("arrays x_train, y_train, x_test, y_test of an .npz file", npz.load),
+    "folder:PATH": DataSource(
+        "images in train/<class>/ and test/<class>/, resized (to 32x32 unless told)", folder.load
+    ),
 }
 
 

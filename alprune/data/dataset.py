@@ -152,8 +152,8 @@ def make_splits(
     empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
     if empty:
         raise DataError(
-            f"{_some(empty)}: no training image of {len(empty)} of {len(classes)} classes. Add "
-            "images, or leave the class out and number the others 0..k-1."
+            f"{len(empty)} of {len(classes)} classes have no training image: {first_few(empty)}. "
+            "Add images, or leave these classes out and number the others 0..k-1."
         )
     x_train, x_test = resize(train[0], size), resize(test[0], size)
     mean, std = channel_statistics(x_train)
@@ -240,6 +240,7 @@ def _check_labels(name: str, y: Tensor, n: int, classes: tuple[str, ...]) -> Non
         )
 
 
-def _some(names: list[str], shown: int = 5) -> str:
+def first_few(names: list[str], shown: int = 5) -> str:
+    """List names for a message: the first few and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(repr(name) for name in names[:shown]) + more
+    return ", ".join(names[:shown]) + more

@@ -4,7 +4,6 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from alprune.data.dataset import LoadOptions, Splits, make_splits
 
@@ -13,12 +12,14 @@ TEST_IMAGES = 500
 DEFAULTS = MappingProxyType({"initial": 100, "query_size": 10, "batch_size": 32})
 
 
-def digits(path: str, options: LoadOptions) -> Splits:
+def load(path: str, options: LoadOptions) -> Splits:
     """Load the digits: 1297 to train on, 500 to test, grey, always the same split.
 
     The test images are spread evenly over the images sorted by class, so that both parts have
     all classes in the same proportion.
     """
+    from sklearn.datasets import load_digits  # here, as it takes most of a second
+
     bunch = load_digits()
     x = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[..., None]
     y = torch.from_numpy(bunch.target.astype(np.int64))

@@ -13,7 +13,7 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _LAYOUT = "(n, h, w) or (n, h, w, 1) for grey, (n, h, w, 3) or (n, h, w, 4) for colour"
 
 
-def npz(path: str, options: LoadOptions) -> Splits:
+def load(path: str, options: LoadOptions) -> Splits:
     """Load `x_train`, `y_train`, `x_test` and `y_test` from an .npz file.
 
     Images are uint8 (0..255) or floats in any unit, channels last; labels are integers 0..k-1.
@@ -34,7 +34,7 @@ def npz(path: str, options: LoadOptions) -> Splits:
             f"images of x_train are {tuple(train[0].shape[1:])} and of x_test "
             f"{tuple(test[0].shape[1:])}; they must have one shape (h, w, c)."
         )
-    flip = bool(arrays["flip"]) if "flip" in arrays else train[0].shape[3] > 1
+    flip = _flip(arrays.get("flip"), colour=train[0].shape[3] > 1)
     classes = _classes(arrays.get("classes"), train[1])
     return make_splits(train, test, classes, flip=flip, size=options.size)
 
@@ -98,6 +98,14 @@ def _labels(name: str, y: np.ndarray) -> Tensor:
     if len(y) and int(y.max()) >= 2**31:
         raise DataError(f"{name} has labels up to {y.max()}; allowed: 0..k-1 for k classes.")
     return torch.from_numpy(y.astype(np.int64))
+
+
+def _flip(flip: np.ndarray | None, colour: bool) -> bool:
+    if flip is None:
+        return colour
+    if flip.dtype.kind != "b" or flip.size != 1:
+        raise DataError(f"flip must be one bool; got {flip.dtype}, {flip.shape}.")
+    return bool(flip.item())
 
 
 def _classes(names: np.ndarray | None, y_train: Tensor) -> tuple[str, ...]:
