@@ -3,15 +3,28 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
+from alprune.cost import forward_only
 from alprune.errors import ConfigError, ModelError
+from alprune.models.alexnet import alexnet
 from alprune.models.init import INITS, forked_rng, he_normal_, reinit
+from alprune.models.lenet import lenet_5_caffe, lenet_300_100
+from alprune.models.mobilenet import (
+    efficientnet_b0,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3_small,
+)
+from alprune.models.recurrent import gru, lstm
+from alprune.models.resnet import resnet, resnet20, wideresnet20
 from alprune.models.stems import replace_stem
-from alprune.models.vgg import vgg19
+from alprune.models.vgg import vgg19, vgg_c, vgg_d, vgg_like
+from alprune.models.wrn import wide_resnet
 from alprune.names import lookup, unknown
 
 __all__ = ["INITS", "MODELS", "ModelEntry", "build", "he_normal_", "reinit"]
@@ -37,11 +50,37 @@ class ModelEntry:
     least: int = 1
 
 
+_WITH_SIDE_OUTPUTS = ("googlenet", "inception_v3")
 _CIFAR = (3, 32, 32)
 _MNIST = (1, 28, 28)
 
 MODELS: dict[str, ModelEntry] = {
-    "vgg19": ModelEntry("VGG-19 of the 3SP paper, 22.7 M parameters", vgg19, _CIFAR, least=16),
+    "alexnet-b": ModelEntry("AlexNet-b of SNIP, 8.5 M", partial(alexnet, 2), _CIFAR, 8),
+    "alexnet-s": ModelEntry("AlexNet-s of SNIP, 5.1 M", partial(alexnet, 1), _CIFAR, 8),
+    "efficientnet-b0": ModelEntry("EfficientNet-B0, CIFAR form, 4.0 M", efficientnet_b0, _CIFAR, 8),
+    "gru-b": ModelEntry("GRU of 256 units over rows, SNIP, 404k", partial(gru, 256), _MNIST),
+    "gru-s": ModelEntry("GRU of 128 units over rows, SNIP, 104k", partial(gru, 128), _MNIST),
+    "lenet-300-100": ModelEntry("two hidden layers, 267k", lenet_300_100, _MNIST),
+    "lenet-5-caffe": ModelEntry("two convolutions, 431k", lenet_5_caffe, _MNIST, 16),
+    "lstm-b": ModelEntry("LSTM of 256 units over rows, SNIP, 535k", partial(lstm, 256), _MNIST),
+    "lstm-s": ModelEntry("LSTM of 128 units over rows, SNIP, 137k", partial(lstm, 128), _MNIST),
+    "mobilenet-v1": ModelEntry("MobileNetV1, CIFAR form, 3.2 M", mobilenet_v1, _CIFAR, 16),
+    "mobilenet-v2": ModelEntry("MobileNetV2, CIFAR form, 2.2 M", mobilenet_v2, _CIFAR, 8),
+    "mobilenet-v3-small": ModelEntry(
+        "MobileNetV3-small, CIFAR form, 1.5 M", mobilenet_v3_small, _CIFAR, 8
+    ),
+    "resnet18": ModelEntry("ResNet-18, CIFAR form, 11.2 M", partial(resnet, "resnet18"), _CIFAR, 8),
+    "resnet20": ModelEntry("ResNet-20, padded shortcuts, 0.27 M", resnet20, _CIFAR, 8),
+    "resnet34": ModelEntry("ResNet-34, CIFAR form, 21.3 M", partial(resnet, "resnet34"), _CIFAR, 8),
+    "resnet50": ModelEntry("ResNet-50, CIFAR form, 23.5 M", partial(resnet, "resnet50"), _CIFAR, 8),
+    "vgg-c": ModelEntry("VGG-C of SNIP, 10.5 M", vgg_c, _CIFAR, 16),
+    "vgg-d": ModelEntry("VGG-D of SNIP, 15.2 M", vgg_d, _CIFAR, 16),
+    "vgg-like": ModelEntry("VGG-like of SNIP, 15.0 M", vgg_like, _CIFAR, 16),
+    "vgg19": ModelEntry("VGG-19 of 3SP, 22.7 M", vgg19, _CIFAR, 16),
+    "wideresnet20": ModelEntry("ResNet-20 of twice the width, 1.1 M", wideresnet20, _CIFAR, 8),
+    "wrn-16-10": ModelEntry("WRN-16-10, 17.1 M", partial(wide_resnet, 16, 10), _CIFAR, 8),
+    "wrn-16-8": ModelEntry("WRN-16-8, 11.0 M", partial(wide_resnet, 16, 8), _CIFAR, 8),
+    "wrn-22-8": ModelEntry("WRN-22-8, 17.2 M", partial(wide_resnet, 22, 8), _CIFAR, 8),
 }
 
 
@@ -65,7 +104,7 @@ def build(name: str, classes: int, input_shape: Shape | None = None, seed: int =
     Raises:
         ConfigError: Unknown name, or not callable as said above.
         ModelError: `classes` or `input_shape` not possible for this learner, or what was built
-            isn't an `nn.Module`.
+            isn't an `nn.Module` that maps them to `(b, classes)`.
     """
     if classes < 1:
         raise ModelError(f"model {name!r}: got {classes} classes; at least 1 is needed.")
@@ -100,10 +139,12 @@ def _from_torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown("torchvision model", name, known)
-    model = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    # Two of them have side outputs for training, which would make theirs a tuple.
+    options = {"aux_logits": False, "init_weights": True} if name in _WITH_SIDE_OUTPUTS else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     if shape[0] != 3:
         replace_stem(model, shape[0])
-    return model
+    return _checked(f"torchvision:{name}", model, classes, shape)
 
 
 def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Module:
@@ -117,4 +158,23 @@ def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Mo
     model = function(classes=classes, input_shape=shape)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} returned a {type(model).__name__}; {contract}.")
+    return _checked(name, model, classes, shape)
+
+
+def _checked(name: str, model: nn.Module, classes: int, shape: Shape) -> nn.Module:
+    """Run one blank input through a network whose limits nobody wrote down."""
+    try:
+        with forward_only(model):
+            logits = model(torch.zeros(1, *shape))
+    except Exception as error:  # whatever a stranger's forward raises
+        raise ModelError(
+            f"model {name!r} fails on an input of shape {tuple(shape)}: {error}. Give the input "
+            "shape that it takes, on the CPU and in float32."
+        ) from error
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if got != (1, classes):
+        raise ModelError(
+            f"model {name!r} maps an input of shape {(1, *shape)} to {got}; expected a tensor of "
+            f"shape {(1, classes)}, (batch, classes)."
+        )
     return model

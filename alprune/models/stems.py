@@ -24,3 +24,10 @@ def replace_stem(model: nn.Module, channels: int) -> None:
             model.set_submodule(name, fresh)
             return
     raise ModelError(f"a network without convolutions can't be fitted to {channels} channels.")
+
+
+def keep_resolution(model: nn.Module, count: int) -> None:
+    """Set the first `count` strided convolutions to stride 1, in place."""
+    strided = [m for m in model.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
+    for module in strided[:count]:
+        module.stride = (1, 1)

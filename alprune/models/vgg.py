@@ -50,6 +50,55 @@ def vgg19(classes: int, input_shape: tuple[int, int, int]) -> VGG:
     )
 
 
+def vgg_c(classes: int, input_shape: tuple[int, int, int]) -> VGG:
+    """VGG-C of SNIP: 13 convolutions, three of them 1x1, and 3 linear layers.
+
+    The third convolution of each of the last three blocks is 1x1; 2x2 max-pooling after every
+    block; linear 512, 512, `classes`, BatchNorm and ReLU after all but the last. At 3x32x32 and
+    10 classes: 10,526,538 weights and biases, the paper's 10.5 M, which leaves BatchNorm's
+    10,496 out; 238,228,480 multiply-accumulates. Takes h, w >= 16.
+
+    Source: Lee et al. 2019, tables 2 and 6.
+    """
+    return _snip(classes, input_shape, third_kernel=1, linear=2)
+
+
+def vgg_d(classes: int, input_shape: tuple[int, int, int]) -> VGG:
+    """VGG-D of SNIP: 13 convolutions of 3x3 and 3 linear layers.
+
+    Otherwise as `vgg_c`. At 3x32x32 and 10 classes: 15,245,130 weights and biases (paper:
+    15.2 M; BatchNorm's 10,496 not counted); 313,725,952 multiply-accumulates.
+
+    Source: Lee et al. 2019, tables 2 and 6.
+    """
+    return _snip(classes, input_shape, third_kernel=3, linear=2)
+
+
+def vgg_like(classes: int, input_shape: tuple[int, int, int]) -> VGG:
+    """VGG-like of SNIP (Zagoruyko's): `vgg_d` with one linear layer of 512 fewer.
+
+    At 3x32x32 and 10 classes: 14,982,474 weights and biases (paper: 15.0 M; BatchNorm's 9,472
+    not counted); 313,463,808 multiply-accumulates.
+
+    Source: Lee et al. 2019, tables 2 and 6.
+    """
+    return _snip(classes, input_shape, third_kernel=3, linear=1)
+
+
+def _snip(classes: int, input_shape: tuple[int, int, int], third_kernel: int, linear: int) -> VGG:
+    blocks = [[(64, 3)] * 2, [(128, 3)] * 2]
+    blocks += [[(width, 3), (width, 3), (width, third_kernel)] for width in (256, 512, 512)]
+    head: list[nn.Module] = []
+    for _ in range(linear):
+        head += [nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU()]
+    # The paper's fifth pooling leaves one pixel of its 32 (or of 64, at stride 2): an average
+    # over what is left changes nothing there and takes other sizes too.
+    pool = nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.AdaptiveAvgPool2d(1))
+    return VGG(
+        _features(input_shape[0], blocks), pool, nn.Sequential(*head, nn.Linear(512, classes))
+    )
+
+
 def _features(channels: int, blocks: Sequence[Block]) -> nn.Sequential:
     """Stack convolution - BatchNorm - ReLU, with 2x2 max-pooling between the blocks."""
     layers: list[nn.Module] = []
