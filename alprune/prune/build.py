@@ -41,6 +41,7 @@ def assemble(
     partition.pinned = tracer.nodes.pinned(partition.of)
     axes = _elementwise_axes(tracer, partition)
     makers = {name: torch.cat(found) for name, found in tracer.makers.items()}
+    _pin_unread(tracer, partition, makers)
     _pin_indivisible(tracer, partition, [*axes.values(), *tracer.makers_parts()])
     members = _groups(partition, makers)
     ids = {component: i for i, component in enumerate(c for g in members.values() for c in g)}
@@ -111,6 +112,17 @@ def _pin_indivisible(tracer: Tracer, partition: Partition, axes: Sequence[Tensor
             partition.pinned[only] = why.get(only, "a single channel") + ": nothing can leave alone"
 
 
+def _pin_unread(tracer: Tracer, partition: Partition, makers: Mapping[str, Tensor]) -> None:
+    """Pin what no layer reads: something opaque may, and then nothing else would tell."""
+    read = {PINNED}
+    for key, role in tracer.roles.items():
+        if role == "reads":
+            read.update(partition(tracer.axes[key]))
+    for nodes in makers.values():
+        loose = set(partition(nodes)) - read
+        partition.pinned.update(dict.fromkeys(loose, "not read by any layer"))
+
+
 def _groups(partition: Partition, makers: Mapping[str, Tensor]) -> dict[str, list[int]]:
     """Group components by the set of their makers, in order of appearance."""
     made_by: dict[int, list[str]] = {}
@@ -122,9 +134,9 @@ def _groups(partition: Partition, makers: Mapping[str, Tensor]) -> dict[str, lis
     for component, names in made_by.items():
         by_makers.setdefault(tuple(names), []).append(component)
     groups: dict[str, list[int]] = {}
-    for names, components in by_makers.items():
-        count = sum(other.partition("#")[0] == names[0] for other in groups)
-        groups[f"{names[0]}#{count + 1}" if count else names[0]] = components
+    for layers, components in by_makers.items():
+        count = sum(other.partition("#")[0] == layers[0] for other in groups)
+        groups[f"{layers[0]}#{count + 1}" if count else layers[0]] = components
     return groups
 
 

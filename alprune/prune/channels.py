@@ -1,5 +1,6 @@
 """Find the channels of any model: which leave together, who makes and who reads them."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from alprune.prune.graph import ChannelGraph, ChannelTensor, Group, Pinned
 from alprune.prune.rules import ALWAYS, RULES
 from alprune.prune.surgery import copied, registered, unwrap
 from alprune.prune.tracer import Tracer
+from alprune.prune.verify import faults, run
 
 __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
 
@@ -37,9 +39,20 @@ def trace(model: nn.Module, example: Tensor, verify: bool = True) -> ChannelGrap
     model = unwrap(model)
     example = _checked(model, example)
     tracer = _traced(model, example)
-    shape = tuple(example.shape[1:])
-    graph, _ = assemble(tracer, model, shape, example.shape[0])
+    graph = _graph(tracer, model, example, verify)
+    if tracer.grouped:
+        other = _graph(_traced(model, example, symmetric=True), model, example, verify)
+        graph = other if other.channels > graph.channels else graph
     return graph
+
+
+def _graph(tracer: Tracer, model: nn.Module, example: Tensor, verify: bool) -> ChannelGraph:
+    shape, batch = tuple(example.shape[1:]), example.shape[0]
+    graph, nodes = assemble(tracer, model, shape, batch)
+    blamed = faults(model, example, graph) if verify and graph.channels else {}
+    for group, reason in blamed.items():
+        tracer.nodes.pin(nodes[graph.groups[group].channels], reason)
+    return assemble(tracer, model, shape, batch)[0] if blamed else graph
 
 
 def _checked(model: nn.Module, example: Any) -> Tensor:
@@ -47,8 +60,10 @@ def _checked(model: nn.Module, example: Any) -> Tensor:
         got = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ModelError(f"the example must be a tensor (b, ...) with b >= 1, got {got}.")
     for name, tensor in registered(model).items():
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(tensor):
             raise ModelError(f"{name!r} is not initialised: run one forward pass first.")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ModelError("TorchScript modules cannot be traced: give the plain module.")
     return example[:2].detach()
 
 
@@ -57,32 +72,25 @@ def _traced(model: nn.Module, example: Tensor, symmetric: bool = False) -> Trace
     probe = copied(model, {id(p): p for p in model.parameters()}).eval()
     tracer = Tracer(probe, RULES, ALWAYS, symmetric)
     _watch_modules(probe, tracer)
+    _follow_forward(tracer, probe, example)
+    if tracer.untouched():  # auxiliary heads, say, that only run in training
+        tracer.counting = False
+        with contextlib.suppress(ModelError):  # a batch of two can be too small for training
+            _follow_forward(tracer, probe.train(), example)
+    return tracer
+
+
+def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
     with tracer:
         out = run(probe, example)
     leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
     if not leaves:
-        raise ModelError(f"{type(model).__name__} returned {type(out).__name__}, not a tensor.")
+        raise ModelError(
+            f"{type(probe).__name__} returned {type(out).__name__}; expected a tensor, or a "
+            "tuple, list or dict of tensors."
+        )
     for leaf in leaves:
-        tracer.nodes.pin(tracer.labels(leaf), "output of the model")
-    return tracer
-
-
-def run(model: nn.Module, example: Tensor) -> Any:
-    """Run a forward pass without gradients; the global random state stays.
-
-    Raises:
-        ModelError: The forward fails.
-    """
-    devices = [example.device] if example.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        try:
-            return model(example)
-        except Exception as error:
-            raise ModelError(
-                f"{type(model).__name__} fails on an example of shape {tuple(example.shape)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        tracer.pin(leaf, "output of the model")
 
 
 def _watch_modules(model: nn.Module, tracer: Tracer) -> None:

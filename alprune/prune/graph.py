@@ -149,7 +149,9 @@ class ChannelGraph:
 
     @cached_property
     def _flat_axes(self) -> tuple[Tensor, list[int], list[tuple[int, int, int]]]:
-        ids, ends, spans = [], [], []
+        ids: list[Tensor] = []
+        ends: list[int] = []
+        spans: list[tuple[int, int, int]] = []
         total = 0
         for tensor in self.tensors:
             first = len(ends)

@@ -64,7 +64,7 @@ class Couplings:
         """Return `count` fresh nodes, `(count,)` int64."""
         first = self.count
         self.count += count
-        return torch.arange(first, self.count)
+        return torch.arange(first, self.count, device="cpu")
 
     def pin(self, labels: Tensor, reason: str) -> None:
         """Never prune what carries these labels."""
@@ -99,7 +99,7 @@ class Couplings:
 
     def components(self) -> Tensor:
         """Return the component of each node, `(count,)`: the smallest node in it."""
-        parent = torch.arange(self.count)
+        parent = torch.arange(self.count, device="cpu")
         if not self._edges:
             return parent
         a, b = torch.cat(self._edges, 1)

@@ -21,6 +21,7 @@ def conv(t: Tracer, call: Call) -> None:
     per_in, per_out = weight.shape[1], weight.shape[0] // groups
     depthwise = groups > 1 and per_in == per_out == 1
     made = t.axis(weight, 0, "follows" if depthwise else "makes")
+    t.grouped |= groups > 1 and per_in > 1
     if groups == 1:
         t.nodes.unite(t.axis(weight, 1, "reads"), into, call.name)
     elif t.symmetric and per_in > 1:
@@ -219,7 +220,7 @@ def attention(t: Tracer, call: Call) -> None:
         (call.kwargs.get("v_proj_weight"), key_rows),
     )
     for weight, positions in shares:
-        if t.registered(weight):
+        if isinstance(weight, Tensor) and t.registered(weight):
             t.count(weight, positions)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from alprune.prune.labels import PINNED, along, canonical, core, varies, varying
 from alprune.prune.tracer import Call, Rule, Tracer
@@ -84,7 +85,7 @@ def select(t: Tracer, call: Call) -> None:
     dim = call.get(1, "dim", 0) % labels.dim()
     if varies(labels, dim):
         t.nodes.pin(labels, f"{call.name} along channels")
-    t.set(call.out, call.func(labels, *call.args[1:], **call.kwargs))
+    t.set(call.out, call.func(labels, *_on_cpu(call.args[1:]), **_on_cpu(call.kwargs)))
 
 
 def narrow(t: Tracer, call: Call) -> None:
@@ -111,14 +112,14 @@ def getitem(t: Tracer, call: Call) -> None:
         elif varies(labels, dim):
             t.nodes.pin(labels, "indexed along channels")
         dim += 1
-    t.set(call.out, labels[index])
+    t.set(call.out, labels[_on_cpu(index)])
 
 
 def setitem(t: Tracer, call: Call) -> None:
     """Write a value's labels into a part of another tensor."""
     x, index, value = call.args
     labels = t.labels(x).clone(memory_format=torch.contiguous_format)
-    labels[index] = t.labels(value) if isinstance(value, Tensor) else PINNED
+    labels[_on_cpu(index)] = t.labels(value) if isinstance(value, Tensor) else PINNED
     if x._is_view() or t.registered(x):
         t.nodes.pin(labels, "written into a view")
     for item in _items(index, x.dim()):
@@ -190,6 +191,11 @@ def _tie_parts(t: Tracer, labels: Tensor, dim: int, parts: int) -> None:
     first, *others = core(labels).chunk(parts, dim)
     for other in others:
         t.nodes.unite(first, other, "equal parts of the channels")
+
+
+def _on_cpu(tree: Any) -> Any:
+    """Bring index tensors to where the labels are."""
+    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _items(index: Any, rank: int) -> list[Any]:

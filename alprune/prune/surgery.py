@@ -11,6 +11,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from alprune.errors import ModelError, PruneError
 from alprune.prune.graph import ChannelGraph, ChannelTensor
 
+_RECURRENT = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
+
 
 def narrow(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     """Copy a model without the channels that are not kept.
@@ -176,9 +178,9 @@ def _resize_by_weight(module: nn.Module) -> None:
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.RNNBase):
-        module.input_size = module.weight_ih_l0.shape[1]
-        module.hidden_size = module.weight_hh_l0.shape[1]
+        for name in ("input_size", "hidden_size"):
+            setattr(module, name, getattr(module, _RECURRENT[name] + "_l0").shape[1])
         module.flatten_parameters()
     elif isinstance(module, nn.RNNCellBase):
-        module.input_size = module.weight_ih.shape[1]
-        module.hidden_size = module.weight_hh.shape[1]
+        for name in ("input_size", "hidden_size"):
+            setattr(module, name, getattr(module, _RECURRENT[name]).shape[1])

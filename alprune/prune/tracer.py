@@ -7,6 +7,7 @@ whatever it touches, so nothing is ever guessed.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -73,13 +74,16 @@ class Tracer(TorchFunctionMode):
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self.names.setdefault(id(tensor), name)
             self.shapes[name] = tuple(tensor.shape)
+        self._trainable = {name for name, _ in model.named_parameters()}
         self.axes: dict[tuple[str, int], Tensor] = {}
         self.roles: dict[tuple[str, int], str] = {}
         self.elements: dict[str, Tensor] = {}
         self.positions: dict[str, float] = {}
         self.makers: dict[str, list[Tensor]] = {}
         self.sizes: dict[tuple[str, str], Tensor] = {}
-        self.module = ""
+        self.module = ""  # of the module that is running
+        self.counting = True
+        self.grouped = False
         self._rules = rules
         self._always = always
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -134,7 +138,7 @@ class Tracer(TorchFunctionMode):
             return self._registered(tensor)
         found = self._labels.get(tensor)
         if found is None or found.shape != tensor.shape:
-            return torch.full((1,) * tensor.dim(), PINNED).expand(tensor.shape)
+            return torch.full((1,) * tensor.dim(), PINNED, device="cpu").expand(tensor.shape)
         return found
 
     def set(self, tensor: Tensor, labels: Tensor) -> None:
@@ -167,10 +171,11 @@ class Tracer(TorchFunctionMode):
 
     def _registered(self, tensor: Tensor) -> Tensor:
         long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
-        if len(long) == 1:
-            return along(self.axis(tensor, long[0], "follows"), long[0], tensor.shape)
-        if not long:
-            return torch.full(tensor.shape, PINNED)
+        if len(long) < 2 and tensor.dim():
+            dim = long[0] if long else 0
+            return along(self.axis(tensor, dim, "follows"), dim, tensor.shape)
+        if not tensor.dim():
+            return torch.full(tensor.shape, PINNED, device="cpu")
         name = self.names[id(tensor)]
         if name not in self.elements:
             self.elements[name] = self.nodes.new(tensor.numel()).view(tensor.shape)
@@ -186,7 +191,7 @@ class Tracer(TorchFunctionMode):
 
     def follow(self, tensor: Tensor | None, nodes: Tensor, reason: str) -> None:
         """Let a vector (bias, scale, running statistic) follow the channels `nodes`."""
-        if tensor is not None and tensor.numel() > 1 or (tensor is not None and len(nodes) == 1):
+        if tensor is not None:
             self.nodes.unite(self.labels(tensor), nodes, reason)
 
     def make(self, weight: Tensor, nodes: Tensor, whole_module: bool = False) -> None:
@@ -202,12 +207,20 @@ class Tracer(TorchFunctionMode):
         """Return the nodes of every maker, layer by layer."""
         return [nodes for found in self.makers.values() for nodes in found]
 
+    def untouched(self) -> bool:
+        """Whether some parameter took no part in the forward passes so far."""
+        touched = {name for name, _ in self.axes} | set(self.elements) | set(self.positions)
+        single = {name for name, shape in self.shapes.items() if prod(shape) == 1}
+        return bool(self._trainable - touched - single)
+
     def owner(self, weight: Tensor) -> str:
         """Return the name of the module that holds a registered tensor."""
         return self.names[id(weight)].rpartition(".")[0]
 
     def count(self, weight: Tensor, positions: float) -> None:
         """Add the multiply-accumulates that each element of `weight` took part in."""
+        if not self.counting:
+            return
         name = self.names[id(weight)]
         self.positions[name] = self.positions.get(name, 0) + positions
 
@@ -229,7 +242,7 @@ class Tracer(TorchFunctionMode):
             self.nodes.pin(b, f"a factor of all channels ({reason})")
         if a_gates and b_gates:
             self.nodes.pin(a, f"an outer product ({reason})")
-            return torch.full((1,) * len(shape), PINNED).expand(shape)
+            return torch.full((1,) * len(shape), PINNED, device="cpu").expand(shape)
         if not a_gates and not b_gates:
             self.nodes.unite(a, b, reason)
         richer = b if a_gates or len(varying(b)) > len(varying(a)) else a
