@@ -1,0 +1,162 @@
+"""One run's options: a frozen record that reads and writes TOML recipes."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args
+
+import tomli_w
+
+from alprune.errors import ConfigError
+from alprune.names import unknown
+
+
+def _option(default: Any, help: str, **extra: Any) -> Any:
+    return field(default=default, metadata={"help": help, **extra})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The options of one run; every one is also an option of `alprune run` and a recipe key.
+
+    An option that is None takes the data set's or the method's own default, see `resolved`.
+    """
+
+    budget: float | None = _option(None, "Seconds on the clock (3600, unless --steps is given).")
+    steps: int | None = _option(None, "Acquisition steps at most, instead of or beside --budget.")
+    method: str = _option("3sp-ca", "How the learner is pruned; `alprune list` names all.")
+    flops_reduction: float | None = _option(
+        None, "Share of the FLOPs to remove (3sp and uniform: 0.5, 3sp-ca: 0.8)."
+    )
+    smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
+    min_channels: int = _option(4, "Channels that every layer keeps at least.")
+    round_to: int = _option(1, "Make widths multiples of this.")
+    after_pruning: str = _option(
+        "reinit", "Weights after the cut: inherit, reinit (He, for the new sizes) or rescale."
+    )
+    dataset: str = _option(
+        "cifar10", "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH or folder:PATH."
+    )
+    data_root: str | None = _option(None, "Folder for downloads ($ALPRUNE_DATA or ~/.cache).")
+    skip_unreadable: bool = _option(False, "Leave out images that do not decode.")
+    model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
+    init: str = _option("he", "Initialisation: he, default (PyTorch's), vs-x (Glorot), ...")
+    image_size: int | None = _option(None, "Resize images to this square (the learner's own size).")
+    acquisition: str = _option("entropy", "What is labelled next; module:function works.")
+    initial: int | None = _option(None, "Points labelled at the start, balanced (1000).")
+    query_size: int | None = _option(None, "Points acquired a step (50).")
+    score_subset: int | None = _option(
+        None, "Score a fresh random subset of the pool of this size a step (the whole pool)."
+    )
+    initial_epochs: float | None = _option(None, "Passes over the first points before step 1.")
+    epochs: float | None = _option(None, "Passes over the labelled points a step.")
+    batch_size: int | None = _option(None, "Examples a training batch (128).")
+    lr: float | None = _option(None, "Peak learning rate.")
+    momentum: float = _option(0.9, "Nesterov momentum of SGD.")
+    weight_decay: float = _option(5e-4, "Weight decay of SGD.")
+    label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")
+    warmup_batches: int | None = _option(None, "Batches over which the rate climbs.")
+    schedule: str = _option("linear", "Fall of the rate over the run: constant, linear, cosine.")
+    averaging: float = _option(0.99, "Decay of the weights' average that scores and is tested.")
+    flip: bool | None = _option(None, "Mirror images at random (what the data set allows).")
+    pad: int = _option(4, "Pixels of padding for the random crop.")
+    eval_every: int = _option(1, "Test after every so many steps (never on the clock).")
+    seed: int = _option(0, "Seed of everything that is drawn.")
+    device: str = _option("auto", "auto, cpu or cuda.")
+    precision: str = _option("auto", "auto, fp32 or bf16 (auto: bf16 where hardware has it).")
+    out: str | None = _option(None, "Run folder (outputs/<dataset>-<method>-seed<seed>).")
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _check_type(entry, getattr(self, entry.name))
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ConfigError(f"{name} must be at least {least:g}, got {value:g}.")
+        for name in ("budget", "epochs", "initial_epochs", "lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"{name} must be more than 0 and finite, got {value:g}.")
+
+    @classmethod
+    def from_toml(cls, path: str | Path, **overrides: Any) -> "RunConfig":
+        """Read a recipe; `overrides` win over it.
+
+        Raises:
+            ConfigError: The file is missing or no TOML, or holds an unknown key.
+        """
+        try:
+            with open(path, "rb") as file:
+                record = tomllib.load(file)
+        except OSError as error:
+            raise ConfigError(f"cannot read recipe {path}: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"recipe {path} is no valid TOML: {error}.") from error
+        try:
+            return cls.from_mapping(record | overrides)
+        except ConfigError as error:
+            raise ConfigError(f"recipe {path}: {error}") from error
+
+    @classmethod
+    def from_mapping(cls, record: Mapping[str, Any]) -> "RunConfig":
+        """Build from a mapping of option names; unknown ones are refused."""
+        known = {entry.name: entry for entry in fields(cls)}
+        for key in record:
+            if key not in known:
+                raise unknown("option", key, known)
+        return cls(**record)
+
+    def to_toml(self) -> str:
+        """Return the options that are set, as a recipe."""
+        return tomli_w.dumps({k: v for k, v in asdict(self).items() if v is not None})
+
+    def resolved(self, defaults: Mapping[str, Any]) -> "RunConfig":
+        """Fill the options left open from `defaults`, by option name."""
+        known = {entry.name for entry in fields(self)}
+        filled = {k: v for k, v in defaults.items() if k in known and getattr(self, k) is None}
+        return replace(self, **filled)
+
+
+_LEAST: dict[str, float] = {
+    "steps": 1,
+    "min_channels": 1,
+    "round_to": 1,
+    "initial": 1,
+    "query_size": 1,
+    "score_subset": 1,
+    "batch_size": 2,
+    "warmup_batches": 0,
+    "pad": 0,
+    "eval_every": 1,
+    "weight_decay": 0,
+    "smoothing": 0,
+    "seed": 0,
+}
+
+
+def option_type(entry: Field[Any]) -> tuple[type, bool]:
+    """Return an option's plain type and whether None is allowed."""
+    hint: Any = entry.type
+    if isinstance(hint, UnionType):
+        plain = [kind for kind in get_args(hint) if kind is not NoneType]
+        return plain[0], True
+    return hint, False
+
+
+def default_of(entry: Field[Any]) -> Any:
+    """Return an option's default value."""
+    return None if entry.default is MISSING else entry.default
+
+
+def _check_type(entry: Field[Any], value: Any) -> None:
+    kind, optional = option_type(entry)
+    if value is None and optional:
+        return
+    allowed: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    right = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+    if not right:
+        raise ConfigError(
+            f"{entry.name} must be {kind.__name__}, got {value!r} ({type(value).__name__})."
+        )

@@ -1,0 +1,95 @@
+"""How a run shows itself: a progress bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from alprune.config import RunConfig
+from alprune.session import Observer
+
+
+def observer_for(config: RunConfig, stream: TextIO | None = None) -> Observer:
+    """Return what fits the stream (stderr if None): a bar on a terminal, lines elsewhere."""
+    stream = stream or sys.stderr
+    return Bar(config, stream) if stream.isatty() else Lines(stream)
+
+
+class Bar(Observer):
+    """A tqdm bar over the budget, or over the steps where there is no budget."""
+
+    def __init__(self, config: RunConfig, stream: TextIO) -> None:
+        self._by_clock = config.budget is not None
+        total = config.budget if self._by_clock else config.steps
+        unit = "{n:.0f}/{total:.0f} s" if self._by_clock else "step {n:.0f}/{total:.0f}"
+        self._stream = stream
+        self._bar = tqdm(
+            total=total,
+            file=stream,
+            bar_format="{percentage:3.0f}%|{bar}| " + unit + "{postfix}",
+            mininterval=0.2,
+            dynamic_ncols=True,
+        )
+        self._fields: dict[str, str] = {}
+
+    def event(self, name: str, fields: dict[str, Any]) -> None:
+        """Show labelled points and accuracy after a step; close at the end."""
+        if name == "prune":
+            self._bar.write(prune_line(fields), file=self._stream)
+        if name == "step":
+            self._fields["labelled"] = str(fields["labelled"])
+            if fields["test_accuracy"] is not None:
+                self._fields["accuracy"] = f"{fields['test_accuracy']:.1%}"
+            self._move(fields["elapsed_s"], fields["step"])
+        if name == "end":
+            self._bar.close()
+
+    def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
+        """Move with the clock and show how far the fit is."""
+        self._fields["fit"] = f"{done}/{planned}"
+        if self._by_clock:
+            self._move(elapsed_s, 0)
+
+    def _move(self, elapsed_s: float, step: int) -> None:
+        # A run may overstep its budget by a batch; tqdm would drop the bar past its total.
+        self._bar.n = min(elapsed_s if self._by_clock else step, self._bar.total)
+        self._bar.set_postfix(self._fields, refresh=False)
+        self._bar.update(0)
+
+
+class Lines(Observer):
+    """One line for the pruning and one every few seconds, for logs."""
+
+    def __init__(self, stream: TextIO, every_s: float = 10.0) -> None:
+        self._stream, self._every_s = stream, every_s
+        self._last_s = float("-inf")
+
+    def event(self, name: str, fields: dict[str, Any]) -> None:
+        """Write a line if one is due."""
+        if name == "prune":
+            print(prune_line(fields), file=self._stream, flush=True)
+        now = time.monotonic()
+        if name != "step" or now - self._last_s < self._every_s:
+            return
+        self._last_s = now
+        accuracy = fields["test_accuracy"]
+        tested = "not tested" if accuracy is None else f"accuracy {accuracy:.1%}"
+        print(
+            f"{fields['elapsed_s']:8.1f} s  step {fields['step']:4d}  "
+            f"labelled {fields['labelled']:6d}  {tested}  loss {fields['train_loss']:.3f}",
+            file=self._stream,
+            flush=True,
+        )
+
+
+def prune_line(fields: dict[str, Any]) -> str:
+    """Say in a line what pruning did."""
+    if fields["macs_after"] == fields["macs_before"]:
+        return f"{fields['method']}: {2 * fields['macs_before'] / 1e6:,.0f} MFLOPs, nothing pruned"
+    return (
+        f"{fields['method']}: {fields['flops_reduction']:.1%} of the FLOPs and "
+        f"{1 - fields['params_after'] / fields['params_before']:.1%} of the parameters removed "
+        f"in {fields['prune_s']:.2f} s"
+        + (f"; the floor held in {', '.join(fields['floored'])}" if fields["floored"] else "")
+    )

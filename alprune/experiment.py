@@ -1,0 +1,200 @@
+"""From options to a session that is ready to run: data, first labels, pruned learner, folder."""
+
+from pathlib import Path
+
+import torch
+
+from alprune import data, models
+from alprune.acquire import Acquisition, find_acquisition
+from alprune.augment import normalise
+from alprune.config import RunConfig
+from alprune.data import Dataset, Splits
+from alprune.device import autocast, pick_device, pick_precision
+from alprune.names import lookup
+from alprune.oracle import Simulation
+from alprune.pool import LabelPool
+from alprune.prune import Pruned, prune
+from alprune.session import Observer, RunResult, Session
+from alprune.store import RunFolder
+from alprune.train import FitSettings, Learner
+
+DEFAULTS = {
+    "initial": 1000,
+    "query_size": 50,
+    "initial_epochs": 20.0,
+    "epochs": 5.0,
+    "batch_size": 128,
+    "lr": 0.05,
+    "warmup_batches": 50,
+}
+
+
+def run(
+    config: RunConfig,
+    *,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+) -> RunResult:
+    """Run the acquisition loop on a labelled data set, whose labels are shown when asked for.
+
+    Args:
+        config: The options.
+        acquisition: Your own function instead of the one that `config` names.
+        observer: Is told of events as they happen.
+
+    Returns:
+        How the run ended, and its folder.
+
+    Raises:
+        AlpruneError: Something in the options, the data or the folder is not usable; or the
+            loss became infinite or NaN. The record up to there is kept.
+    """
+    config = complete(config)
+    splits = load_splits(config)
+    session = open_session(config, splits, acquisition, observer)
+    return session.run(Simulation(splits.train))
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """Fill the open options with the data set's and the project's defaults, and check names.
+
+    Raises:
+        ConfigError: An unknown data set, method, device or acquisition function.
+    """
+    find_acquisition(config.acquisition)
+    lookup("initialisation", config.init, models.INITS)
+    pick_precision(config.precision, pick_device(config.device))
+    config = config.resolved(data.source(config.dataset).defaults).resolved(DEFAULTS)
+    if config.budget is None and config.steps is None:
+        config = config.resolved({"budget": 3600.0})
+    if config.out is None:
+        config = config.resolved({"out": str(_free_folder(config))})
+    return config
+
+
+def load_splits(config: RunConfig) -> Splits:
+    """Load the data set at the size the learner takes."""
+    return data.load(
+        config.dataset,
+        root=Path(config.data_root) if config.data_root else None,
+        size=_image_size(config),
+        skip_unreadable=config.skip_unreadable,
+        progress=True,
+    )
+
+
+def open_session(
+    config: RunConfig,
+    splits: Splits,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+) -> Session:
+    """Label the first points, prune the learner and open the run folder.
+
+    Args:
+        config: Complete options.
+        splits: The data.
+        acquisition: Overrides `config.acquisition`.
+        observer: Is told of events.
+
+    Returns:
+        A session whose clock has not started.
+    """
+    device = pick_device(config.device)
+    pool, first = first_labels(config, splits.train)
+    pruned = prune_learner(config, splits.train, first, pool.labels[first])
+    assert config.out is not None
+    folder = RunFolder(Path(config.out))
+    learner = Learner(
+        pruned.model,
+        splits.train,
+        fit_settings(config, splits.train),
+        device,
+        pick_precision(config.precision, device),
+    )
+    return Session(config, splits, pool, pruned, learner, folder, acquisition, observer)
+
+
+def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Tensor]:
+    """Label the first points, balanced over the classes; return the pool and their indices."""
+    oracle = Simulation(train)
+    pool = LabelPool(len(train), len(train.classes))
+    assert config.initial is not None
+    first = oracle.balanced(config.initial, torch.Generator().manual_seed(config.seed))
+    pool.label(first, oracle(first), step=0)
+    return pool, first
+
+
+def prune_learner(
+    config: RunConfig, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
+) -> Pruned:
+    """Build the learner and prune it on one labelled minibatch."""
+    device = pick_device(config.device)
+    generator = torch.Generator().manual_seed(config.seed)
+    model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
+    if config.model in models.MODELS:
+        models.INITS[config.init](model, generator)
+    assert config.batch_size is not None
+    chosen = torch.randperm(labelled.numel(), generator=generator)[: config.batch_size]
+    mean, std = torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
+    inputs = normalise(train.x[labelled[chosen]].to(device), mean, std)
+    with autocast(device, torch.float32):
+        return prune(
+            model.to(device),
+            config.method,
+            batch=(inputs, labels[chosen].to(device)),
+            flops_reduction=config.flops_reduction,
+            smoothing=config.smoothing,
+            min_channels=config.min_channels,
+            round_to=config.round_to,
+            after=config.after_pruning,
+            init=config.init,
+            generator=generator,
+        )
+
+
+def fit_settings(config: RunConfig, train: Dataset) -> FitSettings:
+    """Pick the training options out of a complete configuration."""
+    assert config.lr is not None and config.batch_size is not None
+    return FitSettings(
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        label_smoothing=config.label_smoothing,
+        warmup_batches=config.warmup_batches or 0,
+        schedule=config.schedule,
+        averaging=config.averaging,
+        pad=config.pad,
+        flip=train.flip if config.flip is None else config.flip,
+    )
+
+
+def _image_size(config: RunConfig) -> tuple[int, int] | None:
+    if config.image_size is not None:
+        return config.image_size, config.image_size
+    entry = models.MODELS.get(config.model)
+    return None if entry is None else entry.input_shape[1:]
+
+
+def _free_folder(config: RunConfig) -> Path:
+    name = f"{config.dataset.partition(':')[0]}-{config.method}-seed{config.seed}"
+    name = name.replace(":", "-").replace("/", "-")
+    taken = 1
+    path = Path("outputs") / name
+    while path.exists():
+        taken += 1
+        path = Path("outputs") / f"{name}-{taken}"
+    return path
+
+
+__all__ = [
+    "DEFAULTS",
+    "complete",
+    "first_labels",
+    "fit_settings",
+    "load_splits",
+    "open_session",
+    "prune_learner",
+    "run",
+]

@@ -1,0 +1,92 @@
+"""Who is labelled, with what, and since which step."""
+
+import torch
+from torch import Tensor
+
+from alprune.errors import DataError
+
+UNKNOWN = -1
+
+
+class LabelPool:
+    """The labels known so far, over absolute indices of the training set.
+
+    Args:
+        size: Number of points, labelled and not.
+        classes: Number of classes; labels are `0 .. classes - 1`.
+
+    Attributes:
+        labels: `(size,)` int64, -1 where unknown.
+        step_of: `(size,)` int64, the step at which a point was labelled, -1 where it was not.
+    """
+
+    def __init__(self, size: int, classes: int) -> None:
+        self.classes = classes
+        self.labels = torch.full((size,), UNKNOWN, dtype=torch.int64)
+        self.step_of = torch.full((size,), UNKNOWN, dtype=torch.int64)
+        self._labelled = 0
+
+    def __len__(self) -> int:
+        return self.labels.numel()
+
+    @property
+    def labelled(self) -> Tensor:
+        """Absolute indices of the labelled points, ascending, `(labelled_count,)` int64."""
+        return torch.nonzero(self.labels != UNKNOWN).squeeze(1)
+
+    @property
+    def unlabelled(self) -> Tensor:
+        """Absolute indices of the points without a label, ascending, int64."""
+        return torch.nonzero(self.labels == UNKNOWN).squeeze(1)
+
+    @property
+    def labelled_count(self) -> int:
+        """Number of labelled points."""
+        return self._labelled
+
+    @property
+    def unlabelled_count(self) -> int:
+        """Number of points without a label."""
+        return len(self) - self._labelled
+
+    def label(self, indices: Tensor, labels: Tensor, step: int) -> None:
+        """Enter labels for points that have none.
+
+        Args:
+            indices: Absolute indices `(k,)`, distinct and unlabelled.
+            labels: Their classes `(k,)`.
+            step: The acquisition step, 0 for the first points.
+
+        Raises:
+            DataError: Shapes differ, an index is out of range, doubled or labelled already, or
+                a label is no class; nothing is entered then.
+        """
+        indices, labels = indices.to("cpu", torch.int64), labels.to("cpu", torch.int64)
+        self._check(indices, labels)
+        self.labels[indices] = labels
+        self.step_of[indices] = step
+        self._labelled += indices.numel()
+
+    def _check(self, indices: Tensor, labels: Tensor) -> None:
+        if indices.ndim != 1 or indices.shape != labels.shape:
+            raise DataError(
+                f"indices and labels must both be (k,), got {tuple(indices.shape)} and "
+                f"{tuple(labels.shape)}."
+            )
+        if not indices.numel():
+            return
+        if int(indices.min()) < 0 or int(indices.max()) >= len(self):
+            raise DataError(
+                f"indices must lie in 0..{len(self) - 1}, got {int(indices.min())}.."
+                f"{int(indices.max())}."
+            )
+        if indices.unique().numel() != indices.numel():
+            raise DataError(f"{indices.numel()} indices hold doubles; each may stand once.")
+        known = indices[self.labels[indices] != UNKNOWN]
+        if known.numel():
+            raise DataError(f"point {int(known[0])} has a label already ({known.numel()} such).")
+        if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
+            raise DataError(
+                f"labels must lie in 0..{self.classes - 1}, got {int(labels.min())}.."
+                f"{int(labels.max())}."
+            )

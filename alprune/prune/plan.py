@@ -1,0 +1,229 @@
+"""What stays: the search from scores to the channels that meet a target."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alprune.errors import PruneError
+from alprune.prune.channels import ChannelGraph
+
+TARGETS = ("flops", "params", "channels")
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much to remove, and within which limits.
+
+    Attributes:
+        quantity: "flops", "params" or "channels" (the percentile p itself).
+        reduction: Share to remove, in [0, 1).
+        min_channels: Floor of channels that every layer keeps.
+        round_to: Widths are multiples of this where the group is large enough.
+    """
+
+    quantity: str
+    reduction: float
+    min_channels: int = 4
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        if self.quantity not in TARGETS:
+            raise PruneError(f"unknown target {self.quantity!r}; known: {', '.join(TARGETS)}.")
+        if not 0 <= self.reduction < 1:
+            raise PruneError(
+                f"the {self.quantity} reduction must be at least 0 and less than 1, got "
+                f"{self.reduction:g}: 0.8 removes 80%."
+            )
+        for name in ("min_channels", "round_to"):
+            if getattr(self, name) < 1:
+                raise PruneError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The channels kept in each group; with the unpruned model it rebuilds the pruned one.
+
+    Attributes:
+        kept: `{group: positions kept within the group}`, ascending.
+        sizes: `{group: channels before}`.
+        example_shape: Shape of one input, without batch.
+        floored: Groups in which the floor kept channels that the scores would have removed.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+    example_shape: tuple[int, ...]
+    floored: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, graph: ChannelGraph, keep: Tensor, floored: tuple[str, ...] = ()) -> "Plan":
+        """Write down a keep vector `(channels,)` bool of `graph`."""
+        kept = {g.name: tuple(torch.nonzero(keep[g.channels])[:, 0].tolist()) for g in graph.groups}
+        sizes = {g.name: g.channels.numel() for g in graph.groups}
+        return cls(kept, sizes, tuple(graph.example_shape), floored)
+
+    def keep(self, graph: ChannelGraph) -> Tensor:
+        """Return the keep vector `(channels,)` bool for `graph`.
+
+        Raises:
+            PruneError: The plan belongs to another network.
+        """
+        sizes = {g.name: g.channels.numel() for g in graph.groups}
+        if sizes != dict(self.sizes):
+            odd = sorted(set(sizes.items()) ^ set(self.sizes.items()))[:3]
+            raise PruneError(
+                f"the plan belongs to another network: groups and sizes differ, first {odd}."
+            )
+        keep = torch.zeros(graph.channels, dtype=torch.bool)
+        for group in graph.groups:
+            keep[group.channels[list(self.kept[group.name])]] = True
+        return keep
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        record = {
+            "kept": {name: list(kept) for name, kept in self.kept.items()},
+            "sizes": dict(self.sizes),
+            "example_shape": list(self.example_shape),
+            "floored": list(self.floored),
+        }
+        return json.dumps(record)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read `to_json`'s text.
+
+        Raises:
+            PruneError: The text is no plan.
+        """
+        try:
+            return _checked(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PruneError(f"this is no plan as alprune writes it: {error!r}.") from error
+
+
+def _checked(record: Any) -> Plan:
+    sizes = {str(name): int(size) for name, size in record["sizes"].items()}
+    kept = {str(name): tuple(map(int, chosen)) for name, chosen in record["kept"].items()}
+    for name, size in sizes.items():
+        chosen = kept[name]
+        if sorted(set(chosen)) != list(chosen) or not all(0 <= i < size for i in chosen):
+            raise ValueError(f"group {name!r} keeps positions outside 0..{size - 1} or unsorted")
+    if kept.keys() != sizes.keys():
+        raise ValueError("kept and sizes name different groups")
+    shape = tuple(map(int, record["example_shape"]))
+    return Plan(kept, sizes, shape, tuple(map(str, record.get("floored", ()))))
+
+
+def search(graph: ChannelGraph, scores: Tensor, target: Target) -> Plan:
+    """Remove the lowest scores until the target is met, and no more.
+
+    Channels leave in the order of their scores; the plan is the first at or past the target,
+    found by bisection over the count removed (algorithm 1's percentile p is that count over the
+    number of mask entries; p is not the FLOPs cut). The best `min_channels` of every layer stay.
+
+    Args:
+        graph: The channel groups.
+        scores: `(channels,)`, larger is kept.
+        target: What to reach.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PruneError: Scores have the wrong shape or are not finite, or the target is out of reach
+            with the floor; the message says how far it goes.
+    """
+    _check_scores(graph, scores)
+    order = torch.argsort(scores, stable=True)
+    floor = _floor(graph, scores, target.min_channels)
+    removable = order[~floor[order]]
+    amount = _measure(graph, target.quantity)
+    everything = torch.ones(graph.channels, dtype=torch.bool)
+    goal = amount(everything) * (1 - target.reduction)
+
+    def kept_after(removed: int) -> Tensor:
+        keep = everything.clone()
+        keep[removable[:removed]] = False
+        return _rounded(graph, scores, keep, target.round_to)
+
+    low, high = 0, removable.numel()
+    if amount(kept_after(high)) > goal + 1e-9:
+        raise _out_of_reach(graph, target, amount(everything), amount(kept_after(high)))
+    while low < high:
+        middle = (low + high) // 2
+        if amount(kept_after(middle)) <= goal + 1e-9:
+            high = middle
+        else:
+            low = middle + 1
+    return Plan.of(graph, kept_after(low), _floored(graph, order, floor, removable, low))
+
+
+def _check_scores(graph: ChannelGraph, scores: Tensor) -> None:
+    if scores.shape != (graph.channels,):
+        raise PruneError(
+            f"scores must be ({graph.channels},), one a channel, got {tuple(scores.shape)}."
+        )
+    bad = int((~torch.isfinite(scores)).sum())
+    if bad:
+        raise PruneError(f"{bad} of {graph.channels} channel scores are not finite.")
+
+
+def _measure(graph: ChannelGraph, quantity: str) -> Callable[[Tensor], float]:
+    if quantity == "flops":
+        return lambda keep: float(graph.macs(keep))
+    if quantity == "params":
+        return lambda keep: float(graph.params(keep))
+    return lambda keep: float(keep.sum())
+
+
+def _floor(graph: ChannelGraph, scores: Tensor, least: int) -> Tensor:
+    """Mark the best `least` channels of every axis that makes or reads, pinned ones counted."""
+    floor = torch.zeros(graph.channels, dtype=torch.bool)
+    for tensor in graph.tensors:
+        for dim, role in tensor.roles.items():
+            if role == "follows":
+                continue
+            axis = tensor.axes[dim]
+            if bool((axis < 0).any()):
+                continue  # what is pinned keeps the layer alive
+            own = axis.unique()
+            floor[own[torch.argsort(scores[own], descending=True)[:least]]] = True
+    return floor
+
+
+def _rounded(graph: ChannelGraph, scores: Tensor, keep: Tensor, multiple: int) -> Tensor:
+    if multiple == 1:
+        return keep
+    keep = keep.clone()
+    for group in graph.groups:
+        ids = group.channels
+        count = int(keep[ids].sum())
+        width = min(-(-count // multiple) * multiple, ids.numel())
+        removed = ids[~keep[ids]]
+        best = torch.argsort(scores[removed], descending=True, stable=True)
+        keep[removed[best[: width - count]]] = True
+    return keep
+
+
+def _floored(
+    graph: ChannelGraph, order: Tensor, floor: Tensor, removable: Tensor, removed: int
+) -> tuple[str, ...]:
+    if removed == 0:
+        return ()
+    last = int(torch.nonzero(order == removable[removed - 1])[0])
+    held = order[:last][floor[order[:last]]]
+    return tuple(graph.groups[i].name for i in graph.group_of[held].unique().tolist())
+
+
+def _out_of_reach(graph: ChannelGraph, target: Target, before: float, least: float) -> PruneError:
+    return PruneError(
+        f"a {target.quantity} reduction of {target.reduction:g} is out of reach: with at least "
+        f"{target.min_channels} channels a layer and widths in steps of {target.round_to} the "
+        f"most is {1 - least / before:.3f}. Ask for less, or lower min_channels."
+        + (f" {len(graph.pinned)} parts of the network cannot be pruned." if graph.pinned else "")
+    )

@@ -1,0 +1,295 @@
+"""Fit under a deadline with a warm start, predict in a stream, evaluate."""
+
+import copy
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alprune.augment import Augment, normalise
+from alprune.clock import Budget
+from alprune.data import Dataset
+from alprune.device import autocast
+from alprune.errors import ConfigError, TrainError
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
+}
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a learner is trained: SGD with Nesterov momentum on softmax cross-entropy.
+
+    Attributes:
+        lr: Peak learning rate.
+        momentum: Of SGD.
+        weight_decay: On every parameter with more than one dimension.
+        batch_size: Examples a batch; all batches are of this size, or of all labelled points.
+        label_smoothing: Share of the target spread over the classes.
+        warmup_batches: Batches over which the rate climbs to `lr`, once at the beginning.
+        schedule: How the rate falls over the run: "constant", "linear" or "cosine".
+        averaging: Decay a batch of the averaged weights that score and evaluate; 0 for none.
+        pad: Pixels of padding for the random crop; 0 for none.
+        flip: Random horizontal flips.
+    """
+
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    label_smoothing: float = 0.0
+    warmup_batches: int = 0
+    schedule: str = "linear"
+    averaging: float = 0.99
+    pad: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}.")
+        if not self.lr > 0:
+            raise ConfigError(f"lr must be more than 0, got {self.lr:g}.")
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2, got {self.batch_size}.")
+        for name in ("momentum", "label_smoothing", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name):g}.")
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What one fit did: mean loss, passes over the labelled points, and whether time ran out."""
+
+    loss: float
+    epochs: float
+    batches: int
+    stopped: bool
+
+
+class Learner:
+    """A network with its optimiser and averaged weights, over one training set on its device.
+
+    Args:
+        model: Pruned or dense network; moved to `device`, in channels-last memory format.
+        train: The training set; its images are moved to the device whole, its labels not read.
+        settings: How to train.
+        device: Where to compute.
+        precision: Type of the matrix products, `torch.float32` or `torch.bfloat16`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Dataset,
+        settings: FitSettings,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self.device, self.precision, self.settings = device, precision, settings
+        self.model = model.to(device=device, memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
+        self.x = train.x.to(device)
+        self.mean = torch.tensor(train.mean, device=device)
+        self.std = torch.tensor(train.std, device=device)
+        self.augment = Augment(self.mean, self.std, flip=settings.flip, pad=settings.pad)
+        self.optimiser = _optimiser(self.model, settings, device)
+        self.batches = 0
+
+    def fit(
+        self,
+        indices: Tensor,
+        labels: Tensor,
+        epochs: float,
+        generator: torch.Generator,
+        budget: Budget | None = None,
+        progress: Callable[[float], float] = lambda done: 0.0,
+        tick: Callable[[int, int], None] | None = None,
+    ) -> FitReport:
+        """Go on training from the present weights.
+
+        Args:
+            indices: Absolute indices of the labelled points, `(n,)`.
+            labels: Their classes, `(n,)`.
+            epochs: Passes over the points; need not be whole.
+            generator: Draws order and augmentation, on the learner's device.
+            budget: Checked before every batch; the fit ends when it is spent.
+            progress: Share of the run that is over, 0 to 1, from the share of this fit that is
+                done; the learning rate follows it.
+            tick: Told the batches done and planned after each.
+
+        Returns:
+            What was done.
+
+        Raises:
+            TrainError: The loss is not finite.
+        """
+        indices, labels = indices.to(self.device), labels.to(self.device)
+        size = min(self.settings.batch_size, indices.numel())
+        planned = max(1, math.ceil(epochs * indices.numel() / size))
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        pace = _Pace(self.device)
+        done = 0
+        for chosen in _batches(indices.numel(), size, planned, generator):
+            if budget is not None and budget.expired:
+                break
+            self._set_rate(progress(done / planned))
+            total += self._step(indices[chosen], labels[chosen], generator)
+            done += 1
+            pace.wait()
+            if tick is not None:
+                tick(done, planned)
+        loss = total.item() / max(1, done)
+        if not math.isfinite(loss):
+            raise TrainError(
+                f"the training loss is {loss} after {self.batches} batches at a rate of "
+                f"{self.settings.lr:g}. Lower --lr (a tenth is a good try) or add --warmup-batches."
+            )
+        return FitReport(loss, done * size / indices.numel(), done, done < planned)
+
+    def _step(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        inputs = self.augment(self.x[indices], generator)
+        with autocast(self.device, self.precision):
+            logits = self.model(inputs)
+        loss = F.cross_entropy(
+            logits.float(), labels, label_smoothing=self.settings.label_smoothing
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.batches += 1
+        self._average()
+        return loss.detach()
+
+    def _set_rate(self, progress: float) -> None:
+        warm = min(1.0, (self.batches + 1) / max(1, self.settings.warmup_batches))
+        rate = self.settings.lr * warm * SCHEDULES[self.settings.schedule](min(1.0, progress))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self.averaged is self.model:
+            return
+        # A young average follows closely, or the first weights would linger in it.
+        decay = min(self.settings.averaging, self.batches / (self.batches + 10))
+        new, old = list(_floats(self.model)), list(_floats(self.averaged))
+        torch._foreach_lerp_(old, new, 1 - decay)
+
+    def predict(
+        self,
+        x: Tensor,
+        indices: Tensor | None = None,
+        budget: Budget | None = None,
+        chunk: int = 512,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Stream the averaged network's logits over images.
+
+        Args:
+            x: Images `(n, h, w, c)`, uint8 or float, on any device.
+            indices: Rows of `x` to take, `(k,)`; all if None.
+            budget: Checked before every chunk.
+            chunk: Images at a time.
+
+        Yields:
+            The slice of `indices` and its logits `(chunk, classes)`, float32, on the device.
+
+        Raises:
+            BudgetSpent: The budget ended before the stream did.
+        """
+        count = x.shape[0] if indices is None else indices.numel()
+        where = None if indices is None else indices.to(x.device)
+        self.averaged.eval()
+        pace = _Pace(self.device)
+        for begin in range(0, count, chunk):
+            if budget is not None and budget.expired:
+                raise BudgetSpent
+            part = slice(begin, min(begin + chunk, count))
+            images = x[part] if where is None else x[where[part]]
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                inputs = normalise(images.to(self.device), self.mean, self.std)
+                logits = self.averaged(inputs).float()
+            pace.wait()
+            yield part, logits
+
+    def evaluate(self, test: Dataset) -> float:
+        """Return the averaged network's accuracy on a test set, 0 to 1."""
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        labels = test.y.to(self.device)
+        for part, logits in self.predict(test.x):
+            right += (logits.argmax(1) == labels[part]).sum()
+        return int(right) / len(test)
+
+
+class BudgetSpent(Exception):
+    """The budget ended inside work that counts; the loop ends the run, no user sees this."""
+
+
+class _Pace:
+    """Keeps a GPU's queue short, so that the host's clock tells the truth about the deadline."""
+
+    def __init__(self, device: torch.device, ahead: int = 8) -> None:
+        self.ahead = ahead if device.type == "cuda" else 0
+        self.events: deque[torch.cuda.Event] = deque()
+
+    def wait(self) -> None:
+        if not self.ahead:
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self.events.append(event)
+        if len(self.events) > self.ahead:
+            self.events.popleft().synchronize()
+
+
+def _batches(count: int, size: int, planned: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Deal full batches from one reshuffled deck after the other."""
+    hand = torch.empty(0, dtype=torch.int64, device=generator.device)
+    for _ in range(planned):
+        while hand.numel() < size:
+            deck = torch.randperm(count, generator=generator, device=generator.device)
+            hand = torch.cat([hand, deck])
+        yield hand[:size]
+        hand = hand[size:]
+
+
+def _floats(model: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            yield tensor
+
+
+def _optimiser(
+    model: nn.Module, settings: FitSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    decayed = [p for p in model.parameters() if p.ndim > 1 and p.requires_grad]
+    plain = [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad]
+    return torch.optim.SGD(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+        fused=True,
+    )
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Time `work` with the device's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin

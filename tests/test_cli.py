@@ -1,0 +1,92 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from alprune.cli import main
+
+FAST = "--model tiny_learner:build --dataset digits --min-channels 2 --device cpu".split()
+
+
+def call(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_run_writes_the_folder_and_prints_the_result_as_json(tmp_path):
+    out = tmp_path / "run"
+    done = call("run", *FAST, "--steps", 2, "--method", "3sp", "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record["labelled"] == 120 and record["path"] == str(out)
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "labelled" in done.stderr  # progress goes to stderr
+
+
+def test_a_recipe_is_read_and_the_command_line_wins(tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('dataset = "digits"\nmodel = "tiny_learner:build"\nmethod = "3sp"\nsteps = 9')
+    out = tmp_path / "run"
+    done = call("run", "--recipe", recipe, "--steps", 1, "--device", "cpu", "--out", out)
+    assert done.exit_code == 0, done.output
+    start = json.loads((out / "events.jsonl").read_text().split("\n")[0])
+    assert (start["config"]["steps"], start["config"]["method"]) == (1, "3sp")
+
+
+def test_prune_prints_the_numbers_as_json_and_as_a_table(tmp_path):
+    done = call("prune", *FAST, "--method", "3sp-ca", "--flops-reduction", 0.6, "--json")
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    wanted = "macs_before macs_after params_before params_after flops_reduction widths prune_s"
+    assert set(wanted.split()) <= set(record)
+    assert record["flops_reduction"] >= 0.6
+    table = call("prune", *FAST, "--method", "3sp")
+    assert table.exit_code == 0 and "FLOPs" in table.stdout and "parameters" in table.stdout
+
+
+def test_list_names_every_family():
+    done = call("list")
+    assert done.exit_code == 0
+    for name in ("3sp-ca", "vgg19", "cifar10", "digits", "entropy"):
+        assert name in done.stdout
+    known = json.loads(call("list", "--json").stdout)
+    assert set(known) == {"methods", "models", "datasets", "acquisitions"}
+    assert all(text for family in known.values() for text in family.values())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--method", "3sp-c"], "unknown method '3sp-c'.*Did you mean '3sp-ca'"),
+        (["--acquisition", "entrop"], "Did you mean 'entropy'"),
+        (["--dataset", "digit"], "Did you mean 'digits'"),
+        (["--model", "vgg9"], "unknown model 'vgg9'"),
+        (["--dataset", "npz:/nowhere.npz"], "/nowhere.npz"),
+        (["--flops-reduction", "0.999999"], "out of reach"),
+        (["--flops-reduction", "1.5"], "less than 1"),
+        (["--initial", "5"], "--initial 5 is not possible"),
+        (["--initial", "1290"], "class .* has"),
+        (["--budget", "-3"], "more than 0"),
+        (["--recipe", "none.toml"], "cannot read recipe"),
+        (["--lr", "nan"], "lr must be"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_1(tmp_path, args, message):
+    done = call("run", *FAST, "--steps", 1, "--out", tmp_path / "run", *args)
+    assert done.exit_code == 1, done.output
+    assert done.stderr.count("Error: ") == 1 and "Traceback" not in done.output
+    import re
+
+    assert re.search(message, done.stderr), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_option_is_a_usage_error():
+    done = call("run", "--bugdet", 5)
+    assert done.exit_code == 2 and "--budget" in done.stderr
+
+
+def test_every_command_has_help():
+    for command in ("run", "prune", "list"):
+        done = call(command, "--help")
+        assert done.exit_code == 0 and len(done.stdout) > 100

@@ -1,0 +1,183 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import alprune
+from alprune import models
+from alprune.errors import AcquisitionError, StoreError, TrainError
+from alprune.experiment import complete, load_splits, open_session
+from alprune.oracle import Simulation
+from alprune.session import Observer
+from alprune.train import Learner
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_splits(complete(options("unused")))
+
+
+def options(out, **changes):
+    """A run that takes a second or two."""
+    base = {
+        "dataset": "digits",
+        "model": "tiny_learner:build",
+        "method": "3sp",
+        "steps": 3,
+        "initial_epochs": 4.0,
+        "epochs": 1.0,
+        "device": "cpu",
+        "precision": "fp32",
+        "min_channels": 2,
+        "out": str(out),
+    }
+    return alprune.RunConfig(**(base | changes))
+
+
+def events_of(path, name=None):
+    return [e for e in alprune.read_events(Path(path)) if name in (None, e["event"])]
+
+
+def test_a_run_leaves_the_whole_record(tmp_path):
+    result = alprune.run(options(tmp_path / "run"))
+    assert (result.reason, result.steps, result.labelled) == ("steps", 3, 130)
+    events = events_of(result.path)
+    assert [e["event"] for e in events] == ["start", "prune"] + ["step"] * 4 + ["end"]
+    clock = [e["elapsed_s"] for e in events]
+    assert clock == sorted(clock)
+    assert events[1]["macs_after"] <= 0.5 * events[1]["macs_before"]
+    steps = events_of(result.path, "step")
+    assert [s["labelled"] for s in steps] == [100, 110, 120, 130]
+    assert [len(s["acquired"]) for s in steps] == [10, 10, 10, 0]
+    wanted = "step test_accuracy train_loss epochs train_s score_s acquire_s eval_s".split()
+    assert all(key in step for step in steps[:3] for key in wanted)
+    assert 0 <= events[-1]["test_accuracy"] <= 1
+    names = {p.name for p in result.path.iterdir()}
+    assert names >= {"config.toml", "events.jsonl", "labels.csv", "model.safetensors",
+                     "plan.json", "summary.json"}  # fmt: skip
+    summary = json.loads((result.path / "summary.json").read_text())
+    assert summary["test_accuracy"] == result.test_accuracy == events[-1]["test_accuracy"]
+
+
+def test_points_are_acquired_once_and_labelled_as_the_data_set_says(tmp_path, digits):
+    result = alprune.run(options(tmp_path / "run"))
+    events = events_of(result.path)
+    acquired = [i for e in events if e["event"] == "step" for i in e["acquired"]]
+    initial = events[0]["initial"]
+    assert len(set(acquired + initial)) == len(acquired) + len(initial) == 130
+    with open(result.path / "labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {int(r["index"]) for r in rows} == set(acquired + initial)
+    assert all(int(r["label"]) == digits.train.y[int(r["index"])] for r in rows)
+    assert sum(r["step"] == "2" for r in rows) == 10
+
+
+def test_a_steps_run_repeats_bit_for_bit_by_seed(tmp_path):
+    runs = [alprune.run(options(tmp_path / str(i), seed=s)) for i, s in enumerate((1, 1, 2))]
+    weights = [load_file(r.path / "model.safetensors") for r in runs]
+    acquired = [[e["acquired"] for e in events_of(r.path, "step")] for r in runs]
+    assert acquired[0] == acquired[1] != acquired[2]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert any(not torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+def test_the_saved_model_is_rebuilt_from_its_builder_and_plan(tmp_path, digits):
+    config = complete(options(tmp_path / "run"))
+    result = alprune.run(config)
+    plan = alprune.Plan.from_json((result.path / "plan.json").read_text())
+    fresh = models.build(config.model, 10, digits.train.image_shape, seed=99)
+    rebuilt = alprune.rebuild(fresh, plan)
+    rebuilt.load_state_dict(load_file(result.path / "model.safetensors"))
+    session_like = open_session(complete(options(tmp_path / "other")), digits)
+    learner = Learner(
+        rebuilt, digits.train, session_like.learner.settings, torch.device("cpu"), torch.float32
+    )
+    assert learner.evaluate(digits.test) == result.test_accuracy
+
+
+def test_a_budget_ends_a_run_on_time(tmp_path):
+    result = alprune.run(options(tmp_path / "run", steps=None, budget=1.5))
+    assert result.reason == "budget"
+    assert 1.5 <= result.elapsed_s < 3.0  # a batch takes a few ms; the rest is a busy machine
+    assert events_of(result.path, "step")[-1]["acquired"] == []
+
+
+def test_evaluating_is_not_on_the_clock(tmp_path, monkeypatch):
+    import time
+
+    def slow(self, test):
+        time.sleep(1.0)
+        return 0.5
+
+    monkeypatch.setattr(Learner, "evaluate", slow)
+    result = alprune.run(options(tmp_path / "run"))
+    steps = events_of(result.path, "step")
+    assert all(step["eval_s"] >= 1.0 for step in steps)
+    counted = sum(s["train_s"] + s["score_s"] + s["acquire_s"] for s in steps)
+    assert result.elapsed_s == pytest.approx(counted, abs=0.5)
+
+
+def test_the_pool_may_run_empty(tmp_path, digits):
+    config = options(tmp_path / "run", steps=None, budget=120.0, initial=1200, query_size=60)
+    result = alprune.run(config)
+    assert (result.reason, result.labelled, result.steps) == ("pool empty", 1297, 2)
+
+
+def test_only_the_subset_is_scored(tmp_path):
+    seen = []
+
+    def mine(evidence, count, generator):
+        seen.append(evidence.candidates)
+        return evidence.probabilities.max(1).values
+
+    alprune.run(options(tmp_path / "run", score_subset=50), acquisition=mine)
+    assert [c.numel() for c in seen] == [50, 50, 50]
+    assert not torch.equal(seen[0].sort().values, seen[1].sort().values)
+
+
+def test_ask_repeats_itself_until_it_is_told(tmp_path, digits):
+    session = open_session(complete(options(tmp_path / "run")), digits)
+    asked = session.ask()
+    assert torch.equal(session.ask(), asked)
+    session.tell(asked, Simulation(digits.train)(asked))
+    assert not torch.isin(session.ask(), asked).any()
+
+
+def test_ctrl_c_leaves_a_sound_record(tmp_path):
+    class Impatient(Observer):
+        def event(self, name, fields):
+            if name == "step" and fields["step"] == 1:
+                raise KeyboardInterrupt
+
+    result = alprune.run(options(tmp_path / "run"), observer=Impatient())
+    assert result.reason == "interrupted"
+    assert events_of(result.path)[-1]["event"] == "end"
+    assert (result.path / "model.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_record(tmp_path):
+    with pytest.raises(TrainError, match="Lower --lr"):
+        alprune.run(options(tmp_path / "run", lr=1e20, warmup_batches=0))
+    events = events_of(tmp_path / "run")
+    assert [e["event"] for e in events][:2] == ["start", "prune"]
+    assert events[-1]["reason"].startswith("error: ")
+
+
+def test_an_unusable_acquisition_stops_the_run_with_its_name(tmp_path):
+    def broken(evidence, count, generator):
+        return torch.zeros(1)
+
+    with pytest.raises(AcquisitionError, match="'broken'"):
+        alprune.run(options(tmp_path / "run"), acquisition=broken)
+    assert events_of(tmp_path / "run")[-1]["event"] == "end"
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    alprune.run(options(tmp_path / "run", steps=1))
+    before = (tmp_path / "run" / "events.jsonl").read_bytes()
+    with pytest.raises(StoreError, match="already holds a run"):
+        alprune.run(options(tmp_path / "run", steps=1))
+    assert (tmp_path / "run" / "events.jsonl").read_bytes() == before
