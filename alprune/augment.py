@@ -99,7 +99,7 @@ class Augment:
         *,
         flip: bool | None = None,
         pad: int = 4,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> "Augment":
         """Build it for a data set, on its device; `flip` None: as the data set says."""
         device = data.x.device
@@ -108,7 +108,7 @@ class Augment:
             torch.tensor(data.std, device=device),
             data.flip if flip is None else flip,
             pad,
-            dtype or torch.float32,
+            dtype,
         )
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
