@@ -30,8 +30,9 @@ _CHOICES = {
 }
 _METAVARS = {"budget": "SECONDS", "out": "DIR", "data_root": "DIR", "device": "|".join(DEVICES)}
 _PRUNE_ONLY = (
-    "method flops_reduction smoothing min_channels round_to after_pruning dataset data_root "
-    "skip_unreadable model image_size initial batch_size seed device"
+    "method flops_reduction params_reduction channels_reduction smoothing min_channels round_to "
+    "after_pruning init dataset data_root skip_unreadable model image_size initial batch_size seed "
+    "device"
 ).split()
 
 

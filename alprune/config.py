@@ -30,6 +30,12 @@ class RunConfig:
     flops_reduction: float | None = _option(
         None, "Share of the FLOPs to remove (3sp and uniform: 0.5, 3sp-ca: 0.8)."
     )
+    params_reduction: float | None = _option(
+        None, "Share of the parameters to remove instead (of the weights, for weight masks)."
+    )
+    channels_reduction: float | None = _option(
+        None, "Share of the channels to remove instead (the papers' percentile p)."
+    )
     smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
     min_channels: int = _option(4, "Channels that every layer keeps at least.")
     round_to: int = _option(1, "Make widths multiples of this.")

@@ -21,11 +21,11 @@ class Bar(Observer):
 
     def __init__(self, config: RunConfig, stream: TextIO) -> None:
         self._by_clock = config.budget is not None
-        total = config.budget if self._by_clock else config.steps
+        self._total = float(config.budget or config.steps or 0)
         unit = "{n:.0f}/{total:.0f} s" if self._by_clock else "step {n:.0f}/{total:.0f}"
         self._stream = stream
         self._bar = tqdm(
-            total=total,
+            total=self._total,
             file=stream,
             bar_format="{percentage:3.0f}%|{bar}| " + unit + "{postfix}",
             mininterval=0.2,
@@ -53,7 +53,7 @@ class Bar(Observer):
 
     def _move(self, elapsed_s: float, step: int) -> None:
         # A run may overstep its budget by a batch; tqdm would drop the bar past its total.
-        self._bar.n = min(elapsed_s if self._by_clock else step, self._bar.total)
+        self._bar.n = min(elapsed_s if self._by_clock else step, self._total)
         self._bar.set_postfix(self._fields, refresh=False)
         self._bar.update(0)
 

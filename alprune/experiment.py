@@ -144,6 +144,8 @@ def prune_learner(
             config.method,
             batch=(inputs, labels[chosen].to(device)),
             flops_reduction=config.flops_reduction,
+            params_reduction=config.params_reduction,
+            channels_reduction=config.channels_reduction,
             smoothing=config.smoothing,
             min_channels=config.min_channels,
             round_to=config.round_to,

@@ -94,7 +94,7 @@ class Learner:
         precision: torch.dtype,
     ) -> None:
         self.device, self.precision, self.settings = device, precision, settings
-        self.model = model.to(device=device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
         self.x = train.x.to(device)
         self.mean = torch.tensor(train.mean, device=device)
@@ -156,7 +156,7 @@ class Learner:
         return FitReport(loss, done * size / indices.numel(), done, done < planned)
 
     def _step(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        inputs = self.augment(self.x[indices], generator)
+        inputs = self.augment(self.x.index_select(0, indices), generator)
         with autocast(self.device, self.precision):
             logits = self.model(inputs)
         loss = F.cross_entropy(
@@ -213,7 +213,7 @@ class Learner:
             if budget is not None and budget.expired:
                 raise BudgetSpent
             part = slice(begin, min(begin + chunk, count))
-            images = x[part] if where is None else x[where[part]]
+            images = x[part] if where is None else x.index_select(0, where[part])
             with torch.inference_mode(), autocast(self.device, self.precision):
                 inputs = normalise(images.to(self.device), self.mean, self.std)
                 logits = self.averaged(inputs).float()

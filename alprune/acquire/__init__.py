@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,12 @@ def find_acquisition(name: str | Acquisition) -> Acquisition:
     Raises:
         ConfigError: Unknown name.
     """
-    found = lookup("acquisition function", name, ACQUISITIONS) if isinstance(name, str) else name
-    return found() if inspect.isclass(found) else found
+    found: Any = name
+    if isinstance(name, str):
+        found = lookup("acquisition function", name, ACQUISITIONS)
+    if inspect.isclass(found):
+        found = found()
+    return found
 
 
 def acquire(

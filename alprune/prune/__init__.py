@@ -1,26 +1,34 @@
-"""Prune a learner before training: score channels, plan what stays, cut it out."""
+"""Prune a learner before training: score, plan what stays, cut."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from alprune.cost import cost
 from alprune.errors import PruneError
 from alprune.names import lookup
+from alprune.prune import crop
 from alprune.prune.after import AFTER_PRUNING
-from alprune.prune.channels import ChannelGraph, Group, trace
-from alprune.prune.plan import TARGETS, Plan, Target, search
-from alprune.prune.scores import (
-    Batch,
-    ScoreOptions,
-    magnitude,
-    three_sp,
-    three_sp_ca,
-    uniform,
+from alprune.prune.channels import trace
+from alprune.prune.graph import ChannelGraph, Group
+from alprune.prune.masks import load_masked
+from alprune.prune.methods import (
+    Criterion,
+    Cut,
+    Method,
+    Request,
+    by_channels,
+    by_weights,
+    by_widths,
+    keep_all,
 )
+from alprune.prune.plan import TARGETS, Plan, Target, search
+from alprune.prune.scores import Batch, ScoreOptions, magnitude, three_sp, three_sp_ca, uniform
 from alprune.prune.surgery import masked, narrow
+from alprune.prune.weight_scores import Scorer, grasp, random, snip, synflow
 
 __all__ = [
     "AFTER_PRUNING",
@@ -28,10 +36,13 @@ __all__ = [
     "TARGETS",
     "Batch",
     "ChannelGraph",
+    "Criterion",
+    "Cut",
     "Group",
     "Method",
     "Plan",
     "Pruned",
+    "Request",
     "ScoreOptions",
     "Target",
     "masked",
@@ -42,32 +53,48 @@ __all__ = [
     "trace",
 ]
 
-Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
 
-
-@dataclass(frozen=True)
-class Method:
-    """A way to prune before training.
-
-    Attributes:
-        summary: One line for people who choose.
-        score: The criterion; None leaves the learner dense.
-        flops_reduction: The share of FLOPs removed unless asked otherwise.
-    """
-
-    summary: str
-    score: Criterion | None
-    flops_reduction: float = 0.5
+def _masking(summary: str, scorer: Scorer) -> Method:
+    return Method(f"{summary}; saves no time", by_weights(scorer), {"params": 0.9}, False)
 
 
 METHODS: dict[str, Method] = {
-    "dense": Method("no pruning: the learner as it is", None, 0.0),
-    "uniform": Method("channels removed at random, each with the same chance", uniform),
-    "3sp": Method("least first-order change of the loss (van Amersfoort et al. 2020)", three_sp),
-    "3sp-ca": Method(
-        "3SP per unit of compute removed (van Amersfoort et al. 2020)", three_sp_ca, 0.8
+    "dense": Method("no pruning: the learner as it is", keep_all, {"flops": 0.0}),
+    "3sp": Method(
+        "channels with the least effect on the loss (van Amersfoort et al. 2020)",
+        by_channels(three_sp),
     ),
-    "magnitude": Method("least mean squared weight of the maker (Li et al. 2017)", magnitude),
+    "3sp-ca": Method(
+        "3sp per unit of compute removed (van Amersfoort et al. 2020)",
+        by_channels(three_sp_ca),
+        {"flops": 0.8},
+    ),
+    "uniform": Method("channels at random, each with the same chance", by_channels(uniform)),
+    "magnitude": Method(
+        "channels made by the smallest weights (Li et al. 2017)", by_channels(magnitude)
+    ),
+    "precrop-params": Method(
+        "widths by SynExp within a number of parameters (Cai et al. 2022)",
+        by_widths("params"),
+        {"params": 0.5},
+    ),
+    "precrop-flops": Method(
+        "widths by SynExp within a number of FLOPs (Cai et al. 2022)", by_widths("flops")
+    ),
+    "precrop": Method(
+        "widths by SynExp within both limits (Cai et al. 2022)",
+        by_widths("flops", "params"),
+        {"flops": 0.5, "params": 0.5},
+    ),
+    "preconfig": Method(
+        "as precrop, but layers may widen (Cai et al. 2022)",
+        by_widths("flops", "params", widen=True),
+        {"flops": 0.0, "params": 0.2},
+    ),
+    "snip": _masking("weights with an effect on the loss (Lee et al. 2019)", snip),
+    "grasp": _masking("weights that carry the gradient flow (Wang et al. 2020)", grasp),
+    "synflow": _masking("weights on strong paths, no data (Tanaka et al. 2020)", synflow),
+    "random": _masking("weights at random", random),
 }
 
 
@@ -76,14 +103,15 @@ class Pruned:
     """A pruned learner and what pruning did.
 
     Attributes:
-        model: A smaller plain `nn.Module`.
+        model: The pruned network: a smaller plain `nn.Module`, or for weight masks one of the
+            same size.
         method: The method's name.
-        plan: The channels kept; with the unpruned model it rebuilds `model`'s structure.
+        plan: What stays; `rebuild` makes `model` again from it.
         macs_before: Multiply-accumulates of one example, unpruned (FLOPs are twice this).
         macs_after: The same, pruned.
         params_before: Parameters, unpruned.
-        params_after: Parameters, pruned.
-        widths: `{layer: output channels kept}`.
+        params_after: Parameters, pruned; masked ones count, for they take time and memory.
+        widths: `{layer: output channels}`; empty for weight masks.
         pinned: What cannot be pruned, "name: reason" each.
         prune_s: Seconds it took: tracing, scoring, searching and cutting.
     """
@@ -112,7 +140,7 @@ class Pruned:
 
 def prune(
     model: nn.Module,
-    method: str | Criterion = "3sp",
+    method: str | Criterion | Method = "3sp",
     *,
     batch: Batch,
     flops_reduction: float | None = None,
@@ -125,111 +153,107 @@ def prune(
     init: str = "he",
     generator: torch.Generator | None = None,
 ) -> Pruned:
-    """Prune a network before training with one forward and backward pass on one minibatch.
+    """Prune a network before training, with one forward and backward pass on one minibatch.
 
     Args:
         model: Any `nn.Module` from inputs to logits `(b, classes)`; it is left as it was.
         method: A name in `METHODS`, `package.module:function`, or a criterion
             `(model, graph, batch, options) -> (channels,)` of which the largest are kept.
         batch: Normalised inputs `(b, ...)` and labels `(b,)` int64, on the model's device.
-        flops_reduction: Share of the FLOPs to remove, in [0, 1); the default target, with the
-            method's own default value. The plan is the first at or past it.
-        params_reduction: Share of the parameters to remove, instead.
+        flops_reduction: Share of the FLOPs to remove, in [0, 1). The plan is the first at or
+            past it. If no reduction is given, the method's own default holds.
+        params_reduction: Share of the parameters to remove, instead; for the methods that mask
+            single weights, the share of the weights to mask.
         channels_reduction: Share of the channels to remove (the papers' percentile p), instead.
+            Only PreCrop and PreConfig take two reductions, of FLOPs and parameters.
         smoothing: lambda of 3SP+CA.
         min_channels: Floor of channels that every layer keeps.
         round_to: Widths are multiples of this, for hardware that likes them.
         after: "inherit" keeps the weights of the kept channels, "reinit" draws them anew,
-            "rescale" multiplies them by sqrt(fan-out before / fan-out after).
+            "rescale" multiplies them by sqrt(fan-out before / fan-out after). Masked and dense
+            networks keep theirs.
         init: With "reinit", how: a key of `alprune.models.INITS`, He et al. by default.
         generator: Source of randomness, on the CPU; seed 0 if None.
 
     Returns:
-        The smaller network and what was done.
+        The pruned network and what was done.
 
     Raises:
         PruneError: The target cannot be met, the batch does not fit, nothing can be pruned.
+        ModelError: The network cannot be traced.
         ConfigError: Unknown method.
     """
     begin = time.perf_counter()
-    name = method if isinstance(method, str) else getattr(method, "__qualname__", repr(method))
+    name = method if isinstance(method, str) else getattr(method, "__qualname__", "your method")
     entry = _method(method)
-    generator = generator or torch.Generator().manual_seed(0)
-    target = _target(
-        entry, flops_reduction, params_reduction, channels_reduction, min_channels, round_to
-    )
+    asked = {"flops": flops_reduction, "params": params_reduction, "channels": channels_reduction}
+    reductions = {q: r for q, r in asked.items() if r is not None} or entry.reductions
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
     _check_batch(batch)
-    graph = trace(model, batch[0][:2])
-    everything = torch.ones(graph.channels, dtype=torch.bool)
-    if entry.score is None:
-        if target.reduction > 0:
-            raise PruneError(
-                f"method {name!r} prunes nothing, but a reduction of {target.reduction:g} was "
-                "asked for. Leave it out, or choose another method."
-            )
-        plan = Plan.of(graph, everything)
-    else:
-        scores = entry.score(model, graph, batch, ScoreOptions(smoothing, generator))
-        plan = search(graph, scores.detach().to("cpu", torch.float32), target)
-    keep = plan.keep(graph)
-    pruned = narrow(model, graph, keep)
-    if entry.score is not None:
-        after_pruning(pruned, model, generator, init)
+    generator = generator or torch.Generator().manual_seed(0)
+    options = ScoreOptions(smoothing, generator)
+    cut = entry.cut(model, Request(batch, reductions, options, min_channels, round_to))
+    if cut.fresh:
+        after_pruning(cut.model, model, generator, init)
+    before, left = cost(model, batch[0]), cost(cut.model, batch[0])
     return Pruned(
-        model=pruned,
+        model=cut.model,
         method=name,
-        plan=plan,
-        macs_before=graph.macs(everything),
-        macs_after=graph.macs(keep),
-        params_before=graph.params(everything),
-        params_after=graph.params(keep),
-        widths=graph.widths(keep),
-        pinned=tuple(f"{p.name}: {p.reason}" for p in graph.pinned),
+        plan=cut.plan,
+        macs_before=before.macs,
+        macs_after=left.macs,
+        params_before=before.params,
+        params_after=left.params,
+        widths=cut.widths,
+        pinned=cut.pinned,
         prune_s=time.perf_counter() - begin,
     )
 
 
-def rebuild(model: nn.Module, plan: Plan) -> nn.Module:
-    """Cut a freshly built, unpruned model to a plan, so that a pruned state dict loads into it.
+def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Make a pruned network again from its builder, its plan and its state dict.
 
     Args:
-        model: The unpruned network, as its builder makes it.
+        model: The unpruned network, as its builder makes it; left as found.
         plan: From `Pruned.plan` or a run folder's plan.json.
+        state: The pruned network's state dict, to load; None leaves the weights of `model` (a
+            masked network cannot be made without, for the masks stand in it).
 
     Returns:
-        The pruned structure, with the weights that `model` had.
+        The pruned network.
 
     Raises:
-        PruneError: The plan belongs to another network.
+        PruneError: The plan or the state belongs to another network.
     """
     parameter = next(model.parameters())
-    example = torch.zeros(2, *plan.example_shape, dtype=parameter.dtype, device=parameter.device)
-    graph = trace(model, example)
-    return narrow(model, graph, plan.keep(graph))
+    if plan.kind == "masks":
+        if state is None:
+            raise PruneError("a masked network needs its state dict: the masks stand in it.")
+        return load_masked(model, state)
+    if plan.kind == "widths":
+        made: nn.Module = crop.rebuild(model, plan.layer_widths, torch.Generator().manual_seed(0))
+    else:
+        shape = (2, *plan.example_shape)
+        graph = trace(model, torch.zeros(shape, dtype=parameter.dtype, device=parameter.device))
+        made = narrow(model, graph, plan.keep(graph))
+    if state is not None:
+        try:
+            made.load_state_dict(state)
+        except RuntimeError as error:
+            raise PruneError(f"the state dict belongs to another network: {error}") from error
+    return made
 
 
-def _method(method: str | Criterion) -> Method:
+def _method(method: str | Criterion | Method) -> Method:
     found = lookup("method", method, METHODS) if isinstance(method, str) else method
-    return found if isinstance(found, Method) else Method("your own criterion", found)
-
-
-def _target(
-    method: Method,
-    flops: float | None,
-    params: float | None,
-    channels: float | None,
-    min_channels: int,
-    round_to: int,
-) -> Target:
-    asked = {"flops": flops, "params": params, "channels": channels}
-    given = {quantity: value for quantity, value in asked.items() if value is not None}
-    if len(given) > 1:
+    if isinstance(found, Method):
+        return found
+    if not callable(found):
         raise PruneError(
-            f"got {len(given)} targets ({', '.join(f'{q}_reduction' for q in given)}); give one."
+            f"method {method!r} is a {type(found).__name__}; it must be a criterion "
+            "(model, graph, batch, options) -> (channels,), or an alprune.prune.Method."
         )
-    quantity, reduction = next(iter(given.items()), ("flops", method.flops_reduction))
-    return Target(quantity, reduction, min_channels, round_to)
+    return Method("your own criterion", by_channels(found))
 
 
 def _check_batch(batch: Batch) -> None:

@@ -1,8 +1,8 @@
 """What stays: the search from scores to the channels that meet a target."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from alprune.errors import PruneError
 from alprune.prune.channels import ChannelGraph
 
 TARGETS = ("flops", "params", "channels")
+KINDS = ("channels", "widths", "masks")
 
 
 @dataclass(frozen=True)
@@ -45,26 +46,45 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """The channels kept in each group; with the unpruned model it rebuilds the pruned one.
+    """What stays of a network; with the unpruned model it rebuilds the pruned one.
 
     Attributes:
+        kind: "channels" (groups cut to the kept ones), "widths" (layers at new widths) or
+            "masks" (weights masked; which ones, the state dict says).
+        example_shape: Shape of one input, without batch.
         kept: `{group: positions kept within the group}`, ascending.
         sizes: `{group: channels before}`.
-        example_shape: Shape of one input, without batch.
         floored: Groups in which the floor kept channels that the scores would have removed.
+        layer_widths: `{layer: (inputs, outputs)}` of kind "widths".
+        sparsity: Share of the weights masked, of kind "masks".
     """
 
-    kept: Mapping[str, tuple[int, ...]]
-    sizes: Mapping[str, int]
+    kind: str
     example_shape: tuple[int, ...]
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     floored: tuple[str, ...] = ()
+    layer_widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    sparsity: float = 0.0
 
     @classmethod
     def of(cls, graph: ChannelGraph, keep: Tensor, floored: tuple[str, ...] = ()) -> "Plan":
         """Write down a keep vector `(channels,)` bool of `graph`."""
         kept = {g.name: tuple(torch.nonzero(keep[g.channels])[:, 0].tolist()) for g in graph.groups}
         sizes = {g.name: g.channels.numel() for g in graph.groups}
-        return cls(kept, sizes, tuple(graph.example_shape), floored)
+        return cls("channels", tuple(graph.example_shape), kept, sizes, floored)
+
+    @classmethod
+    def of_widths(
+        cls, example_shape: Sequence[int], widths: Mapping[str, tuple[int, int]]
+    ) -> "Plan":
+        """Write down layer widths `{layer: (inputs, outputs)}`."""
+        return cls("widths", tuple(example_shape), layer_widths=dict(widths))
+
+    @classmethod
+    def of_masks(cls, example_shape: Sequence[int], sparsity: float) -> "Plan":
+        """Write down that weights are masked."""
+        return cls("masks", tuple(example_shape), sparsity=sparsity)
 
     def keep(self, graph: ChannelGraph) -> Tensor:
         """Return the keep vector `(channels,)` bool for `graph`.
@@ -86,10 +106,13 @@ class Plan:
     def to_json(self) -> str:
         """Return the plan as JSON text."""
         record = {
+            "kind": self.kind,
             "kept": {name: list(kept) for name, kept in self.kept.items()},
             "sizes": dict(self.sizes),
             "example_shape": list(self.example_shape),
             "floored": list(self.floored),
+            "layer_widths": {name: list(pair) for name, pair in self.layer_widths.items()},
+            "sparsity": self.sparsity,
         }
         return json.dumps(record)
 
@@ -115,8 +138,20 @@ def _checked(record: Any) -> Plan:
             raise ValueError(f"group {name!r} keeps positions outside 0..{size - 1} or unsorted")
     if kept.keys() != sizes.keys():
         raise ValueError("kept and sizes name different groups")
-    shape = tuple(map(int, record["example_shape"]))
-    return Plan(kept, sizes, shape, tuple(map(str, record.get("floored", ()))))
+    if record["kind"] not in KINDS:
+        raise ValueError(f"kind {record['kind']!r} is none of {KINDS}")
+    pairs = {str(name): (int(i), int(o)) for name, (i, o) in record["layer_widths"].items()}
+    if any(width < 1 for pair in pairs.values() for width in pair):
+        raise ValueError("layer widths must be at least 1")
+    return Plan(
+        kind=record["kind"],
+        example_shape=tuple(map(int, record["example_shape"])),
+        kept=kept,
+        sizes=sizes,
+        floored=tuple(map(str, record["floored"])),
+        layer_widths=pairs,
+        sparsity=float(record["sparsity"]),
+    )
 
 
 def search(graph: ChannelGraph, scores: Tensor, target: Target) -> Plan:

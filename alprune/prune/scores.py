@@ -3,7 +3,7 @@
 A criterion is a function `(model, graph, batch, options) -> (channels,)` in float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -226,7 +226,7 @@ def _forward(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _read_scores(
-    graph: ChannelGraph, weights: dict[str, nn.Parameter], gradients: dict[str, Tensor | None]
+    graph: ChannelGraph, weights: dict[str, nn.Parameter], gradients: Mapping[str, Tensor | None]
 ) -> Tensor:
     scores = torch.zeros(graph.channels, dtype=torch.float64)
     for tensor in graph.tensors:

@@ -120,7 +120,8 @@ def test_much_smoothing_leaves_the_order_of_plain_3sp(case):
 
 
 def test_uniform_repeats_by_generator_and_is_spread():
-    graph = trace(nn.Sequential(nn.Linear(2, 4000), nn.ReLU(), nn.Linear(4000, 2)), torch.ones(2, 2))
+    model = nn.Sequential(nn.Linear(2, 4000), nn.ReLU(), nn.Linear(4000, 2))
+    graph = trace(model, torch.ones(2, 2))
     draws = [
         uniform(None, graph, None, ScoreOptions(generator=torch.Generator().manual_seed(s)))
         for s in (0, 0, 1)

@@ -1,0 +1,195 @@
+"""The kinds of pruning before training, each a recipe from a request to a cut network.
+
+`by_channels`, `by_weights` and `by_widths` turn a criterion into a method; the registry METHODS
+in `alprune.prune` names the results.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from alprune.errors import PruneError
+from alprune.prune import crop
+from alprune.prune.allocate import precrop
+from alprune.prune.channels import trace
+from alprune.prune.graph import ChannelGraph
+from alprune.prune.masks import apply_masks, weight_masks
+from alprune.prune.plan import Plan, Target, search
+from alprune.prune.scores import Batch, ScoreOptions
+from alprune.prune.surgery import narrow
+from alprune.prune.weight_scores import Scorer
+
+Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a method.
+
+    Attributes:
+        batch: Normalised inputs `(b, ...)` and labels `(b,)`.
+        reductions: `{quantity: share to remove}`, one of `TARGETS` or several.
+        options: What a criterion may be told.
+        min_channels: Floor of channels that every layer keeps.
+        round_to: Widths are multiples of this.
+    """
+
+    batch: Batch
+    reductions: Mapping[str, float]
+    options: ScoreOptions
+    min_channels: int = 4
+    round_to: int = 1
+
+    @property
+    def target(self) -> Target:
+        """The one target of methods that take one.
+
+        Raises:
+            PruneError: Several were given, or the one is out of range.
+        """
+        if len(self.reductions) != 1:
+            raise PruneError(
+                f"got {len(self.reductions)} reductions ({', '.join(self.reductions)}), but this "
+                "method takes one. Only precrop and preconfig take two."
+            )
+        [(quantity, reduction)] = self.reductions.items()
+        return Target(quantity, reduction, self.min_channels, self.round_to)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The source of randomness; seed 0 if none was given."""
+        return self.options.generator or torch.Generator().manual_seed(0)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a method made of a network.
+
+    Attributes:
+        model: The pruned network.
+        plan: How to make it again.
+        fresh: Whether its weights may be drawn anew or re-scaled afterwards.
+        pinned: What could not be pruned, "name: reason" each.
+        widths: `{layer: output channels}`.
+    """
+
+    model: nn.Module
+    plan: Plan
+    fresh: bool = True
+    pinned: tuple[str, ...] = ()
+    widths: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to prune before training.
+
+    Attributes:
+        summary: One line for people who choose.
+        cut: Does it.
+        reductions: What it removes unless asked otherwise, `{quantity: share}`.
+        saves_time: Whether the pruned network is a smaller one.
+    """
+
+    summary: str
+    cut: Callable[[nn.Module, Request], Cut]
+    reductions: Mapping[str, float] = field(default_factory=lambda: {"flops": 0.5})
+    saves_time: bool = True
+
+
+def keep_all(model: nn.Module, request: Request) -> Cut:
+    """Leave the network dense.
+
+    Raises:
+        PruneError: A reduction was asked for.
+    """
+    if any(reduction > 0 for reduction in request.reductions.values()):
+        raise PruneError(
+            f"method 'dense' prunes nothing, but {dict(request.reductions)} was asked for. Leave "
+            "the reduction out, or choose another method."
+        )
+    graph = trace(model, request.batch[0][:2])
+    return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
+
+
+def by_channels(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
+    """Remove the channels of the lowest scores, in one shot, as algorithm 1 of 3SP does."""
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        graph = prunable(model, request)
+        scores = criterion(model, graph, request.batch, request.options)
+        plan = search(graph, scores.detach().to("cpu", torch.float32), request.target)
+        return _narrowed(model, graph, plan)
+
+    return cut
+
+
+def by_weights(scorer: Scorer) -> Callable[[nn.Module, Request], Cut]:
+    """Mask single weights: the unstructured baselines, which save no time."""
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        if request.target.quantity != "params":
+            raise PruneError(
+                f"a weight mask removes no {request.target.quantity}: this method takes "
+                "params_reduction, the share of the weights to mask."
+            )
+        sparsity = request.target.reduction
+        scores = scorer(model, request.batch, request.generator, sparsity)
+        masked = apply_masks(model, weight_masks(scores, sparsity))
+        return Cut(masked, Plan.of_masks(request.batch[0].shape[1:], sparsity), fresh=False)
+
+    return cut
+
+
+def by_widths(*budgets: str, widen: bool = False) -> Callable[[nn.Module, Request], Cut]:
+    """Rebuild every layer at the width that SynExp gives it (PreCrop, PreConfig).
+
+    Args:
+        *budgets: The quantities that may be limited, "params" or "flops" or both; limited are
+            those that the request names.
+        widen: PreConfig: layers may become wider than they were.
+    """
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        for quantity in request.reductions:
+            if quantity not in budgets:
+                raise PruneError(f"this method limits {' and '.join(budgets)}, not {quantity}.")
+        allocation = precrop(
+            model,
+            request.batch[0][:1],
+            params_reduction=request.reductions.get("params"),
+            flops_reduction=request.reductions.get("flops"),
+            widen=widen,
+            min_channels=request.min_channels,
+        )
+        rebuilt = crop.rebuild(model, allocation.widths, request.generator)
+        plan = Plan.of_widths(request.batch[0].shape[1:], allocation.widths)
+        widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
+        return Cut(rebuilt, plan, widths=widths)
+
+    return cut
+
+
+def prunable(model: nn.Module, request: Request) -> ChannelGraph:
+    """Trace a network and make sure that it has something to prune.
+
+    Raises:
+        PruneError: It has not; the message says what stands in the way.
+    """
+    graph = trace(model, request.batch[0][:2])
+    if not graph.channels:
+        reasons = "; ".join(f"{p.name}: {p.reason}" for p in graph.pinned[:5])
+        raise PruneError(
+            f"{type(model).__name__} has no channels that can be pruned. Needed is at least one "
+            "convolution, linear or recurrent layer whose output another one reads. "
+            + (f"Pinned: {reasons}." if reasons else "")
+        )
+    return graph
+
+
+def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = True) -> Cut:
+    keep = plan.keep(graph)
+    pinned = tuple(f"{p.name}: {p.reason}" for p in graph.pinned)
+    return Cut(narrow(model, graph, keep), plan, fresh, pinned, graph.widths(keep))
