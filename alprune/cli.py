@@ -30,8 +30,8 @@ _CHOICES = {
 }
 _METAVARS = {"budget": "SECONDS", "out": "DIR", "data_root": "DIR", "device": "|".join(DEVICES)}
 _PRUNE_ONLY = (
-    "method flops_reduction params_reduction channels_reduction smoothing min_channels round_to "
-    "after_pruning init dataset data_root skip_unreadable model image_size initial batch_size seed "
+    "method flops_reduction params_reduction channels_reduction prune_batch smoothing min_channels "
+    "round_to after_pruning init dataset data_root skip_unreadable model image_size initial seed "
     "device"
 ).split()
 
@@ -89,8 +89,8 @@ def main() -> None:
 @main.command("run", cls=_Command)
 @_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
-    r"""Label, train, score and acquire until the budget ends.
+def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:  # noqa: D301
+    """Label, train, score and acquire until the budget ends.
 
     \b
     Try it without a download:  alprune run --dataset digits --budget 60

@@ -36,6 +36,7 @@ class RunConfig:
     channels_reduction: float | None = _option(
         None, "Share of the channels to remove instead (the papers' percentile p)."
     )
+    prune_batch: int = _option(64, "Labelled examples whose loss decides what is pruned.")
     smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
     min_channels: int = _option(4, "Channels that every layer keeps at least.")
     round_to: int = _option(1, "Make widths multiples of this.")
@@ -130,6 +131,7 @@ _LEAST: dict[str, float] = {
     "min_channels": 1,
     "round_to": 1,
     "initial": 1,
+    "prune_batch": 2,
     "query_size": 1,
     "score_subset": 1,
     "batch_size": 2,

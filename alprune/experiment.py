@@ -134,8 +134,7 @@ def prune_learner(
     model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
     if config.model in models.MODELS:
         models.INITS[config.init](model, generator)
-    assert config.batch_size is not None
-    chosen = torch.randperm(labelled.numel(), generator=generator)[: config.batch_size]
+    chosen = torch.randperm(labelled.numel(), generator=generator)[: config.prune_batch]
     mean, std = torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
     inputs = normalise(train.x[labelled[chosen]].to(device), mean, std)
     with autocast(device, torch.float32):

@@ -63,7 +63,7 @@ def test_every_method_leaves_the_model_alone_and_repeats_by_generator(name, lear
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert runs[0].plan == runs[1].plan
-    pairs = zip(runs[0].model.state_dict().values(), runs[1].model.state_dict().values())
+    pairs = zip(*(run.model.state_dict().values() for run in runs), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
