@@ -256,6 +256,8 @@ def _leave_whole(t: Tracer, weight: Tensor, into: Tensor, made: Tensor, groups: 
 
 def _computed_weight(t: Tracer, call: Call, into: Tensor) -> None:
     t.nodes.pin(into, f"read by a {call.name} whose weight is computed")
+    if isinstance(weight := call.get(1, "weight"), Tensor):
+        t.count_computed(weight, call.out.numel() / weight.shape[0])
     t.give_up(call, f"{call.name} with a computed weight")
 
 

@@ -18,6 +18,25 @@ def move(t: Tracer, call: Call) -> None:
     t.set(call.out, call.func(t.labels(call.args[0]), *call.args[1:], **call.kwargs))
 
 
+def roll(t: Tracer, call: Call) -> None:
+    """Rearranging indices by count is harmless except along channels, which it pins."""
+    labels = t.labels(call.args[0])
+    moved = canonical(call.func(labels, *_on_cpu(call.args[1:]), **_on_cpu(call.kwargs)))
+    if not torch.equal(core(moved), core(labels)):
+        t.nodes.pin(labels, f"{call.name} along channels")
+    t.set(call.out, moved)
+
+
+def constant(t: Tracer, call: Call) -> None:
+    """A new tensor that only takes its type from another carries no channels."""
+
+
+def repack(t: Tracer, call: Call) -> None:
+    """Packing and padding sequences rearranges rows and leaves the last dimension alone."""
+    x, out = call.args[0], call.results()[0]
+    t.set(out, along(t.channel(x, -1, call.name), out.dim() - 1, out.shape))
+
+
 def reshape(t: Tracer, call: Call) -> None:
     """Move the labels; where channels are split into a grid, whole columns leave together."""
     x, out = call.args[0], call.out
@@ -230,12 +249,15 @@ def _regrouped(before: Sequence[int], after: Sequence[int]) -> list[list[int]]:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         """expand expand_as broadcast_to repeat tile permute transpose swapaxes swapdims movedim
-        moveaxis t adjoint squeeze unsqueeze flip roll repeat_interleave rot90""".split(),
+        moveaxis t adjoint squeeze unsqueeze flip""".split(),
         move,
     ),
     **{f"get {name}": move for name in ("T", "mT", "H", "mH")},
     **dict.fromkeys("view reshape flatten unflatten view_as reshape_as ravel".split(), reshape),
     **dict.fromkeys(("cat", "concat", "concatenate"), cat),
+    **dict.fromkeys(("roll", "rot90", "repeat_interleave"), roll),
+    **dict.fromkeys("new_zeros new_ones new_full new_empty new_tensor".split(), constant),
+    **dict.fromkeys(("_pack_padded_sequence", "_pad_packed_sequence"), repack),
     "stack": stack,
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), split),
     "unbind": unbind,

@@ -161,7 +161,7 @@ def _resize(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> None:
     """Bring the size attributes in line with the tensors."""
     for (name, attribute), ids in graph.sizes.items():
         module = model.get_submodule(name)
-        if hasattr(module, attribute):
+        if getattr(module, attribute, None) == len(ids):
             setattr(module, attribute, int(graph.kept(ids, keep).sum()))
     for module in model.modules():
         _resize_by_weight(module)

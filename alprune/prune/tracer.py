@@ -74,7 +74,7 @@ class Tracer(TorchFunctionMode):
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self.names.setdefault(id(tensor), name)
             self.shapes[name] = tuple(tensor.shape)
-        self._trainable = {name for name, _ in model.named_parameters()}
+        self._trainable = [name for name, _ in model.named_parameters()]
         self.axes: dict[tuple[str, int], Tensor] = {}
         self.roles: dict[tuple[str, int], str] = {}
         self.elements: dict[str, Tensor] = {}
@@ -211,7 +211,7 @@ class Tracer(TorchFunctionMode):
         """Whether some parameter took no part in the forward passes so far."""
         touched = {name for name, _ in self.axes} | set(self.elements) | set(self.positions)
         single = {name for name, shape in self.shapes.items() if prod(shape) == 1}
-        return bool(self._trainable - touched - single)
+        return bool(set(self._trainable) - touched - single)
 
     def owner(self, weight: Tensor) -> str:
         """Return the name of the module that holds a registered tensor."""
@@ -223,6 +223,15 @@ class Tracer(TorchFunctionMode):
             return
         name = self.names[id(weight)]
         self.positions[name] = self.positions.get(name, 0) + positions
+
+    def count_computed(self, weight: Tensor, positions: float) -> None:
+        """Charge a computed weight (a parametrised one) to the parameter it stems from."""
+        inside = f"{self.module}." if self.module else ""
+        for name in self._trainable:
+            if name.startswith(inside) and self.shapes[name] == tuple(weight.shape):
+                if self.counting:
+                    self.positions[name] = self.positions.get(name, 0) + positions
+                return
 
     def combine(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
         """Return the labels of an elementwise operation on operands labelled `a` and `b`.
@@ -245,8 +254,9 @@ class Tracer(TorchFunctionMode):
             return torch.full((1,) * len(shape), PINNED, device="cpu").expand(shape)
         if not a_gates and not b_gates:
             self.nodes.unite(a, b, reason)
-        richer = b if a_gates or len(varying(b)) > len(varying(a)) else a
-        return canonical(richer.expand(shape))
+        # united labels mean the same: the simpler ones keep later operations simple
+        simpler = a if b_gates or (not a_gates and len(varying(a)) <= len(varying(b))) else b
+        return canonical(simpler.expand(shape))
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -139,12 +139,12 @@ def _noise(model: nn.Module) -> dict[int, Any]:
     for name, old in model.named_parameters():
         if old.numel() < 2 or not old.is_floating_point():
             continue
-        noise = pool.to(old.device, old.dtype).repeat(-(-old.numel() // _PERIOD))[: old.numel()]
-        noise = noise.view(old.shape)
         if old.dim() > 1:
-            noise = noise * (2 * old.shape[0] / old.numel()) ** 0.5
+            noise = pool * (2 * old.shape[0] / old.numel()) ** 0.5
         else:
-            noise = 0.2 * noise + (0 if "bias" in name else 1)
+            noise = 0.2 * pool + (0 if "bias" in name else 1)
+        noise = noise.to(old.device, old.dtype).repeat(-(-old.numel() // _PERIOD))
+        noise = noise[: old.numel()].view(old.shape)
         memo[id(old)] = nn.Parameter(noise, requires_grad=old.requires_grad)
     return memo
 
