@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -84,18 +85,20 @@ def _option(entry: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @click.version_option(alprune.__version__, prog_name="alprune")
 def main() -> None:
     """Active learning under a wall-clock budget, with learners pruned before training."""
+    warnings.showwarning = _show_warning
 
 
-@main.command("run", cls=_Command)
+_RUN_EXAMPLES = """\b
+Without a download:      alprune run --dataset digits --budget 60
+The paper's experiment:  alprune run --budget 3600 --method 3sp-ca
+"""
+
+
+@main.command("run", cls=_Command, epilog=_RUN_EXAMPLES)
 @_options()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:  # noqa: D301
-    """Label, train, score and acquire until the budget ends.
-
-    \b
-    Try it without a download:  alprune run --dataset digits --budget 60
-    The paper's experiment:     alprune run --budget 3600 --method 3sp-ca
-    """
+def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
+    """Label, train, score and acquire until the budget ends."""
     config = complete(_config(recipe, given))
     click.echo(f"Writing to {config.out}", err=True)
     result = run(config, observer=observer_for(config))
@@ -141,6 +144,10 @@ def list_command(as_json: bool) -> None:
         for name, summary in entries.items():
             click.echo(f"  {name:<{width}}  {summary}")
     click.echo("Wherever a name is accepted, package.module:function is too.")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)
 
 
 def _config(recipe: Path | None, given: dict[str, Any]) -> RunConfig:

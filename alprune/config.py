@@ -55,7 +55,11 @@ class RunConfig:
     initial: int | None = _option(None, "Points labelled at the start, balanced (1000).")
     query_size: int | None = _option(None, "Points acquired a step (50).")
     score_subset: int | None = _option(
-        None, "Score a fresh random subset of the pool of this size a step (the whole pool)."
+        None, "Score a fresh random subset of the pool of this size a step (see --score-share)."
+    )
+    score_share: float = _option(
+        0.25,
+        "Under a budget, score as many as take this share of a step; 1: always the whole pool.",
     )
     initial_epochs: float | None = _option(None, "Passes over the first points before step 1.")
     epochs: float | None = _option(None, "Passes over the labelled points a step.")
@@ -82,6 +86,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ConfigError(f"{name} must be at least {least:g}, got {value:g}.")
+        if not 0 < self.score_share <= 1:
+            raise ConfigError(f"score_share must be in (0, 1], got {self.score_share:g}.")
         for name in ("budget", "epochs", "initial_epochs", "lr"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

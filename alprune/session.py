@@ -23,6 +23,7 @@ from alprune.errors import AlpruneError, StoreError
 from alprune.pool import LabelPool
 from alprune.prune import Pruned
 from alprune.store import RunFolder
+from alprune.subset import ScoringShare
 from alprune.train import BudgetSpent, FitReport, Learner
 
 Oracle = Callable[[Tensor], Tensor]
@@ -95,6 +96,9 @@ class Session:
         self._acquisition = acquisition or find_acquisition(config.acquisition)
         self._draws = torch.Generator().manual_seed(config.seed + 1)
         self._training = torch.Generator(device=learner.device).manual_seed(config.seed + 2)
+        assert config.query_size is not None
+        self._query_size = config.query_size
+        self._share = ScoringShare(config.score_share, least=10 * config.query_size)
         self._asked: Tensor | None = None
         self._tested_step: int | None = None
         self._record_start(pruned)
@@ -130,12 +134,12 @@ class Session:
         with self.budget.paused(), watch.part("eval_s"):
             if self.reason or self.step % self.config.eval_every == 0:
                 self._test()
-        asked, score_s = torch.empty(0, dtype=torch.int64), 0.0
+        asked, scored, score_s = torch.empty(0, dtype=torch.int64), 0, 0.0
         if not self.reason:
             with watch.part("acquire_s"):
-                asked, score_s = self._acquire()
+                asked, scored, score_s = self._acquire(watch.seconds["train_s"])
         self.budget.stop()
-        self._record_step(report, asked, watch.seconds, score_s, fitted_s)
+        self._record_step(report, asked, scored, watch.seconds, score_s, fitted_s)
         self._asked = asked
         return asked
 
@@ -219,27 +223,30 @@ class Session:
         self.test_accuracy = self.learner.evaluate(self.splits.test)
         self._tested_step = self.step
 
-    def _acquire(self) -> tuple[Tensor, float]:
+    def _acquire(self, fit_s: float) -> tuple[Tensor, int, float]:
         labelled = self.pool.labelled
         evidence = Evidence(
             self.learner,
-            self._candidates(),
+            self._candidates(fit_s),
             labelled,
             self.pool.labels[labelled],
             len(self.splits.train.classes),
             self.budget,
         )
-        assert self.config.query_size is not None
         try:
-            asked = acquire(self._acquisition, evidence, self.config.query_size, self._draws)
+            asked = acquire(self._acquisition, evidence, self._query_size, self._draws)
         except BudgetSpent:
             self.reason = "budget"
             asked = torch.empty(0, dtype=torch.int64)
-        return asked, evidence.compute_s
+        else:
+            self._share.measured(evidence.candidates.numel(), evidence.compute_s)
+        return asked, evidence.candidates.numel(), evidence.compute_s
 
-    def _candidates(self) -> Tensor:
+    def _candidates(self, fit_s: float) -> Tensor:
         unlabelled = self.pool.unlabelled
         size = self.config.score_subset
+        if size is None and self.budget.limit_s is not None and self._share.share < 1:
+            size = self._share.size(fit_s)  # without a budget nothing may depend on the clock
         if size is None or size >= unlabelled.numel():
             return unlabelled
         # Drawing with replacement and dropping doubles would bias the size; a permutation of
@@ -284,6 +291,7 @@ class Session:
         self,
         report: FitReport,
         asked: Tensor,
+        scored: int,
         seconds: dict[str, float],
         score_s: float,
         fitted_s: float,
@@ -299,6 +307,7 @@ class Session:
             train_loss=round(report.loss, 5),
             epochs=round(report.epochs, 3),
             batches=report.batches,
+            scored=scored,
             score_s=round(score_s, 4),
             fitted_s=round(fitted_s, 3),
             **parts,

@@ -13,7 +13,7 @@ LEVELS = [
     {"data", "augment", "pool", "models", "cost"},
     {"prune", "train"},
     {"acquire", "oracle"},
-    {"session", "store", "experiment"},
+    {"session", "store", "subset", "experiment"},
     {"compare", "report", "bench"},
     {"display", "cli"},
 ]
