@@ -1,0 +1,91 @@
+"""Derivatives of the loss on one batch, and their sums over the channels of a graph."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alprune.errors import PruneError
+from alprune.prune.graph import ChannelGraph
+
+
+def loss_on(
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    temperature: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Compute the cross-entropy of a model on a batch.
+
+    Args:
+        model: From inputs to logits `(b, classes)`, in the mode in which it shall be scored.
+        batch: Inputs `(b, ...)` and labels `(b,)`.
+        temperature: Divides the logits; larger smooths the outputs.
+
+    Returns:
+        A scalar with its graph.
+
+    Raises:
+        PruneError: The batch does not fit the model, or the loss is not finite.
+    """
+    inputs, labels = batch
+    try:
+        loss = F.cross_entropy(model(inputs) / temperature, labels)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise PruneError(
+            f"the model fails on the pruning batch {tuple(inputs.shape)}: {error}. The batch must "
+            "have the model's input shape and, for BatchNorm, more than one example; the model "
+            "must return logits (b, classes)."
+        ) from error
+    if not torch.isfinite(loss):
+        raise PruneError(
+            f"the loss on the pruning batch is {loss.item()}; scores need a finite loss. Check "
+            "that inputs are normalised and weights freshly initialised."
+        )
+    return loss
+
+
+def gradients(
+    value: Tensor, wanted: Mapping[str, Tensor], create_graph: bool = False
+) -> dict[str, Tensor]:
+    """Differentiate a scalar by tensors; by those it does not depend on the result is zero.
+
+    Raises:
+        PruneError: A gradient is not finite.
+    """
+    found = torch.autograd.grad(
+        value, list(wanted.values()), create_graph=create_graph, materialize_grads=True
+    )
+    for name, gradient in zip(wanted, found, strict=True):
+        if not torch.isfinite(gradient).all():
+            raise PruneError(
+                f"the gradient of {name!r} on the pruning batch is not finite; scores need finite "
+                "gradients. Try a smaller initialisation or normalised inputs."
+            )
+    return dict(zip(wanted, found, strict=True))
+
+
+def channel_sums(graph: ChannelGraph, values: Mapping[str, Tensor], role: str) -> Tensor:
+    """Sum the elements of tensors over the channels that they play a role for.
+
+    Args:
+        graph: The channel groups.
+        values: `{tensor name: tensor of its shape}`; names left out add nothing.
+        role: "makes", "reads" or "follows".
+
+    Returns:
+        `(channels,)` float64, on the CPU.
+    """
+    total = torch.zeros(graph.channels, dtype=torch.float64)
+    for tensor in graph.tensors:
+        if tensor.name not in values:
+            continue
+        for dim, found in tensor.roles.items():
+            if found == role:
+                ids = tensor.axes[dim]
+                others = [d for d in range(len(tensor.shape)) if d != dim]
+                value = values[tensor.name].double()
+                sums = (value.sum(others) if others else value).cpu()
+                total.index_add_(0, ids[ids >= 0], sums[ids >= 0])  # -1 is pinned
+    return total
