@@ -46,7 +46,7 @@ def mobilenet_v2(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     At 3x32x32 and 10 classes: 2,236,682 parameters, 87,976,448 multiply-accumulates. Takes
     `(b, c, h, w)` with h, w >= 8.
 
-    Source: Sandler et al. 2018; PreCrop (Zhang et al. 2022) trains such a form on CIFAR-10
+    Source: Sandler et al. 2018; PreCrop (Cai et al. 2022) trains such a form on CIFAR-10
     without giving its strides.
     """
     return _small(torchvision.models.mobilenet_v2(num_classes=classes), input_shape[0])
@@ -69,7 +69,7 @@ def efficientnet_b0(classes: int, input_shape: tuple[int, int, int]) -> nn.Modul
     Stochastic depth is off, as in PreCrop. At 3x32x32 and 10 classes: 4,020,358 parameters,
     116,167,168 multiply-accumulates. Takes `(b, c, h, w)` with h, w >= 8.
 
-    Source: Tan & Le 2019; PreCrop (Zhang et al. 2022) reconfigures it on ImageNet.
+    Source: Tan & Le 2019; PreCrop (Cai et al. 2022) reconfigures it on ImageNet.
     """
     model = torchvision.models.efficientnet_b0(num_classes=classes, stochastic_depth_prob=0.0)
     return _small(model, input_shape[0])

@@ -59,7 +59,7 @@ def resnet20(classes: int, input_shape: tuple[int, int, int]) -> PaddedResNet:
     `(b, c, h, w)` with h, w >= 8.
 
     Source: He et al. 2016, section 4.2 (option A, 0.27 M). Where the zero channels go isn't said
-    there; here they follow the others, as in figure 4 of PreCrop (Zhang et al. 2022).
+    there; here they follow the others, as in figure 4 of PreCrop (Cai et al. 2022).
     """
     return PaddedResNet(input_shape[0], classes, width=16, blocks_per_stage=3)
 
@@ -69,7 +69,7 @@ def wideresnet20(classes: int, input_shape: tuple[int, int, int]) -> PaddedResNe
 
     At 3x32x32 and 10 classes: 1,073,962 parameters, 161,318,144 multiply-accumulates.
 
-    Source: Zhang et al. 2022, figure 5. The paper gives no widths; its SynFlow code base (Tanaka
+    Source: Cai et al. 2022, figure 5. The paper gives no widths; its SynFlow code base (Tanaka
     et al. 2020) has a network of this name with widths 32, 64, 128.
     """
     return PaddedResNet(input_shape[0], classes, width=32, blocks_per_stage=3)
