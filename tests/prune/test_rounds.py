@@ -40,6 +40,9 @@ def test_the_restricted_graph_is_that_of_the_narrowed_model(name):
             b.name, b.shape, b.roles, b.macs_per_element
         )  # fmt: skip
         assert all(torch.equal(ids, b.axes[dim]) for dim, ids in a.axes.items())
+    assert torch.equal(ours.group_of, traced.group_of)
+    for a, b in ((ours.sizes, traced.sizes), (ours.makers, traced.makers)):
+        assert a.keys() == b.keys() and all(torch.equal(ids, b[key]) for key, ids in a.items())
     again = random_keep(ours, seed=1)
     assert ours.macs(again) == traced.macs(again)
     assert ours.widths(again) == traced.widths(again)
