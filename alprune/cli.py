@@ -100,7 +100,6 @@ The paper's experiment:  alprune run --budget 3600 --method 3sp-ca
 def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     """Label, train, score and acquire until the budget ends."""
     config = complete(_config(recipe, given))
-    click.echo(f"Writing to {config.out}", err=True)
     result = run(config, observer=observer_for(config))
     plot_curves([result.path], result.path / "curve.png")
     click.echo(_result_json(result) if as_json else _result_table(result))

@@ -35,6 +35,8 @@ class Bar(Observer):
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
         """Show labelled points and accuracy after a step; close at the end."""
+        if name == "start":
+            self._bar.write(f"Writing to {fields['config']['out']}", file=self._stream)
         if name == "prune":
             self._bar.write(prune_line(fields), file=self._stream)
         if name == "step":
@@ -67,6 +69,8 @@ class Lines(Observer):
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
         """Write a line if one is due."""
+        if name == "start":
+            print(f"Writing to {fields['config']['out']}", file=self._stream, flush=True)
         if name == "prune":
             print(prune_line(fields), file=self._stream, flush=True)
         now = time.monotonic()

@@ -13,7 +13,7 @@ from alprune.device import autocast, pick_device, pick_precision
 from alprune.names import lookup
 from alprune.oracle import Simulation
 from alprune.pool import LabelPool
-from alprune.prune import Pruned, prune
+from alprune.prune import AFTER_PRUNING, Pruned, find_method, prune
 from alprune.session import Observer, RunResult, Session
 from alprune.store import RunFolder
 from alprune.train import FitSettings, Learner
@@ -21,12 +21,14 @@ from alprune.train import FitSettings, Learner
 DEFAULTS = {
     "initial": 1000,
     "query_size": 50,
-    "initial_epochs": 20.0,
-    "epochs": 5.0,
+    "initial_epochs": 10.0,
+    "epochs": 1.0,
     "batch_size": 128,
     "lr": 0.05,
     "warmup_batches": 50,
 }
+# A wide network with He initialisation is unstable at the rate that suits narrow ones.
+WIDE_DEFAULTS = {"lr": 0.02}
 
 
 def run(
@@ -62,9 +64,13 @@ def complete(config: RunConfig) -> RunConfig:
         ConfigError: An unknown data set, method, device or acquisition function.
     """
     find_acquisition(config.acquisition)
+    lookup("after-pruning treatment", config.after_pruning, AFTER_PRUNING)
     lookup("initialisation", config.init, models.INITS)
     pick_precision(config.precision, pick_device(config.device))
-    config = config.resolved(data.source(config.dataset).defaults).resolved(DEFAULTS)
+    config = config.resolved(data.source(config.dataset).defaults)
+    if not find_method(config.method).saves_time:
+        config = config.resolved(WIDE_DEFAULTS)
+    config = config.resolved(DEFAULTS)
     if config.budget is None and config.steps is None:
         config = config.resolved({"budget": 3600.0})
     if config.out is None:

@@ -45,6 +45,7 @@ __all__ = [
     "Request",
     "ScoreOptions",
     "Target",
+    "find_method",
     "masked",
     "narrow",
     "prune",
@@ -59,7 +60,7 @@ def _masking(summary: str, scorer: Scorer) -> Method:
 
 
 METHODS: dict[str, Method] = {
-    "dense": Method("no pruning: the learner as it is", keep_all, {"flops": 0.0}),
+    "dense": Method("no pruning: the learner as it is", keep_all, {"flops": 0.0}, False),
     "3sp": Method(
         "channels with the least effect on the loss (van Amersfoort et al. 2020)",
         by_channels(three_sp),
@@ -185,7 +186,7 @@ def prune(
     """
     begin = time.perf_counter()
     name = method if isinstance(method, str) else getattr(method, "__qualname__", "your method")
-    entry = _method(method)
+    entry = find_method(method)
     asked = {"flops": flops_reduction, "params": params_reduction, "channels": channels_reduction}
     reductions = {q: r for q, r in asked.items() if r is not None} or entry.reductions
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
@@ -244,7 +245,13 @@ def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = N
     return made
 
 
-def _method(method: str | Criterion | Method) -> Method:
+def find_method(method: str | Criterion | Method) -> Method:
+    """Return the method for a name, a criterion of your own or a `Method`.
+
+    Raises:
+        ConfigError: Unknown name.
+        PruneError: Neither of these.
+    """
     found = lookup("method", method, METHODS) if isinstance(method, str) else method
     if isinstance(found, Method):
         return found
