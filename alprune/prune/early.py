@@ -68,6 +68,8 @@ class EarlySettings:
             raise ConfigError(
                 f"prune_at must be 'epi', 'random' or an epoch from 0 on, got {self.prune_at!r}."
             )
+        if not 0 <= self.epi_threshold <= 1:
+            raise ConfigError(f"threshold must be from 0 to 1, got {self.threshold}.")
         for name, least in (("past", 1), ("rising", 0), ("steps", 1), ("random_until", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")

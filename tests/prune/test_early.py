@@ -318,6 +318,7 @@ def test_a_removal_that_was_not_made_is_noticed():
         ({"prune_at": -1}, "got -1"),
         ({"criterion": "tailor"}, "Did you mean 'taylor'"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"threshold": 98.3}, "from 0 to 1, got 98.3"),
         ({"past": 0}, "past must be at least 1"),
     ],
 )
