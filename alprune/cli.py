@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from alprune.data import DATASETS
 from alprune.device import DEVICES, PRECISIONS
 from alprune.display import observer_for, prune_line
 from alprune.errors import AlpruneError
-from alprune.experiment import complete, first_labels, load_splits, prune_learner, run
+from alprune.experiment import (
+    PRUNE_OPTIONS,
+    complete,
+    first_labels,
+    load_splits,
+    prune_learner,
+    run,
+)
 from alprune.models import MODELS
 from alprune.prune import AFTER_PRUNING, METHODS, Pruned
 from alprune.report import plot_curves
@@ -31,10 +38,10 @@ _CHOICES = {
 }
 _METAVARS = {"budget": "SECONDS", "out": "DIR", "data_root": "DIR", "device": "|".join(DEVICES)}
 _PRUNE_ONLY = (
-    "method flops_reduction params_reduction channels_reduction prune_batch smoothing min_channels "
-    "round_to after_pruning init dataset data_root skip_unreadable model image_size initial seed "
-    "device"
-).split()
+    *PRUNE_OPTIONS,
+    *"method after_pruning prune_batch dataset data_root skip_unreadable".split(),
+    *"model image_size initial seed device".split(),
+)
 
 
 class _Command(click.Command):
@@ -51,7 +58,9 @@ class _Command(click.Command):
             ctx.exit(130)
 
 
-def _options(names: list[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _options(
+    names: Sequence[str] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a click option of each field of RunConfig, or of those named."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

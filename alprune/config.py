@@ -36,8 +36,15 @@ class RunConfig:
     channels_reduction: float | None = _option(
         None, "Share of the channels to remove instead (the papers' percentile p)."
     )
+    latency_reduction: float | None = _option(
+        None, "Share of the latency to remove instead, measured on this machine."
+    )
+    latency_batch: int = _option(1, "Examples a forward pass where latency is measured.")
+    latency_aware: bool = _option(False, "Divide scores by a channel's measured latency.")
     prune_batch: int = _option(64, "Labelled examples whose loss decides what is pruned.")
     smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
+    temperature: float = _option(200.0, "Divides the logits in structured-grasp.")
+    rounds: int = _option(10, "Rounds of 3sp-iterative.")
     min_channels: int = _option(4, "Channels that every layer keeps at least.")
     round_to: int = _option(1, "Make widths multiples of this.")
     after_pruning: str = _option(
@@ -136,6 +143,8 @@ _LEAST: dict[str, float] = {
     "steps": 1,
     "min_channels": 1,
     "round_to": 1,
+    "rounds": 1,
+    "latency_batch": 1,
     "initial": 1,
     "prune_batch": 2,
     "query_size": 1,

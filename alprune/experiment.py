@@ -27,6 +27,11 @@ DEFAULTS = {
     "lr": 0.05,
     "warmup_batches": 50,
 }
+# Options that `prune` knows by the same name.
+PRUNE_OPTIONS = (
+    "flops_reduction params_reduction channels_reduction latency_reduction smoothing temperature "
+    "min_channels round_to rounds latency_batch latency_aware init"
+).split()
 # A wide network with He initialisation is unstable at the rate that suits narrow ones.
 WIDE_DEFAULTS = {"lr": 0.02}
 
@@ -148,15 +153,9 @@ def prune_learner(
             model.to(device),
             config.method,
             batch=(inputs, labels[chosen].to(device)),
-            flops_reduction=config.flops_reduction,
-            params_reduction=config.params_reduction,
-            channels_reduction=config.channels_reduction,
-            smoothing=config.smoothing,
-            min_channels=config.min_channels,
-            round_to=config.round_to,
             after=config.after_pruning,
-            init=config.init,
             generator=generator,
+            **{name: getattr(config, name) for name in PRUNE_OPTIONS},
         )
 
 

@@ -14,6 +14,7 @@ from alprune.prune import crop
 from alprune.prune.after import AFTER_PRUNING
 from alprune.prune.channels import trace
 from alprune.prune.graph import ChannelGraph, Group
+from alprune.prune.grasp import structured_grasp
 from alprune.prune.masks import load_masked
 from alprune.prune.methods import (
     Criterion,
@@ -23,11 +24,13 @@ from alprune.prune.methods import (
     by_channels,
     by_weights,
     by_widths,
+    in_rounds,
     keep_all,
 )
 from alprune.prune.plan import TARGETS, Plan, Target, search
 from alprune.prune.scores import Batch, ScoreOptions, magnitude, three_sp, three_sp_ca, uniform
 from alprune.prune.surgery import masked, narrow
+from alprune.prune.taylor import taylor
 from alprune.prune.weight_scores import Scorer, grasp, random, snip, synflow
 
 __all__ = [
@@ -71,8 +74,21 @@ METHODS: dict[str, Method] = {
         {"flops": 0.8},
     ),
     "uniform": Method("channels at random, each with the same chance", by_channels(uniform)),
+    "3sp-iterative": Method(
+        "3sp in rounds, scored again after each (after SNAP-it and FORCE)",
+        in_rounds(three_sp),
+        {"flops": 0.8},
+    ),
+    "structured-grasp": Method(
+        "channels that carry little gradient flow (van Amersfoort et al. 2020, section 5)",
+        by_channels(structured_grasp),
+    ),
     "magnitude": Method(
         "channels made by the smallest weights (Li et al. 2017)", by_channels(magnitude)
+    ),
+    "taylor": Method(
+        "channels with the smallest squared gate gradient (Molchanov et al. 2019)",
+        by_channels(taylor),
     ),
     "precrop-params": Method(
         "widths by SynExp within a number of parameters (Cai et al. 2022)",
@@ -147,9 +163,14 @@ def prune(
     flops_reduction: float | None = None,
     params_reduction: float | None = None,
     channels_reduction: float | None = None,
+    latency_reduction: float | None = None,
     smoothing: float = 0.05,
+    temperature: float = 200.0,
     min_channels: int = 4,
     round_to: int = 1,
+    rounds: int = 10,
+    latency_batch: int = 1,
+    latency_aware: bool = False,
     after: str = "inherit",
     init: str = "he",
     generator: torch.Generator | None = None,
@@ -167,9 +188,15 @@ def prune(
             single weights, the share of the weights to mask.
         channels_reduction: Share of the channels to remove (the papers' percentile p), instead.
             Only PreCrop and PreConfig take two reductions, of FLOPs and parameters.
-        smoothing: lambda of 3SP+CA.
+        latency_reduction: Share of the latency to remove, measured on this machine, instead.
+        smoothing: lambda of 3SP+CA, and of `latency_aware`.
+        temperature: Divides the logits in structured-grasp.
         min_channels: Floor of channels that every layer keeps.
         round_to: Widths are multiples of this, for hardware that likes them.
+        rounds: Rounds of 3sp-iterative.
+        latency_batch: Examples a forward pass where latency is measured.
+        latency_aware: Divide scores by what a channel costs in measured latency before the
+            search, whatever the target.
         after: "inherit" keeps the weights of the kept channels, "reinit" draws them anew,
             "rescale" multiplies them by sqrt(fan-out before / fan-out after). Masked and dense
             networks keep theirs.
@@ -187,13 +214,27 @@ def prune(
     begin = time.perf_counter()
     name = method if isinstance(method, str) else getattr(method, "__qualname__", "your method")
     entry = find_method(method)
-    asked = {"flops": flops_reduction, "params": params_reduction, "channels": channels_reduction}
+    asked = {
+        "flops": flops_reduction,
+        "params": params_reduction,
+        "channels": channels_reduction,
+        "latency": latency_reduction,
+    }
     reductions = {q: r for q, r in asked.items() if r is not None} or entry.reductions
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
     _check_batch(batch)
     generator = generator or torch.Generator().manual_seed(0)
-    options = ScoreOptions(smoothing, generator)
-    cut = entry.cut(model, Request(batch, reductions, options, min_channels, round_to))
+    request = Request(
+        batch=batch,
+        reductions=reductions,
+        options=ScoreOptions(smoothing, temperature, generator),
+        min_channels=min_channels,
+        round_to=round_to,
+        rounds=rounds,
+        latency_batch=latency_batch,
+        latency_aware=latency_aware,
+    )
+    cut = entry.cut(model, request)
     if cut.fresh:
         after_pruning(cut.model, model, generator, init)
     before, left = cost(model, batch[0]), cost(cut.model, batch[0])

@@ -15,8 +15,10 @@ from alprune.prune import crop
 from alprune.prune.allocate import precrop
 from alprune.prune.channels import trace
 from alprune.prune.graph import ChannelGraph
+from alprune.prune.latency import latency_aware, search_latency, stopwatch
 from alprune.prune.masks import apply_masks, weight_masks
 from alprune.prune.plan import Plan, Target, search
+from alprune.prune.rounds import search_in_rounds
 from alprune.prune.scores import Batch, ScoreOptions
 from alprune.prune.surgery import narrow
 from alprune.prune.weight_scores import Scorer
@@ -34,6 +36,9 @@ class Request:
         options: What a criterion may be told.
         min_channels: Floor of channels that every layer keeps.
         round_to: Widths are multiples of this.
+        rounds: Rounds of the methods that prune in rounds.
+        latency_batch: Examples a forward pass where latency is measured.
+        latency_aware: Divide scores by what a channel costs in latency before the search.
     """
 
     batch: Batch
@@ -41,6 +46,9 @@ class Request:
     options: ScoreOptions
     min_channels: int = 4
     round_to: int = 1
+    rounds: int = 10
+    latency_batch: int = 1
+    latency_aware: bool = False
 
     @property
     def target(self) -> Target:
@@ -120,7 +128,25 @@ def by_channels(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
     def cut(model: nn.Module, request: Request) -> Cut:
         graph = prunable(model, request)
         scores = criterion(model, graph, request.batch, request.options)
-        plan = search(graph, scores.detach().to("cpu", torch.float32), request.target)
+        scores = scores.detach().to("cpu", torch.float32)
+        if "latency" in request.reductions or request.latency_aware:
+            plan = _by_latency(model, graph, scores, request)
+        else:
+            plan = search(graph, scores, request.target)
+        return _narrowed(model, graph, plan)
+
+    return cut
+
+
+def in_rounds(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
+    """Remove a little, score what is left again, and so on until the target is met."""
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        graph = prunable(model, request)
+        target, options = request.target, request.options
+        plan = search_in_rounds(
+            model, graph, request.batch, criterion, target, options, request.rounds
+        )
         return _narrowed(model, graph, plan)
 
     return cut
@@ -187,6 +213,17 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
             + (f"Pinned: {reasons}." if reasons else "")
         )
     return graph
+
+
+def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:
+    measure = stopwatch(model, graph, request.batch[0], request.latency_batch)
+    if request.latency_aware:
+        scores = latency_aware(graph, scores, measure, request.options.smoothing)
+    if "latency" not in request.reductions:
+        return search(graph, scores, request.target)
+    reduction = request.target.reduction
+    floor, multiple = request.min_channels, request.round_to
+    return search_latency(graph, scores, reduction, measure, floor, multiple).plan
 
 
 def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = True) -> Cut:

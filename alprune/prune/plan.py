@@ -11,7 +11,7 @@ from torch import Tensor
 from alprune.errors import PruneError
 from alprune.prune.channels import ChannelGraph
 
-TARGETS = ("flops", "params", "channels")
+TARGETS = ("flops", "params", "channels", "latency")
 KINDS = ("channels", "widths", "masks")
 
 
@@ -20,7 +20,7 @@ class Target:
     """How much to remove, and within which limits.
 
     Attributes:
-        quantity: "flops", "params" or "channels" (the percentile p itself).
+        quantity: "flops", "params", "channels" (the percentile p itself) or "latency".
         reduction: Share to remove, in [0, 1).
         min_channels: Floor of channels that every layer keeps.
         round_to: Widths are multiples of this where the group is large enough.
@@ -213,7 +213,12 @@ def _measure(graph: ChannelGraph, quantity: str) -> Callable[[Tensor], float]:
         return lambda keep: float(graph.macs(keep))
     if quantity == "params":
         return lambda keep: float(graph.params(keep))
-    return lambda keep: float(keep.sum())
+    if quantity == "channels":
+        return lambda keep: float(keep.sum())
+    raise PruneError(
+        f"{quantity} cannot be computed from a mask, so this method cannot prune to it. Only "
+        "methods that score channels once take a latency reduction."
+    )
 
 
 def _floor(graph: ChannelGraph, scores: Tensor, least: int) -> Tensor:

@@ -23,10 +23,12 @@ class ScoreOptions:
 
     Attributes:
         smoothing: lambda of 3SP+CA, added to a layer's share of the cost.
+        temperature: Divides the logits in the GraSP criteria.
         generator: Source of randomness, on the CPU; None for criteria that draw nothing.
     """
 
     smoothing: float = 0.05
+    temperature: float = 200.0
     generator: torch.Generator | None = None
 
 
