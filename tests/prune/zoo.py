@@ -92,10 +92,11 @@ class PreActivation(nn.Module):
         self.conv1 = nn.Conv2d(into, out, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.project = nn.Conv2d(into, out, 1, bias=False) if into != out else None
+        self.drop = nn.Dropout(0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         a = F.relu(self.bn1(x))
-        out = self.conv2(F.dropout(F.relu(self.bn2(self.conv1(a))), 0.3, self.training))
+        out = self.conv2(self.drop(F.relu(self.bn2(self.conv1(a)))))
         return out + (self.project(a) if self.project is not None else x)
 
 
@@ -187,7 +188,7 @@ def group_shuffle() -> nn.Module:
 
 
 def resnext() -> nn.Module:
-    grouped = conv(24, 24, groups=6)
+    grouped = conv(24, 24, groups=8)
     return nn.Sequential(
         conv(3, 24), nn.ReLU(), grouped, nn.ReLU(), conv(24, 10, kernel=1), head(10)
     )
@@ -349,7 +350,7 @@ class Gated(nn.Module):
         x = F.relu(self.stem(x))
         x = F.glu(self.wide(x * torch.sigmoid(self.map(x))), 1)
         x = F.pixel_shuffle(self.up(x), 2).amax(3)
-        return self.head(F.relu(self.line(x).mean(2) @ self.matrix))
+        return self.head(F.silu(self.line(x).mean(2) @ self.matrix))
 
 
 ZOO: dict[str, Callable[[], nn.Module]] = {
