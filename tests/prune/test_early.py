@@ -170,7 +170,7 @@ def pruner_of(model, quantity="channels", reduction=0.6, **options):
 @pytest.mark.parametrize("criterion", EARLY_CRITERIA)
 @pytest.mark.parametrize("quantity", ["channels", "flops", "params"])
 def test_a_fixed_epoch_is_the_epoch_in_which_the_target_is_reached(criterion, quantity):
-    dense = make("projection resnet")
+    dense = make("densenet")
     pruner = pruner_of(dense, quantity, criterion=criterion, prune_at=1, steps=3)
     model, cuts, _ = train(dense, pruner, batches=6, steps=14)
     assert cuts == [7, 9, 11]  # two batches a step in the second epoch of six
@@ -178,7 +178,7 @@ def test_a_fixed_epoch_is_the_epoch_in_which_the_target_is_reached(criterion, qu
     graph, keep = pruner.unpruned, pruner.keep
     amount = {"channels": lambda k: int(k.sum()), "flops": graph.macs, "params": graph.params}
     share = amount[quantity](keep) / amount[quantity](graph.all_kept())
-    assert 0.35 < share <= 0.4
+    assert 0.3 < share <= 0.4
     assert sum(p.numel() for p in model.parameters()) == graph.params(keep)
     rebuilt = narrow(dense, graph, pruner.plan.keep(graph))
     rebuilt.load_state_dict(model.state_dict())
@@ -267,7 +267,7 @@ def test_a_real_training_comes_to_rest_and_is_pruned_by_epi():
 @pytest.mark.parametrize("stop", [3, 10, 11, 14])
 def test_a_resumed_training_equals_one_that_was_not_interrupted(stop):
     def fresh():
-        model = make("projection resnet")
+        model = make("shared weights")
         options = {"past": 1, "rising": 0, "threshold": 0.0, "steps": 3}
         return model, pruner_of(model, **options)
 
