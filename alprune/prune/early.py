@@ -129,7 +129,9 @@ class EarlyPruner:
         if not graph.channels:
             reasons = "; ".join(f"{p.name}: {p.reason}" for p in graph.pinned[:3])
             raise PruneError(f"the network has no prunable channels ({reasons}).")
-        search(graph, torch.zeros(graph.channels), settings.target)  # refuse now, not epochs later
+        # Refuse now, not epochs later. With scores that fall by id, layers that overlap share the
+        # channels of their floors, which makes the floor as small as it gets.
+        search(graph, -torch.arange(float(graph.channels)), settings.target)
         self.planned = _planned(settings, generator or torch.Generator().manual_seed(0))
         self.phase = PRUNE if self.planned == 0 else DENSE
         self.epoch = 0
