@@ -1,6 +1,6 @@
 """From what a traced forward pass gathered to the channel graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +47,12 @@ def assemble(
     ids = {component: i for i, component in enumerate(c for g in members.values() for c in g)}
     groups, group_of, start = [], [], 0
     for index, (name, components) in enumerate(members.items()):
-        groups.append(Group(name, torch.arange(start, start + len(components))))
+        groups.append(Group(name, torch.arange(start, start + len(components), device="cpu")))
         group_of += [index] * len(components)
         start += len(components)
 
     def channel(nodes: Tensor) -> Tensor:
-        return torch.tensor([ids.get(c, -1) for c in partition(nodes)], dtype=torch.int64)
+        return _ids([ids.get(c, -1) for c in partition(nodes)])
 
     tensors = _tensors(tracer, model, {key: channel(nodes) for key, nodes in axes.items()}, batch)
     graph = ChannelGraph(
@@ -61,11 +61,15 @@ def assemble(
         pinned=_pinned(partition, makers),
         example_shape=example_shape,
         channels=len(ids),
-        group_of=torch.tensor(group_of, dtype=torch.int64),
+        group_of=_ids(group_of),
         makers={name: channel(nodes) for name, nodes in makers.items()},
         sizes={key: channel(nodes) for key, nodes in tracer.sizes.items()},
     )
-    return graph, torch.tensor(list(ids), dtype=torch.int64)
+    return graph, _ids(ids)
+
+
+def _ids(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64, device="cpu")
 
 
 def _elementwise_axes(tracer: Tracer, partition: Partition) -> dict[tuple[str, int], Tensor]:
@@ -75,7 +79,7 @@ def _elementwise_axes(tracer: Tracer, partition: Partition) -> dict[tuple[str, i
     while changed:
         changed = False
         for name, nodes in tracer.elements.items():
-            carried = torch.tensor(partition(nodes.reshape(-1))).view(nodes.shape)
+            carried = _ids(partition(nodes.reshape(-1))).view(nodes.shape)
             dims = [d for d in range(nodes.dim()) if not _constant(carried, d)]
             used = any(key[0] == name for key in tracer.axes)
             if not used and len(dims) == 1:
@@ -146,9 +150,7 @@ def _tensors(
     trainable = {name for name, _ in model.named_parameters()}
     found = []
     for name, shape in tracer.shapes.items():
-        dims = [
-            d for d in range(len(shape)) if bool((axes.get((name, d), -torch.ones(1)) >= 0).any())
-        ]
+        dims = [d for d in range(len(shape)) if (name, d) in axes and int(axes[name, d].max()) >= 0]
         found.append(
             ChannelTensor(
                 name=name,

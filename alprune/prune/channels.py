@@ -18,6 +18,7 @@ from alprune.prune.verify import faults, run
 __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
 
 
+@torch.inference_mode(False)
 def trace(model: nn.Module, example: Tensor, verify: bool = True) -> ChannelGraph:
     """Find the prunable channels of a model by one forward pass in evaluation mode.
 

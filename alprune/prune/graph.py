@@ -117,7 +117,7 @@ class ChannelGraph:
 
     def all_kept(self) -> Tensor:
         """Return the mask of the unpruned model, `(N,)` bool."""
-        return torch.ones(self.channels, dtype=torch.bool)
+        return torch.ones(self.channels, dtype=torch.bool, device="cpu")
 
     def kept(self, ids: Tensor, keep: Tensor) -> Tensor:
         """Translate a mask over channel ids to one over the indices of an axis.
@@ -148,7 +148,7 @@ class ChannelGraph:
         return keep.detach().cpu()
 
     @cached_property
-    def _flat_axes(self) -> tuple[Tensor, list[int], list[tuple[int, int, int]]]:
+    def _flat_axes(self) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
         ids: list[Tensor] = []
         ends: list[int] = []
         spans: list[tuple[int, int, int]] = []
@@ -161,15 +161,15 @@ class ChannelGraph:
                 ends.append(total)
             fixed = prod(s for d, s in enumerate(tensor.shape) if d not in tensor.axes)
             spans.append((fixed, first, len(ends)))
-        flat = torch.cat(ids) if ids else torch.empty(0, dtype=torch.int64)
-        return flat, ends, spans
+        empty = torch.empty(0, dtype=torch.int64, device="cpu")
+        return torch.cat([empty, *ids]), torch.tensor(ends, device="cpu").long() - 1, spans
 
     def _kept_elements(self, keep: Tensor) -> list[int]:
-        flat, ends, spans = self._flat_axes
+        flat, last, spans = self._flat_axes
         running = _with_pinned(self.check(keep))[flat].cumsum(0)
-        upto = running[torch.tensor(ends, dtype=torch.int64) - 1].tolist()
+        upto = running[last].tolist()
         counts = [b - a for a, b in zip([0, *upto], upto, strict=False)]
-        return [fixed * prod(counts[first:last]) for fixed, first, last in spans]
+        return [fixed * prod(counts[start:stop]) for fixed, start, stop in spans]
 
 
 def _with_pinned(keep: Tensor) -> Tensor:

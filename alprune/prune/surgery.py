@@ -14,6 +14,7 @@ from alprune.prune.graph import ChannelGraph, ChannelTensor
 _RECURRENT = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
 
 
+@torch.inference_mode(False)  # the copy must be trainable wherever it is made
 def narrow(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     """Copy a model without the channels that are not kept.
 
@@ -50,6 +51,7 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     return small
 
 
+@torch.inference_mode(False)
 def masked(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     """Copy a model with the removed channels silenced where they are read.
 

@@ -30,9 +30,9 @@ def faults(model: nn.Module, example: Tensor, graph: ChannelGraph) -> dict[int, 
     Returns:
         `{index of the group: what went wrong}`, empty where the graph holds.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     leaving = [
-        int(g.channels[int(torch.randint(len(g.channels), (), generator=generator))])
+        int(g.channels[int(torch.randint(len(g.channels), (), generator=generator, device="cpu"))])
         for g in graph.groups
     ]
 
@@ -133,8 +133,8 @@ def _tensors(out: Any) -> list[Tensor]:
 
 def _noise(model: nn.Module) -> dict[int, Any]:
     """Map each parameter to noise of He's scale; single numbers keep their value."""
-    generator = torch.Generator().manual_seed(1)
-    pool = torch.randn(_PERIOD, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(1)
+    pool = torch.randn(_PERIOD, generator=generator, device="cpu")
     memo: dict[int, Any] = {}
     for name, old in model.named_parameters():
         if old.numel() < 2 or not old.is_floating_point():
@@ -150,8 +150,8 @@ def _noise(model: nn.Module) -> dict[int, Any]:
 
 
 def _shake_statistics(model: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator("cpu").manual_seed(2)
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
-            noise = torch.rand(buffer.shape, generator=generator).to(buffer)
+            noise = torch.rand(buffer.shape, generator=generator, device="cpu").to(buffer)
             buffer.copy_(noise + 0.5 if name.endswith("var") else 0.2 * noise)

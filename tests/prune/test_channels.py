@@ -2,6 +2,8 @@
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -464,3 +466,30 @@ def test_torchvision_channels_agree_with_torch_pruning(name: str) -> None:
 def test_a_deeper_resnet_has_the_channels_of_torch_pruning() -> None:
     resnet20 = ResNet("project", blocks=3, width=16)
     assert trace(resnet20, images()).channels == 448
+
+
+@pytest.mark.parametrize("name", ["vgg", "option-a resnet", "gru"])
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda: torch.inference_mode(),
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+    ids=["inference", "autocast", "another default device"],
+)
+def test_the_surroundings_of_the_call_do_not_matter(
+    name: str, surroundings: Callable[[], AbstractContextManager[object]]
+) -> None:
+    model, x = make(name), images()
+    if name == "gru":
+        x = x.requires_grad_()
+    plain = trace(model, x)
+    keep = random_keep(plain)
+    with surroundings():
+        graph = trace(model, x)
+        small = narrow(model, graph, keep)
+        assert graph.macs(keep) == plain.macs(keep)
+    for left, right in zip(graph.tensors, plain.tensors, strict=True):
+        assert all(torch.equal(left.axes[d], right.axes[d]) for d in left.axes)
+    torch.testing.assert_close(small(x), masked(model, plain, keep)(x))
