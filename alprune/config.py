@@ -41,6 +41,10 @@ class RunConfig:
     )
     latency_batch: int = _option(1, "Examples a forward pass where latency is measured.")
     latency_aware: bool = _option(False, "Divide scores by a channel's measured latency.")
+    prune_at: str | None = _option(
+        None, "With method epi: 'epi' (when the structure rests), an epoch, or 'random'."
+    )
+    epi_criterion: str = _option("taylor", "With method epi: taylor or magnitude.")
     prune_batch: int = _option(64, "Labelled examples whose loss decides what is pruned.")
     smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
     temperature: float = _option(200.0, "Divides the logits in structured-grasp.")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from alprune import data, models
 from alprune.acquire import Acquisition, find_acquisition
@@ -10,11 +11,14 @@ from alprune.augment import normalise
 from alprune.config import RunConfig
 from alprune.data import Dataset, Splits
 from alprune.device import autocast, pick_device, pick_precision
+from alprune.errors import ConfigError
 from alprune.names import lookup
 from alprune.oracle import Simulation
 from alprune.pool import LabelPool
-from alprune.prune import AFTER_PRUNING, Pruned, find_method, prune
-from alprune.session import Observer, RunResult, Session
+from alprune.prune import AFTER_PRUNING, Pruned, Target, find_method, prune, trace
+from alprune.prune.early import EarlyPruner, EarlySettings
+from alprune.record import Observer
+from alprune.session import RunResult, Session
 from alprune.store import RunFolder
 from alprune.train import FitSettings, Learner
 
@@ -28,12 +32,15 @@ DEFAULTS = {
     "warmup_batches": 50,
 }
 # Options that `prune` knows by the same name.
-PRUNE_OPTIONS = (
-    "flops_reduction params_reduction channels_reduction latency_reduction smoothing temperature "
-    "min_channels round_to rounds latency_batch latency_aware init"
-).split()
+REDUCTIONS = "flops_reduction params_reduction channels_reduction latency_reduction".split()
+PRUNE_OPTIONS = [
+    *REDUCTIONS,
+    *"smoothing temperature min_channels round_to rounds latency_batch latency_aware init".split(),
+]
 # A wide network with He initialisation is unstable at the rate that suits narrow ones.
 WIDE_DEFAULTS = {"lr": 0.02}
+# The Early Pruning Indicator can decide after its eleventh epoch, see alprune.prune.early.
+EARLY_DEFAULTS = {"initial_epochs": 20.0, "prune_at": "epi"}
 
 
 def run(
@@ -73,7 +80,14 @@ def complete(config: RunConfig) -> RunConfig:
     lookup("initialisation", config.init, models.INITS)
     pick_precision(config.precision, pick_device(config.device))
     config = config.resolved(data.source(config.dataset).defaults)
-    if not find_method(config.method).saves_time:
+    method = find_method(config.method)
+    if config.prune_at is not None and not method.early:
+        raise ConfigError(
+            f"prune_at ({config.prune_at!r}) is for methods that prune during training: epi."
+        )
+    if method.early:
+        config = config.resolved(EARLY_DEFAULTS)
+    if not method.saves_time:
         config = config.resolved(WIDE_DEFAULTS)
     config = config.resolved(DEFAULTS)
     if config.budget is None and config.steps is None:
@@ -122,6 +136,7 @@ def open_session(
         fit_settings(config, splits.train),
         device,
         pick_precision(config.precision, device),
+        early_pruner(config, pruned.model, splits.train),
     )
     return Session(config, splits, pool, pruned, learner, folder, acquisition, observer)
 
@@ -141,6 +156,7 @@ def prune_learner(
 ) -> Pruned:
     """Build the learner and prune it on one labelled minibatch."""
     device = pick_device(config.device)
+    early = find_method(config.method).early
     generator = torch.Generator().manual_seed(config.seed)
     model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
     if config.model in models.MODELS:
@@ -151,12 +167,31 @@ def prune_learner(
     with autocast(device, torch.float32):
         return prune(
             model.to(device),
-            config.method,
+            "dense" if early else config.method,
             batch=(inputs, labels[chosen].to(device)),
             after=config.after_pruning,
             generator=generator,
-            **{name: getattr(config, name) for name in PRUNE_OPTIONS},
+            **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in REDUCTIONS)},
         )
+
+
+def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPruner | None:
+    """Make what prunes the learner during training; None for methods that pruned before."""
+    method = find_method(config.method)
+    if not method.early:
+        return None
+    asked = {n.removesuffix("_reduction"): getattr(config, n) for n in REDUCTIONS}
+    reductions = {q: r for q, r in asked.items() if r is not None} or method.reductions
+    if len(reductions) != 1:
+        raise ConfigError(f"got {len(reductions)} reductions; method epi takes one.")
+    [(quantity, reduction)] = reductions.items()
+    settings = EarlySettings(
+        Target(quantity, reduction, config.min_channels, config.round_to),
+        criterion=config.epi_criterion,
+        prune_at=config.prune_at or "epi",
+    )
+    graph = trace(model, torch.zeros(2, *train.image_shape, device=next(model.parameters()).device))
+    return EarlyPruner(graph, settings, torch.Generator().manual_seed(config.seed))
 
 
 def fit_settings(config: RunConfig, train: Dataset) -> FitSettings:

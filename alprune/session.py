@@ -2,41 +2,27 @@
 
 import contextlib
 import json
-import platform
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torchvision
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from alprune import __version__
 from alprune.acquire import Acquisition, Evidence, acquire, find_acquisition
 from alprune.clock import Budget, Stopwatch
 from alprune.config import RunConfig
 from alprune.data import Splits
-from alprune.device import hardware
 from alprune.errors import AlpruneError, StoreError
 from alprune.pool import LabelPool
 from alprune.prune import Pruned
+from alprune.record import Observer, Record
 from alprune.store import RunFolder
 from alprune.subset import ScoringShare
 from alprune.train import BudgetSpent, FitReport, Learner
 
 Oracle = Callable[[Tensor], Tensor]
-
-
-class Observer:
-    """Is told what a run does, to show it; does nothing itself."""
-
-    def event(self, name: str, fields: dict[str, Any]) -> None:
-        """Hear of an event as it is written to the run folder."""
-
-    def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
-        """Hear how far a fit is."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +73,9 @@ class Session:
         observer: Observer | None = None,
     ) -> None:
         self.config, self.splits, self.pool = config, splits, pool
-        self.learner, self.folder = learner, folder
-        self.observer = observer or Observer()
+        self.learner = learner
         self.budget = Budget(config.budget)
+        self.record = Record(folder, observer or Observer(), self.budget)
         self.step = 0
         self.reason: str | None = None
         self.test_accuracy: float | None = None
@@ -101,7 +87,8 @@ class Session:
         self._share = ScoringShare(config.score_share, least=10 * config.query_size)
         self._asked: Tensor | None = None
         self._tested_step: int | None = None
-        self._record_start(pruned)
+        self.record.start(config, splits.train, pool, learner)
+        self.record.pruned(pruned)
 
     def run(self, oracle: Oracle) -> RunResult:
         """Ask and tell until the run ends; Ctrl-C ends it with a sound record."""
@@ -113,7 +100,7 @@ class Session:
         except KeyboardInterrupt:
             self.reason = "interrupted"
         except AlpruneError as error:
-            self._record_failure(error)
+            self._fail(error)
             raise
         return self.finish()
 
@@ -134,12 +121,21 @@ class Session:
         with self.budget.paused(), watch.part("eval_s"):
             if self.reason or self.step % self.config.eval_every == 0:
                 self._test()
-        asked, scored, score_s = torch.empty(0, dtype=torch.int64), 0, 0.0
+        asked, scored = torch.empty(0, dtype=torch.int64), 0
         if not self.reason:
-            with watch.part("acquire_s"):
-                asked, scored, score_s = self._acquire(watch.seconds["train_s"])
+            asked, scored = self._acquire(watch)
         self.budget.stop()
-        self._record_step(report, asked, scored, watch.seconds, score_s, fitted_s)
+        self.record.pruned_early(self.learner.early, self.config.method)
+        self.record.step(
+            step=self.step,
+            labelled=self.pool.labelled_count,
+            acquired=asked,
+            test_accuracy=self.test_accuracy if self._tested_step == self.step else None,
+            report=report,
+            scored=scored,
+            fitted_s=fitted_s,
+            seconds=watch.seconds,
+        )
         self._asked = asked
         return asked
 
@@ -155,38 +151,35 @@ class Session:
         reason = self.reason or "stopped"
         if reason != "interrupted" and self._tested_step != self.step:
             self._test()
+        early = self.learner.early
+        if early is not None and early.pruned_in is None:
+            warnings.warn(
+                f"the run ended after {early.epoch} epochs without pruning; train longer at the "
+                "start (--initial-epochs) or set --prune-at to an earlier epoch.",
+                stacklevel=2,
+            )
         result = RunResult(
-            path=self.folder.path,
+            path=self.record.folder.path,
             reason=reason,
             elapsed_s=round(self.budget.elapsed_s, 3),
             labelled=self.pool.labelled_count,
             steps=self.step,
             test_accuracy=self.test_accuracy,
         )
-        self._event(
-            "end",
-            reason=reason,
-            labelled=result.labelled,
-            steps=result.steps,
-            test_accuracy=result.test_accuracy,
-        )
-        self._write_state()
+        self.record.state(self.learner, self.pool, self.splits.train.classes)
+        self.record.end(reason, result.labelled, result.steps, result.test_accuracy)
         summary = {k: v for k, v in asdict(result).items() if k != "path"}
-        self.folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
-        self.folder.close()
+        self.record.folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
+        self.record.folder.close()
         return result
 
-    def _record_failure(self, error: AlpruneError) -> None:
+    def _fail(self, error: AlpruneError) -> None:
         self.budget.stop()
         with contextlib.suppress(StoreError):  # the folder itself may be what failed
-            self._event(
-                "end",
-                reason=f"error: {error}",
-                labelled=self.pool.labelled_count,
-                steps=self.step,
-                test_accuracy=self.test_accuracy,
+            self.record.end(
+                f"error: {error}", self.pool.labelled_count, self.step, self.test_accuracy
             )
-        self.folder.close()
+        self.record.folder.close()
 
     def _fit(self) -> FitReport:
         labelled = self.pool.labelled
@@ -199,7 +192,7 @@ class Session:
             self._training,
             budget=self.budget,
             progress=self._progress,
-            tick=lambda done, planned: self.observer.tick(
+            tick=lambda done, planned: self.record.observer.tick(
                 "fit", done, planned, self.budget.elapsed_s
             ),
         )
@@ -223,24 +216,28 @@ class Session:
         self.test_accuracy = self.learner.evaluate(self.splits.test)
         self._tested_step = self.step
 
-    def _acquire(self, fit_s: float) -> tuple[Tensor, int, float]:
-        labelled = self.pool.labelled
-        evidence = Evidence(
-            self.learner,
-            self._candidates(fit_s),
-            labelled,
-            self.pool.labels[labelled],
-            len(self.splits.train.classes),
-            self.budget,
-        )
-        try:
-            asked = acquire(self._acquisition, evidence, self._query_size, self._draws)
-        except BudgetSpent:
-            self.reason = "budget"
-            asked = torch.empty(0, dtype=torch.int64)
-        else:
-            self._share.measured(evidence.candidates.numel(), evidence.compute_s)
-        return asked, evidence.candidates.numel(), evidence.compute_s
+    def _acquire(self, watch: Stopwatch) -> tuple[Tensor, int]:
+        """Choose the next points; return them and how many candidates were looked at."""
+        with watch.part("acquire_s"):
+            labelled = self.pool.labelled
+            evidence = Evidence(
+                self.learner,
+                self._candidates(watch.seconds["train_s"]),
+                labelled,
+                self.pool.labels[labelled],
+                len(self.splits.train.classes),
+                self.budget,
+            )
+            try:
+                asked = acquire(self._acquisition, evidence, self._query_size, self._draws)
+            except BudgetSpent:
+                self.reason = "budget"
+                asked = torch.empty(0, dtype=torch.int64)
+            else:
+                self._share.measured(evidence.candidates.numel(), evidence.compute_s)
+        watch.seconds["score_s"] = evidence.compute_s
+        watch.seconds["acquire_s"] -= evidence.compute_s
+        return asked, evidence.candidates.numel()
 
     def _candidates(self, fit_s: float) -> Tensor:
         unlabelled = self.pool.unlabelled
@@ -252,86 +249,3 @@ class Session:
         # Drawing with replacement and dropping doubles would bias the size; a permutation of
         # the pool costs about 1 ms in 100,000 points.
         return unlabelled[torch.randperm(unlabelled.numel(), generator=self._draws)[:size]]
-
-    def _record_start(self, pruned: Pruned) -> None:
-        self.folder.write("config.toml", self.config.to_toml())
-        self.folder.write("plan.json", pruned.plan.to_json())
-        self._event(
-            "start",
-            config={k: v for k, v in asdict(self.config).items() if v is not None},
-            versions={
-                "alprune": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-            },
-            hardware=hardware(self.learner.device),
-            precision=str(self.learner.precision).removeprefix("torch."),
-            seed=self.config.seed,
-            data_digest=self.splits.train.digest,
-            pool=len(self.pool),
-            labelled=self.pool.labelled_count,
-            initial=self.pool.labelled.tolist(),
-        )
-        self._event(
-            "prune",
-            method=pruned.method,
-            macs_before=pruned.macs_before,
-            macs_after=pruned.macs_after,
-            params_before=pruned.params_before,
-            params_after=pruned.params_after,
-            flops_reduction=pruned.flops_reduction,
-            prune_s=round(pruned.prune_s, 4),
-            widths=pruned.widths,
-            floored=list(pruned.plan.floored),
-            pinned=list(pruned.pinned),
-        )
-
-    def _record_step(
-        self,
-        report: FitReport,
-        asked: Tensor,
-        scored: int,
-        seconds: dict[str, float],
-        score_s: float,
-        fitted_s: float,
-    ) -> None:
-        parts = {name: round(spent, 4) for name, spent in seconds.items()}
-        parts["acquire_s"] = round(max(0.0, seconds.get("acquire_s", 0.0) - score_s), 4)
-        self._event(
-            "step",
-            step=self.step,
-            labelled=self.pool.labelled_count,
-            acquired=asked.tolist(),
-            test_accuracy=self.test_accuracy if self._tested_step == self.step else None,
-            train_loss=round(report.loss, 5),
-            epochs=round(report.epochs, 3),
-            batches=report.batches,
-            scored=scored,
-            score_s=round(score_s, 4),
-            fitted_s=round(fitted_s, 3),
-            **parts,
-        )
-
-    def _write_state(self) -> None:
-        weights = self.learner.averaged.state_dict()
-        self.folder.write(
-            "model.safetensors",
-            to_safetensors({k: v.detach().cpu().contiguous() for k, v in weights.items()}),
-        )
-        classes = self.splits.train.classes
-        known = self.pool.labelled.tolist()
-        rows = (
-            (
-                i,
-                int(self.pool.labels[i]),
-                classes[int(self.pool.labels[i])],
-                int(self.pool.step_of[i]),
-            )
-            for i in known
-        )
-        self.folder.write_labels(rows)
-
-    def _event(self, name: str, **fields: Any) -> None:
-        self.folder.event(name, self.budget.elapsed_s, **fields)
-        self.observer.event(name, fields | {"elapsed_s": self.budget.elapsed_s})

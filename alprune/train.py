@@ -16,6 +16,9 @@ from alprune.clock import Budget
 from alprune.data import Dataset
 from alprune.device import autocast
 from alprune.errors import ConfigError, TrainError
+from alprune.prune.early import EarlyPruner
+from alprune.prune.surgery import narrow
+from alprune.prune.swap import narrow_optimiser
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -83,6 +86,7 @@ class Learner:
         settings: How to train.
         device: Where to compute.
         precision: Type of the matrix products, `torch.float32` or `torch.bfloat16`.
+        early: Prunes the network while it is trained; None for a network that stays.
     """
 
     def __init__(
@@ -92,7 +96,9 @@ class Learner:
         settings: FitSettings,
         device: torch.device,
         precision: torch.dtype,
+        early: EarlyPruner | None = None,
     ) -> None:
+        self.early = early
         self.device, self.precision, self.settings = device, precision, settings
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
@@ -144,6 +150,8 @@ class Learner:
             self._set_rate(progress(done / planned))
             total += self._step(indices[chosen], labels[chosen], generator)
             done += 1
+            if self.early is not None:
+                self._prune_if_due(self.early, math.ceil(indices.numel() / size))
             pace.wait()
             if tick is not None:
                 tick(done, planned)
@@ -164,10 +172,24 @@ class Learner:
         )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if self.early is not None:
+            self.early.observe(self.model)
         self.optimiser.step()
         self.batches += 1
         self._average()
         return loss.detach()
+
+    def _prune_if_due(self, early: EarlyPruner, batches_an_epoch: int) -> None:
+        removal = early.after_batch(batches_an_epoch)
+        if removal is None:
+            return
+        small = narrow(self.model, removal.graph, removal.keep)
+        narrow_optimiser(self.optimiser, self.model, small, removal.graph, removal.keep)
+        if self.averaged is self.model:
+            self.averaged = small
+        else:
+            self.averaged = narrow(self.averaged, removal.graph, removal.keep)
+        self.model = small
 
     def _set_rate(self, progress: float) -> None:
         warm = min(1.0, (self.batches + 1) / max(1, self.settings.warmup_batches))

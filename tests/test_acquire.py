@@ -86,3 +86,11 @@ def test_an_unknown_name_suggests_the_nearest():
         find_acquisition("entrpy")
     with pytest.raises(ConfigError, match="cannot be imported"):
         find_acquisition("nowhere_at_all:f")
+
+
+def test_a_function_that_fails_is_named_with_the_line(evidence):
+    def mine(evidence, count, generator):
+        return evidence.nothing
+
+    with pytest.raises(AcquisitionError, match=r"'mine' failed with AttributeError.*test_acquire"):
+        acquire(mine, evidence, 2, generator())

@@ -13,7 +13,7 @@ LEVELS = [
     {"data", "augment", "pool", "models", "cost"},
     {"prune", "train"},
     {"acquire", "oracle"},
-    {"session", "store", "subset", "experiment"},
+    {"store", "subset", "record", "session", "experiment"},
     {"compare", "report", "bench"},
     {"display", "cli"},
 ]

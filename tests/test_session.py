@@ -11,7 +11,7 @@ from alprune import models
 from alprune.errors import AcquisitionError, StoreError, TrainError
 from alprune.experiment import complete, load_splits, open_session
 from alprune.oracle import Simulation
-from alprune.session import Observer
+from alprune.record import Observer
 from alprune.train import Learner
 
 
@@ -116,7 +116,7 @@ def test_evaluating_is_not_on_the_clock(tmp_path, monkeypatch):
     result = alprune.run(options(tmp_path / "run"))
     steps = events_of(result.path, "step")
     assert all(step["eval_s"] >= 1.0 for step in steps)
-    counted = sum(s["train_s"] + s["score_s"] + s["acquire_s"] for s in steps)
+    counted = sum(s.get(part, 0) for s in steps for part in ("train_s", "score_s", "acquire_s"))
     assert result.elapsed_s == pytest.approx(counted, abs=0.5)
 
 
@@ -181,3 +181,20 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(StoreError, match="already holds a run"):
         alprune.run(options(tmp_path / "run", steps=1))
     assert (tmp_path / "run" / "events.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("prune_at", "epoch"), [("epi", None), ("2", 2), ("random", None)])
+def test_a_run_can_prune_during_training(tmp_path, digits, prune_at, epoch):
+    config = complete(
+        options(tmp_path / "run", method="epi", prune_at=prune_at, initial_epochs=40.0)
+    )
+    result = alprune.run(config)
+    dense, early = events_of(result.path, "prune")
+    assert dense["macs_after"] == dense["macs_before"] == early["macs_before"]
+    kept = 1 - sum(w for n, w in early["widths"].items()) / sum(dense["widths"].values())
+    assert early["macs_after"] < early["macs_before"] and kept > 0.3
+    if epoch is not None:
+        assert early["epoch"] == epoch
+    plan = alprune.Plan.from_json((result.path / "plan.json").read_text())
+    fresh = models.build(config.model, 10, digits.train.image_shape)
+    alprune.rebuild(fresh, plan, load_file(result.path / "model.safetensors"))

@@ -1,6 +1,7 @@
 """Which points to label next: `(evidence, count, generator) -> indices or scores`."""
 
 import inspect
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from alprune.acquire.evidence import Evidence
 from alprune.acquire.uncertainty import entropy, least_confidence, margin, random
-from alprune.errors import AcquisitionError
+from alprune.errors import AcquisitionError, AlpruneError
 from alprune.names import lookup
+from alprune.train import BudgetSpent
 
 __all__ = ["ACQUISITIONS", "Acquisition", "Evidence", "acquire", "find_acquisition"]
 
@@ -56,11 +58,21 @@ def acquire(
         `(min(count, n),)` absolute indices, int64 on the CPU.
 
     Raises:
-        AcquisitionError: The result has the wrong type or shape, doubles, strangers or NaN.
+        AcquisitionError: The result has the wrong type or shape, doubles, strangers or NaN;
+            or the function itself failed.
     """
     count = min(count, evidence.candidates.numel())
-    result = function(evidence, count, generator)
     name = getattr(function, "__name__", type(function).__name__)
+    try:
+        result = function(evidence, count, generator)
+    except (AlpruneError, BudgetSpent):
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise AcquisitionError(
+            f"acquisition function {name!r} failed with {type(error).__name__}: {error} "
+            f"({where.filename}, line {where.lineno})."
+        ) from error
     if not isinstance(result, Tensor):
         raise AcquisitionError(
             f"acquisition function {name!r} returned {type(result).__name__}; it must return a "

@@ -24,6 +24,7 @@ from alprune.prune.methods import (
     by_channels,
     by_weights,
     by_widths,
+    during_training,
     in_rounds,
     keep_all,
 )
@@ -107,6 +108,13 @@ METHODS: dict[str, Method] = {
         "as precrop, but layers may widen (Cai et al. 2022)",
         by_widths("flops", "params", widen=True),
         {"flops": 0.0, "params": 0.2},
+    ),
+    "epi": Method(
+        "during training, once the best sub-network rests (Shen et al. 2022)",
+        during_training,
+        {"channels": 0.5},
+        saves_time=False,
+        early=True,
     ),
     "snip": _masking("weights with an effect on the loss (Lee et al. 2019)", snip),
     "grasp": _masking("weights that carry the gradient flow (Wang et al. 2020)", grasp),

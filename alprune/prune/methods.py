@@ -98,13 +98,27 @@ class Method:
         summary: One line for people who choose.
         cut: Does it.
         reductions: What it removes unless asked otherwise, `{quantity: share}`.
-        saves_time: Whether the pruned network is a smaller one.
+        saves_time: Whether the network is a smaller one from the first batch on.
+        early: Whether a run prunes it during training instead, by `alprune.prune.early`.
     """
 
     summary: str
     cut: Callable[[nn.Module, Request], Cut]
     reductions: Mapping[str, float] = field(default_factory=lambda: {"flops": 0.5})
     saves_time: bool = True
+    early: bool = False
+
+
+def during_training(model: nn.Module, request: Request) -> Cut:
+    """Refuse: there is nothing to cut before training.
+
+    Raises:
+        PruneError: Always.
+    """
+    raise PruneError(
+        "method 'epi' prunes during training, not before. Use it in a run (alprune run --method "
+        "epi), or drive alprune.prune.early.EarlyPruner from a training loop of your own."
+    )
 
 
 def keep_all(model: nn.Module, request: Request) -> Cut:
