@@ -66,7 +66,7 @@ def weight_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Ten
             f"sparsity {sparsity:g} keeps none of {flat.numel()} weights. Lower it, to at most "
             f"{1 - 1 / flat.numel():g}."
         )
-    parts = _largest(flat, kept).split([score.numel() for score in scores.values()])
+    parts = largest(flat, kept).split([score.numel() for score in scores.values()])
     masks = {
         name: part.view(score.shape)
         for (name, score), part in zip(scores.items(), parts, strict=True)
@@ -201,8 +201,8 @@ def scorable_weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _largest(values: Tensor, count: int) -> Tensor:
-    """Mark the `count` largest of `(n,)`, the earlier first among equals, in O(n)."""
+def largest(values: Tensor, count: int) -> Tensor:
+    """Mark the `count` largest of `(n,)` as `(n,)` bool, the earlier among equals, in O(n)."""
     threshold = values.kthvalue(values.numel() - count + 1).values
     chosen = values > threshold
     ties = torch.nonzero(values == threshold)[:, 0]

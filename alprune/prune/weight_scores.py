@@ -6,6 +6,7 @@ are never scored, as in the papers.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from alprune.errors import PruneError
-from alprune.prune.masks import check_sparsity, scorable_weights, weight_masks
+from alprune.prune.masks import check_sparsity, largest, scorable_weights
 from alprune.prune.scores import Batch, scoring_state
 
 Batches = Batch | Sequence[Batch]
@@ -123,7 +124,7 @@ def synflow(
     generator: torch.Generator | None = None,
     sparsity: float = 0.0,
     rounds: int = 100,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
 ) -> Scores:
     """Score each weight by the synaptic flow through it, re-scored while pruning in rounds.
 
@@ -143,11 +144,12 @@ def synflow(
         sparsity: Share of the weights that will be masked, in [0, 1).
         rounds: n, at least 1.
         dtype: Of the computation and the scores. The flow multiplies up over layers, past
-            float32's range in deep wide networks.
+            float32's range in deep wide networks; None takes float32, and float64 where that
+            overflows.
 
     Returns:
-        `{weight name: tensor like the weight, of dtype}`, >= 0, but -1 where a round before
-        the last has cut the weight.
+        `{weight name: tensor like the weight}`, >= 0, but -1 where a round before the last has
+        cut the weight.
 
     Raises:
         PruneError: The sparsity or the rounds are out of range, the flow overflows, or no path
@@ -159,18 +161,17 @@ def synflow(
     if rounds < 1:
         raise PruneError(f"synflow needs at least 1 round, got {rounds}.")
     scorable_weights(model)
-    linear = _absolute(copy.deepcopy(model).to(dtype).eval())
-    found = scorable_weights(linear)
     inputs = _as_list(batch)[0][0]
-    ones = torch.ones(1, *inputs.shape[1:], dtype=dtype, device=inputs.device)
-    alive = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in found.items()}
-    for k in range(1, rounds):
-        scores = _flow_scores(linear, found, ones, alive)
-        alive = weight_masks(scores, 1 - (1 - sparsity) ** (k / rounds))
-        with torch.no_grad():
-            for name, weight in found.items():
-                weight.masked_fill_(~alive[name], 0)
-    return _flow_scores(linear, found, ones, alive)
+    for attempt in (torch.float32, torch.float64) if dtype is None else (dtype,):
+        linear = _absolute(copy.deepcopy(model).to(attempt).eval())
+        ones = torch.ones(1, *inputs.shape[1:], dtype=attempt, device=inputs.device)
+        try:
+            return _flow_in_rounds(linear, ones, sparsity, rounds)
+        except OverflowError:
+            pass
+    raise PruneError(
+        f"the synaptic flow overflows {attempt}; normalise the weights or use float64."
+    )
 
 
 def random(
@@ -298,19 +299,36 @@ def _absolute(model: nn.Module) -> nn.Module:
     return model
 
 
-def _flow_scores(model: nn.Module, found: Scores, ones: Tensor, alive: Scores) -> Scores:
+def _flow_in_rounds(model: nn.Module, ones: Tensor, sparsity: float, rounds: int) -> Scores:
+    found = scorable_weights(model)
+    alive = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in found.items()}
+    total = sum(weight.numel() for weight in found.values())
+    for k in range(1, rounds):
+        scores = _flow_scores(model, found, ones)
+        # Ranking only what is still alive makes later rounds cheap.
+        rest = torch.cat([score[alive[name]] for name, score in scores.items()])
+        stays = largest(rest, max(1, round(total * (1 - sparsity) ** (k / rounds))))
+        parts = stays.split([int(mask.sum()) for mask in alive.values()])
+        with torch.no_grad():
+            for (name, mask), part in zip(alive.items(), parts, strict=True):
+                alive[name] = torch.zeros_like(mask).masked_scatter_(mask, part)
+                found[name].mul_(alive[name])
+    last = _flow_scores(model, found, ones)
+    return {name: score.masked_fill_(~alive[name], -1) for name, score in last.items()}
+
+
+def _flow_scores(model: nn.Module, found: Scores, ones: Tensor) -> Scores:
     with _Linearised():
         flow = model(ones).sum()
     gradients = torch.autograd.grad(flow, list(found.values()), materialize_grads=True)
-    scores = {}
-    for (name, weight), gradient in zip(found.items(), gradients, strict=True):
-        score = (gradient * weight.detach()).abs()
-        if not torch.isfinite(score).all():
-            raise PruneError(
-                f"synaptic flow overflows {ones.dtype} at {name!r}; use torch.float64."
-            )
-        scores[name] = score.masked_fill(~alive[name], -1)
-    if not any((score > 0).any() for score in scores.values()):
+    scores = {
+        name: (gradient * weight.detach()).abs()
+        for (name, weight), gradient in zip(found.items(), gradients, strict=True)
+    }
+    total = sum(score.sum().item() for score in scores.values())
+    if not math.isfinite(total):
+        raise OverflowError
+    if total == 0:
         raise PruneError(
             "no path from the input to the output carries synaptic flow. Lower the sparsity, or "
             "prune in more rounds."
