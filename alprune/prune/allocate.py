@@ -144,7 +144,7 @@ def precrop(
             largest for which the network meets the reductions. If False, the paper's budgets.
 
     Returns:
-        The allocation; `alprune.prune.crop.rebuild` makes the network.
+        The allocation; `alprune.prune.crop.at_widths` makes the network.
 
     Raises:
         PruneError: A reduction out of range or out of reach, or a network beyond this method.
@@ -176,7 +176,7 @@ def first_channels(graph: ChannelGraph, widths: Widths) -> Tensor:
     """Keep the first channels of every group: an `Allocation` as a keep vector.
 
     Exact for networks without residual connections. With them, layers of one group have widths
-    of their own, which a keep vector cannot say: use `alprune.prune.crop.rebuild`.
+    of their own, which a keep vector cannot say: use `alprune.prune.crop.at_widths`.
 
     Args:
         graph: Channel graph of the network that `widths` belong to.
@@ -202,7 +202,7 @@ def first_channels(graph: ChannelGraph, widths: Widths) -> Tensor:
         if len(asked) > 1 or max(asked) > group.channels.numel():
             raise PruneError(
                 f"group {group.name!r} of {group.channels.numel()} channels is asked for widths "
-                f"{sorted(asked)}. Residual and widened networks need rebuild(), not a keep vector."
+                f"{sorted(asked)}. Residual or widened networks need at_widths(), not this."
             )
         keep[group.channels[: min(asked)]] = True
     return keep

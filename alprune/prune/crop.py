@@ -156,7 +156,7 @@ def simulate(
     return widths, sizes, sum(parameter.numel() for parameter in model.parameters())
 
 
-def rebuild(model: nn.Module, widths: Widths, generator: torch.Generator) -> Cropped:
+def at_widths(model: nn.Module, widths: Widths, generator: torch.Generator) -> Cropped:
     """Build a network at new widths with fresh weights, as PreCrop and PreConfig do.
 
     Args:
