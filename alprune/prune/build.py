@@ -83,9 +83,8 @@ def _elementwise_axes(tracer: Tracer, partition: Partition) -> dict[tuple[str, i
             dims = [d for d in range(nodes.dim()) if not _constant(carried, d)]
             used = any(key[0] == name for key in tracer.axes)
             if not used and len(dims) == 1:
-                axes[name, dims[0]] = nodes.movedim(dims[0], 0).reshape(nodes.shape[dims[0]], -1)[
-                    :, 0
-                ]
+                rows = nodes.movedim(dims[0], 0)
+                axes[name, dims[0]] = rows.reshape(len(rows), -1)[:, 0]
                 continue
             reason = f"{name} is combined with activations in more than one dimension"
             loose = {c for c in carried.unique().tolist() if c != PINNED}

@@ -22,8 +22,9 @@ __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
 def trace(model: nn.Module, example: Tensor, verify: bool = True) -> ChannelGraph:
     """Find the prunable channels of a model by one forward pass in evaluation mode.
 
-    The pass runs on a copy that shares the parameters, so mode, gradients, buffers and hooks of
-    `model`, and the global random state, are left as they are.
+    Grouped convolutions are coupled by whole groups, or the i-th channels of all groups,
+    whichever leaves more to prune. The pass runs on a copy that shares the parameters, so mode,
+    gradients, buffers and hooks of `model`, and the global random state, are left as they are.
 
     Args:
         model: Any module from one tensor to a tensor, or to a tuple, list or dict of tensors.

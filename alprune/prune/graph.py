@@ -90,7 +90,8 @@ class ChannelGraph:
     def macs(self, keep: Tensor) -> int:
         """Multiply-accumulates of convolutions, linear and recurrent layers for one example.
 
-        Products of two activations (attention scores) and elementwise work are not counted.
+        Products of two activations (attention scores), products with computed matrices and
+        elementwise work are not counted.
 
         Args:
             keep: `(N,)` bool, True where the channel stays.

@@ -160,15 +160,8 @@ def glu(t: Tracer, call: Call) -> None:
 
 def recurrent(t: Tracer, call: Call) -> None:
     """Layers and directions of one LSTM, GRU or RNN share their width, so units i are coupled."""
-    if not isinstance(call.args[2], (list, tuple)) or isinstance(call.args[1], (list, tuple)):
-        packed = not isinstance(call.args[2], (list, tuple))
-    else:
-        packed = False
-    if packed and isinstance(call.args[3], (list, tuple)):
-        x, state, weights, rest = call.args[0], call.args[2], call.args[3], call.args[4:]
-    else:
-        x, state, weights, rest = call.args[0], call.args[1], call.args[2], call.args[3:]
-        packed = False
+    packed = isinstance(call.args[3], (list, tuple))  # then the batch sizes stand second
+    x, (state, weights, *rest) = call.args[0], call.args[2 if packed else 1 :]
     biased, layers, bidirectional = rest[0], rest[1], rest[4]
     sides = 2 if bidirectional else 1
     per_side = 4 if biased else 2

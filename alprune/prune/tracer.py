@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from alprune.prune.labels import PINNED, Couplings, along, canonical, core, varying
+from alprune.prune.labels import PINNED, Couplings, along, canonical, varying
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,10 @@ class Tracer(TorchFunctionMode):
         super().__init__()
         self.symmetric = symmetric
         self.nodes = Couplings()
-        self.names: dict[int, str] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            self.names.setdefault(id(tensor), name)
-            self.shapes[name] = tuple(tensor.shape)
+        # held, so that no id is used again when a forward replaces a buffer
+        self._held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.names = {id(tensor): name for name, tensor in self._held.items()}
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._held.items()}
         self._trainable = [name for name, _ in model.named_parameters()]
         self.axes: dict[tuple[str, int], Tensor] = {}
         self.roles: dict[tuple[str, int], str] = {}
@@ -110,17 +109,10 @@ class Tracer(TorchFunctionMode):
         if rule is None or call.kwargs.get("out") is not None:
             self.give_up(call, f"{call.name} is not an operation alprune can narrow")
             return
-        before = self.labels(call.args[0]) if self._writes_view(call) else None
         try:
             rule(self, call)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             self.give_up(call, f"{call.name} is used in an unknown way ({error})")
-        if before is not None and not _same(before, self.labels(call.args[0])):
-            self.give_up(call, f"{call.name} writes into a view")
-
-    def _writes_view(self, call: Call) -> bool:
-        inplace = call.args and any(r is call.args[0] for r in call.results())
-        return bool(inplace and call.args[0]._is_view() and id(call.args[0]) not in self.names)
 
     def give_up(self, call: Call, reason: str) -> None:
         """Pin everything that an operation touches."""
@@ -264,8 +256,3 @@ def _name(func: Callable[..., Any]) -> str:
     if name == "__get__":  # a property such as Tensor.T
         return "get " + str(getattr(getattr(func, "__self__", None), "__name__", ""))
     return name
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    a, b = core(a), core(b)
-    return a.shape == b.shape and torch.equal(a, b)
