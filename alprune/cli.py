@@ -39,7 +39,7 @@ _CHOICES = {
 _METAVARS = {"budget": "SECONDS", "out": "DIR", "data_root": "DIR", "device": "|".join(DEVICES)}
 _PRUNE_ONLY = (
     *PRUNE_OPTIONS,
-    *"method after_pruning prune_batch dataset data_root skip_unreadable".split(),
+    *"method after_pruning prune_batch prune_batches dataset data_root skip_unreadable".split(),
     *"model image_size initial seed device".split(),
 )
 
@@ -197,6 +197,7 @@ def _prune_record(pruned: Pruned) -> dict[str, Any]:
         "params_after": pruned.params_after,
         "flops_reduction": pruned.flops_reduction,
         "params_reduction": pruned.params_reduction,
+        "sparsity": pruned.plan.sparsity,
         "widths": pruned.widths,
         "floored": list(pruned.plan.floored),
         "pinned": list(pruned.pinned),

@@ -46,6 +46,7 @@ class RunConfig:
     )
     epi_criterion: str = _option("taylor", "With method epi: taylor or magnitude.")
     prune_batch: int = _option(64, "Labelled examples whose loss decides what is pruned.")
+    prune_batches: int = _option(1, "Such batches; their scores are accumulated.")
     smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
     temperature: float = _option(200.0, "Divides the logits in structured-grasp.")
     rounds: int = _option(10, "Rounds of 3sp-iterative.")
@@ -151,6 +152,7 @@ _LEAST: dict[str, float] = {
     "latency_batch": 1,
     "initial": 1,
     "prune_batch": 2,
+    "prune_batches": 1,
     "query_size": 1,
     "score_subset": 1,
     "batch_size": 2,

@@ -89,6 +89,11 @@ class Lines(Observer):
 
 def prune_line(fields: dict[str, Any]) -> str:
     """Say in a line what pruning did."""
+    if fields["sparsity"]:
+        return (
+            f"{fields['method']}: {fields['sparsity']:.1%} of the weights masked in "
+            f"{fields['prune_s']:.2f} s; this saves no FLOPs and no time"
+        )
     if fields["macs_after"] == fields["macs_before"]:
         return f"{fields['method']}: {2 * fields['macs_before'] / 1e6:,.0f} MFLOPs, nothing pruned"
     return (

@@ -161,14 +161,17 @@ def prune_learner(
     model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
     if config.model in models.MODELS:
         models.INITS[config.init](model, generator)
-    chosen = torch.randperm(labelled.numel(), generator=generator)[: config.prune_batch]
     mean, std = torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
-    inputs = normalise(train.x[labelled[chosen]].to(device), mean, std)
+    batches = []
+    for _ in range(config.prune_batches):
+        chosen = torch.randperm(labelled.numel(), generator=generator)[: config.prune_batch]
+        inputs = normalise(train.x[labelled[chosen]].to(device), mean, std)
+        batches.append((inputs, labels[chosen].to(device)))
     with autocast(device, torch.float32):
         return prune(
             model.to(device),
             "dense" if early else config.method,
-            batch=(inputs, labels[chosen].to(device)),
+            batch=batches,
             after=config.after_pruning,
             generator=generator,
             **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in REDUCTIONS)},

@@ -1,8 +1,9 @@
 """Prune a learner before training: score, plan what stays, cut."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +168,7 @@ def prune(
     model: nn.Module,
     method: str | Criterion | Method = "3sp",
     *,
-    batch: Batch,
+    batch: Batch | Sequence[Batch],
     flops_reduction: float | None = None,
     params_reduction: float | None = None,
     channels_reduction: float | None = None,
@@ -189,7 +190,8 @@ def prune(
         model: Any `nn.Module` from inputs to logits `(b, classes)`; it is left as it was.
         method: A name in `METHODS`, `package.module:function`, or a criterion
             `(model, graph, batch, options) -> (channels,)` of which the largest are kept.
-        batch: Normalised inputs `(b, ...)` and labels `(b,)` int64, on the model's device.
+        batch: Normalised inputs `(b, ...)` and labels `(b,)` int64, on the model's device; or
+            several such pairs, over which scores are accumulated.
         flops_reduction: Share of the FLOPs to remove, in [0, 1). The plan is the first at or
             past it. If no reduction is given, the method's own default holds.
         params_reduction: Share of the parameters to remove, instead; for the methods that mask
@@ -230,10 +232,10 @@ def prune(
     }
     reductions = {q: r for q, r in asked.items() if r is not None} or entry.reductions
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
-    _check_batch(batch)
+    batches = _batches(batch)
     generator = generator or torch.Generator().manual_seed(0)
     request = Request(
-        batch=batch,
+        batches=batches,
         reductions=reductions,
         options=ScoreOptions(smoothing, temperature, generator),
         min_channels=min_channels,
@@ -245,7 +247,7 @@ def prune(
     cut = entry.cut(model, request)
     if cut.fresh:
         after_pruning(cut.model, model, generator, init)
-    before, left = cost(model, batch[0]), cost(cut.model, batch[0])
+    before, left = cost(model, request.example), cost(cut.model, request.example)
     return Pruned(
         model=cut.model,
         method=name,
@@ -281,7 +283,7 @@ def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = N
             raise PruneError("a masked network needs its state dict: the masks stand in it.")
         return load_masked(model, state)
     if plan.kind == "widths":
-        made: nn.Module = crop.rebuild(model, plan.layer_widths, torch.Generator().manual_seed(0))
+        made: nn.Module = crop.at_widths(model, plan.layer_widths, torch.Generator().manual_seed(0))
     else:
         shape = (2, *plan.example_shape)
         graph = trace(model, torch.zeros(shape, dtype=parameter.dtype, device=parameter.device))
@@ -312,10 +314,20 @@ def find_method(method: str | Criterion | Method) -> Method:
     return Method("your own criterion", by_channels(found))
 
 
-def _check_batch(batch: Batch) -> None:
-    inputs, labels = batch
-    if inputs.shape[0] < 2 or labels.shape != inputs.shape[:1]:
+def _batches(batch: Batch | Sequence[Batch]) -> list[Batch]:
+    single = len(batch) == 2 and isinstance(batch[0], Tensor)
+    batches = cast(list[Batch], [batch] if single else list(batch))
+    if not batches or not all(_is_batch(pair) for pair in batches):
+        got = [[tuple(p.shape) if isinstance(p, Tensor) else p for p in pair] for pair in batches]
         raise PruneError(
-            f"the pruning batch must be inputs (b, ...) and labels (b,) with b >= 2, got "
-            f"{tuple(inputs.shape)} and {tuple(labels.shape)}."
+            "the pruning batch must be inputs (b, ...) and labels (b,) with b >= 2, or several "
+            f"such pairs; got {got}."
         )
+    return batches
+
+
+def _is_batch(pair: Batch) -> bool:
+    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+        return False
+    inputs, labels = pair
+    return inputs.ndim > 1 and inputs.shape[0] >= 2 and labels.shape == inputs.shape[:1]

@@ -4,7 +4,7 @@
 in `alprune.prune` names the results.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +31,7 @@ class Request:
     """What is asked of a method.
 
     Attributes:
-        batch: Normalised inputs `(b, ...)` and labels `(b,)`.
+        batches: Pairs of normalised inputs `(b, ...)` and labels `(b,)`, one or more.
         reductions: `{quantity: share to remove}`, one of `TARGETS` or several.
         options: What a criterion may be told.
         min_channels: Floor of channels that every layer keeps.
@@ -41,7 +41,7 @@ class Request:
         latency_aware: Divide scores by what a channel costs in latency before the search.
     """
 
-    batch: Batch
+    batches: Sequence[Batch]
     reductions: Mapping[str, float]
     options: ScoreOptions
     min_channels: int = 4
@@ -49,6 +49,11 @@ class Request:
     rounds: int = 10
     latency_batch: int = 1
     latency_aware: bool = False
+
+    @property
+    def example(self) -> Tensor:
+        """The first two inputs `(2, ...)`, to trace and count with."""
+        return self.batches[0][0][:2]
 
     @property
     def target(self) -> Target:
@@ -132,17 +137,20 @@ def keep_all(model: nn.Module, request: Request) -> Cut:
             f"method 'dense' prunes nothing, but {dict(request.reductions)} was asked for. Leave "
             "the reduction out, or choose another method."
         )
-    graph = trace(model, request.batch[0][:2])
+    graph = trace(model, request.example)
     return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
 
 
 def by_channels(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
-    """Remove the channels of the lowest scores, in one shot, as algorithm 1 of 3SP does."""
+    """Remove the channels of the lowest scores, in one shot, as algorithm 1 of 3SP does.
+
+    Over several batches the scores are averaged.
+    """
 
     def cut(model: nn.Module, request: Request) -> Cut:
         graph = prunable(model, request)
-        scores = criterion(model, graph, request.batch, request.options)
-        scores = scores.detach().to("cpu", torch.float32)
+        drawn = [criterion(model, graph, batch, request.options) for batch in request.batches]
+        scores = torch.stack([s.detach().to("cpu", torch.float32) for s in drawn]).mean(0)
         if "latency" in request.reductions or request.latency_aware:
             plan = _by_latency(model, graph, scores, request)
         else:
@@ -159,7 +167,7 @@ def in_rounds(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
         graph = prunable(model, request)
         target, options = request.target, request.options
         plan = search_in_rounds(
-            model, graph, request.batch, criterion, target, options, request.rounds
+            model, graph, request.batches, criterion, target, options, request.rounds
         )
         return _narrowed(model, graph, plan)
 
@@ -176,9 +184,9 @@ def by_weights(scorer: Scorer) -> Callable[[nn.Module, Request], Cut]:
                 "params_reduction, the share of the weights to mask."
             )
         sparsity = request.target.reduction
-        scores = scorer(model, request.batch, request.generator, sparsity)
+        scores = scorer(model, request.batches, request.generator, sparsity)
         masked = apply_masks(model, weight_masks(scores, sparsity))
-        return Cut(masked, Plan.of_masks(request.batch[0].shape[1:], sparsity), fresh=False)
+        return Cut(masked, Plan.of_masks(request.example.shape[1:], sparsity), fresh=False)
 
     return cut
 
@@ -198,14 +206,14 @@ def by_widths(*budgets: str, widen: bool = False) -> Callable[[nn.Module, Reques
                 raise PruneError(f"this method limits {' and '.join(budgets)}, not {quantity}.")
         allocation = precrop(
             model,
-            request.batch[0][:1],
+            request.example,
             params_reduction=request.reductions.get("params"),
             flops_reduction=request.reductions.get("flops"),
             widen=widen,
             min_channels=request.min_channels,
         )
-        rebuilt = crop.rebuild(model, allocation.widths, request.generator)
-        plan = Plan.of_widths(request.batch[0].shape[1:], allocation.widths)
+        rebuilt = crop.at_widths(model, allocation.widths, request.generator)
+        plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
         widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
         return Cut(rebuilt, plan, widths=widths)
 
@@ -218,7 +226,7 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
     Raises:
         PruneError: It has not; the message says what stands in the way.
     """
-    graph = trace(model, request.batch[0][:2])
+    graph = trace(model, request.example)
     if not graph.channels:
         reasons = "; ".join(f"{p.name}: {p.reason}" for p in graph.pinned[:5])
         raise PruneError(
@@ -230,7 +238,7 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
 
 
 def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:
-    measure = stopwatch(model, graph, request.batch[0], request.latency_batch)
+    measure = stopwatch(model, graph, request.batches[0][0], request.latency_batch)
     if request.latency_aware:
         scores = latency_aware(graph, scores, measure, request.options.smoothing)
     if "latency" not in request.reductions:

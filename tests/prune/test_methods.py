@@ -17,6 +17,9 @@ LEARNERS = {
 }
 
 
+BEFORE_TRAINING = [name for name, method in METHODS.items() if not method.early]
+
+
 def small_vgg():
     torch.manual_seed(0)
     return nn.Sequential(
@@ -39,7 +42,7 @@ def pruned_by(name, learner="plain", **options):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BEFORE_TRAINING)
 def test_every_method_prunes_and_can_be_rebuilt(name, learner):
     model, pruned = pruned_by(name, learner, min_channels=2)
     x, y = batch_of()
@@ -52,7 +55,7 @@ def test_every_method_prunes_and_can_be_rebuilt(name, learner):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BEFORE_TRAINING)
 def test_every_method_leaves_the_model_alone_and_repeats_by_generator(name, learner):
     model = LEARNERS[learner]()
     before = copy.deepcopy(model.state_dict())
@@ -68,7 +71,7 @@ def test_every_method_leaves_the_model_alone_and_repeats_by_generator(name, lear
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "dense"])
+@pytest.mark.parametrize("name", [n for n in BEFORE_TRAINING if n != "dense"])
 def test_the_default_reduction_is_met_and_counted_right(name, learner):
     model, pruned = pruned_by(name, learner, min_channels=2)
     entry = METHODS[name]
@@ -128,6 +131,7 @@ def test_precrop_takes_two_limits():
         ({"method": "dense", "flops_reduction": 0.5}, "'dense' prunes nothing"),
         ({"method": "3sp", "flops_reduction": 0.5, "params_reduction": 0.5}, "takes one"),
         ({"method": "snip", "flops_reduction": 0.5}, "a weight mask removes no flops"),
+        ({"method": "epi"}, "prunes during training"),
         ({"method": "precrop-flops", "params_reduction": 0.5}, "limits flops, not params"),
         ({"method": "3sp", "flops_reduction": 1.0}, "less than 1"),
         ({"method": "3sp", "min_channels": 0}, "min_channels must be at least 1"),
@@ -169,3 +173,21 @@ def test_vgg19_prunes_to_the_sizes_measured_for_table_2():
         pruned = alprune.prune(model, name, batch=batch)
         assert reduction <= pruned.flops_reduction < reduction + 0.002
         assert not pruned.plan.floored
+
+
+@pytest.mark.parametrize("name", ["3sp", "snip"])
+def test_several_batches_are_accumulated(name):
+    x, y = batch_of(24)
+    halves = [(x[:12], y[:12]), (x[12:], y[12:])]
+    model = small_vgg()
+    both = prune(model, name, batch=halves)
+    ones = [prune(model, name, batch=half) for half in halves]
+    assert all(len(p.widths) == len(ones[0].widths) for p in (both, *ones))
+    if name == "3sp":
+        assert both.plan != ones[0].plan and both.plan != ones[1].plan
+
+
+@pytest.mark.parametrize("batch", [[], [(torch.zeros(4, 3, 8, 8),)], (torch.zeros(4, 3), "a")])
+def test_what_is_no_batch_is_refused(batch):
+    with pytest.raises(PruneError, match="or several such pairs"):
+        prune(small_vgg(), "3sp", batch=batch)
