@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from alprune.errors import PruneError
 from alprune.prune.channels import trace
+from alprune.prune.grasp import structured_grasp
 from alprune.prune.scores import ScoreOptions
 from alprune.prune.taylor import gate_gradients, taylor, taylor_weights
 
@@ -124,3 +125,19 @@ def test_gates_leave_the_model_as_it_was(criterion):
     assert scores.dtype == torch.float32 and (scores >= 0).all()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not model.training and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("criterion", [taylor, taylor_weights, structured_grasp])
+def test_batches_that_cannot_be_scored_are_refused(criterion):
+    model = Mixed().double()
+    inputs, labels = batch_of(8, 2, 5, 5)
+    graph = trace(model, inputs)
+    with pytest.raises(PruneError, match="fails on the pruning batch"):
+        criterion(model, graph, (inputs[:, :1], labels), ScoreOptions())
+    with pytest.raises(PruneError, match="loss on the pruning batch is nan"):
+        criterion(model, graph, (inputs * float("nan"), labels), ScoreOptions())
+    with torch.no_grad():
+        model.head.weight[0] = 1e200  # a finite loss whose gradients are not
+        model.norm.weight.mul_(1e200)
+    with pytest.raises(PruneError, match="not finite|loss on the pruning batch is"):
+        criterion(model, graph, (inputs, labels), ScoreOptions())
