@@ -7,7 +7,7 @@ from alprune.config import RunConfig
 from alprune.data import DATASETS, Dataset
 from alprune.errors import AlpruneError
 from alprune.experiment import run
-from alprune.models import MODELS
+from alprune.models import MODELS, build
 from alprune.prune import METHODS, Plan, Pruned, prune, rebuild
 from alprune.session import RunResult, Session
 from alprune.store import read_events
@@ -25,6 +25,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "Session",
+    "build",
     "prune",
     "read_events",
     "rebuild",

@@ -3,16 +3,16 @@
 A criterion is a function `(model, graph, batch, options) -> (channels,)` in float32.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alprune.errors import PruneError
-from alprune.prune.channels import ChannelGraph
+from alprune.prune.derivatives import channel_sums, gradients, loss_on
+from alprune.prune.graph import ChannelGraph
 
 Batch = tuple[Tensor, Tensor]
 
@@ -125,17 +125,15 @@ def magnitude(model: nn.Module, graph: ChannelGraph, batch: Batch, options: Scor
     Source: Li et al. 2017 with squared weights; equation 2 of "When to Prune" (Shen et al. 2022).
     """
     parameters = dict(model.named_parameters())
-    total = torch.zeros(graph.channels, dtype=torch.float64)
-    count = torch.zeros(graph.channels, dtype=torch.float64)
-    for tensor in graph.tensors:
-        for dim, role in tensor.roles.items():
-            if role == "makes" and tensor.macs_per_element:
-                weight = parameters[tensor.name].detach()
-                per_index = _sum_but(weight.double() ** 2, dim)
-                _add(total, tensor.axes[dim], per_index)
-                size = torch.full((weight.shape[dim],), weight.numel() / weight.shape[dim])
-                _add(count, tensor.axes[dim], size)
-    return (total / count.clamp_min(1)).float()
+    made = {
+        t.name: parameters[t.name].detach()
+        for t in graph.tensors
+        if t.macs_per_element and "makes" in t.roles.values()
+    }
+    squares = {name: weight.double() ** 2 for name, weight in made.items()}
+    ones = {name: torch.ones_like(weight) for name, weight in made.items()}
+    count = channel_sums(graph, ones, "makes").clamp_min(1)
+    return (channel_sums(graph, squares, "makes") / count).float()
 
 
 def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tensor:
@@ -153,18 +151,11 @@ def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
     Raises:
         PruneError: The loss or a gradient is not finite, or the batch does not fit the model.
     """
-    inputs, labels = batch
     with scoring_state(model) as parameters:
-        loss = F.cross_entropy(_forward(model, inputs), labels)
-        if not torch.isfinite(loss):
-            raise PruneError(
-                f"the loss on the pruning batch is {loss.item()}; scores need a finite loss. "
-                "Check that inputs are normalised and weights freshly initialised."
-            )
-        wanted = {t.name: parameters[t.name] for t in graph.tensors if "reads" in t.roles.values()}
-        found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-        gradients = dict(zip(wanted, found, strict=True))
-        return _read_scores(graph, wanted, gradients)
+        read = {t.name: parameters[t.name] for t in graph.tensors if "reads" in t.roles.values()}
+        found = gradients(loss_on(model, batch), read)
+        products = {name: weight.detach() * found[name] for name, weight in read.items()}
+        return channel_sums(graph, products, "reads").float()
 
 
 def channel_cost(graph: ChannelGraph) -> Tensor:
@@ -180,8 +171,10 @@ def channel_cost(graph: ChannelGraph) -> Tensor:
         size = torch.Size(tensor.shape).numel()
         for dim, role in tensor.roles.items():
             if role == "makes" and tensor.macs_per_element:
-                each = size // tensor.shape[dim] * tensor.macs_per_element
-                _add(cost, tensor.axes[dim], torch.full((tensor.shape[dim],), float(each)))
+                each = float(size // tensor.shape[dim] * tensor.macs_per_element)
+                made = tensor.axes[dim]
+                made = made[made >= 0]  # -1 is pinned
+                cost.index_add_(0, made, torch.full((len(made),), each, dtype=cost.dtype))
     return cost
 
 
@@ -215,43 +208,3 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-
-
-def _forward(model: nn.Module, inputs: Tensor) -> Tensor:
-    try:
-        return model(inputs)
-    except (RuntimeError, ValueError) as error:
-        raise PruneError(
-            f"the model fails on the pruning batch {tuple(inputs.shape)}: {error}. The batch must "
-            "have the model's input shape and, for BatchNorm, more than one example."
-        ) from error
-
-
-def _read_scores(
-    graph: ChannelGraph, weights: dict[str, nn.Parameter], gradients: Mapping[str, Tensor | None]
-) -> Tensor:
-    scores = torch.zeros(graph.channels, dtype=torch.float64)
-    for tensor in graph.tensors:
-        gradient = gradients.get(tensor.name)
-        if gradient is None:
-            continue
-        if not torch.isfinite(gradient).all():
-            raise PruneError(
-                f"the gradient of {tensor.name!r} on the pruning batch is not finite; scores "
-                "need finite gradients. Try a smaller initialisation or normalised inputs."
-            )
-        product = (weights[tensor.name].detach() * gradient).double()
-        for dim, role in tensor.roles.items():
-            if role == "reads":
-                _add(scores, tensor.axes[dim], _sum_but(product, dim))
-    return scores.float()
-
-
-def _sum_but(values: Tensor, dim: int) -> Tensor:
-    others = [d for d in range(values.ndim) if d != dim]
-    return values.sum(others) if others else values
-
-
-def _add(total: Tensor, channels: Tensor, values: Tensor) -> None:
-    real = channels >= 0  # pinned indices are -1
-    total.index_add_(0, channels[real], values.to("cpu", total.dtype)[real])
