@@ -8,6 +8,20 @@ by leaving it out. For SNIP and 3SP it is the absolute change of the loss, for t
 signed change of the squared gradient norm at temperature 200. Entries are drawn uniformly; the
 figure of merit is Spearman's rank correlation. In float64, as the effect of one of 22 million
 weights is below the resolution of a loss in float32.
+
+Measured: VGG-19, PyTorch's default initialisation, a batch of 32 CIFAR-10 images, seed 0, 60
+entries each (`--entries 60`), torch 2.15 on a CPU. At 60 entries a correlation of 0 is measured
+with a standard error of 0.13.
+
+| | single weights | channels |
+| --- | --- | --- |
+| change of the loss | SNIP +0.96 | 3SP +0.73 |
+| change of the gradient norm | GraSP +0.23 | structured GraSP +0.20 |
+
+As in the paper, the loss is predicted almost perfectly for weights and well, with noise, for
+channels, and GraSP's objective far worse. The paper sees a correlation for GraSP's weights and
+none for its channels; this sample is too small to tell the two apart. It takes 20 minutes of a
+shared core, most of it for GraSP, where each entry costs a backward pass.
 """
 
 import argparse

@@ -6,6 +6,21 @@ VGG-19, one CIFAR-10 batch, no training. For each seed, initialisation and numbe
 largest FLOPs reduction (in steps of 1%) at which every layer keeps a channel by its own score.
 One step further the floor of one channel has to hold a layer open; that layer is named. The 3SP
 paper says that one shot fails past 75% (figure 4). Rounds: `alprune.prune.rounds`.
+
+Measured (batch of 64, fp32, torch 2.15 on a CPU, 99% is as far as was looked):
+
+| initialisation | rounds | seed 0 | seed 1 | seed 2 |
+| --- | --- | --- | --- | --- |
+| PyTorch's default | 1 | 72% | 70% | 70% |
+| PyTorch's default | 4 | 97% | 97% | 94% |
+| PyTorch's default | 16 | 98% | 96% | 96% |
+| He | 1 | 70% | 76% | 78% |
+| He | 4 | 97% | 96% | 97% |
+| He | 16 | 98% | 97% | 99% |
+
+So four rounds move the collapse from 70-78% to 94-97% of the FLOPs, sixteen to 96-99%. Whether
+what is left at such cuts still learns is another question. The reduction is found by bisection,
+as if a larger one never collapsed less. It takes about ten minutes on one core.
 """
 
 import argparse
