@@ -14,7 +14,6 @@ def loss_on(
     model: nn.Module,
     batch: tuple[Tensor, Tensor],
     temperature: float = 1.0,
-    reduction: str = "mean",
 ) -> Tensor:
     """Compute the cross-entropy of a model on a batch.
 
