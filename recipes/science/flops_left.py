@@ -6,7 +6,7 @@ The share of the multiply-accumulates left when a share p of the channels goes b
 layers ranked together, one channel a layer kept; means over the seeds. One scoring pass on a real
 batch of 64 a seed and method, no training.
 
-Measured (CIFAR-10 decoded from JPEG, PyTorch's own initialisation, seeds 0-2, 18 s on one core of
+Measured (CIFAR-10 decoded from JPEG, PyTorch's own initialisation, seeds 0-2, 19 s on one core of
 an Intel Xeon with AVX-512):
 
     pruned       uniform          3sp  3sp-ca 0.05     3sp-ca 0
@@ -33,7 +33,8 @@ from collapse import network, real_batch
 from torch import Tensor
 
 from alprune.prune import ChannelGraph, ScoreOptions, Target, search, trace
-from alprune.prune.scores import three_sp, three_sp_ca, uniform
+from alprune.prune.criteria.baselines import uniform
+from alprune.prune.criteria.three_sp import three_sp, three_sp_ca
 
 PERCENTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -1,0 +1,117 @@
+r"""SNIP on LeNet-300-100 and LeNet-5-Caffe: error against sparsity (SNIP, table 1 and figure 1).
+
+    python recipes/science/snip_lenet.py mnist.npz --epochs 15 --controls 0.98
+    python recipes/science/snip_lenet.py mnist.npz --model lenet-5-caffe --epochs 2 --lr 0.03 \
+        --sparsities 0.9 0.95 0.98 0.99 --controls 0.98 --seeds 0
+
+Scores on one batch of 100, SGD with Nesterov momentum 0.9, batches of 100, weight decay 5e-4, the
+rate falling linearly to zero, all 60,000 images, no augmentation. The paper trains on 54,000 at
+the rate 0.1, first cut after 25,000 batches (46 epochs), and takes the mean of 20 seeds: these runs
+are far shorter.
+
+Measured on MNIST, one core of an Intel Xeon with AVX-512, test error in % (seed 0, seed 1):
+
+    LeNet-300-100, rate 0.1    15 epochs              60, seed 0  paper
+    dense                      1.45 (1.45  1.44)                  1.7
+    snip 90%                   1.72 (1.70  1.75)                  1.9 (table 3)
+    snip 95%                   2.09 (2.09  2.09)                  1.6
+    snip 98%                   3.46 (3.42  3.51)      2.95        2.4
+    random 98%                 18.3 (13.3  23.2)
+    CPU time a run             16 s dense, 23 s masked
+
+    LeNet-5-Caffe       2 epochs, rate 0.03, seed 0    6 epochs, rate 0.1    paper
+    dense               0.86                           loss not finite       0.9
+    snip 90%            1.21                                                 0.9 (table 3)
+    snip 95%            1.60
+    snip 98%            2.15 (1.55 at rate 0.1)        1.14 (1.10  1.18)     0.8
+    snip 99%            3.69                                                 1.1
+    random 98%          11.8
+    CPU time a run      22 s                           67 s
+
+The dense networks reach the paper's. The sparse ones come within 0.5 points at 95% and 1.1 at 98%
+in 15 epochs (LeNet-300-100, 0.6 in 60), and within 0.3 at 98% in 6 (LeNet-5-Caffe): the gap closes
+as training goes on, and is not closed here. Random masks of 98% err 4 to 7 times as often as SNIP's.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from dataclasses import replace
+
+import torch
+
+from alprune.augment import normalise
+from alprune.data import Dataset, Splits, load
+from alprune.models import build
+from alprune.prune import prune
+from alprune.prune.criteria.scoring import Batch
+from alprune.train import FitSettings, Learner
+
+SETTINGS = FitSettings(batch_size=100, warmup_batches=100, averaging=0.0, pad=0, flip=False)
+
+
+def scoring_batch(train: Dataset, chosen: torch.Tensor) -> Batch:
+    """Normalised images `(b, c, h, w)` and labels `(b,)` of the chosen indices."""
+    images = normalise(train.x[chosen], torch.tensor(train.mean), torch.tensor(train.std))
+    return images, train.y[chosen]
+
+
+def random_batch(train: Dataset, size: int, seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return scoring_batch(train, torch.randperm(len(train), generator=generator)[:size])
+
+
+def test_error(
+    splits: Splits, name: str, method: str, sparsity: float, epochs: int, lr: float, seed: int
+) -> float:
+    """Prune a fresh network, train it and return its test error in percent."""
+    train = splits.train
+    generator = torch.Generator().manual_seed(seed)
+    pruned = prune(
+        build(name, len(train.classes), train.image_shape, seed),
+        method,
+        batch=random_batch(train, 100, seed),
+        params_reduction=sparsity,
+        generator=generator,
+    )
+    settings = replace(SETTINGS, lr=lr)
+    learner = Learner(pruned.model, train, settings, torch.device("cpu"), torch.float32)
+    learner.fit(torch.arange(len(train)), train.y, epochs, generator, progress=lambda done: done)
+    return 100 * (1 - learner.evaluate(splits.test))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="MNIST as .npz: x_train, y_train, x_test, y_test")
+    parser.add_argument("--model", default="lenet-300-100", help="or lenet-5-caffe")
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98])
+    parser.add_argument("--controls", type=float, nargs="*", help="of random masks; all if left")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # emptied layers show in the error
+    splits = load(f"npz:{asked.data}")
+    controls = asked.sparsities if asked.controls is None else asked.controls
+    rows = [("dense", 0.0), *(("snip", s) for s in asked.sparsities)]
+    rows += [("random", s) for s in controls]
+    print(f"{asked.model}, {asked.epochs} epochs, seeds {asked.seeds}: test error in %")
+    for method, sparsity in rows:
+        began = time.process_time()
+        errors = [
+            test_error(splits, asked.model, method, sparsity, asked.epochs, asked.lr, seed)
+            for seed in asked.seeds
+        ]
+        each = "  ".join(f"{error:.2f}" for error in errors)
+        cpu_s = time.process_time() - began
+        print(
+            f"{method:7}{sparsity:5.0%}  mean {statistics.mean(errors):5.2f}  ({each})  "
+            f"{cpu_s:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
