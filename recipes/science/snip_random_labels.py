@@ -2,12 +2,12 @@
 
     python recipes/science/snip_random_labels.py mnist.npz
 
-LeNet-300-100, dense and with 90% and 99% of its weights masked, on 10,000 images of MNIST with their
-true labels or with the same labels shuffled; scores always use true labels. 40 epochs of SGD with
-Nesterov momentum 0.9 and batches of 100, rate 0.05 falling to zero, no weight decay. (The paper
-trains LeNet-5-Caffe on all images and draws curves; `--model lenet-5-caffe` does that network.)
+LeNet-300-100, dense and with 90% and 99% of its weights masked, on 10,000 images of MNIST with
+their true labels or with the same labels shuffled; scores always use true labels. 40 epochs of SGD
+with Nesterov momentum 0.9 and batches of 100, rate 0.05 falling to zero, no weight decay. (The
+paper trains LeNet-5-Caffe on MNIST whole and draws curves; `--model` names another network.)
 
-Measured (MNIST, seeds 0 and 1, 2 minutes on one core of an Intel Xeon with AVX-512):
+Measured (MNIST, seeds 0 and 1, about 2 minutes on one core of an Intel Xeon with AVX-512):
 
     labels   masked   accuracy on the training images   mean loss of the last 4 epochs
     true        0%    100.0% (100.0% 100.0%)                 0.000
