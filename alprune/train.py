@@ -16,9 +16,9 @@ from alprune.clock import Budget
 from alprune.data import Dataset
 from alprune.device import autocast
 from alprune.errors import ConfigError, TrainError
+from alprune.prune.channels.surgery import narrow
+from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
-from alprune.prune.surgery import narrow
-from alprune.prune.swap import narrow_optimiser
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,

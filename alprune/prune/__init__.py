@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from alprune.cost import cost
 from alprune.errors import PruneError
 from alprune.names import lookup
-from alprune.prune import crop
 from alprune.prune.after import AFTER_PRUNING
 from alprune.prune.channels import trace
-from alprune.prune.graph import ChannelGraph, Group
-from alprune.prune.grasp import structured_grasp
-from alprune.prune.masks import load_masked
+from alprune.prune.channels.graph import ChannelGraph, Group
+from alprune.prune.channels.surgery import masked, narrow
+from alprune.prune.criteria.baselines import magnitude, uniform
+from alprune.prune.criteria.grasp import structured_grasp
+from alprune.prune.criteria.scoring import Batch, ScoreOptions
+from alprune.prune.criteria.taylor import taylor
+from alprune.prune.criteria.three_sp import three_sp, three_sp_ca
 from alprune.prune.methods import (
     Criterion,
     Cut,
@@ -30,10 +33,10 @@ from alprune.prune.methods import (
     keep_all,
 )
 from alprune.prune.plan import TARGETS, Plan, Target, search
-from alprune.prune.scores import Batch, ScoreOptions, magnitude, three_sp, three_sp_ca, uniform
-from alprune.prune.surgery import masked, narrow
-from alprune.prune.taylor import taylor
-from alprune.prune.weight_scores import Scorer, grasp, random, snip, synflow
+from alprune.prune.weights.masks import load_masked
+from alprune.prune.weights.scores import Scorer, grasp, random, snip, synflow
+from alprune.prune.weights.scores import magnitude as largest_weights
+from alprune.prune.widths import crop
 
 __all__ = [
     "AFTER_PRUNING",
@@ -120,6 +123,7 @@ METHODS: dict[str, Method] = {
     "snip": _masking("weights with an effect on the loss (Lee et al. 2019)", snip),
     "grasp": _masking("weights that carry the gradient flow (Wang et al. 2020)", grasp),
     "synflow": _masking("weights on strong paths, no data (Tanaka et al. 2020)", synflow),
+    "magnitude-weights": _masking("largest weights (Han et al. 2015)", largest_weights),
     "random": _masking("weights at random", random),
 }
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from alprune.cost import latency_ms
 from alprune.errors import PruneError
 from alprune.prune.channels import ChannelGraph
+from alprune.prune.channels.surgery import narrow
 from alprune.prune.plan import Plan, Target, search
-from alprune.prune.surgery import narrow
 
 Stopwatch = Callable[[Tensor], float]
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
-from alprune.prune import crop
-from alprune.prune.allocate import precrop
 from alprune.prune.channels import trace
-from alprune.prune.graph import ChannelGraph
+from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.channels.surgery import narrow
+from alprune.prune.criteria.scoring import Batch, ScoreOptions
 from alprune.prune.latency import latency_aware, search_latency, stopwatch
-from alprune.prune.masks import apply_masks, weight_masks
 from alprune.prune.plan import Plan, Target, search
 from alprune.prune.rounds import search_in_rounds
-from alprune.prune.scores import Batch, ScoreOptions
-from alprune.prune.surgery import narrow
-from alprune.prune.weight_scores import Scorer
+from alprune.prune.weights.masks import apply_masks, weight_masks
+from alprune.prune.weights.scores import Scorer
+from alprune.prune.widths import crop
+from alprune.prune.widths.allocate import precrop
 
 Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
 

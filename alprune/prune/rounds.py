@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
-from alprune.prune.channels import ChannelGraph, Group
+from alprune.prune.channels import ChannelGraph
+from alprune.prune.channels.surgery import narrow
+from alprune.prune.channels.swap import narrow_graph
+from alprune.prune.criteria.scoring import Batch, ScoreOptions
 from alprune.prune.plan import Plan, Target, search
-from alprune.prune.scores import Batch, ScoreOptions
-from alprune.prune.surgery import narrow
 
 Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
 
@@ -66,7 +67,7 @@ def search_in_rounds(
     before = amount(graph, keep)
     floored: set[str] = set()
     for k in range(1, rounds + 1):
-        rest = restrict(graph, keep)
+        rest = narrow_graph(graph, keep)
         small = model if keep.all() else narrow(model, graph, keep)
         scores = criterion(small, rest, given[(k - 1) % len(given)], options)
         share = (1 - target.reduction) ** (k / rounds)
@@ -83,42 +84,6 @@ def search_in_rounds(
         keep[alive[~plan.keep(rest)]] = False
         floored.update(plan.floored)
     return Plan.of(graph, keep, tuple(g.name for g in graph.groups if g.name in floored))
-
-
-def restrict(graph: ChannelGraph, keep: Tensor) -> ChannelGraph:
-    """Return the graph of the narrowed model without tracing it.
-
-    Args:
-        graph: `trace(model, example)`.
-        keep: `(N,)` bool, True where the channel stays.
-
-    Returns:
-        The graph of `narrow(model, graph, keep)`. Its channel i is the i-th kept one of `graph`;
-        a group that lost all its channels stays, empty.
-
-    Raises:
-        PruneError: `keep` has another shape or dtype.
-    """
-    keep = graph.check(keep)
-    renumbered = torch.cat([keep.cumsum(0) - 1, torch.tensor([-1])])  # pinned stays -1
-
-    def kept(ids: Tensor) -> Tensor:
-        return renumbered[ids[graph.kept(ids, keep)]]
-
-    tensors = []
-    for tensor in graph.tensors:
-        axes = {dim: kept(ids) for dim, ids in tensor.axes.items()}
-        shape = tuple(len(axes[d]) if d in axes else n for d, n in enumerate(tensor.shape))
-        tensors.append(replace(tensor, shape=shape, axes=axes))
-    return replace(
-        graph,
-        tensors=tuple(tensors),
-        groups=tuple(Group(group.name, kept(group.channels)) for group in graph.groups),
-        channels=int(keep.sum()),
-        group_of=graph.group_of[keep],
-        makers={name: kept(ids) for name, ids in graph.makers.items()},
-        sizes={key: kept(ids) for key, ids in graph.sizes.items()},
-    )
 
 
 def _step(goal: float, now: int) -> float:

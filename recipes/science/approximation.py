@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from alprune.models import INITS, build
 from alprune.prune import ChannelGraph, narrow, trace
-from alprune.prune.derivatives import gradients, loss_on
-from alprune.prune.grasp import structured_grasp
-from alprune.prune.scores import Batch, ScoreOptions, mask_gradients
-from alprune.prune.weight_scores import grasp, snip
+from alprune.prune.criteria.grasp import structured_grasp
+from alprune.prune.criteria.scoring import Batch, ScoreOptions, gradients, loss_on
+from alprune.prune.criteria.three_sp import mask_gradients
+from alprune.prune.weights.scores import grasp, snip
 
 TEMPERATURE = 200.0
 Objective = Callable[[nn.Module], float]

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from alprune.models import INITS, build
 from alprune.prune import ChannelGraph, Target, trace
+from alprune.prune.criteria.scoring import Batch, ScoreOptions
+from alprune.prune.criteria.three_sp import three_sp
 from alprune.prune.rounds import search_in_rounds
-from alprune.prune.scores import Batch, ScoreOptions, three_sp
 
 
 def real_batch(path: str, size: int, seed: int) -> Batch:

@@ -41,9 +41,9 @@ import torch
 from scipy.stats import spearmanr
 
 from alprune.models import build
-from alprune.prune.allocate import synexp
-from alprune.prune.masks import weight_masks
-from alprune.prune.weight_scores import synflow
+from alprune.prune.weights.masks import weight_masks
+from alprune.prune.weights.scores import synflow
+from alprune.prune.widths.allocate import synexp
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 

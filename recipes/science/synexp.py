@@ -33,7 +33,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from alprune.prune.weight_scores import synflow
+from alprune.prune.weights.scores import synflow
 
 WIDTHS = (6, 12, 12, 8)
 GRANULARITIES = ("weight", "filter", "channel", "coupled")

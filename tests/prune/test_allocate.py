@@ -11,10 +11,10 @@ from torch import nn
 from alprune.cost import cost
 from alprune.errors import PruneError
 from alprune.models import build
-from alprune.prune.allocate import first_channels, precrop, synexp
 from alprune.prune.channels import trace
-from alprune.prune.crop import at_widths
-from alprune.prune.surgery import narrow
+from alprune.prune.channels.surgery import narrow
+from alprune.prune.widths.allocate import first_channels, precrop, synexp
+from alprune.prune.widths.crop import at_widths
 
 NETS = ["lenet-5-caffe", "resnet20", "resnet18", "wrn-16-8", "mobilenet-v2", "mobilenet-v3-small"]
 SMALL = ["resnet20", "lenet-5-caffe"]

@@ -14,7 +14,7 @@ from zoo import ZOO, ResNet, conv, head, images, make, vgg19
 
 from alprune.errors import ModelError, PruneError
 from alprune.prune.channels import ChannelGraph, trace
-from alprune.prune.surgery import masked, narrow
+from alprune.prune.channels.surgery import masked, narrow
 
 TORCHVISION = {  # prunable channels of the torchvision models, as Torch-Pruning finds them
     "resnet18": 2880,

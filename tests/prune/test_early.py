@@ -10,12 +10,18 @@ from zoo import images, make
 
 from alprune.errors import ConfigError, PruneError
 from alprune.prune.channels import trace
+from alprune.prune.channels.surgery import narrow, registered
+from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner, EarlySettings
-from alprune.prune.importance import EARLY_CRITERIA
-from alprune.prune.indicator import indicator, removal_schedule, settled, similarity, structure
+from alprune.prune.early.importance import EARLY_CRITERIA
+from alprune.prune.early.indicator import (
+    indicator,
+    removal_schedule,
+    settled,
+    similarity,
+    structure,
+)
 from alprune.prune.plan import Target
-from alprune.prune.surgery import narrow, registered
-from alprune.prune.swap import narrow_optimiser
 
 
 def counts(*values):

@@ -10,7 +10,7 @@ from torch.nn import Linear, Parameter
 from zoo import conv, head, images
 
 from alprune.prune.channels import trace
-from alprune.prune.surgery import masked, narrow
+from alprune.prune.channels.surgery import masked, narrow
 
 
 class Net(nn.Module):

@@ -9,9 +9,9 @@ from zoo import images, make
 
 from alprune.errors import PruneError
 from alprune.prune.channels import trace
-from alprune.prune.grasp import structured_grasp
-from alprune.prune.scores import ScoreOptions
-from alprune.prune.surgery import narrow
+from alprune.prune.channels.surgery import narrow
+from alprune.prune.criteria.grasp import structured_grasp
+from alprune.prune.criteria.scoring import ScoreOptions
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def flow_norm(model, graph, batch, temperature, channel=None, mask=1.0):
 @pytest.mark.parametrize("temperature", [1.0, 200.0])
 def test_scores_equal_finite_differences_of_the_gradient_norm_in_float64(case, temperature):
     model, graph, batch = case
-    scores = structured_grasp(model, graph, batch, ScoreOptions(), temperature)
+    scores = structured_grasp(model, graph, batch, ScoreOptions(temperature=temperature))
     step = 1e-5
     for channel in range(graph.channels):
         up, down = (
@@ -99,4 +99,4 @@ def test_every_kind_of_network_gets_finite_scores_that_differ(name):
 def test_a_temperature_that_is_not_positive_is_refused(case):
     model, graph, batch = case
     with pytest.raises(PruneError, match="temperature of GraSP must be more than 0, got 0"):
-        structured_grasp(model, graph, batch, ScoreOptions(), temperature=0)
+        structured_grasp(model, graph, batch, ScoreOptions(temperature=0))

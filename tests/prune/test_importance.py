@@ -9,9 +9,11 @@ from zoo import ZOO, images, make
 
 from alprune.errors import ConfigError, PruneError
 from alprune.prune.channels import trace
-from alprune.prune.importance import EARLY_CRITERIA, Importance
-from alprune.prune.scores import ScoreOptions, magnitude, three_sp
-from alprune.prune.surgery import registered
+from alprune.prune.channels.surgery import registered
+from alprune.prune.criteria.baselines import magnitude
+from alprune.prune.criteria.scoring import ScoreOptions
+from alprune.prune.criteria.three_sp import three_sp
+from alprune.prune.early.importance import EARLY_CRITERIA, Importance
 
 
 class Mixed(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alprune.errors import PruneError
-from alprune.prune.masks import (
+from alprune.prune.weights.masks import (
     apply_masks,
     bake_masks,
     load_masked,
@@ -16,7 +16,9 @@ from alprune.prune.masks import (
     sparsity,
     weight_masks,
 )
-from alprune.prune.weight_scores import WEIGHT_METHODS, grasp, magnitude, random, snip, synflow
+from alprune.prune.weights.scores import grasp, magnitude, random, snip, synflow
+
+SCORERS = {f.__name__: f for f in (grasp, magnitude, random, snip, synflow)}
 
 
 class Rows(nn.Module):
@@ -118,16 +120,14 @@ def state_of(model):
     return state, grads, [m.training for m in model.modules()], torch.get_rng_state()
 
 
-@pytest.mark.parametrize("method", WEIGHT_METHODS)
+@pytest.mark.parametrize("method", SCORERS)
 def test_scoring_leaves_the_model_as_found(method, net):
     model, shape = net
     train(model, shape, 1)  # so that there are gradients and statistics to disturb
     model.eval()
     next(model.parameters()).requires_grad_(False)
     before = state_of(model)
-    scores = WEIGHT_METHODS[method].score(
-        model, batch(shape), torch.Generator().manual_seed(0), 0.5
-    )
+    scores = SCORERS[method](model, batch(shape), torch.Generator().manual_seed(0), 0.5)
     after = state_of(model)
     assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
     assert [a is None for a in before[1]] == [b is None for b in after[1]]
@@ -139,7 +139,7 @@ def test_scoring_leaves_the_model_as_found(method, net):
     assert {n: s.shape for n, s in scores.items()} == {n: w.shape for n, w in weights.items()}
 
 
-@pytest.mark.parametrize("method", WEIGHT_METHODS)
+@pytest.mark.parametrize("method", SCORERS)
 def test_every_method_masks_exactly_the_asked_number(method, net):
     model, shape = net
     score = WEIGHT_METHODS[method].score

@@ -8,7 +8,7 @@ import torch
 
 from alprune.models import MODELS, build
 from alprune.prune import Plan, narrow, rebuild, trace
-from alprune.prune.surgery import masked
+from alprune.prune.channels.surgery import masked
 
 # What takes more than a few seconds on one core.
 LARGE = {"wrn-16-8", "wrn-16-10", "wrn-22-8", "resnet50", "resnet34", "efficientnet-b0"}

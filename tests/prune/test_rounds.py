@@ -5,10 +5,13 @@ from zoo import images, make
 
 from alprune.errors import PruneError
 from alprune.prune.channels import trace
+from alprune.prune.channels.surgery import narrow
+from alprune.prune.channels.swap import narrow_graph
+from alprune.prune.criteria.baselines import magnitude, uniform
+from alprune.prune.criteria.scoring import ScoreOptions
+from alprune.prune.criteria.three_sp import three_sp
 from alprune.prune.plan import Target, search
-from alprune.prune.rounds import restrict, search_in_rounds
-from alprune.prune.scores import ScoreOptions, magnitude, three_sp, uniform
-from alprune.prune.surgery import narrow
+from alprune.prune.rounds import search_in_rounds
 
 BATCH = (images(8), torch.arange(8) % 5)
 NETWORKS = ["vgg", "mlp", "option-a resnet", "densenet", "mobilenet", "shufflenet", "lstm", "unet"]
@@ -33,7 +36,7 @@ def test_the_restricted_graph_is_that_of_the_narrowed_model(name):
     graph = trace(model, BATCH[0][:2])
     keep = random_keep(graph)
     small = narrow(model, graph, keep)
-    ours, traced = restrict(graph, keep), trace(small, BATCH[0][:2])
+    ours, traced = narrow_graph(graph, keep), trace(small, BATCH[0][:2])
     assert ours.channels == traced.channels == int(keep.sum())
     for a, b in zip(ours.tensors, traced.tensors, strict=True):
         assert (a.name, a.shape, a.roles, a.macs_per_element) == (

@@ -7,15 +7,9 @@ from torch.nn import functional as F
 
 from alprune.errors import PruneError
 from alprune.prune.channels import trace
-from alprune.prune.scores import (
-    ScoreOptions,
-    channel_cost,
-    magnitude,
-    mask_gradients,
-    three_sp,
-    three_sp_ca,
-    uniform,
-)
+from alprune.prune.criteria.baselines import magnitude, uniform
+from alprune.prune.criteria.scoring import ScoreOptions
+from alprune.prune.criteria.three_sp import channel_cost, mask_gradients, three_sp, three_sp_ca
 
 
 class Mixed(nn.Module):

@@ -11,7 +11,7 @@ from zoo import ZOO, images, make, vgg19
 
 from alprune.errors import PruneError
 from alprune.prune.channels import ChannelGraph, trace
-from alprune.prune.surgery import masked, narrow
+from alprune.prune.channels.surgery import masked, narrow
 
 TORCHVISION = [
     *("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),

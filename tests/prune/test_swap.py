@@ -8,8 +8,8 @@ from zoo import ZOO, images, make
 
 from alprune.errors import PruneError
 from alprune.prune.channels import trace
-from alprune.prune.surgery import masked, narrow, registered, silence
-from alprune.prune.swap import narrow_graph, narrow_optimiser
+from alprune.prune.channels.surgery import masked, narrow, registered, silence
+from alprune.prune.channels.swap import narrow_graph, narrow_optimiser
 
 
 def most(graph, seed=0):

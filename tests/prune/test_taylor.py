@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from alprune.errors import PruneError
 from alprune.prune.channels import trace
-from alprune.prune.grasp import structured_grasp
-from alprune.prune.scores import ScoreOptions
-from alprune.prune.taylor import gate_gradients, taylor, taylor_weights
+from alprune.prune.criteria.grasp import structured_grasp
+from alprune.prune.criteria.scoring import ScoreOptions
+from alprune.prune.criteria.taylor import gate_gradients, taylor, taylor_weights
 
 
 def batch_of(*shape, classes=3):

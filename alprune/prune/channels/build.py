@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alprune.prune.graph import ChannelGraph, ChannelTensor, Group, Pinned
-from alprune.prune.labels import PINNED
-from alprune.prune.tracer import Tracer
+from alprune.prune.channels.graph import ChannelGraph, ChannelTensor, Group, Pinned
+from alprune.prune.channels.labels import PINNED
+from alprune.prune.channels.tracer import Tracer
 
 
 @dataclass

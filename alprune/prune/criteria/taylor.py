@@ -4,8 +4,14 @@ from torch import Tensor, nn
 
 from alprune.errors import PruneError
 from alprune.prune.channels import ChannelGraph
-from alprune.prune.derivatives import channel_sums, gradients, loss_on
-from alprune.prune.scores import Batch, ScoreOptions, scoring_state
+from alprune.prune.criteria.scoring import (
+    Batch,
+    ScoreOptions,
+    channel_sums,
+    gradients,
+    loss_on,
+    scoring_state,
+)
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from alprune.errors import ModelError, PruneError
-from alprune.prune.graph import ChannelGraph, ChannelTensor
+from alprune.prune.channels.graph import ChannelGraph, ChannelTensor
 
 _RECURRENT = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
 

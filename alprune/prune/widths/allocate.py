@@ -1,7 +1,7 @@
 """Widths without scores: SynExp's layer densities, PreCrop and PreConfig.
 
 Nothing here looks at weights or data: densities solve a convex programme over the layers' sizes,
-and widths follow from densities. `alprune.prune.crop` rebuilds the network.
+and widths follow from densities. `alprune.prune.widths.crop` rebuilds the network.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from alprune.cost import cost
 from alprune.errors import PruneError
-from alprune.prune.crop import Layers, Widths, simulate, survey
-from alprune.prune.graph import ChannelGraph
+from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.widths.crop import Layers, Widths, simulate, survey
 
 Costs = Sequence[float] | np.ndarray
 
@@ -144,7 +144,7 @@ def precrop(
             largest for which the network meets the reductions. If False, the paper's budgets.
 
     Returns:
-        The allocation; `alprune.prune.crop.at_widths` makes the network.
+        The allocation; `alprune.prune.widths.crop.at_widths` makes the network.
 
     Raises:
         PruneError: A reduction out of range or out of reach, or a network beyond this method.
@@ -176,7 +176,7 @@ def first_channels(graph: ChannelGraph, widths: Widths) -> Tensor:
     """Keep the first channels of every group: an `Allocation` as a keep vector.
 
     Exact for networks without residual connections. With them, layers of one group have widths
-    of their own, which a keep vector cannot say: use `alprune.prune.crop.at_widths`.
+    of their own, which a keep vector cannot say: use `alprune.prune.widths.crop.at_widths`.
 
     Args:
         graph: Channel graph of the network that `widths` belong to.

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from alprune.prune.labels import PINNED, along, canonical, core, varies, varying
-from alprune.prune.tracer import Call, Rule, Tracer
+from alprune.prune.channels.labels import PINNED, along, canonical, core, varies, varying
+from alprune.prune.channels.tracer import Call, Rule, Tracer
 
 
 def move(t: Tracer, call: Call) -> None:

@@ -5,16 +5,18 @@ from torch import Tensor, nn
 
 from alprune.errors import PruneError
 from alprune.prune.channels import ChannelGraph
-from alprune.prune.derivatives import channel_sums, gradients, loss_on
-from alprune.prune.scores import Batch, ScoreOptions, scoring_state
+from alprune.prune.criteria.scoring import (
+    Batch,
+    ScoreOptions,
+    channel_sums,
+    gradients,
+    loss_on,
+    scoring_state,
+)
 
 
 def structured_grasp(
-    model: nn.Module,
-    graph: ChannelGraph,
-    batch: Batch,
-    options: ScoreOptions,
-    temperature: float = 200.0,
+    model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions
 ) -> Tensor:
     """Score each channel by the derivative of the squared gradient norm by its mask.
 
@@ -38,8 +40,7 @@ def structured_grasp(
         model: Dense learner; weights, buffers, gradients and mode are left as found.
         graph: Channel groups of `model`.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
-        options: Not used.
-        temperature: Divides the logits, > 0.
+        options: `temperature` divides the logits, > 0.
 
     Returns:
         `(channels,)`, float32, signed; larger is kept.
@@ -50,6 +51,7 @@ def structured_grasp(
 
     Source: van Amersfoort et al. 2020, section 5, after Wang et al. 2020, equation 8.
     """
+    temperature = options.temperature
     if not temperature > 0:
         raise PruneError(f"the temperature of GraSP must be more than 0, got {temperature:g}.")
     # cuDNN's recurrent kernels have no second derivative; PyTorch's own have.

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from alprune.prune.labels import along
-from alprune.prune.tracer import Call, Rule, Tracer
+from alprune.prune.channels.labels import along
+from alprune.prune.channels.tracer import Call, Rule, Tracer
 
 
 def conv(t: Tracer, call: Call) -> None:

@@ -9,8 +9,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import AlpruneError, ModelError, PruneError
-from alprune.prune.graph import ChannelGraph
-from alprune.prune.surgery import copied, narrow, silence
+from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.channels.surgery import copied, narrow, silence
 
 _PERIOD = 65537  # noise is drawn once and repeated; a prime period lines up with no dimension
 

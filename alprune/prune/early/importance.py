@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from alprune.errors import PruneError
 from alprune.names import lookup
-from alprune.prune.graph import ChannelGraph
-from alprune.prune.surgery import registered, unwrap
+from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.channels.surgery import registered, unwrap
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from alprune.prune.graph import ChannelGraph
+from alprune.prune.channels.graph import ChannelGraph
 
 
 def structure(graph: ChannelGraph, keep: Tensor) -> Tensor:

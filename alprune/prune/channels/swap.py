@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
-from alprune.prune.graph import ChannelGraph, ChannelTensor, Group
-from alprune.prune.surgery import registered, unwrap
+from alprune.prune.channels.graph import ChannelGraph, ChannelTensor, Group
+from alprune.prune.channels.surgery import registered, unwrap
 
 
 def narrow_graph(graph: ChannelGraph, keep: Tensor) -> ChannelGraph:

@@ -1,35 +1,18 @@
-"""One score a channel, from one minibatch before training: larger is kept.
-
-A criterion is a function `(model, graph, batch, options) -> (channels,)` in float32.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+"""3SP: the first-order change of the loss on removing a channel, per compute or not."""
 
 import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
-from alprune.prune.derivatives import channel_sums, gradients, loss_on
-from alprune.prune.graph import ChannelGraph
-
-Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What a criterion may be told.
-
-    Attributes:
-        smoothing: lambda of 3SP+CA, added to a layer's share of the cost.
-        temperature: Divides the logits in the GraSP criteria.
-        generator: Source of randomness, on the CPU; None for criteria that draw nothing.
-    """
-
-    smoothing: float = 0.05
-    temperature: float = 200.0
-    generator: torch.Generator | None = None
+from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.criteria.scoring import (
+    Batch,
+    ScoreOptions,
+    channel_sums,
+    gradients,
+    loss_on,
+    scoring_state,
+)
 
 
 def three_sp(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
@@ -93,49 +76,6 @@ def three_sp_ca(
     return (mask_gradients(model, graph, batch).abs() / share.float()).float()
 
 
-def uniform(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
-    """Draw each channel's score from U(0, 1): removing those below p removes each with chance p.
-
-    Args:
-        model: Not used.
-        graph: Channel groups of the learner.
-        batch: Not used.
-        options: `generator` makes the draw.
-
-    Returns:
-        `(channels,)`, float32.
-
-    Source: the "Uniform" baseline of van Amersfoort et al. 2020, section 4.
-    """
-    return torch.rand(graph.channels, generator=options.generator)
-
-
-def magnitude(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
-    """Score each channel by the mean squared weight that makes it.
-
-    Args:
-        model: Learner.
-        graph: Its channel groups.
-        batch: Not used.
-        options: Not used.
-
-    Returns:
-        `(channels,)`, float32, >= 0.
-
-    Source: Li et al. 2017 with squared weights; equation 2 of "When to Prune" (Shen et al. 2022).
-    """
-    parameters = dict(model.named_parameters())
-    made = {
-        t.name: parameters[t.name].detach()
-        for t in graph.tensors
-        if t.macs_per_element and "makes" in t.roles.values()
-    }
-    squares = {name: weight.double() ** 2 for name, weight in made.items()}
-    ones = {name: torch.ones_like(weight) for name, weight in made.items()}
-    count = channel_sums(graph, ones, "makes").clamp_min(1)
-    return (channel_sums(graph, squares, "makes") / count).float()
-
-
 def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tensor:
     """Differentiate the loss by a mask at every place where a channel is read.
 
@@ -176,35 +116,3 @@ def channel_cost(graph: ChannelGraph) -> Tensor:
                 made = made[made >= 0]  # -1 is pinned
                 cost.index_add_(0, made, torch.full((len(made),), each, dtype=cost.dtype))
     return cost
-
-
-@contextmanager
-def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-    """Put a model in the state in which it is scored, and back as it was afterwards.
-
-    Yields:
-        Its parameters by name, all requiring gradients.
-    """
-    modes = {module: module.training for module in model.modules()}
-    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    required = {name: p.requires_grad for name, p in parameters.items()}
-    model.train()
-    for module in model.modules():
-        if (
-            isinstance(module, nn.modules.dropout._DropoutNd)
-            or "Stochastic" in type(module).__name__
-        ):
-            module.eval()
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    try:
-        yield parameters
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(required[name])
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from alprune.errors import ConfigError, PruneError
 from alprune.names import lookup
-from alprune.prune.graph import ChannelGraph
-from alprune.prune.importance import EARLY_CRITERIA, Importance
-from alprune.prune.indicator import indicator, removal_schedule, settled, structure
+from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.channels.swap import narrow_graph
+from alprune.prune.early.importance import EARLY_CRITERIA, Importance
+from alprune.prune.early.indicator import indicator, removal_schedule, settled, structure
 from alprune.prune.plan import Plan, Target, search
-from alprune.prune.swap import narrow_graph
 
 DENSE, PRUNE, SPARSE = "dense", "prune", "sparse"
 

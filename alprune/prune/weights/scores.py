@@ -8,7 +8,6 @@ are never scored, as in the papers.
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from alprune.errors import PruneError
-from alprune.prune.masks import check_sparsity, largest, scorable_weights
-from alprune.prune.scores import Batch, scoring_state
+from alprune.prune.criteria.scoring import Batch, gradients, loss_on, scoring_state
+from alprune.prune.weights.masks import check_sparsity, largest, scorable_weights
 
 Batches = Batch | Sequence[Batch]
 Scores = dict[str, Tensor]
@@ -107,10 +106,10 @@ def grasp(
         flow = _gradients(model, found, batches, temperature)
         curvature = [torch.zeros_like(g) for g in flow]
         for inputs, labels in batches:
-            loss = _loss(model, inputs, labels, temperature) * (len(labels) / examples)
-            first = _grad(loss, found, create_graph=True)
-            along = sum((g * target).sum() for g, target in zip(first, flow, strict=True))
-            for total, part in zip(curvature, _grad(along, found), strict=True):
+            loss = loss_on(model, (inputs, labels), temperature) * (len(labels) / examples)
+            first = gradients(loss, found, create_graph=True).values()
+            along = torch.stack([(g * t).sum() for g, t in zip(first, flow, strict=True)]).sum()
+            for total, part in zip(curvature, gradients(along, found).values(), strict=True):
                 total += part
         return {
             name: weight.detach() * bend
@@ -214,23 +213,6 @@ def magnitude(
     return {name: weight.detach().abs() for name, weight in scorable_weights(model).items()}
 
 
-@dataclass(frozen=True)
-class WeightMethod:
-    """An unstructured baseline: a line for people who choose, and its scorer."""
-
-    summary: str
-    score: Scorer
-
-
-WEIGHT_METHODS: dict[str, WeightMethod] = {
-    "grasp": WeightMethod("weights that carry the gradient flow (Wang et al. 2020)", grasp),
-    "magnitude-weights": WeightMethod("largest weights (Han et al. 2015)", magnitude),
-    "random": WeightMethod("weights at random", random),
-    "snip": WeightMethod("weights whose removal moves the loss (Lee et al. 2019)", snip),
-    "synflow": WeightMethod("weights on strong paths, no data (Tanaka et al. 2020)", synflow),
-}
-
-
 def _as_list(batch: Batches) -> list[Batch]:
     batches = cast(list[Batch], [batch] if isinstance(batch[0], Tensor) else list(batch))
     for inputs, labels in batches:
@@ -242,36 +224,6 @@ def _as_list(batch: Batches) -> list[Batch]:
     return batches
 
 
-def _loss(model: nn.Module, inputs: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    try:
-        loss = F.cross_entropy(model(inputs) / temperature, labels)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise PruneError(
-            f"the model fails on the pruning batch {tuple(inputs.shape)}: {error}. The batch must "
-            "have the model's input shape and, for BatchNorm, more than one example; the model "
-            "must return logits (b, classes)."
-        ) from error
-    if not torch.isfinite(loss):
-        raise PruneError(
-            f"the loss on the pruning batch is {loss.item()}; scores need a finite loss. Check "
-            "that inputs are normalised and weights freshly initialised."
-        )
-    return loss
-
-
-def _grad(value: Any, found: Scores, create_graph: bool = False) -> list[Tensor]:
-    gradients = torch.autograd.grad(
-        value, list(found.values()), create_graph=create_graph, materialize_grads=True
-    )
-    for name, gradient in zip(found, gradients, strict=True):
-        if not torch.isfinite(gradient).all():
-            raise PruneError(
-                f"the gradient of {name!r} on the pruning batch is not finite; scores need finite "
-                "gradients. Try a smaller initialisation or normalised inputs."
-            )
-    return list(gradients)
-
-
 def _gradients(
     model: nn.Module, found: Scores, batch: Batches, temperature: float = 1.0
 ) -> list[Tensor]:
@@ -280,8 +232,8 @@ def _gradients(
     examples = sum(len(labels) for _, labels in batches)
     totals = [torch.zeros_like(weight) for weight in found.values()]
     for inputs, labels in batches:
-        loss = _loss(model, inputs, labels, temperature) * (len(labels) / examples)
-        for total, part in zip(totals, _grad(loss, found), strict=True):
+        loss = loss_on(model, (inputs, labels), temperature) * (len(labels) / examples)
+        for total, part in zip(totals, gradients(loss, found).values(), strict=True):
             total += part
     return totals
 

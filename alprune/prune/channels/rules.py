@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from alprune.prune import layers, moves
-from alprune.prune.tracer import Call, Rule, Tracer
+from alprune.prune.channels import layers, moves
+from alprune.prune.channels.tracer import Call, Rule, Tracer
 
 _ELEMENTWISE = """
     abs absolute add addcdiv addcmul alpha_dropout atan bernoulli bfloat16 bitwise_and bitwise_or

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from alprune.prune.labels import PINNED, Couplings, along, canonical, varying
+from alprune.prune.channels.labels import PINNED, Couplings, along, canonical, varying
 
 
 @dataclass(frozen=True)

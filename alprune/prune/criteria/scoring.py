@@ -1,13 +1,64 @@
-"""Derivatives of the loss on one batch, and their sums over the channels of a graph."""
+"""What criteria share: a batch, options, the state to score in, derivatives and channel sums."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alprune.errors import PruneError
-from alprune.prune.graph import ChannelGraph
+from alprune.prune.channels.graph import ChannelGraph
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a criterion may be told.
+
+    Attributes:
+        smoothing: lambda of 3SP+CA, added to a layer's share of the cost.
+        temperature: Divides the logits in the GraSP criteria.
+        generator: Source of randomness, on the CPU; None for criteria that draw nothing.
+    """
+
+    smoothing: float = 0.05
+    temperature: float = 200.0
+    generator: torch.Generator | None = None
+
+
+@contextmanager
+def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+    """Put a model in the state in which it is scored, and back as it was afterwards.
+
+    Yields:
+        Its parameters by name, all requiring gradients.
+    """
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    required = {name: p.requires_grad for name, p in parameters.items()}
+    model.train()
+    for module in model.modules():
+        if (
+            isinstance(module, nn.modules.dropout._DropoutNd)
+            or "Stochastic" in type(module).__name__
+        ):
+            module.eval()
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        yield parameters
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(required[name])
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 def loss_on(

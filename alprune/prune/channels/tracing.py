@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import ModelError
-from alprune.prune.build import assemble
-from alprune.prune.graph import ChannelGraph, ChannelTensor, Group, Pinned
-from alprune.prune.rules import ALWAYS, RULES
-from alprune.prune.surgery import copied, registered, unwrap
-from alprune.prune.tracer import Tracer
-from alprune.prune.verify import faults, run
+from alprune.prune.channels.build import assemble
+from alprune.prune.channels.graph import ChannelGraph, ChannelTensor, Group, Pinned
+from alprune.prune.channels.rules import ALWAYS, RULES
+from alprune.prune.channels.surgery import copied, registered, unwrap
+from alprune.prune.channels.tracer import Tracer
+from alprune.prune.channels.verify import faults, run
 
 __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
 

@@ -1,0 +1,1 @@
+"""Criteria: one score a channel, from a minibatch before training."""

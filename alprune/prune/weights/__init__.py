@@ -1,0 +1,1 @@
+"""Unstructured baselines: single weights scored and masked."""

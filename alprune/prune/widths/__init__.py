@@ -1,0 +1,1 @@
+"""Widths without scores: SynExp, PreCrop, PreConfig, and networks rebuilt at new widths."""
