@@ -140,7 +140,7 @@ def main() -> None:
     scores_by_weight = grasp(model, batch, temperature=TEMPERATURE)
     predicted, actual = by_weights(model, scores_by_weight, flow(batch), *limits)
     report("GraSP, weights", [-p for p in predicted], actual, began)
-    scores = structured_grasp(model, graph, batch, ScoreOptions(), TEMPERATURE)
+    scores = structured_grasp(model, graph, batch, ScoreOptions(temperature=TEMPERATURE))
     predicted, actual = by_channels(model, graph, scores, flow(batch), *limits)
     report("GraSP, channels", [-p for p in predicted], actual, began)
 

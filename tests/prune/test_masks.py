@@ -142,7 +142,7 @@ def test_scoring_leaves_the_model_as_found(method, net):
 @pytest.mark.parametrize("method", SCORERS)
 def test_every_method_masks_exactly_the_asked_number(method, net):
     model, shape = net
-    score = WEIGHT_METHODS[method].score
+    score = SCORERS[method]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         masks = weight_masks(score(model, batch(shape), torch.Generator(), 0.613), 0.613)
