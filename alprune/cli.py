@@ -1,5 +1,6 @@
 """The command line: options from RunConfig, errors as one message, exit codes."""
 
+import contextlib
 import json
 import sys
 import warnings
@@ -16,7 +17,7 @@ from alprune.config import RunConfig, default_of, option_type
 from alprune.data import DATASETS
 from alprune.device import DEVICES, PRECISIONS
 from alprune.display import observer_for, prune_line
-from alprune.errors import AlpruneError
+from alprune.errors import AlpruneError, ConfigError
 from alprune.experiment import (
     PRUNE_OPTIONS,
     complete,
@@ -26,7 +27,7 @@ from alprune.experiment import (
     run,
 )
 from alprune.models import MODELS
-from alprune.prune import AFTER_PRUNING, METHODS, Pruned
+from alprune.prune import AFTER_PRUNING, METHODS, Pruned, find_method
 from alprune.report import plot_curves
 from alprune.session import RunResult
 from alprune.train import SCHEDULES
@@ -54,7 +55,7 @@ class _Command(click.Command):
             click.echo(f"{type(error).__name__}: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("Interrupted before the run began; nothing was written.", err=True)
+            click.echo("Interrupted before the first step.", err=True)
             ctx.exit(130)
 
 
@@ -68,7 +69,9 @@ def _options(
             if names is None or entry.name in names:
                 function = _option(entry)(function)
         return click.option(
-            "--recipe", type=click.Path(path_type=Path), help="TOML file of options; these win."
+            "--recipe",
+            type=click.Path(path_type=Path),
+            help="TOML file of options; those given on the command line win.",
         )(function)
 
     return decorate
@@ -110,7 +113,8 @@ def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     """Label, train, score and acquire until the budget ends."""
     config = complete(_config(recipe, given))
     result = run(config, observer=observer_for(config))
-    plot_curves([result.path], result.path / "curve.png")
+    with contextlib.suppress(KeyboardInterrupt):  # the record is written; the picture may wait
+        plot_curves([result.path], result.path / "curve.png")
     click.echo(_result_json(result) if as_json else _result_table(result))
     if result.reason == "interrupted":
         click.echo(
@@ -127,6 +131,11 @@ def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
 def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     """Prune a learner before training and print what that did; nothing is written."""
     config = complete(_config(recipe, given))
+    if find_method(config.method).early:
+        raise ConfigError(
+            f"method {config.method!r} prunes during training: there is nothing to show before a "
+            "run. Try alprune run."
+        )
     splits = load_splits(config)
     pool, first = first_labels(config, splits.train)
     pruned = prune_learner(config, splits.train, first, pool.labels[first])

@@ -1,5 +1,6 @@
 """One run's options: a frozen record that reads and writes TOML recipes."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
@@ -52,8 +53,9 @@ class RunConfig:
     rounds: int = _option(10, "Rounds of 3sp-iterative.")
     min_channels: int = _option(4, "Channels that every layer keeps at least.")
     round_to: int = _option(1, "Make widths multiples of this.")
-    after_pruning: str = _option(
-        "reinit", "Weights after the cut: inherit, reinit (He, for the new sizes) or rescale."
+    after_pruning: str | None = _option(
+        None,
+        "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model).",
     )
     dataset: str = _option(
         "cifar10", "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH or folder:PATH."
@@ -93,11 +95,17 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
+            if isinstance(getattr(self, entry.name), os.PathLike):
+                object.__setattr__(self, entry.name, os.fspath(getattr(self, entry.name)))
             _check_type(entry, getattr(self, entry.name))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ConfigError(f"{name} must be at least {least:g}, got {value:g}.")
+        if self.seed >= 2**63 - 2:
+            raise ConfigError(f"seed must be less than 2^63 - 2, got {self.seed}.")
+        if self.out == "":
+            raise ConfigError("out must name a folder, got an empty name.")
         if not 0 < self.score_share <= 1:
             raise ConfigError(f"score_share must be in (0, 1], got {self.score_share:g}.")
         for name in ("budget", "epochs", "initial_epochs", "lr"):

@@ -79,9 +79,10 @@ class Lines(Observer):
         self._last_s = now
         accuracy = fields["test_accuracy"]
         tested = "not tested" if accuracy is None else f"accuracy {accuracy:.1%}"
+        loss = "-" if fields["train_loss"] is None else f"{fields['train_loss']:.3f}"
         print(
             f"{fields['elapsed_s']:8.1f} s  step {fields['step']:4d}  "
-            f"labelled {fields['labelled']:6d}  {tested}  loss {fields['train_loss']:.3f}",
+            f"labelled {fields['labelled']:6d}  {tested}  loss {loss}",
             file=self._stream,
             flush=True,
         )
@@ -89,16 +90,17 @@ class Lines(Observer):
 
 def prune_line(fields: dict[str, Any]) -> str:
     """Say in a line what pruning did."""
+    took = "during training" if fields["prune_s"] is None else f"in {fields['prune_s']:.2f} s"
     if fields["sparsity"]:
         return (
-            f"{fields['method']}: {fields['sparsity']:.1%} of the weights masked in "
-            f"{fields['prune_s']:.2f} s; this saves no FLOPs and no time"
+            f"{fields['method']}: {fields['sparsity']:.1%} of the weights masked {took}; this "
+            "saves no FLOPs and no time"
         )
     if fields["macs_after"] == fields["macs_before"]:
-        return f"{fields['method']}: {2 * fields['macs_before'] / 1e6:,.0f} MFLOPs, nothing pruned"
+        return f"{fields['method']}: {2 * fields['macs_before']:,} FLOPs, nothing pruned"
     return (
         f"{fields['method']}: {fields['flops_reduction']:.1%} of the FLOPs and "
         f"{1 - fields['params_after'] / fields['params_before']:.1%} of the parameters removed "
-        f"in {fields['prune_s']:.2f} s"
+        f"{took}"
         + (f"; the floor held in {', '.join(fields['floored'])}" if fields["floored"] else "")
     )

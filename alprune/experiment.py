@@ -76,7 +76,10 @@ def complete(config: RunConfig) -> RunConfig:
         ConfigError: An unknown data set, method, device or acquisition function.
     """
     find_acquisition(config.acquisition)
-    lookup("after-pruning treatment", config.after_pruning, AFTER_PRUNING)
+    # The weights of a network of your own may be more than a random draw.
+    own = config.model not in models.MODELS and not config.model.startswith("torchvision:")
+    config = config.resolved({"after_pruning": "inherit" if own else "reinit"})
+    lookup("after-pruning treatment", config.after_pruning or "", AFTER_PRUNING)
     lookup("initialisation", config.init, models.INITS)
     pick_precision(config.precision, pick_device(config.device))
     config = config.resolved(data.source(config.dataset).defaults)
@@ -90,6 +93,11 @@ def complete(config: RunConfig) -> RunConfig:
     if not method.saves_time:
         config = config.resolved(WIDE_DEFAULTS)
     config = config.resolved(DEFAULTS)
+    if config.score_subset is not None and config.score_subset < (config.query_size or 0):
+        raise ConfigError(
+            f"score_subset ({config.score_subset}) must be at least query_size "
+            f"({config.query_size}): points are acquired out of those scored."
+        )
     if config.budget is None and config.steps is None:
         config = config.resolved({"budget": 3600.0})
     if config.out is None:
@@ -126,19 +134,16 @@ def open_session(
         A session whose clock has not started.
     """
     device = pick_device(config.device)
+    settings = fit_settings(config, splits.train)
+    chosen = acquisition or find_acquisition(config.acquisition)
     pool, first = first_labels(config, splits.train)
     pruned = prune_learner(config, splits.train, first, pool.labels[first])
+    early = early_pruner(config, pruned.model, splits.train)
+    precision = pick_precision(config.precision, device)
+    learner = Learner(pruned.model, splits.train, settings, device, precision, early)
     assert config.out is not None
-    folder = RunFolder(Path(config.out))
-    learner = Learner(
-        pruned.model,
-        splits.train,
-        fit_settings(config, splits.train),
-        device,
-        pick_precision(config.precision, device),
-        early_pruner(config, pruned.model, splits.train),
-    )
-    return Session(config, splits, pool, pruned, learner, folder, acquisition, observer)
+    folder = RunFolder(Path(config.out))  # last: what is refused before leaves no folder behind
+    return Session(config, splits, pool, pruned, learner, folder, chosen, observer)
 
 
 def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Tensor]:
@@ -172,7 +177,7 @@ def prune_learner(
             model.to(device),
             "dense" if early else config.method,
             batch=batches,
-            after=config.after_pruning,
+            after=config.after_pruning or "inherit",
             generator=generator,
             **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in REDUCTIONS)},
         )

@@ -29,7 +29,7 @@ def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     if name in registry:
         return registry[name]
     if ":" in name:
-        return _import(kind, name)
+        return _import(kind, name, registry)
     raise unknown(kind, name, registry)
 
 
@@ -41,7 +41,7 @@ def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str]) -> Confi
     return ConfigError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
 
 
-def _import(kind: str, name: str) -> Any:
+def _import(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     module_name, _, attribute = name.partition(":")
     here = os.getcwd()
     added = here not in sys.path
@@ -51,10 +51,11 @@ def _import(kind: str, name: str) -> Any:
         found = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's may fail in any way
         raise ConfigError(
-            f"{kind} {name!r} cannot be imported: {error}. Expected package.module:attribute, "
-            f"with the module installed or in the current folder ({here})."
+            f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}. Expected "
+            f"package.module:attribute, with the module installed or in the current folder "
+            f"({here}), or one of: {', '.join(sorted(known))}."
         ) from error
     finally:
         if added:

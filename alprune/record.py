@@ -44,6 +44,7 @@ class Record:
     def __init__(self, folder: RunFolder, observer: Observer, budget: Budget) -> None:
         self.folder, self.observer, self.budget = folder, observer, budget
         self._pruned_early = False
+        self._ended = False
 
     def start(self, config: RunConfig, train: Dataset, pool: LabelPool, learner: Learner) -> None:
         """Write down everything that the run depends on."""
@@ -66,9 +67,11 @@ class Record:
             initial=pool.labelled.tolist(),
         )
 
-    def pruned(self, pruned: Pruned) -> None:
+    def pruned(self, pruned: Pruned, early: bool) -> None:
         """Write down what pruning before training did."""
         self.folder.write("plan.json", pruned.plan.to_json())
+        if early:
+            return  # `pruned_early` tells, once it is done
         self._event(
             "prune",
             method=pruned.method,
@@ -99,7 +102,7 @@ class Record:
             params_after=graph.params(early.keep),
             flops_reduction=1 - graph.macs(early.keep) / graph.macs(everything),
             sparsity=0.0,
-            prune_s=0.0,
+            prune_s=None,
             widths=graph.widths(early.keep),
             floored=list(early.floored),
             pinned=[f"{p.name}: {p.reason}" for p in graph.pinned],
@@ -136,7 +139,7 @@ class Record:
             labelled=labelled,
             acquired=acquired.tolist(),
             test_accuracy=test_accuracy,
-            train_loss=round(report.loss, 5),
+            train_loss=None if report.loss is None else round(report.loss, 5),
             epochs=round(report.epochs, 3),
             batches=report.batches,
             scored=scored,
@@ -145,7 +148,10 @@ class Record:
         )
 
     def end(self, reason: str, labelled: int, steps: int, test_accuracy: float | None) -> None:
-        """Write the last event."""
+        """Write the last event; the first call counts."""
+        if self._ended:
+            return
+        self._ended = True
         self._event(
             "end", reason=reason, labelled=labelled, steps=steps, test_accuracy=test_accuracy
         )
@@ -156,6 +162,10 @@ class Record:
             self.folder.write("plan.json", learner.early.plan.to_json())
         weights = {k: v.cpu().contiguous() for k, v in learner.averaged.state_dict().items()}
         self.folder.write("model.safetensors", to_safetensors(weights))
+        self.labels(pool, classes)
+
+    def labels(self, pool: LabelPool, classes: tuple[str, ...]) -> None:
+        """Write the labels known so far."""
         known = pool.labelled
         columns = (known.tolist(), pool.labels[known].tolist(), pool.step_of[known].tolist())
         rows = ((i, y, classes[y], step) for i, y, step in zip(*columns, strict=True))

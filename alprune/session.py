@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alprune.acquire import Acquisition, Evidence, acquire, find_acquisition
+from alprune.acquire import Acquisition, Evidence, acquire
 from alprune.clock import Budget, Stopwatch
 from alprune.config import RunConfig
 from alprune.data import Splits
@@ -57,7 +57,7 @@ class Session:
         pruned: The learner to train and what pruning did.
         learner: `pruned.model`, ready to train.
         folder: Takes the record.
-        acquisition: Chooses points; None for the one that `config` names.
+        acquisition: Chooses points.
         observer: Is told of events.
     """
 
@@ -69,7 +69,7 @@ class Session:
         pruned: Pruned,
         learner: Learner,
         folder: RunFolder,
-        acquisition: Acquisition | None = None,
+        acquisition: Acquisition,
         observer: Observer | None = None,
     ) -> None:
         self.config, self.splits, self.pool = config, splits, pool
@@ -79,7 +79,7 @@ class Session:
         self.step = 0
         self.reason: str | None = None
         self.test_accuracy: float | None = None
-        self._acquisition = acquisition or find_acquisition(config.acquisition)
+        self._acquisition = acquisition
         self._draws = torch.Generator().manual_seed(config.seed + 1)
         self._training = torch.Generator(device=learner.device).manual_seed(config.seed + 2)
         assert config.query_size is not None
@@ -88,21 +88,30 @@ class Session:
         self._asked: Tensor | None = None
         self._tested_step: int | None = None
         self.record.start(config, splits.train, pool, learner)
-        self.record.pruned(pruned)
+        self.record.pruned(pruned, early=learner.early is not None)
 
     def run(self, oracle: Oracle) -> RunResult:
         """Ask and tell until the run ends; Ctrl-C ends it with a sound record."""
         try:
-            while (asked := self.ask()).numel():
-                with self.budget.paused():
-                    labels = oracle(asked)
-                self.tell(asked, labels)
-        except KeyboardInterrupt:
-            self.reason = "interrupted"
-        except AlpruneError as error:
+            try:
+                while (asked := self.ask()).numel():
+                    with self.budget.paused():
+                        labels = oracle(asked)
+                    self.tell(asked, labels)
+            except KeyboardInterrupt:
+                self.reason = "interrupted"
+            return self._finish_undisturbed()
+        except BaseException as error:
             self._fail(error)
             raise
-        return self.finish()
+
+    def _finish_undisturbed(self) -> RunResult:
+        """Write the end; Ctrl-C meanwhile waits until it is written, then ends the run as such."""
+        try:
+            return self.finish()
+        except KeyboardInterrupt:
+            self.reason = "interrupted"
+            return self.finish()
 
     def ask(self) -> Tensor:
         """Fit, score and acquire; asking again before `tell` returns the same points.
@@ -173,12 +182,13 @@ class Session:
         self.record.folder.close()
         return result
 
-    def _fail(self, error: AlpruneError) -> None:
+    def _fail(self, error: BaseException) -> None:
+        """Close the record of a run that an error ended; what was acquired is kept."""
         self.budget.stop()
+        reason = f"error: {error}" if isinstance(error, AlpruneError) else f"error: {error!r}"
         with contextlib.suppress(StoreError):  # the folder itself may be what failed
-            self.record.end(
-                f"error: {error}", self.pool.labelled_count, self.step, self.test_accuracy
-            )
+            self.record.labels(self.pool, self.splits.train.classes)
+            self.record.end(reason, self.pool.labelled_count, self.step, self.test_accuracy)
         self.record.folder.close()
 
     def _fit(self) -> FitReport:

@@ -1,5 +1,6 @@
 """The run folder: the record of a run, written as it goes."""
 
+import contextlib
 import csv
 import io
 import json
@@ -28,6 +29,7 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(path)
             # "x" makes claiming the folder one indivisible act.
             self._events = open(path / EVENTS, "x", encoding="utf-8")
         except FileExistsError as error:
@@ -63,6 +65,7 @@ class RunFolder:
             StoreError: It cannot be written.
         """
         data = content.encode() if isinstance(content, str) else content
+        temporary = None
         try:
             handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
             with os.fdopen(handle, "wb") as file:
@@ -70,8 +73,13 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path / name)
+            temporary = None
         except OSError as error:
             raise StoreError(f"cannot write {self.path / name}: {error}.") from error
+        finally:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
 
     def write_labels(self, rows: Iterator[tuple[int, int, str, int]]) -> None:
         """Write labels.csv: index, label, class name, step a row."""
@@ -84,6 +92,16 @@ class RunFolder:
     def close(self) -> None:
         """Close events.jsonl."""
         self._events.close()
+
+
+def _refuse_foreign(path: Path) -> None:
+    found = sorted(entry.name for entry in path.iterdir() if entry.name != EVENTS)
+    if found and not (path / EVENTS).exists():
+        raise StoreError(
+            f"{path} is not empty (it holds {found[0]!r}"
+            + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+            + "), and a run would replace files there. Choose a new --out folder."
+        )
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

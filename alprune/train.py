@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from alprune.clock import Budget
 from alprune.data import Dataset
 from alprune.device import autocast
 from alprune.errors import ConfigError, TrainError
+from alprune.models.init import forked_rng
 from alprune.prune.channels.surgery import narrow
 from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
@@ -69,9 +71,16 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What one fit did: mean loss, passes over the labelled points, and whether time ran out."""
+    """What one fit did.
 
-    loss: float
+    Attributes:
+        loss: Mean over its batches; None if there were none.
+        epochs: Passes over the labelled points.
+        batches: Batches done.
+        stopped: Whether time ran out.
+    """
+
+    loss: float | None
     epochs: float
     batches: int
     stopped: bool
@@ -108,6 +117,8 @@ class Learner:
         self.augment = Augment(self.mean, self.std, flip=settings.flip, pad=settings.pad)
         self.optimiser = _optimiser(self.model, settings, device)
         self.batches = 0
+        # Reading the loss makes a GPU wait; on a CPU it costs nothing.
+        self._check_every = 1 if device.type == "cpu" else 50
 
     def fit(
         self,
@@ -144,24 +155,37 @@ class Learner:
         total = torch.zeros((), device=self.device)
         pace = _Pace(self.device)
         done = 0
-        for chosen in _batches(indices.numel(), size, planned, generator):
-            if budget is not None and budget.expired:
-                break
-            self._set_rate(progress(done / planned))
-            total += self._step(indices[chosen], labels[chosen], generator)
-            done += 1
-            if self.early is not None:
-                self._prune_if_due(self.early, math.ceil(indices.numel() / size))
-            pace.wait()
-            if tick is not None:
-                tick(done, planned)
-        loss = total.item() / max(1, done)
+        with self._own_randomness(generator):
+            for chosen in _batches(indices.numel(), size, planned, generator):
+                if budget is not None and budget.expired:
+                    break
+                self._set_rate(progress(done / planned))
+                total += self._step(indices[chosen], labels[chosen], generator)
+                done += 1
+                if done % self._check_every == 0:
+                    self._check_loss(total, done)
+                if self.early is not None:
+                    self._prune_if_due(self.early, math.ceil(indices.numel() / size))
+                pace.wait()
+                if tick is not None:
+                    tick(done, planned)
+        loss = self._check_loss(total, done) if done else None
+        return FitReport(loss, done * size / indices.numel(), done, done < planned)
+
+    def _own_randomness(self, generator: torch.Generator) -> AbstractContextManager[None]:
+        """Let dropout, which knows only the global generators, follow the run's seed."""
+        seed = int(torch.randint(2**31, (), generator=generator, device=self.device))
+        devices = [torch.cuda.current_device()] if self.device.type == "cuda" else []
+        return forked_rng(seed, devices)
+
+    def _check_loss(self, total: Tensor, done: int) -> float:
+        loss = total.item() / done
         if not math.isfinite(loss):
             raise TrainError(
                 f"the training loss is {loss} after {self.batches} batches at a rate of "
                 f"{self.settings.lr:g}. Lower --lr (a tenth is a good try) or add --warmup-batches."
             )
-        return FitReport(loss, done * size / indices.numel(), done, done < planned)
+        return loss
 
     def _step(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         inputs = self.augment(self.x.index_select(0, indices), generator)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -43,6 +44,11 @@ def test_prune_prints_the_numbers_as_json_and_as_a_table(tmp_path):
     assert table.exit_code == 0 and "FLOPs" in table.stdout and "parameters" in table.stdout
 
 
+def test_prune_refuses_a_method_that_prunes_during_training():
+    done = call("prune", *FAST, "--method", "epi")
+    assert done.exit_code == 1 and "prunes during training" in done.stderr
+
+
 def test_list_names_every_family():
     done = call("list")
     assert done.exit_code == 0
@@ -69,14 +75,23 @@ def test_list_names_every_family():
         (["--recipe", "none.toml"], "cannot read recipe"),
         (["--lr", "nan"], "lr must be"),
         (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--momentum", "1.5"], "momentum must be in"),
+        (["--method", "epi", "--prune-at", "never"], "prune_at must be 'epi', 'random'"),
+        (["--method", "epi", "--epi-criterion", "foo"], "unknown criterion 'foo'"),
+        (["--method", "3sp", "--prune-at", "2"], "for methods that prune during training"),
+        (["--score-subset", "5"], "must be at least query_size"),
+        (["--seed", "99999999999999999999"], "seed must be less than"),
+        (["--acquisition", "broken_module:f"], "cannot be imported: ModuleNotFoundError"),
+        (["--acquisition", "math:pi"], "is a float; it must be a function"),
+        (["--dataset", "npy:x.npz"], "npz:PATH"),
+        (["--model", "math:sqrt"], "model 'math:sqrt'"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_1(tmp_path, args, message):
     done = call("run", *FAST, "--steps", 1, "--out", tmp_path / "run", *args)
     assert done.exit_code == 1, done.output
-    assert done.stderr.count("Error: ") == 1 and "Traceback" not in done.output
-    import re
-
+    assert len(re.findall(r"^\w+Error: ", done.stderr, re.MULTILINE)) == 1
+    assert "Traceback" not in done.output
     assert re.search(message, done.stderr), done.stderr
     assert not (tmp_path / "run").exists()
 

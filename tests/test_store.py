@@ -22,6 +22,25 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "events.jsonl").read_bytes() == before
 
 
+def test_a_folder_with_a_users_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "labels.csv").write_text("mine")
+    with pytest.raises(StoreError, match="not empty .it holds 'labels.csv'"):
+        RunFolder(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["labels.csv"]
+
+
+def test_a_write_that_fails_leaves_no_rubbish(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("alprune.store.os.replace", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        folder.write("summary.json", "{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["events.jsonl"]
+
+
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")

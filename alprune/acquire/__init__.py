@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alprune.acquire.evidence import Evidence
 from alprune.acquire.uncertainty import entropy, least_confidence, margin, random
-from alprune.errors import AcquisitionError, AlpruneError
+from alprune.errors import AcquisitionError, AlpruneError, ConfigError
 from alprune.names import lookup
 from alprune.train import BudgetSpent
 
@@ -38,7 +38,17 @@ def find_acquisition(name: str | Acquisition) -> Acquisition:
     if isinstance(name, str):
         found = lookup("acquisition function", name, ACQUISITIONS)
     if inspect.isclass(found):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigError(
+                f"acquisition class {found.__name__!r} cannot be made without arguments: {error}."
+            ) from error
+    if not callable(found):
+        raise ConfigError(
+            f"acquisition function {name!r} is a {type(found).__name__}; it must be a function "
+            "(evidence, count, generator) -> indices or scores."
+        )
     return found
 
 

@@ -132,7 +132,9 @@ def _decode_all(
     with (
         # Pillow warns about odd metadata and near bombs, from every thread, file by file.
         warnings.catch_warnings(),
-        tqdm(total=total, desc="reading images", unit="img", disable=not progress) as bar,
+        tqdm(
+            total=total, desc="reading images", unit="img", disable=None if progress else True
+        ) as bar,
         ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool,
     ):
         warnings.simplefilter("ignore")

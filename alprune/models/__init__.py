@@ -1,6 +1,7 @@
 """The learners by name, built with He initialisation and without touching global random state."""
 
 import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from alprune.cost import forward_only
-from alprune.errors import ConfigError, ModelError
+from alprune.errors import AlpruneError, ConfigError, ModelError
 from alprune.models.alexnet import alexnet
 from alprune.models.init import INITS, forked_rng, he_normal_, reinit
 from alprune.models.lenet import lenet_5_caffe, lenet_300_100
@@ -155,7 +156,16 @@ def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Mo
         inspect.signature(function).bind(classes=classes, input_shape=shape)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model {name!r}: {error}; {contract}.") from error
-    model = function(classes=classes, input_shape=shape)
+    try:
+        model = function(classes=classes, input_shape=shape)
+    except AlpruneError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(
+            f"model {name!r} failed with {type(error).__name__}: {error} ({where.filename}, line "
+            f"{where.lineno})."
+        ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} returned a {type(model).__name__}; {contract}.")
     return _checked(name, model, classes, shape)
