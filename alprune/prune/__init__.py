@@ -3,18 +3,19 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alprune.cost import cost
-from alprune.errors import PruneError
-from alprune.names import lookup
+from alprune.errors import ModelError, PruneError
+from alprune.models.init import INITS
+from alprune.names import lookup, unknown
 from alprune.prune.after import AFTER_PRUNING
 from alprune.prune.channels import trace
 from alprune.prune.channels.graph import ChannelGraph, Group
-from alprune.prune.channels.surgery import masked, narrow
+from alprune.prune.channels.surgery import masked, narrow, unwrap
 from alprune.prune.criteria.baselines import magnitude, uniform
 from alprune.prune.criteria.grasp import structured_grasp
 from alprune.prune.criteria.scoring import Batch, ScoreOptions
@@ -168,6 +169,8 @@ class Pruned:
         return 1 - self.params_after / self.params_before
 
 
+@torch.inference_mode(False)  # scores need gradients wherever this is called
+@torch.enable_grad()
 def prune(
     model: nn.Module,
     method: str | Criterion | Method = "3sp",
@@ -222,10 +225,11 @@ def prune(
 
     Raises:
         PruneError: The target cannot be met, the batch does not fit, nothing can be pruned.
-        ModelError: The network cannot be traced.
-        ConfigError: Unknown method.
+        ModelError: The network cannot be traced, or branches on the values of its input.
+        ConfigError: Unknown method, treatment or initialisation.
     """
     begin = time.perf_counter()
+    model = _checked_model(model)
     name = method if isinstance(method, str) else getattr(method, "__qualname__", "your method")
     entry = find_method(method)
     asked = {
@@ -235,7 +239,18 @@ def prune(
         "latency": latency_reduction,
     }
     reductions = {q: r for q, r in asked.items() if r is not None} or entry.reductions
+    _check_numbers(
+        {f"{quantity}_reduction": r for quantity, r in reductions.items()},
+        {
+            "min_channels": min_channels,
+            "round_to": round_to,
+            "rounds": rounds,
+            "latency_batch": latency_batch,
+        },
+    )
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
+    if init not in INITS:
+        raise unknown("initialisation", init, INITS)
     batches = _batches(batch)
     generator = generator or torch.Generator().manual_seed(0)
     request = Request(
@@ -281,7 +296,6 @@ def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = N
     Raises:
         PruneError: The plan or the state belongs to another network.
     """
-    parameter = next(model.parameters())
     if plan.kind == "masks":
         if state is None:
             raise PruneError("a masked network needs its state dict: the masks stand in it.")
@@ -289,8 +303,12 @@ def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = N
     if plan.kind == "widths":
         made: nn.Module = crop.at_widths(model, plan.layer_widths, torch.Generator().manual_seed(0))
     else:
+        parameter = next(model.parameters())
+        dtype = getattr(torch, plan.example_dtype)
+        if dtype.is_floating_point and parameter.is_floating_point():
+            dtype = parameter.dtype  # the plan also fits the network in another precision
         shape = (2, *plan.example_shape)
-        graph = trace(model, torch.zeros(shape, dtype=parameter.dtype, device=parameter.device))
+        graph = trace(model, torch.zeros(shape, dtype=dtype, device=parameter.device))
         made = narrow(model, graph, plan.keep(graph))
     if state is not None:
         try:
@@ -319,19 +337,60 @@ def find_method(method: str | Criterion | Method) -> Method:
 
 
 def _batches(batch: Batch | Sequence[Batch]) -> list[Batch]:
-    single = len(batch) == 2 and isinstance(batch[0], Tensor)
-    batches = cast(list[Batch], [batch] if single else list(batch))
+    given: list[Any] = list(batch) if isinstance(batch, Sequence) else [batch]
+    batches = [tuple(given)] if len(given) == 2 and isinstance(given[0], Tensor) else given
     if not batches or not all(_is_batch(pair) for pair in batches):
-        got = [[tuple(p.shape) if isinstance(p, Tensor) else p for p in pair] for pair in batches]
         raise PruneError(
             "the pruning batch must be inputs (b, ...) and labels (b,) with b >= 2, or several "
-            f"such pairs; got {got}."
+            f"such pairs; got {_shapes(batches)}."
         )
-    return batches
+    for inputs, _ in batches:
+        bad = int((~torch.isfinite(inputs)).sum())
+        if bad:
+            raise PruneError(
+                f"{bad} of {inputs.numel()} numbers in the pruning batch's inputs are not finite. "
+                "Clean the data, or check its normalisation (a deviation of 0?)."
+            )
+    # What was made in inference mode cannot be differentiated through; a copy can.
+    return [tuple(x.clone() if x.is_inference() else x for x in pair) for pair in batches]
 
 
-def _is_batch(pair: Batch) -> bool:
-    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+def _shapes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return [_shapes(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _checked_model(model: nn.Module) -> nn.Module:
+    """Take off wrappers and refuse what is no network, or one with weights that are not finite."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ModelError(f"the model must be an nn.Module, built and ready to run; got {what}.")
+    model = unwrap(model)
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter) or parameter.is_meta:
+            continue  # tracing names these
+        if not (parameter.sum().isfinite() or parameter.isfinite().all()):
+            raise PruneError(
+                f"weight {name!r} holds numbers that are not finite; nothing can be scored with "
+                "it. Initialise or load the network anew."
+            )
+    return model
+
+
+def _check_numbers(reductions: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
+    for name, value in reductions.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise PruneError(f"{name} must be a number in [0, 1), got {value!r}.")
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise PruneError(f"{name} must be a whole number, at least 1; got {value!r}.")
+
+
+def _is_batch(pair: Any) -> bool:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return False
+    if not all(isinstance(part, Tensor) for part in pair):
         return False
     inputs, labels = pair
     return inputs.ndim > 1 and inputs.shape[0] >= 2 and labels.shape == inputs.shape[:1]

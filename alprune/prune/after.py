@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from alprune.models.init import reinit as draw_anew
+from alprune.prune.widths.crop import Cropped
 
 AfterPruning = Callable[[nn.Module, nn.Module, torch.Generator, str], None]
 
@@ -15,7 +16,9 @@ def inherit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
 
 
 def reinit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
-    """Draw every weight anew for the sizes that are left.
+    """Draw every weight anew for the sizes that are left, frozen ones aside.
+
+    What does not train (`requires_grad=False`, a pretrained first layer, say) keeps its values.
 
     Args:
         pruned: Changed in place.
@@ -25,7 +28,11 @@ def reinit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init
 
     Source: "3SP + re-init", van Amersfoort et al. 2020, table 1; SNIP does the same.
     """
+    frozen = {p: p.detach().clone() for p in pruned.parameters() if not p.requires_grad}
     draw_anew(pruned, generator, init)
+    with torch.no_grad():
+        for parameter, value in frozen.items():
+            parameter.copy_(value)
 
 
 def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
@@ -44,7 +51,8 @@ def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
     """
     before = dict(dense.named_parameters())
     with torch.no_grad():
-        for name, weight in pruned.named_parameters():
+        inner = pruned.model if isinstance(pruned, Cropped) else pruned
+        for name, weight in inner.named_parameters():
             if weight.ndim > 1:
                 weight.mul_((before[name].shape[0] / weight.shape[0]) ** 0.5)
 

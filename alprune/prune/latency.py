@@ -254,8 +254,8 @@ class _Bisection:
         raise PruneError(
             f"a latency reduction of {1 - self._share:g} is out of reach on this machine: with "
             f"all removable channels gone the network takes {after:.3g} ms of {before:.3g} ms, a "
-            f"reduction of {1 - after / before:.3f}. Ask for less, lower min_channels, or measure "
-            "a larger batch."
+            f"reduction of {1 - after / before:.3f}. Ask for less, lower min_channels or "
+            "round_to, or measure a larger batch."
         )
 
 

@@ -5,7 +5,7 @@ in `alprune.prune` names the results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,14 @@ from alprune.errors import PruneError
 from alprune.prune.channels import trace
 from alprune.prune.channels.graph import ChannelGraph
 from alprune.prune.channels.surgery import narrow
-from alprune.prune.criteria.scoring import Batch, ScoreOptions
+from alprune.prune.criteria.scoring import Batch, Criterion, ScoreOptions, channel_scores
 from alprune.prune.latency import latency_aware, search_latency, stopwatch
 from alprune.prune.plan import Plan, Target, search
 from alprune.prune.rounds import search_in_rounds
 from alprune.prune.weights.masks import apply_masks, weight_masks
 from alprune.prune.weights.scores import Scorer
 from alprune.prune.widths import crop
-from alprune.prune.widths.allocate import precrop
-
-Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
+from alprune.prune.widths.allocate import Allocation, precrop
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,7 @@ def keep_all(model: nn.Module, request: Request) -> Cut:
             f"method 'dense' prunes nothing, but {dict(request.reductions)} was asked for. Leave "
             "the reduction out, or choose another method."
         )
+    _refuse_unused(request, "rounds", "latency_aware")
     graph = trace(model, request.example)
     return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
 
@@ -148,9 +147,13 @@ def by_channels(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
     """
 
     def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "rounds")
         graph = prunable(model, request)
-        drawn = [criterion(model, graph, batch, request.options) for batch in request.batches]
-        scores = torch.stack([s.detach().to("cpu", torch.float32) for s in drawn]).mean(0)
+        drawn = [
+            channel_scores(criterion, model, graph, batch, request.options)
+            for batch in request.batches
+        ]
+        scores = torch.stack(drawn).mean(0)
         if "latency" in request.reductions or request.latency_aware:
             plan = _by_latency(model, graph, scores, request)
         else:
@@ -164,6 +167,7 @@ def in_rounds(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
     """Remove a little, score what is left again, and so on until the target is met."""
 
     def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "latency_aware")
         graph = prunable(model, request)
         target, options = request.target, request.options
         plan = search_in_rounds(
@@ -178,6 +182,7 @@ def by_weights(scorer: Scorer) -> Callable[[nn.Module, Request], Cut]:
     """Mask single weights: the unstructured baselines, which save no time."""
 
     def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "round_to", "rounds", "latency_aware")
         if request.target.quantity != "params":
             raise PruneError(
                 f"a weight mask removes no {request.target.quantity}: this method takes "
@@ -201,6 +206,7 @@ def by_widths(*budgets: str, widen: bool = False) -> Callable[[nn.Module, Reques
     """
 
     def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "rounds", "latency_aware")
         for quantity in request.reductions:
             if quantity not in budgets:
                 raise PruneError(f"this method limits {' and '.join(budgets)}, not {quantity}.")
@@ -211,8 +217,10 @@ def by_widths(*budgets: str, widen: bool = False) -> Callable[[nn.Module, Reques
             flops_reduction=request.reductions.get("flops"),
             widen=widen,
             min_channels=request.min_channels,
+            round_to=request.round_to,
         )
         rebuilt = crop.at_widths(model, allocation.widths, request.generator)
+        _check_reached(rebuilt, allocation)
         plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
         widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
         return Cut(rebuilt, plan, widths=widths)
@@ -235,6 +243,35 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
             + (f"Pinned: {reasons}." if reasons else "")
         )
     return graph
+
+
+_USES = {
+    "rounds": "only methods that prune in rounds, such as 3sp-iterative, take it",
+    "round_to": "weight masks leave all widths as they are",
+    "latency_aware": "only methods that score channels once take it",
+}
+
+
+def _refuse_unused(request: Request, *options: str) -> None:
+    """Refuse options that a method would ignore, where they are not at their defaults."""
+    defaults = {entry.name: entry.default for entry in fields(Request)}
+    for name in options:
+        if getattr(request, name) != defaults[name]:
+            raise PruneError(
+                f"{name} is {getattr(request, name)!r}, but this method does not use it: "
+                f"{_USES[name]}. Leave it out ({name} is {defaults[name]!r} by default) or choose "
+                "another method."
+            )
+
+
+def _check_reached(rebuilt: nn.Module, allocation: Allocation) -> None:
+    """Make sure that the rebuilt network has the size that was counted while allocating."""
+    params = sum(parameter.numel() for parameter in rebuilt.parameters())
+    if params != allocation.params_after:
+        raise PruneError(
+            f"the rebuilt network has {params} parameters where {allocation.params_after} were "
+            "counted: it ties or computes weights in a way that widths do not describe. Use 3sp."
+        )
 
 
 def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:

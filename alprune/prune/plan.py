@@ -13,6 +13,10 @@ from alprune.prune.channels import ChannelGraph
 
 TARGETS = ("flops", "params", "channels", "latency")
 KINDS = ("channels", "widths", "masks")
+DTYPES = (
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("bool", "uint8", "int8", "int16", "int32", "int64"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Plan:
         floored: Groups in which the floor kept channels that the scores would have removed.
         layer_widths: `{layer: (inputs, outputs)}` of kind "widths".
         sparsity: Share of the weights masked, of kind "masks".
+        example_dtype: Of the inputs, one of `DTYPES`.
     """
 
     kind: str
@@ -66,13 +71,16 @@ class Plan:
     floored: tuple[str, ...] = ()
     layer_widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     sparsity: float = 0.0
+    example_dtype: str = "float32"
 
     @classmethod
     def of(cls, graph: ChannelGraph, keep: Tensor, floored: tuple[str, ...] = ()) -> "Plan":
         """Write down a keep vector `(channels,)` bool of `graph`."""
         kept = {g.name: tuple(torch.nonzero(keep[g.channels])[:, 0].tolist()) for g in graph.groups}
         sizes = {g.name: g.channels.numel() for g in graph.groups}
-        return cls("channels", tuple(graph.example_shape), kept, sizes, floored)
+        dtype = graph.example_dtype
+        shape = tuple(graph.example_shape)
+        return cls("channels", shape, kept, sizes, floored, example_dtype=dtype)
 
     @classmethod
     def of_widths(
@@ -113,6 +121,7 @@ class Plan:
             "floored": list(self.floored),
             "layer_widths": {name: list(pair) for name, pair in self.layer_widths.items()},
             "sparsity": self.sparsity,
+            "example_dtype": self.example_dtype,
         }
         return json.dumps(record)
 
@@ -143,6 +152,9 @@ def _checked(record: Any) -> Plan:
     pairs = {str(name): (int(i), int(o)) for name, (i, o) in record["layer_widths"].items()}
     if any(width < 1 for pair in pairs.values() for width in pair):
         raise ValueError("layer widths must be at least 1")
+    dtype = record.get("example_dtype", "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"example_dtype {dtype!r} is none of {DTYPES}")
     return Plan(
         kind=record["kind"],
         example_shape=tuple(map(int, record["example_shape"])),
@@ -151,6 +163,7 @@ def _checked(record: Any) -> Plan:
         floored=tuple(map(str, record["floored"])),
         layer_widths=pairs,
         sparsity=float(record["sparsity"]),
+        example_dtype=dtype,
     )
 
 
@@ -261,9 +274,12 @@ def _floored(
 
 
 def _out_of_reach(graph: ChannelGraph, target: Target, before: float, least: float) -> PruneError:
+    limits, pinned = "min_channels", len(graph.pinned)
+    if target.round_to > 1:
+        limits = f"round_to (now {target.round_to}) or min_channels (now {target.min_channels})"
     return PruneError(
         f"a {target.quantity} reduction of {target.reduction:g} is out of reach: with at least "
         f"{target.min_channels} channels a layer and widths in steps of {target.round_to} the "
-        f"most is {1 - least / before:.3f}. Ask for less, or lower min_channels."
-        + (f" {len(graph.pinned)} parts of the network cannot be pruned." if graph.pinned else "")
+        f"most is {1 - least / before:.3f}. Ask for less, or lower {limits}."
+        + (f" Layers with channels that cannot be pruned: {pinned}." if pinned else "")
     )

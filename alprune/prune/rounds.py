@@ -1,6 +1,6 @@
 """Prune in rounds: a little, score again what is left, a little more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import floor
 from typing import cast
@@ -12,10 +12,8 @@ from alprune.errors import PruneError
 from alprune.prune.channels import ChannelGraph
 from alprune.prune.channels.surgery import narrow
 from alprune.prune.channels.swap import narrow_graph
-from alprune.prune.criteria.scoring import Batch, ScoreOptions
+from alprune.prune.criteria.scoring import Batch, Criterion, ScoreOptions, channel_scores
 from alprune.prune.plan import Plan, Target, search
-
-Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
 
 
 def search_in_rounds(
@@ -69,11 +67,11 @@ def search_in_rounds(
     for k in range(1, rounds + 1):
         rest = narrow_graph(graph, keep)
         small = model if keep.all() else narrow(model, graph, keep)
-        scores = criterion(small, rest, given[(k - 1) % len(given)], options)
+        scores = channel_scores(criterion, small, rest, given[(k - 1) % len(given)], options)
         share = (1 - target.reduction) ** (k / rounds)
         step = replace(target, reduction=_step(before * share, amount(graph, keep)))
         try:
-            plan = search(rest, scores.detach().to("cpu", torch.float32), step)
+            plan = search(rest, scores, step)
         except PruneError as error:
             raise PruneError(
                 f"round {k} of {rounds} towards a {target.quantity} reduction of "

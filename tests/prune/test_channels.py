@@ -253,7 +253,7 @@ def test_a_dict_of_outputs_and_a_head_for_training_only() -> None:
     assert aux.macs_per_element == 0
 
 
-def test_control_flow_on_values_and_shapes_is_followed_as_it_runs() -> None:
+def test_control_flow_on_shapes_is_followed_as_it_runs() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -262,7 +262,9 @@ def test_control_flow_on_values_and_shapes_is_followed_as_it_runs() -> None:
         def forward(self, x: Tensor) -> Tensor:
             assert x.shape[1] == 3
             y = self.stem(x)
-            y = F.relu(y) if float(x.sum()) > 1e9 else F.silu(y)
+            y = F.relu(y) if x.shape[-1] > 1000 else F.silu(y)
+            if y.isnan().any():
+                raise ValueError("diverged")
             return self.head(self.mid(y))
 
     assert trace(Branching(), images()).channels == 13

@@ -76,6 +76,7 @@ class ChannelGraph:
             Recurrent layers of one module are one maker, named after the module.
         sizes: `{(module name, attribute): (k,)}`, ids whose kept count is that attribute's value
             in a narrowed model (`num_features`, `groups` ...).
+        example_dtype: Of the traced inputs, "float32" or "int64".
     """
 
     tensors: tuple[ChannelTensor, ...]
@@ -86,6 +87,7 @@ class ChannelGraph:
     group_of: Tensor
     makers: Mapping[str, Tensor]
     sizes: Mapping[tuple[str, str], Tensor]
+    example_dtype: str = "float32"
 
     def macs(self, keep: Tensor) -> int:
         """Multiply-accumulates of convolutions, linear and recurrent layers for one example.

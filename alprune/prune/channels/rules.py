@@ -84,6 +84,10 @@ def pool(t: Tracer, call: Call) -> None:
         t.set(result, labels.expand(result.shape))
 
 
+def unlabelled(t: Tracer, call: Call) -> None:
+    """Leave the result without labels: channels it is combined with later are pinned then."""
+
+
 def _mix(t: Tracer, call: Call, dim: int | tuple[int, ...] | None) -> None:
     x = call.get(0, "input")
     labels = t.labels(x)
@@ -131,6 +135,7 @@ RULES: dict[str, Rule] = {
     "max": extremum,
     "min": extremum,
     "norm": norm,
+    **dict.fromkeys(("isnan", "isinf", "isfinite"), unlabelled),
     **dict.fromkeys(_SCANS.split(), scan),
     "normalize": normalize,
     **dict.fromkeys(_pools(), pool),

@@ -7,7 +7,6 @@ whatever it touches, so nothing is ever guessed.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +16,19 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from alprune.prune.channels.labels import PINNED, Couplings, along, canonical, varying
+
+# Operations that hand values to Python, where an `if` can look at them.
+_READS = frozenset("__bool__ __int__ __float__ __index__ __complex__ item tolist".split())
+# Results of these do not depend on the values of their operands: only on shapes, or (the last
+# three) on whether something went wrong, which is asked for the sake of an error.
+_VALUELESS = frozenset(
+    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty "
+    "new_full isnan isinf isfinite".split()
+)
+# Either what these return has a size that depends on values, or the values leave torch.
+_SIZED_BY_VALUES = frozenset(
+    "nonzero argwhere masked_select unique unique_consecutive bincount numpy __array__".split()
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,15 @@ class Tracer(TorchFunctionMode):
         self.module = ""  # of the module that is running
         self.counting = True
         self.grouped = False
+        self.decided = ""  # where the forward first looked at a value that stems from the input
+        self.sized = ""  # where it first made a tensor sized by such values, or took them out
+        self._ran: set[str] = set()
+        self._torchs = {
+            name
+            for name, module in model.named_modules()
+            if type(module).__module__.startswith("torch.nn.")
+        }
+        self._stems: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._rules = rules
         self._always = always
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -98,9 +119,33 @@ class Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         call = Call(_name(func), func, args, kwargs, out)
+        self._note(call)
         if call.results() or call.name == "__setitem__":
             self._follow(call)
         return out
+
+    def stem(self, tensor: Tensor) -> None:
+        """Remember that the values of a tensor stem from the input."""
+        self._stems[tensor] = True
+
+    def _note(self, call: Call) -> None:
+        """Note which parameters ran, and what of the forward depends on the input's values."""
+        operands, results = list(call.tensors()), call.results()
+        written = operands[:1] if call.name == "__setitem__" else []
+        if results or written:
+            self._ran.update(self.names[id(t)] for t in operands if id(t) in self.names)
+        if not any(t in self._stems for t in operands):
+            return
+        if call.name in _READS:
+            if self.module in self._torchs:
+                return  # an LSTM looks up how many sequences are packed; no branch of the user's
+            self.decided = self.decided or f"{call.name} in {self.module or 'its forward'}"
+        elif call.name not in _VALUELESS:
+            for tensor in [*results, *written]:
+                self.stem(tensor)
+        by_mask = call.name == "__getitem__" and any(t.dtype == torch.bool for t in operands[1:])
+        if by_mask or call.name in _SIZED_BY_VALUES:
+            self.sized = self.sized or f"{call.name} in {self.module or 'its forward'}"
 
     def _follow(self, call: Call) -> None:
         if call.name not in self._always and not any(self.carries(t) for t in call.tensors()):
@@ -201,9 +246,13 @@ class Tracer(TorchFunctionMode):
 
     def untouched(self) -> bool:
         """Whether some parameter took no part in the forward passes so far."""
-        touched = {name for name, _ in self.axes} | set(self.elements) | set(self.positions)
-        single = {name for name, shape in self.shapes.items() if prod(shape) == 1}
-        return bool(set(self._trainable) - touched - single)
+        return not self._ran.issuperset(self._trainable)
+
+    def idle(self) -> list[str]:
+        """Return the modules none of whose own parameters took part in the passes so far."""
+        ran = {name.rpartition(".")[0] for name in self._ran}
+        owners = dict.fromkeys(name.rpartition(".")[0] for name in self._trainable)
+        return [name for name in owners if name not in ran]
 
     def owner(self, weight: Tensor) -> str:
         """Return the name of the module that holds a registered tensor."""

@@ -1,6 +1,7 @@
 """Find the channels of any model: which leave together, who makes and who reads them."""
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,15 @@ def trace(model: nn.Module, example: Tensor, verify: bool = True) -> ChannelGrap
     whichever leaves more to prune. The pass runs on a copy that shares the parameters, so mode,
     gradients, buffers and hooks of `model`, and the global random state, are left as they are.
 
+    One pass shows one path. Branching on shapes, modes and settings is fine: the narrowed model
+    takes the same path. A forward that reads values of the input or of activations into Python
+    (`if x.mean() > 0`, `.item()`, `.tolist()`) may take another path on another input, and is
+    refused; `isnan`, `isinf` and `isfinite` may be asked, and PyTorch's own layers and hooks on
+    them may read. Layers that did not run are left whole and reported as pinned, unless tensors
+    are sized by values (boolean indices, `nonzero`) or go through numpy, as in routing: then
+    another input may reach those layers, and the forward is refused as well. Where an auxiliary
+    layer runs only in training, a second pass in train mode follows it.
+
     Args:
         model: Any module from one tensor to a tensor, or to a tuple, list or dict of tensors.
         example: `(b, ...)`, a small batch; at most its first two examples are used.
@@ -36,7 +46,8 @@ def trace(model: nn.Module, example: Tensor, verify: bool = True) -> ChannelGrap
         The channel graph. It may be empty; `pinned` then says why.
 
     Raises:
-        ModelError: The model cannot be copied, or fails on the example.
+        ModelError: The model cannot be copied, fails on the example, or branches on the values
+            of its input.
     """
     model = unwrap(model)
     example = _checked(model, example)
@@ -45,7 +56,9 @@ def trace(model: nn.Module, example: Tensor, verify: bool = True) -> ChannelGrap
     if tracer.grouped:
         other = _graph(_traced(model, example, symmetric=True), model, example, verify)
         graph = other if other.channels > graph.channels else graph
-    return graph
+    idle = tuple(Pinned(name, "never ran on the example") for name in tracer.idle())
+    dtype = str(example.dtype).removeprefix("torch.")
+    return replace(graph, pinned=graph.pinned + idle, example_dtype=dtype)
 
 
 def _graph(tracer: Tracer, model: nn.Module, example: Tensor, verify: bool) -> ChannelGraph:
@@ -79,10 +92,29 @@ def _traced(model: nn.Module, example: Tensor, symmetric: bool = False) -> Trace
         tracer.counting = False
         with contextlib.suppress(ModelError):  # a batch of two can be too small for training
             _follow_forward(tracer, probe.train(), example)
+    _refuse_branches(tracer, type(model).__name__)
     return tracer
 
 
+def _refuse_branches(tracer: Tracer, name: str) -> None:
+    if tracer.decided:
+        raise ModelError(
+            f"{name}'s forward reads values that stem from its input into Python "
+            f"({tracer.decided}), so it may branch on them, and one pass shows only one branch. "
+            "Compute both branches and choose with torch.where, or take such checks and logging "
+            "(also in hooks) out while pruning; branching on shapes is fine."
+        )
+    if tracer.sized and tracer.idle():
+        raise ModelError(
+            f"{name}'s forward uses values that stem from its input beyond tensors of fixed size "
+            f"({tracer.sized}), and {', '.join(tracer.idle()[:3])} did not run on the example: "
+            "another input may reach it. Give an example that runs every layer, or run all and "
+            "choose with torch.where."
+        )
+
+
 def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
+    tracer.stem(example)
     with tracer:
         out = run(probe, example)
     leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -77,7 +78,7 @@ def _difference(model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Te
             _shake_statistics(whole)
         small = narrow(whole, graph, keep)
         silence(whole, graph, keep)
-        with _NoDropout():
+        with NoDropout():
             expected = _tensors(run(whole, example))
             try:
                 got = _tensors(run(small, example))
@@ -115,15 +116,21 @@ def run(model: nn.Module, example: Tensor) -> Any:
             ) from error
 
 
-class _NoDropout(TorchFunctionMode):
-    """Dropout that stays on in evaluation mode would make any two forwards differ."""
+class NoDropout(TorchFunctionMode):
+    """Skip dropout, also where a forward calls it as a function, whatever the mode."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        """Run one operation, or return the first argument of a dropout."""
+        kwargs = dict(kwargs or {})
         if "dropout" in getattr(func, "__name__", ""):
             return args[0] if args else kwargs["input"]
-        return func(*args, **(kwargs or {}))
+        if "dropout_p" in kwargs:  # attention
+            kwargs["dropout_p"] = 0.0
+        elif func is F.scaled_dot_product_attention and len(args) > 4:
+            args = (*args[:4], 0.0, *args[5:])
+        return func(*args, **kwargs)
 
 
 def _tensors(out: Any) -> list[Tensor]:

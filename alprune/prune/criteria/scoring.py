@@ -1,6 +1,7 @@
 """What criteria share: a batch, options, the state to score in, derivatives and channel sums."""
 
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alprune.errors import PruneError
+from alprune.errors import AlpruneError, PruneError
+from alprune.models.init import forked_rng
 from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.channels.verify import NoDropout
 
 Batch = tuple[Tensor, Tensor]
 
@@ -29,9 +32,15 @@ class ScoreOptions:
     generator: torch.Generator | None = None
 
 
+Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
+
+
 @contextmanager
 def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """Put a model in the state in which it is scored, and back as it was afterwards.
+
+    That is: train mode, gradients on, every kind of dropout and stochastic depth off, and a
+    random state of its own for what else a forward may draw; the global one is not moved.
 
     Yields:
         Its parameters by name, all requiring gradients.
@@ -47,11 +56,19 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
             or "Stochastic" in type(module).__name__
         ):
             module.eval()
+    inner = [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.MultiheadAttention)]
+    rates = [(module, module.dropout) for module in inner]
+    for module in inner:  # these drop inside one operation
+        module.dropout = 0.0
     for parameter in parameters.values():
         parameter.requires_grad_(True)
+    devices = sorted({p.device.index or 0 for p in parameters.values() if p.is_cuda})
     try:
-        yield parameters
+        with torch.inference_mode(False), torch.enable_grad(), forked_rng(0, devices), NoDropout():
+            yield parameters
     finally:
+        for module, rate in rates:
+            module.dropout = rate
         for module, mode in modes.items():
             module.training = mode
         for name, parameter in parameters.items():
@@ -81,7 +98,7 @@ def loss_on(
     """
     inputs, labels = batch
     try:
-        loss = F.cross_entropy(model(inputs) / temperature, labels)
+        loss = F.cross_entropy(logits(model, inputs) / temperature, labels)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise PruneError(
             f"the model fails on the pruning batch {tuple(inputs.shape)}: {error}. The batch must "
@@ -94,6 +111,58 @@ def loss_on(
             "that inputs are normalised and weights freshly initialised."
         )
     return loss
+
+
+def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Run a model whose output is to be one tensor.
+
+    Raises:
+        PruneError: It returns something else.
+    """
+    out = model(inputs)
+    if not isinstance(out, Tensor):
+        raise PruneError(
+            f"{type(model).__name__} returned a {type(out).__name__}; scores need logits "
+            "(b, classes) as one tensor. Wrap the model in one that returns only these."
+        )
+    return out
+
+
+def channel_scores(
+    criterion: Criterion,
+    model: nn.Module,
+    graph: ChannelGraph,
+    batch: Batch,
+    options: ScoreOptions,
+) -> Tensor:
+    """Ask a criterion, perhaps a user's own, for scores and check what it returns.
+
+    Returns:
+        `(channels,)` float32, on the CPU.
+
+    Raises:
+        PruneError: The criterion failed, or returned anything else.
+    """
+    name = getattr(criterion, "__qualname__", type(criterion).__name__)
+    try:
+        scores = criterion(model, graph, batch, options)
+    except AlpruneError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise PruneError(
+            f"criterion {name!r} failed with {type(error).__name__}: {error} ({where.filename}, "
+            f"line {where.lineno}). It is called as (model, graph, batch, options)."
+        ) from error
+    if not isinstance(scores, Tensor) or scores.shape != (graph.channels,):
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise PruneError(
+            f"criterion {name!r} returned {got}; it must return a tensor ({graph.channels},), one "
+            "score a channel."
+        )
+    if scores.is_complex():
+        raise PruneError(f"criterion {name!r} returned {scores.dtype}; scores must be real.")
+    return scores.detach().to("cpu", torch.float32)
 
 
 def gradients(

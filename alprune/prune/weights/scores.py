@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from alprune.errors import PruneError
-from alprune.prune.criteria.scoring import Batch, gradients, loss_on, scoring_state
+from alprune.prune.criteria.scoring import Batch, gradients, logits, loss_on, scoring_state
 from alprune.prune.weights.masks import check_sparsity, largest, scorable_weights
 
 Batches = Batch | Sequence[Batch]
@@ -270,8 +270,8 @@ def _flow_in_rounds(model: nn.Module, ones: Tensor, sparsity: float, rounds: int
 
 
 def _flow_scores(model: nn.Module, found: Scores, ones: Tensor) -> Scores:
-    with _Linearised():
-        flow = model(ones).sum()
+    with torch.inference_mode(False), torch.enable_grad(), _Linearised():
+        flow = logits(model, ones).sum()
     gradients = torch.autograd.grad(flow, list(found.values()), materialize_grads=True)
     scores = {
         name: (gradient * weight.detach()).abs()

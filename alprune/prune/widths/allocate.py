@@ -117,6 +117,7 @@ def precrop(
     flops_reduction: float | None = None,
     widen: bool = False,
     min_channels: int = 4,
+    round_to: int = 1,
     calibrate: bool = True,
 ) -> Allocation:
     """Crop every layer's width to `floor(sqrt(p) * channels)`, p from `synexp`.
@@ -139,6 +140,8 @@ def precrop(
         flops_reduction: Share of the FLOPs to remove, in [0, 1); None for no limit.
         widen: PreConfig: densities may pass 1.
         min_channels: Floor of every layer's width (of its own width where that is smaller).
+        round_to: Widths are multiples of this, rounded down, in layers that have as many
+            channels. A trunk's are, as its widest layer's; inputs and classes stay.
         calibrate: Widths are rounded and shared, so the paper's one solution misses its targets
             by some per cent. If True, the programme's budgets are scaled, both alike, to the
             largest for which the network meets the reductions. If False, the paper's budgets.
@@ -161,15 +164,17 @@ def precrop(
                 f"{name}_reduction must be at least 0 and less than 1, got {value:g}: 0.8 removes "
                 "80%."
             )
-    if min_channels < 1:
-        raise PruneError(f"min_channels must be at least 1, got {min_channels}.")
+    for name, least in {"min_channels": min_channels, "round_to": round_to}.items():
+        if least < 1:
+            raise PruneError(f"{name} must be at least 1, got {least}.")
     layers = survey(model, example)
     by_layer = cost(layers.model, layers.example).by_layer
 
     def at(scale: float) -> Allocation:
-        return _allocate(layers, by_layer, limits, scale, None if widen else 1.0, min_channels)
+        upper = None if widen else 1.0
+        return _allocate(layers, by_layer, limits, scale, upper, min_channels, round_to)
 
-    return _calibrated(at, limits, min_channels) if calibrate else at(1.0)
+    return _calibrated(at, limits, min_channels, round_to) if calibrate else at(1.0)
 
 
 def first_channels(graph: ChannelGraph, widths: Widths) -> Tensor:
@@ -265,6 +270,7 @@ def _allocate(
     scale: float,
     upper: float | None,
     min_channels: int,
+    round_to: int,
 ) -> Allocation:
     params = np.array([layers.params[name] for name in layers.names], dtype=np.float64)
     macs = np.array([by_layer[name] for name in layers.names], dtype=np.float64)
@@ -280,7 +286,7 @@ def _allocate(
 
     def width(name: str, channels: int) -> int:
         wanted = int(sqrt(densities[name]) * channels + 1e-9)  # 1e-9: p = 1 keeps all
-        return max(wanted, min(min_channels, channels))
+        return _rounded_down(wanted, channels, min(min_channels, channels), round_to)
 
     widths, sizes, params_after = simulate(layers, width)
     return Allocation(
@@ -294,8 +300,20 @@ def _allocate(
     )
 
 
+def _rounded_down(wanted: int, channels: int, floor: int, multiple: int) -> int:
+    """Round a width to a multiple, down where the floor allows, in layers that are large enough."""
+    if multiple == 1 or channels < multiple:
+        return max(wanted, floor)
+    least = -(-floor // multiple) * multiple
+    width = max(wanted // multiple * multiple, least)
+    return width if width <= max(channels, wanted) else max(wanted, floor)
+
+
 def _calibrated(
-    at: Callable[[float], Allocation], limits: Mapping[str, float], min_channels: int
+    at: Callable[[float], Allocation],
+    limits: Mapping[str, float],
+    min_channels: int,
+    round_to: int,
 ) -> Allocation:
     """Find the largest scale of the budgets at which rounded widths meet the limits."""
 
@@ -318,7 +336,8 @@ def _calibrated(
     if best is None:
         asked = ", ".join(f"{name} by {limit:g}" for name, limit in limits.items())
         raise PruneError(
-            f"cannot reduce {asked} with at least {min_channels} channels a layer: the floor alone "
-            "costs more. Lower the reductions or min_channels."
+            f"cannot reduce {asked} with at least {min_channels} channels a layer in steps of "
+            f"{round_to}: the floor alone costs more. Lower the reductions, min_channels or "
+            "round_to."
         )
     return best

@@ -329,6 +329,20 @@ def _refuse_unknown(model: nn.Module) -> None:
                 f"layer {name!r} ({type(module).__name__}) has no rule in PreCrop, which knows "
                 "plain and depthwise convolutions, linear layers and BatchNorm."
             )
+    _refuse_shared(model)
+
+
+def _refuse_shared(model: nn.Module) -> None:
+    first: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(name, recurse=False):
+            if id(parameter) in first:
+                raise PruneError(
+                    f"{first[id(parameter)]!r} and {key!r} are one shared tensor; PreCrop gives "
+                    "every layer fresh weights at a width of its own, which would untie them. Use "
+                    "3sp, which keeps them shared, or share the module instead of its weight."
+                )
+            first[id(parameter)] = key
 
 
 def _run(model: nn.Module, example: Tensor) -> Any:
