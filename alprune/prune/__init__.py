@@ -18,7 +18,7 @@ from alprune.prune.channels.graph import ChannelGraph, Group
 from alprune.prune.channels.surgery import masked, narrow, unwrap
 from alprune.prune.criteria.baselines import magnitude, uniform
 from alprune.prune.criteria.grasp import structured_grasp
-from alprune.prune.criteria.scoring import Batch, ScoreOptions
+from alprune.prune.criteria.scoring import Batch, ScoreOptions, all_finite
 from alprune.prune.criteria.taylor import taylor
 from alprune.prune.criteria.three_sp import three_sp, three_sp_ca
 from alprune.prune.methods import (
@@ -370,7 +370,7 @@ def _checked_model(model: nn.Module) -> nn.Module:
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter) or parameter.is_meta:
             continue  # tracing names these
-        if not (parameter.sum().isfinite() or parameter.isfinite().all()):
+        if not all_finite(parameter.detach()):
             raise PruneError(
                 f"weight {name!r} holds numbers that are not finite; nothing can be scored with "
                 "it. Initialise or load the network anew."

@@ -177,12 +177,18 @@ def gradients(
         value, list(wanted.values()), create_graph=create_graph, materialize_grads=True
     )
     for name, gradient in zip(wanted, found, strict=True):
-        if not torch.isfinite(gradient).all():
+        if not all_finite(gradient):
             raise PruneError(
                 f"the gradient of {name!r} on the pruning batch is not finite; scores need finite "
                 "gradients. Try a smaller initialisation or normalised inputs."
             )
     return dict(zip(wanted, found, strict=True))
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether every number of a tensor is finite; one sum, without a mask of its size."""
+    # A finite sum has finite terms; an infinite one may have overflowed.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def channel_sums(graph: ChannelGraph, values: Mapping[str, Tensor], role: str) -> Tensor:
@@ -204,7 +210,9 @@ def channel_sums(graph: ChannelGraph, values: Mapping[str, Tensor], role: str) -
             if found == role:
                 ids = tensor.axes[dim]
                 others = [d for d in range(len(tensor.shape)) if d != dim]
-                value = values[tensor.name].double()
-                sums = (value.sum(others) if others else value).cpu()
+                value = values[tensor.name]
+                # summed in float64 without a copy in float64
+                sums = value.sum(others, dtype=torch.float64) if others else value.double()
+                sums = sums.cpu()
                 total.index_add_(0, ids[ids >= 0], sums[ids >= 0])  # -1 is pinned
     return total
