@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
+from alprune.cost import cost
 from alprune.errors import PruneError
 from alprune.prune.channels import trace
 from alprune.prune.channels.graph import ChannelGraph
@@ -220,7 +221,7 @@ def by_widths(*budgets: str, widen: bool = False) -> Callable[[nn.Module, Reques
             round_to=request.round_to,
         )
         rebuilt = crop.at_widths(model, allocation.widths, request.generator)
-        _check_reached(rebuilt, allocation)
+        _check_reached(rebuilt, request, allocation)
         plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
         widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
         return Cut(rebuilt, plan, widths=widths)
@@ -264,14 +265,20 @@ def _refuse_unused(request: Request, *options: str) -> None:
             )
 
 
-def _check_reached(rebuilt: nn.Module, allocation: Allocation) -> None:
-    """Make sure that the rebuilt network has the size that was counted while allocating."""
-    params = sum(parameter.numel() for parameter in rebuilt.parameters())
-    if params != allocation.params_after:
-        raise PruneError(
-            f"the rebuilt network has {params} parameters where {allocation.params_after} were "
-            "counted: it ties or computes weights in a way that widths do not describe. Use 3sp."
-        )
+def _check_reached(rebuilt: nn.Module, request: Request, allocation: Allocation) -> None:
+    """Make sure that the rebuilt network meets what the allocation promised."""
+    found = cost(rebuilt, request.example)
+    reached = {
+        "flops": 1 - found.macs / allocation.macs_before,
+        "params": 1 - found.params / allocation.params_before,
+    }
+    for quantity, asked in request.reductions.items():
+        if reached[quantity] < asked - 1e-9:
+            raise PruneError(
+                f"the network rebuilt at its new widths reduces {quantity} by "
+                f"{reached[quantity]:.3f}, not by {asked:g}: it shares or computes weights in a "
+                "way that widths do not describe. Use 3sp."
+            )
 
 
 def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:

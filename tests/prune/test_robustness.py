@@ -1,6 +1,7 @@
 """What pruning makes of branching forwards, wrappers, odd inputs and criteria that fail."""
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -126,6 +127,14 @@ def test_shared_weights_stay_shared_under_masks_and_in_surgery():
     assert torch.equal(masked.b.weight, masked.c.weight)
     pruned = prune(model, "3sp", batch=batch_of(), flops_reduction=0.3)
     assert pruned.model.b.weight is pruned.model.c.weight
+
+
+def test_new_widths_that_miss_what_they_promise_are_refused(monkeypatch):
+    miscounted = precrop(small_vgg(), batch_of()[0], params_reduction=0.2)
+    methods = importlib.import_module("alprune.prune.methods")  # alprune.prune is the function
+    monkeypatch.setattr(methods, "precrop", lambda *args, **options: miscounted)
+    with pytest.raises(PruneError, match=r"reduces params by 0\.2\d+, not by 0\.6"):
+        prune(small_vgg(), "precrop-params", batch=batch_of(), params_reduction=0.6)
 
 
 @pytest.mark.parametrize("name", ["precrop", "preconfig"])
