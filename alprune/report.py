@@ -6,26 +6,20 @@ from pathlib import Path
 from alprune.store import read_events
 
 
-def accuracy_curve(path: Path) -> tuple[list[float], list[float], list[int]]:
-    """Read when a run's learner was how accurate.
+def curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, int]]]:
+    """Read a run's course.
 
     Args:
         path: A run folder.
 
     Returns:
-        Seconds on the clock when the tested learner was fitted, its test accuracies (0 to 1),
-        and the labelled points it had; only steps that were tested.
+        `(seconds, test accuracy)` of every step that was tested, and `(seconds, labelled points)`
+        of every step; seconds on the budget clock when the step's fit ended, accuracy 0 to 1.
     """
-    tested = [
-        event
-        for event in read_events(path)
-        if event["event"] == "step" and event["test_accuracy"] is not None
-    ]
-    return (
-        [event["fitted_s"] for event in tested],
-        [event["test_accuracy"] for event in tested],
-        [event["labelled"] for event in tested],
-    )
+    steps = [event for event in read_events(path) if event["event"] == "step"]
+    tested = [s for s in steps if s["test_accuracy"] is not None]
+    accuracy = [(s["fitted_s"], s["test_accuracy"]) for s in tested]
+    return accuracy, [(s["fitted_s"], s["labelled"]) for s in steps]
 
 
 def plot_curves(paths: Sequence[Path], out: Path) -> None:
@@ -41,16 +35,14 @@ def plot_curves(paths: Sequence[Path], out: Path) -> None:
     left, right = figure.subplots(1, 2)
     styles = ["-", "--", "-.", ":"]
     for number, path in enumerate(paths):
-        events = read_events(path)
-        config = next(e for e in events if e["event"] == "start")["config"]
-        seconds, accuracies, labelled = accuracy_curve(path)
-        look = {
-            "label": f"{config['method']}, seed {config['seed']}",
-            "linestyle": styles[number % len(styles)],
-            "marker": "." if len(seconds) < 40 else None,
-        }
-        left.plot(seconds, [100 * a for a in accuracies], **look)
-        right.step(seconds, labelled, where="post", **{**look, "marker": None})
+        start = next(event for event in read_events(path) if event["event"] == "start")
+        accuracy, labelled = curves(path)
+        name = f"{start['config']['method']}, seed {start['config']['seed']}"
+        line = styles[number % len(styles)]
+        marker = "." if len(accuracy) < 40 else None
+        percent = [100 * value for _, value in accuracy]
+        left.plot([t for t, _ in accuracy], percent, line, label=name, marker=marker)
+        right.step([t for t, _ in labelled], [n for _, n in labelled], line, where="post")
     left.set(xlabel="elapsed time on the budget clock (s)", ylabel="test accuracy (%)")
     right.set(xlabel="elapsed time on the budget clock (s)", ylabel="labelled points")
     for axes in (left, right):
