@@ -77,7 +77,7 @@ class RunConfig:
     )
     initial_epochs: float | None = _option(None, "Passes over the first points before step 1.")
     epochs: float | None = _option(None, "Passes over the labelled points a step.")
-    batch_size: int | None = _option(None, "Examples a training batch (128).")
+    batch_size: int | None = _option(None, "Examples a training batch (64).")
     lr: float | None = _option(None, "Peak learning rate.")
     momentum: float = _option(0.9, "Nesterov momentum of SGD.")
     weight_decay: float = _option(5e-4, "Weight decay of SGD.")

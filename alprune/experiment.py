@@ -26,8 +26,8 @@ DEFAULTS = {
     "initial": 1000,
     "query_size": 50,
     "initial_epochs": 10.0,
-    "epochs": 1.0,
-    "batch_size": 128,
+    "epochs": 0.5,
+    "batch_size": 64,
     "lr": 0.05,
     "warmup_batches": 50,
 }
