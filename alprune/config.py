@@ -46,7 +46,7 @@ class RunConfig:
         None, "With method epi: 'epi' (when the structure rests), an epoch, or 'random'."
     )
     epi_criterion: str = _option("taylor", "With method epi: taylor or magnitude.")
-    prune_batch: int = _option(64, "Labelled examples whose loss decides what is pruned.")
+    prune_batch: int = _option(32, "Labelled examples whose loss decides what is pruned.")
     prune_batches: int = _option(1, "Such batches; their scores are accumulated.")
     smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
     temperature: float = _option(200.0, "Divides the logits in structured-grasp.")

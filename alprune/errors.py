@@ -1,5 +1,16 @@
 """The errors alprune raises: each says what, what was got, what is allowed and what to do."""
 
+import traceback
+
+
+def failure(what: str, error: Exception) -> str:
+    """Say that somebody's function failed, with what and where: the start of a message."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{what} failed with {type(error).__name__}: {error} ({where.filename}, line "
+        f"{where.lineno})."
+    )
+
 
 class AlpruneError(Exception):
     """Base of every error that a user can mend; the command line prints it without a traceback."""

@@ -1,7 +1,6 @@
 """Which points to label next: `(evidence, count, generator) -> indices or scores`."""
 
 import inspect
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from alprune.acquire.evidence import Evidence
 from alprune.acquire.uncertainty import entropy, least_confidence, margin, random
-from alprune.errors import AcquisitionError, AlpruneError, ConfigError
+from alprune.errors import AcquisitionError, AlpruneError, ConfigError, failure
 from alprune.names import lookup
 from alprune.train import BudgetSpent
 
@@ -78,11 +77,7 @@ def acquire(
     except (AlpruneError, BudgetSpent):
         raise
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise AcquisitionError(
-            f"acquisition function {name!r} failed with {type(error).__name__}: {error} "
-            f"({where.filename}, line {where.lineno})."
-        ) from error
+        raise AcquisitionError(failure(f"acquisition function {name!r}", error)) from error
     if not isinstance(result, Tensor):
         raise AcquisitionError(
             f"acquisition function {name!r} returned {type(result).__name__}; it must return a "

@@ -1,7 +1,6 @@
 """The learners by name, built with He initialisation and without touching global random state."""
 
 import inspect
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from alprune.cost import forward_only
-from alprune.errors import AlpruneError, ConfigError, ModelError
+from alprune.errors import AlpruneError, ConfigError, ModelError, failure
 from alprune.models.alexnet import alexnet
 from alprune.models.init import INITS, forked_rng, he_normal_, reinit
 from alprune.models.lenet import lenet_5_caffe, lenet_300_100
@@ -161,11 +160,7 @@ def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Mo
     except AlpruneError:
         raise
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise ModelError(
-            f"model {name!r} failed with {type(error).__name__}: {error} ({where.filename}, line "
-            f"{where.lineno})."
-        ) from error
+        raise ModelError(failure(f"model {name!r}", error)) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} returned a {type(model).__name__}; {contract}.")
     return _checked(name, model, classes, shape)

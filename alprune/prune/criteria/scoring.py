@@ -1,6 +1,5 @@
 """What criteria share: a batch, options, the state to score in, derivatives and channel sums."""
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alprune.errors import AlpruneError, PruneError
+from alprune.errors import AlpruneError, PruneError, failure
 from alprune.models.init import forked_rng
 from alprune.prune.channels.graph import ChannelGraph
 from alprune.prune.channels.verify import NoDropout
@@ -149,10 +148,9 @@ def channel_scores(
     except AlpruneError:
         raise
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
         raise PruneError(
-            f"criterion {name!r} failed with {type(error).__name__}: {error} ({where.filename}, "
-            f"line {where.lineno}). It is called as (model, graph, batch, options)."
+            failure(f"criterion {name!r}", error)
+            + " It is called as (model, graph, batch, options)."
         ) from error
     if not isinstance(scores, Tensor) or scores.shape != (graph.channels,):
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
