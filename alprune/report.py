@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from alprune.errors import StoreError
 from alprune.store import read_events
 
 
@@ -28,6 +29,9 @@ def plot_curves(paths: Sequence[Path], out: Path) -> None:
     Args:
         paths: Run folders.
         out: The picture, its type by its suffix (.png, .svg, .pdf).
+
+    Raises:
+        StoreError: A run cannot be read, or the picture cannot be written.
     """
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
 
@@ -49,4 +53,7 @@ def plot_curves(paths: Sequence[Path], out: Path) -> None:
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
     left.legend()
-    figure.savefig(out, dpi=150)
+    try:
+        figure.savefig(out, dpi=150)
+    except OSError as error:
+        raise StoreError(f"cannot draw {out}: {error}.") from error

@@ -33,3 +33,8 @@ def test_a_picture_is_drawn_of_several_runs(run, tmp_path, suffix):
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(StoreError):
         plot_curves([tmp_path], tmp_path / "curve.png")
+
+
+def test_a_picture_that_cannot_be_written_is_an_error(run, tmp_path):
+    with pytest.raises(StoreError, match="cannot draw"):
+        plot_curves([run], tmp_path / "nowhere" / "curve.png")
