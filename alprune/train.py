@@ -117,8 +117,13 @@ class Learner:
         self.augment = Augment(self.mean, self.std, flip=settings.flip, pad=settings.pad)
         self.optimiser = _optimiser(self.model, settings, device)
         self.batches = 0
+        self.snapshots: deque[nn.Module] = deque(maxlen=0)
         # Reading the loss makes a GPU wait; on a CPU it costs nothing.
         self._check_every = 1 if device.type == "cpu" else 50
+
+    def keep_snapshots(self, count: int) -> None:
+        """Keep copies of the averaged network as it was after each of the last `count` fits."""
+        self.snapshots = deque(self.snapshots, maxlen=count)
 
     def fit(
         self,
@@ -170,6 +175,8 @@ class Learner:
                 if tick is not None:
                     tick(done, planned)
         loss = self._check_loss(total, done) if done else None
+        if self.snapshots.maxlen:
+            self.snapshots.append(copy.deepcopy(self.averaged))
         return FitReport(loss, done * size / indices.numel(), done, done < planned)
 
     def _own_randomness(self, generator: torch.Generator) -> AbstractContextManager[None]:
@@ -213,6 +220,8 @@ class Learner:
             self.averaged = small
         else:
             self.averaged = narrow(self.averaged, removal.graph, removal.keep)
+        kept = [narrow(old, removal.graph, removal.keep) for old in self.snapshots]
+        self.snapshots = deque(kept, maxlen=self.snapshots.maxlen)
         self.model = small
 
     def _set_rate(self, progress: float) -> None:
@@ -236,14 +245,16 @@ class Learner:
         indices: Tensor | None = None,
         budget: Budget | None = None,
         chunk: int = 512,
+        network: nn.Module | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Stream the averaged network's logits over images.
+        """Stream a network's logits over images.
 
         Args:
             x: Images `(n, h, w, c)`, uint8 or float, on any device.
             indices: Rows of `x` to take, `(k,)`; all if None.
             budget: Checked before every chunk.
             chunk: Images at a time.
+            network: One of `snapshots`; the averaged network if None.
 
         Yields:
             The slice of `indices` and its logits `(chunk, classes)`, float32, on the device.
@@ -253,7 +264,7 @@ class Learner:
         """
         count = x.shape[0] if indices is None else indices.numel()
         where = None if indices is None else indices.to(x.device)
-        self.averaged.eval()
+        network = (self.averaged if network is None else network).eval()
         pace = _Pace(self.device)
         for begin in range(0, count, chunk):
             if budget is not None and budget.expired:
@@ -262,7 +273,7 @@ class Learner:
             images = x[part] if where is None else x.index_select(0, where[part])
             with torch.inference_mode(), autocast(self.device, self.precision):
                 inputs = normalise(images.to(self.device), self.mean, self.std)
-                logits = self.averaged(inputs).float()
+                logits = network(inputs).float()
             pace.wait()
             yield part, logits
 
