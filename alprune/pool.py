@@ -11,6 +11,9 @@ UNKNOWN = -1
 class LabelPool:
     """The labels known so far, over absolute indices of the training set.
 
+    What a step does with it (`label`, `labelled`, `draw` of a small share) costs time that grows
+    with the points labelled or drawn, not with the size of the pool.
+
     Args:
         size: Number of points, labelled and not.
         classes: Number of classes; labels are `0 .. classes - 1`.
@@ -24,7 +27,7 @@ class LabelPool:
         self.classes = classes
         self.labels = torch.full((size,), UNKNOWN, dtype=torch.int64)
         self.step_of = torch.full((size,), UNKNOWN, dtype=torch.int64)
-        self._labelled = 0
+        self._labelled = torch.empty(0, dtype=torch.int64)  # ascending
 
     def __len__(self) -> int:
         return self.labels.numel()
@@ -32,30 +35,57 @@ class LabelPool:
     @property
     def labelled(self) -> Tensor:
         """Absolute indices of the labelled points, ascending, `(labelled_count,)` int64."""
-        return torch.nonzero(self.labels != UNKNOWN).squeeze(1)
+        return self._labelled.clone()
 
     @property
     def unlabelled(self) -> Tensor:
-        """Absolute indices of the points without a label, ascending, int64."""
+        """Absolute indices of the points without a label, ascending, int64; looks at them all."""
         return torch.nonzero(self.labels == UNKNOWN).squeeze(1)
 
     @property
     def labelled_count(self) -> int:
         """Number of labelled points."""
-        return self._labelled
+        return self._labelled.numel()
 
     @property
     def unlabelled_count(self) -> int:
         """Number of points without a label."""
-        return len(self) - self._labelled
+        return len(self) - self.labelled_count
 
-    def label(self, indices: Tensor, labels: Tensor, step: int) -> None:
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw unlabelled points, every set of them equally likely.
+
+        Points are drawn from the whole pool and labelled ones and doubles thrown away, which
+        costs time in proportion to `count`. Only where that would throw away too many, because
+        most of the pool is labelled or wanted, the unlabelled points are listed.
+
+        Args:
+            count: Points wanted; all the unlabelled ones if there are fewer.
+            generator: Source of randomness, on the CPU.
+
+        Returns:
+            Distinct absolute indices, ascending, `(min(count, unlabelled_count),)` int64.
+        """
+        left = self.unlabelled_count
+        if count >= left:
+            return self.unlabelled
+        if 2 * count > left or 2 * left < len(self):
+            return self.unlabelled[torch.randperm(left, generator=generator)[:count]].sort().values
+        drawn = torch.empty(0, dtype=torch.int64)
+        while drawn.numel() < count:
+            tries = 16 + (count - drawn.numel()) * len(self) * 9 // (left * 8)
+            more = torch.randint(len(self), (tries,), generator=generator)
+            drawn = _distinct(torch.cat([drawn, more[self.labels[more] == UNKNOWN]]))
+        # The first to be drawn: the smallest would be a biased choice.
+        return drawn[:count].sort().values
+
+    def label(self, indices: Tensor, labels: Tensor, step: int | Tensor) -> None:
         """Enter labels for points that have none.
 
         Args:
             indices: Absolute indices `(k,)`, distinct and unlabelled.
             labels: Their classes `(k,)`.
-            step: The acquisition step, 0 for the first points.
+            step: The acquisition step, 0 for the first points; or one a point, `(k,)`.
 
         Raises:
             DataError: Shapes differ, an index is out of range, doubled or labelled already, or
@@ -65,7 +95,7 @@ class LabelPool:
         self._check(indices, labels)
         self.labels[indices] = labels
         self.step_of[indices] = step
-        self._labelled += indices.numel()
+        self._labelled = torch.cat([self._labelled, indices]).sort().values
 
     def _check(self, indices: Tensor, labels: Tensor) -> None:
         if indices.ndim != 1 or indices.shape != labels.shape:
@@ -90,3 +120,11 @@ class LabelPool:
                 f"labels must lie in 0..{self.classes - 1}, got {int(labels.min())}.."
                 f"{int(labels.max())}."
             )
+
+
+def _distinct(values: Tensor) -> Tensor:
+    """Drop all but the first of equal values and keep the order, `(n,)` to `(m,)`."""
+    ordered, place = values.sort(stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return values[place[first].sort().values]
