@@ -1,0 +1,149 @@
+"""Stream a network's outputs over images: chunk by chunk, under a deadline, in bounded memory."""
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from alprune.augment import normalise
+from alprune.clock import Budget
+from alprune.device import autocast
+from alprune.errors import TrainError
+
+
+class BudgetSpent(Exception):
+    """The budget ended inside work that counts; the loop ends the run, no user sees this."""
+
+
+class Predictor:
+    """Streams logits over stored images, in chunks that it makes smaller where memory runs out.
+
+    Args:
+        mean: `(c,)` on the device, see `normalise`.
+        std: `(c,)`, likewise.
+        device: Where to compute; the networks given to `stream` lie there.
+        precision: Type of the matrix products.
+        chunk: Images at a time, see `good_chunk`.
+
+    Attributes:
+        chunk: As given, or what was left of it when memory ran out.
+    """
+
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        device: torch.device,
+        precision: torch.dtype,
+        chunk: int,
+    ) -> None:
+        self.device, self.precision, self.chunk = device, precision, chunk
+        self._mean, self._std = mean, std
+
+    def stream(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        indices: Tensor | None = None,
+        budget: Budget | None = None,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the network's logits over images.
+
+        Args:
+            network: In the mode in which it should run.
+            x: Images `(n, h, w, c)`, uint8 or float, on any device; may be memory-mapped.
+            indices: Rows of `x` to take, `(k,)`; all if None.
+            budget: Checked before every chunk.
+
+        Yields:
+            The slice of `indices` and its logits `(chunk, classes)`, float32, on the device.
+
+        Raises:
+            BudgetSpent: The budget ended before the stream did.
+            TrainError: There is not the memory for a single image.
+        """
+        count = x.shape[0] if indices is None else indices.numel()
+        where = None if indices is None else indices.to(x.device)
+        pace = Pace(self.device)
+        begin = 0
+        while begin < count:
+            if budget is not None and budget.expired:
+                raise BudgetSpent
+            part = slice(begin, min(begin + self.chunk, count))
+            logits = self._logits(network, x, part if where is None else where[part])
+            if logits is None:
+                self._halve(part.stop - part.start)
+                continue
+            pace.wait()
+            begin = part.stop
+            yield part, logits
+
+    def _logits(self, network: nn.Module, x: Tensor, rows: slice | Tensor) -> Tensor | None:
+        """Return the logits of some rows; None if memory ran out."""
+        try:
+            images = x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                return network(normalise(images.to(self.device), self._mean, self._std)).float()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        return None  # outside of the handler, whose traceback holds on to the chunk's memory
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
+            raise TrainError(
+                "out of memory while predicting a single image. Use a smaller --model or "
+                "--image-size, or prune more."
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.chunk = tried // 2
+        warnings.warn(
+            f"out of memory while predicting {tried} images at once; going on with {self.chunk}. "
+            "It goes faster if other programs leave more memory.",
+            stacklevel=2,
+        )
+
+
+class Pace:
+    """Keeps a GPU's queue short, so that the host's clock tells the truth about the deadline.
+
+    Args:
+        device: Where the work is queued; anything but a GPU needs no pacing.
+        ahead: Pieces of work that may wait in the queue.
+    """
+
+    def __init__(self, device: torch.device, ahead: int = 8) -> None:
+        self._ahead = ahead if device.type == "cuda" else 0
+        self._events: deque[torch.cuda.Event] = deque()
+
+    def wait(self) -> None:
+        """Call after queueing a piece of work: wait until at most `ahead` are unfinished."""
+        if not self._ahead:
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self._events.append(event)
+        if len(self._events) > self._ahead:
+            self._events.popleft().synchronize()
+
+
+def good_chunk(device: torch.device, image_shape: tuple[int, ...]) -> int:
+    """Return how many images `(c, h, w)` at a time go fastest.
+
+    On a CPU the activations of a chunk should stay in its cache: VGG-19 pruned by 3sp-ca scored
+    770 images of 32x32 a second in chunks of 64, and 595 in chunks of 512. A GPU wants to be fed.
+    """
+    if device.type != "cpu":
+        return 512
+    return min(512, max(8, 2**16 // math.prod(image_shape[1:])))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in the host's allocator."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
