@@ -1,8 +1,6 @@
-import pytest
 import torch
 
 from alprune.data import Dataset
-from alprune.errors import DataError
 from alprune.oracle import Simulation
 
 
@@ -13,25 +11,17 @@ def dataset(labels):
     return Dataset(x, y, names, (0.5,), (0.2,), False, "test")
 
 
-def generator():
-    return torch.Generator().manual_seed(0)
+def test_a_simulation_answers_what_the_data_set_says():
+    train = dataset([0, 1, 2, 1])
+    assert Simulation(train)(torch.tensor([3, 0])).tolist() == [1, 0]
 
 
-def test_the_first_points_are_balanced_and_the_rest_is_spread():
-    train = dataset([0] * 50 + [1] * 8 + [2] * 9)
-    first = Simulation(train).balanced(20, generator())
-    counts = train.y[first].bincount()
-    assert counts.sum() == 20
-    assert counts.max() - counts.min() == 1
-    assert first.unique().numel() == 20
-    assert torch.equal(first, Simulation(train).balanced(20, generator()))
-
-
-@pytest.mark.parametrize(
-    ("count", "message"),
-    [(30, "class 'b' has 8 training points.*at most 24"), (2, r"one a class \(3\)"), (99, "67")],
-)
-def test_an_impossible_start_says_what_is_possible(count, message):
-    train = dataset([0] * 50 + [1] * 8 + [2] * 9)
-    with pytest.raises(DataError, match=message):
-        Simulation(train).balanced(count, generator())
+def test_a_noisy_simulation_is_wrong_as_often_as_asked_and_sticks_to_it():
+    train = dataset([0, 1, 2] * 100)
+    oracle, twin, other = (Simulation(train, 0.1, seed) for seed in (4, 4, 5))
+    every = torch.arange(300)
+    assert int((oracle(every) != train.y).sum()) == 30
+    assert torch.equal(oracle(every), twin(every)) and not torch.equal(oracle(every), other(every))
+    one_by_one = torch.cat([oracle(torch.tensor([i])) for i in range(299, -1, -1)])
+    assert torch.equal(one_by_one.flip(0), oracle(every))
+    assert torch.equal(oracle.labels, oracle(every))

@@ -1,0 +1,161 @@
+"""How good predictions are: accuracy, macro-F1, calibration; and the temperature that mends it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alprune.errors import DataError
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a set of predictions is worth.
+
+    Attributes:
+        accuracy: Share of right answers, 0 to 1.
+        macro_f1: Mean over the classes of their F1 score, 0 to 1.
+        ece: Expected calibration error, 0 to 1.
+        nll: Mean negative log-likelihood of the true class, in nats.
+        brier: Mean squared distance of the probabilities from the truth, 0 to 2.
+        per_class_accuracy: Share of right answers among each class's points; None for a class
+            without points.
+    """
+
+    accuracy: float
+    macro_f1: float
+    ece: float
+    nll: float
+    brier: float
+    per_class_accuracy: tuple[float | None, ...]
+
+
+def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Metrics:
+    """Measure predictions against the truth, in float64.
+
+    Args:
+        logits: `(n, classes)`, n >= 1, on any device.
+        labels: True classes `(n,)`, int64.
+        temperature: Divides the logits first; 1 leaves the probabilities as they are.
+
+    Raises:
+        DataError: The shapes do not fit, or there are no points.
+    """
+    logits, labels = _checked(logits, labels)
+    log_probabilities = (logits / temperature).log_softmax(1)
+    probabilities = log_probabilities.exp()
+    counts = confusion(probabilities.argmax(1), labels, logits.shape[1])
+    points = counts.sum(1)
+    right = counts.diagonal()
+    return Metrics(
+        accuracy=int(right.sum()) / labels.numel(),
+        macro_f1=macro_f1(counts),
+        ece=expected_calibration_error(probabilities, labels),
+        nll=float(F.nll_loss(log_probabilities, labels)),
+        brier=float((probabilities - F.one_hot(labels, logits.shape[1])).square().sum(1).mean()),
+        per_class_accuracy=tuple(
+            r / n if n else None for r, n in zip(right.tolist(), points.tolist(), strict=True)
+        ),
+    )
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Count `(classes, classes)` points by true class (row) and predicted class (column)."""
+    pairs = labels * classes + predicted
+    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+def macro_f1(confusion: Tensor) -> float:
+    """Average the F1 scores of the classes that occur among the labels or the predictions.
+
+    Args:
+        confusion: `(classes, classes)` counts, true classes in rows.
+    """
+    right, missed_or_right = confusion.diagonal(), confusion.sum(1)
+    everything = missed_or_right + confusion.sum(0)  # 2 TP + FP + FN
+    occurs = everything > 0
+    return float((2 * right[occurs].double() / everything[occurs]).mean())
+
+
+def expected_calibration_error(
+    probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS
+) -> float:
+    """Compare confidence with accuracy, in bins of equal width, weighted by their points.
+
+    Args:
+        probabilities: `(n, classes)`, rows that sum to 1.
+        labels: True classes `(n,)`.
+        bins: Bins over (0, 1]; a confidence on an edge belongs to the lower bin.
+
+    Source: Guo et al. 2017, eq. 3; Naeini et al. 2015.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    right = (predicted == labels).double()
+    place = (confidence * bins).ceil().long().sub_(1).clamp_(0, bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64, device=labels.device)
+    gap.index_add_(0, place, right - confidence)  # points x (accuracy - confidence), a bin
+    return float(gap.abs().sum() / labels.numel())
+
+
+def fit_temperature(
+    logits: Tensor, labels: Tensor, least: float = 0.05, most: float = 20.0
+) -> float:
+    """Find the temperature under which held-out points are most likely.
+
+    The loss is convex in the inverse temperature, so bisecting its slope in float64 finds the
+    minimum; where it lies outside the limits (all held-out points right, say), the limit is
+    returned.
+
+    Args:
+        logits: `(n, classes)` of points that the learner was not trained on.
+        labels: Their classes `(n,)`.
+        least: Lower limit of the temperature, > 0.
+        most: Upper limit.
+
+    Returns:
+        The temperature: above 1 for a learner too sure of itself.
+
+    Raises:
+        DataError: The shapes do not fit, or there are no points.
+
+    Source: Guo et al. 2017, section 4.2.
+    """
+    logits, labels = _checked(logits, labels)
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+
+    def slope(inverse: float) -> float:
+        expected = ((inverse * logits).softmax(1) * logits).sum(1)
+        return float((expected - true).mean())
+
+    low, high = 1 / most, 1 / least
+    if slope(low) >= 0:
+        return most
+    if slope(high) <= 0:
+        return least
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return (low * high) ** -0.5
+
+
+def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.numel():
+        raise DataError(
+            f"logits must be (n, classes) and labels (n,), n >= 1; got {tuple(logits.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    return logits.detach().double(), labels.to(logits.device)
+
+
+__all__ = [
+    "ECE_BINS",
+    "Metrics",
+    "confusion",
+    "expected_calibration_error",
+    "fit_temperature",
+    "macro_f1",
+    "measure",
+]
