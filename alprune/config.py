@@ -10,8 +10,11 @@ from typing import Any, get_args
 
 import tomli_w
 
-from alprune.errors import ConfigError
+from alprune.errors import ConfigError, quoted
+from alprune.files import read_whole
 from alprune.names import unknown
+
+_RECIPE_BYTES = 32 * 1024  # some hundred lines; a parser's time grows with the square of this
 
 
 def _option(default: Any, help: str, **extra: Any) -> Any:
@@ -62,6 +65,7 @@ class RunConfig:
     )
     data_root: str | None = _option(None, "Folder for downloads ($ALPRUNE_DATA or ~/.cache).")
     skip_unreadable: bool = _option(False, "Leave out images that do not decode.")
+    follow_links: bool = _option(False, "Read images behind links that lead out of folder:PATH.")
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
     init: str = _option("he", "Initialisation: he, default (PyTorch's), vs-x (Glorot), ...")
     image_size: int | None = _option(None, "Resize images to this square (the learner's own size).")
@@ -121,11 +125,14 @@ class RunConfig:
             ConfigError: The file is missing or no TOML, or holds an unknown key.
         """
         try:
-            with open(path, "rb") as file:
-                record = tomllib.load(file)
+            record = tomllib.loads(read_whole(path, _RECIPE_BYTES).decode())
         except OSError as error:
             raise ConfigError(f"cannot read recipe {path}: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except RecursionError as error:
+            raise ConfigError(
+                f"recipe {path} is nested too deep; a recipe is a list of option = value."
+            ) from error
+        except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
             raise ConfigError(f"recipe {path} is no valid TOML: {error}.") from error
         try:
             return cls.from_mapping(record | overrides)
@@ -195,5 +202,20 @@ def _check_type(entry: Field[Any], value: Any) -> None:
     right = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
     if not right:
         raise ConfigError(
-            f"{entry.name} must be {kind.__name__}, got {value!r} ({type(value).__name__})."
+            f"{entry.name} must be {kind.__name__}, got {quoted(value)} ({type(value).__name__})."
         )
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(
+            f"{entry.name} must be less than 2^63, got a number of {value.bit_length()} bits."
+        )
+    # Names of files and folders: neither a file system nor a recipe could hold these.
+    if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+        raise ConfigError(f"{entry.name} must be text (UTF-8, no null), got {quoted(value)}.")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character, as Python reads bytes that are no UTF-8
+        return False
+    return True

@@ -3,12 +3,30 @@
 import traceback
 
 
-def failure(what: str, error: Exception) -> str:
+def failure(what: str, error: BaseException) -> str:
     """Say that somebody's function failed, with what and where: the start of a message."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{what} failed with {type(error).__name__}: {error} ({where.filename}, line "
         f"{where.lineno})."
+    )
+
+
+def quoted(value: object, most: int = 120) -> str:
+    """Show what was got, for a message: its `repr`, cut where it is longer than `most`."""
+    try:
+        text = repr(value)
+    except Exception as error:  # a number of 5,000 digits, lists nested too deep
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def printable(text: str) -> str:
+    """Escape what would steer a terminal: all that is not printable, newlines apart."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
 
 
@@ -22,6 +40,10 @@ class ConfigError(AlpruneError):
 
 class DataError(AlpruneError):
     """A data set is missing, damaged or does not fit the run."""
+
+
+class InputError(DataError, ValueError):
+    """Arrays given to `PrunedClassifier` do not fit; scikit-learn expects a ValueError."""
 
 
 class ModelError(AlpruneError):

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from alprune.errors import ConfigError
+from alprune.errors import ConfigError, quoted
+
+_LONGEST = 200  # characters of a name that is looked for
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
@@ -16,7 +18,8 @@ def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     Args:
         kind: What is looked up, for the message ("method", "model", ...).
         name: A key of `registry`, or `package.module:attribute`; modules in the current
-            folder are found too.
+            folder are found too. Importing runs the module's code: name none that you do not
+            trust, and read a stranger's recipe before you run it.
         registry: The known names.
 
     Returns:
@@ -36,13 +39,19 @@ def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
 def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str]) -> ConfigError:
     """Build the error for an unknown name, with the nearest known one suggested."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:_LONGEST], names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+    return ConfigError(f"unknown {kind} {quoted(name)}; known: {', '.join(names)}.{hint}")
 
 
 def _import(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     module_name, _, attribute = name.partition(":")
+    words = [*module_name.split("."), *attribute.split(".")]
+    if len(name) > _LONGEST or not all(word.isidentifier() for word in words):
+        raise ConfigError(
+            f"{kind} {quoted(name)} is no name that can be imported: expected "
+            f"package.module:attribute, or one of: {', '.join(sorted(known))}."
+        )
     here = os.getcwd()
     added = here not in sys.path
     if added:
@@ -51,7 +60,7 @@ def _import(kind: str, name: str, known: Mapping[str, Any]) -> Any:
         found = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:  # a module of the user's may fail in any way
+    except (Exception, SystemExit) as error:  # a module of the user's may fail in any way
         raise ConfigError(
             f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}. Expected "
             f"package.module:attribute, with the module installed or in the current folder "

@@ -1,14 +1,15 @@
 """What stays: the search from scores to the channels that meet a target."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alprune.errors import PruneError
+from alprune.errors import PruneError, quoted
 from alprune.prune.channels import ChannelGraph
 
 TARGETS = ("flops", "params", "channels", "latency")
@@ -17,6 +18,10 @@ DTYPES = (
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
     *("bool", "uint8", "int8", "int16", "int32", "int64"),
 )
+# What a plan from a stranger may ask for. A million channels take 7 MB of text, and 2^28 numbers
+# in one input or one layer take 1 GiB.
+_TEXT_MOST = 16 * 2**20
+_ELEMENTS_MOST = 2**28
 
 
 @dataclass(frozen=True)
@@ -132,39 +137,68 @@ class Plan:
         Raises:
             PruneError: The text is no plan.
         """
+        if len(text) > _TEXT_MOST:
+            raise PruneError(
+                f"this is no plan as alprune writes it: {len(text):,} characters, and no plan has "
+                f"more than {_TEXT_MOST:,}."
+            )
         try:
             return _checked(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PruneError(f"this is no plan as alprune writes it: {error!r}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise PruneError(
+                f"this is no plan as alprune writes it: {type(error).__name__}: {error}."
+            ) from error
 
 
 def _checked(record: Any) -> Plan:
-    sizes = {str(name): int(size) for name, size in record["sizes"].items()}
-    kept = {str(name): tuple(map(int, chosen)) for name, chosen in record["kept"].items()}
+    sizes = {name: _whole(size, name) for name, size in record["sizes"].items()}
+    kept = {name: _wholes(chosen, name) for name, chosen in record["kept"].items()}
     for name, size in sizes.items():
         chosen = kept[name]
         if sorted(set(chosen)) != list(chosen) or not all(0 <= i < size for i in chosen):
             raise ValueError(f"group {name!r} keeps positions outside 0..{size - 1} or unsorted")
     if kept.keys() != sizes.keys():
         raise ValueError("kept and sizes name different groups")
-    if record["kind"] not in KINDS:
-        raise ValueError(f"kind {record['kind']!r} is none of {KINDS}")
-    pairs = {str(name): (int(i), int(o)) for name, (i, o) in record["layer_widths"].items()}
-    if any(width < 1 for pair in pairs.values() for width in pair):
-        raise ValueError("layer widths must be at least 1")
-    dtype = record.get("example_dtype", "float32")
-    if dtype not in DTYPES:
-        raise ValueError(f"example_dtype {dtype!r} is none of {DTYPES}")
+    pairs = {}
+    for name, pair in record["layer_widths"].items():
+        inputs, outputs = _wholes(pair, name, least=1)
+        pairs[name] = inputs, outputs
+        if inputs * outputs > _ELEMENTS_MOST:
+            raise ValueError(f"layer {name!r} would be {inputs} x {outputs}: too large to build")
+    shape = _wholes(record["example_shape"], "example_shape", least=1)
+    if math.prod(shape) > _ELEMENTS_MOST:
+        raise ValueError(f"example_shape {quoted(shape)} is too large to build")
+    sparsity = record["sparsity"]
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity must be a number in [0, 1], got {quoted(sparsity)}")
     return Plan(
-        kind=record["kind"],
-        example_shape=tuple(map(int, record["example_shape"])),
+        kind=_one_of(KINDS, record["kind"], "kind"),
+        example_shape=shape,
         kept=kept,
         sizes=sizes,
-        floored=tuple(map(str, record["floored"])),
+        floored=tuple(_one_of(sizes, name, "floored group") for name in record["floored"]),
         layer_widths=pairs,
-        sparsity=float(record["sparsity"]),
-        example_dtype=dtype,
+        sparsity=float(sparsity),
+        example_dtype=_one_of(DTYPES, record.get("example_dtype", "float32"), "example_dtype"),
     )
+
+
+def _whole(value: Any, name: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+        raise ValueError(f"{name!r} must have whole numbers from {least}, got {quoted(value)}")
+    return value
+
+
+def _wholes(values: Any, name: str, least: int = 0) -> tuple[int, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{name!r} must be a list of whole numbers, got {quoted(values)}")
+    return tuple(_whole(value, name, least) for value in values)
+
+
+def _one_of(known: Iterable[str], value: Any, name: str) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} {quoted(value)} is none of {quoted(tuple(known))}")
+    return value
 
 
 def search(graph: ChannelGraph, scores: Tensor, target: Target) -> Plan:
