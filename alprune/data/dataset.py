@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alprune.data.mapped import IN_MEMORY, parts, rows_at_once, spool
 from alprune.errors import DataError
 
 _STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
-_CHUNK = 512  # images worked on at once, so that temporaries stay small
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,8 @@ class Dataset:
     """Labelled images as two tensors on one device, with what is needed to normalise them.
 
     Attributes:
-        x: Images `(n, h, w, c)`, uint8 (0..255) or float32 (any finite values).
+        x: Images `(n, h, w, c)`, uint8 (0..255) or float32 (any finite values); many of them may
+            lie in a file, see `alprune.data.mapped`.
         y: Class of each image `(n,)`, int64, in `0..len(classes)-1`.
         classes: Name of each class.
         mean: Mean of each channel, in the units of `x / 255` for uint8 and of `x` for float.
@@ -95,12 +96,17 @@ class LoadOptions:
         size: `(h, w)` to which images are resized; None leaves them as they are.
         skip_unreadable: Leave out files that do not decode, with a warning, instead of failing.
         progress: Show a progress bar where loading takes long.
+        follow_links: Read files to which links lead out of a folder of images.
+        in_memory: Bytes up to which the images of an array are held in memory; larger arrays stay
+            in a file, where the source can do so.
     """
 
     root: Path | None = None
     size: tuple[int, int] | None = None
     skip_unreadable: bool = False
     progress: bool = False
+    follow_links: bool = False
+    in_memory: int = IN_MEMORY
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
@@ -129,6 +135,7 @@ def make_splits(
     *,
     flip: bool,
     size: tuple[int, int] | None = None,
+    in_memory: int = IN_MEMORY,
 ) -> Splits:
     """Build the two data sets from raw images and labels.
 
@@ -141,6 +148,7 @@ def make_splits(
         classes: Name of each class; every one needs a training image.
         flip: Whether a horizontal flip leaves labels true.
         size: `(h, w)` to resize all images to; None leaves them as they are.
+        in_memory: Bytes up to which resized images are held in memory, see `resize`.
 
     Raises:
         DataError: The parts do not fit together, or a class has no training image.
@@ -155,7 +163,7 @@ def make_splits(
             f"{len(empty)} of {len(classes)} classes have no training image: {first_few(empty)}. "
             "Add images, or leave these classes out and number the others 0..k-1."
         )
-    x_train, x_test = resize(train[0], size), resize(test[0], size)
+    x_train, x_test = (resize(x, size, in_memory) for x, _ in (train, test))
     mean, std = channel_statistics(x_train)
 
     def dataset(x: Tensor, y: Tensor) -> Dataset:
@@ -164,16 +172,29 @@ def make_splits(
     return Splits(dataset(x_train, train[1]), dataset(x_test, test[1]))
 
 
-def resize(x: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Resize images `(n, h, w, c)` to `(n, *size, c)`, bilinear with antialiasing, type kept."""
+def resize(x: Tensor, size: tuple[int, int] | None, in_memory: int = IN_MEMORY) -> Tensor:
+    """Resize images `(n, h, w, c)` to `(n, *size, c)`, bilinear with antialiasing, type kept.
+
+    A result of more than `in_memory` bytes, if it is on the CPU, lies in a temporary file.
+
+    Raises:
+        DataError: The temporary file cannot be written.
+    """
     if size is None or tuple(x.shape[1:3]) == tuple(size):
         return x
-    out = x.new_empty((len(x), *size, x.shape[3]))
-    for start in range(0, len(x), _CHUNK):
-        chunk = x[start : start + _CHUNK].permute(0, 3, 1, 2)
-        resized = F.interpolate(chunk, size=size, mode="bilinear", antialias=True)
-        out[start : start + _CHUNK] = resized.permute(0, 2, 3, 1)
+    shape = (len(x), *size, x.shape[3])
+    resized = (_resized(x[part], size) for part in parts(x))
+    if x.device.type == "cpu" and math.prod(shape) * x.element_size() > in_memory:
+        return spool(resized, x.dtype, shape)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    for part, images in zip(parts(x), resized, strict=True):
+        out[part] = images
     return out
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    planes = x.permute(0, 3, 1, 2)
+    return F.interpolate(planes, size=size, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
 def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -182,14 +203,19 @@ def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     Units are those of `x / 255` for uint8 and of `x` for float. A channel that never changes gets
     a standard deviation of 1, so that normalising makes it zero.
     """
-    if len(x) > _STATISTICS_SAMPLE:
-        x = x[torch.arange(_STATISTICS_SAMPLE, device=x.device) * len(x) // _STATISTICS_SAMPLE]
-    chunks = x.flatten(0, 2).split(_CHUNK * 1024)  # (pixels, c) each
-    pixels = sum(len(chunk) for chunk in chunks)
-    zero = x.new_zeros(x.shape[3], dtype=torch.float64)
-    mean = sum((chunk.sum(0, dtype=torch.float64) for chunk in chunks), zero) / pixels
-    squares = sum(((chunk.double() - mean).square_().sum(0) for chunk in chunks), zero)
-    std = (squares / pixels).sqrt()
+    taken = min(len(x), _STATISTICS_SAMPLE)
+    rows = torch.arange(taken, device=x.device) * len(x) // taken
+    zero = torch.zeros(x.shape[3], dtype=torch.float64, device=x.device)
+
+    def mean_of(value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Average over all pixels of the sample what `value` makes of `(pixels, c)` of them."""
+        sums = (
+            value(x[part].flatten(0, 2).double()).sum(0) for part in rows.split(rows_at_once(x))
+        )
+        return sum(sums, zero) / (taken * x.shape[1] * x.shape[2])
+
+    mean = mean_of(lambda pixels: pixels)
+    std = mean_of(lambda pixels: (pixels - mean).square_()).sqrt()
     unit = 255.0 if x.dtype == torch.uint8 else 1.0
     # Rounding alone gives a constant channel a tiny deviation: compare with the channel's size.
     constant = std <= 1e-7 * mean.abs()
@@ -201,9 +227,11 @@ def content_digest(x: Tensor, y: Tensor) -> str:
     """Hash types, shapes and bytes of images and labels; the same on every device and run."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in (x, y):
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.reshape(-1).view("uint8").data)
+        kind = tensor[:0].detach().cpu().numpy().dtype.str
+        digest.update(f"{kind}{tuple(tensor.shape)}".encode())
+        for part in parts(tensor):
+            array = tensor[part].detach().cpu().contiguous().numpy()
+            digest.update(array.reshape(-1).view("uint8").data)
     return digest.hexdigest()
 
 
@@ -215,10 +243,10 @@ def _check_images(name: str, x: Tensor) -> None:
             f"{name} must hold images (n, h, w, c), none of these zero; got {tuple(x.shape)}."
         )
     if x.dtype == torch.float32:
-        for start in range(0, len(x), _CHUNK):
-            bad = ~x[start : start + _CHUNK].isfinite().flatten(1).all(1)
+        for part in parts(x):
+            bad = ~x[part].isfinite().flatten(1).all(1)
             if bad.any():
-                first = start + int(bad.int().argmax())
+                first = part.start + int(bad.int().argmax())
                 raise DataError(
                     f"{name} holds NaN or infinite values, first in image {first}. Mend or "
                     "leave out such images."

@@ -1,98 +1,137 @@
-"""A user's own arrays in one .npz file."""
+"""A user's own arrays in one .npz file, or in a folder of .npy files."""
 
+import math
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alprune.data.dataset import LoadOptions, Splits, make_splits
+from alprune.data.arrays import StoredArray, describe, find_arrays
+from alprune.data.dataset import LoadOptions, Splits, first_few, make_splits
+from alprune.data.mapped import CHUNK, gigabytes, map_images, spool
 from alprune.errors import DataError
+from alprune.files import open_ordinary, user_path
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+EXTRAS = ("classes", "flip")
+_NATIVE = {torch.uint8: np.dtype(np.uint8), torch.float32: np.dtype(np.float32)}
 _LAYOUT = "(n, h, w) or (n, h, w, 1) for grey, (n, h, w, 3) or (n, h, w, 4) for colour"
+_MOST_EXTRA = 2**24  # bytes that the class names may take
 
 
 def load(path: str, options: LoadOptions) -> Splits:
-    """Load `x_train`, `y_train`, `x_test` and `y_test` from an .npz file.
+    """Load `x_train`, `y_train`, `x_test` and `y_test` from an .npz file, or a folder of .npy's.
 
     Images are uint8 (0..255) or floats in any unit, channels last; labels are integers 0..k-1.
     Optional: `classes`, the k names, and `flip`, whether a horizontal flip keeps labels true
     (without it: yes for colour, no for grey, which is often writing). No pickle is ever loaded.
 
+    Images that take more than `options.in_memory` bytes stay in the file, see `mapped`, if they
+    lie there as uint8 or float32 and not compressed; otherwise in a temporary copy of it.
+
     Raises:
         DataError: The file or one of its arrays cannot be used; the message names which.
     """
-    arrays = _read(Path(path).expanduser())
-    train = _images("x_train", arrays["x_train"]), _labels("y_train", arrays["y_train"])
-    test = _images("x_test", arrays["x_test"]), _labels("y_test", arrays["y_test"])
-    for part, (x, y) in (("train", train), ("test", test)):
-        if len(x) != len(y):
-            raise DataError(f"x_{part} has {len(x)} images but y_{part} has {len(y)} labels.")
-    if options.size is None and train[0].shape[1:] != test[0].shape[1:]:
+    stored = _find(user_path(path))
+    images = [_checked_images(stored[name]) for name in ("x_train", "x_test")]
+    labels = [_labels(stored[name]) for name in ("y_train", "y_test")]
+    for part, x, y in zip(("train", "test"), images, labels, strict=True):
+        if x.shape[0] != len(y):
+            raise DataError(f"x_{part} has {x.shape[0]} images but y_{part} has {len(y)} labels.")
+    shapes = [_image_shape(x) for x in images]
+    if options.size is None and shapes[0] != shapes[1]:
         raise DataError(
-            f"images of x_train are {tuple(train[0].shape[1:])} and of x_test "
-            f"{tuple(test[0].shape[1:])}; they must have one shape (h, w, c)."
+            f"images of x_train are {shapes[0]} and of x_test {shapes[1]}; they must have one "
+            "shape (h, w, c)."
         )
-    flip = _flip(arrays.get("flip"), colour=train[0].shape[3] > 1)
-    classes = _classes(arrays.get("classes"), train[1])
-    return make_splits(train, test, classes, flip=flip, size=options.size)
+    flip = _flip(stored.get("flip"), colour=shapes[0][2] > 1)
+    classes = _classes(stored.get("classes"), labels[0])
+    train, test = ((_images(x, options.in_memory), y) for x, y in zip(images, labels, strict=True))
+    return make_splits(
+        train, test, classes, flip=flip, size=options.size, in_memory=options.in_memory
+    )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
+def _find(path: Path) -> dict[str, StoredArray]:
+    needed = ", ".join(ARRAYS)
+    if not path.exists():
+        raise DataError(f"there is no file {str(path)!r}. Expected an .npz with {needed}.")
+    places = find_arrays(path)
+    if path.is_dir() and not places:
         raise DataError(
-            f"there is no file {str(path)!r}. Expected an .npz with {', '.join(ARRAYS)}."
+            f"there is no file {str(path)!r} but a folder, without .npy files. Expected an .npz "
+            f"with {needed}, or a folder of files {ARRAYS[0]}.npy and so on."
         )
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except Exception as error:  # whatever numpy and zipfile raise on a file that is no archive
-        raise DataError(f"{str(path)!r} is no whole .npz file: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{str(path)!r} holds one bare array; expected an .npz, as np.savez writes")
-    with archive:
-        missing = [name for name in ARRAYS if name not in archive]
-        if missing:
-            raise DataError(
-                f"{str(path)!r} lacks {', '.join(missing)}; it holds "
-                f"{', '.join(archive.files) or 'nothing'}. Needed: {', '.join(ARRAYS)}."
-            )
-        wanted = [*ARRAYS, *(name for name in ("classes", "flip") if name in archive)]
-        return {name: _member(archive, name, path) for name in wanted}
-
-
-def _member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
-    try:
-        return np.asarray(archive[name])
-    except Exception as error:  # a damaged or crafted member: zlib, struct, syntax, memory ...
+    missing = [name for name in ARRAYS if name not in places]
+    if missing:
         raise DataError(
-            f"array {name!r} of {str(path)!r} cannot be read: {error or type(error).__name__}. "
-            "Write it again as a plain array (numbers or text, no objects) with np.savez."
-        ) from error
+            f"{str(path)!r} lacks {', '.join(missing)}; it holds "
+            f"{first_few(list(places), 10) or 'nothing'}. Needed: {needed}."
+        )
+    return {name: describe(name, places[name]) for name in (*ARRAYS, *EXTRAS) if name in places}
 
 
-def _images(name: str, x: np.ndarray) -> Tensor:
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
+def _checked_images(array: StoredArray) -> StoredArray:
+    name, dtype, shape = array.name, array.dtype, array.shape
+    if dtype != np.uint8 and dtype.kind != "f":
         raise DataError(
-            f"{name} must be uint8 (0..255) or float, got {x.dtype}. Convert it, for example with "
+            f"{name} must be uint8 (0..255) or float, got {dtype}. Convert it, for example with "
             f"{name}.astype(np.uint8)."
         )
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.ndim != 4 or x.shape[3] not in (1, 3, 4):
+    if len(shape) not in (3, 4) or _image_shape(array)[2] not in (1, 3, 4):
         hint = " It looks like channels first: transpose it with .transpose(0, 2, 3, 1)."
-        first = x.ndim == 4 and x.shape[1] in (1, 3, 4)
-        raise DataError(f"{name} must be {_LAYOUT}; got {x.shape}.{hint if first else ''}")
+        first = len(shape) == 4 and shape[1] in (1, 3, 4)
+        raise DataError(f"{name} must be {_LAYOUT}; got {shape}.{hint if first else ''}")
+    return array
+
+
+def _image_shape(array: StoredArray) -> tuple[int, ...]:
+    """Shape of one image, `(h, w, c)`."""
+    return array.shape[1:] if len(array.shape) == 4 else (*array.shape[1:], 1)
+
+
+def _images(array: StoredArray, in_memory: int) -> Tensor:
+    """Read images, or map those that take more than `in_memory` bytes."""
+    kind = torch.uint8 if array.dtype == np.uint8 else torch.float32
+    shape = (array.shape[0], *_image_shape(array))
+    if max(array.nbytes, math.prod(shape) * kind.itemsize) <= in_memory:
+        return _as_tensor(array.read()).view(shape)
+    if array.fortran:
+        raise DataError(
+            f"{array.name} of {str(array.path)!r} is stored with its first index fastest, and is "
+            f"too large ({gigabytes(array.nbytes)}) to be turned round in memory. Write "
+            f"np.ascontiguousarray({array.name})."
+        )
+    if array.offset is not None and array.dtype == _NATIVE[kind]:
+        array.verify()
+        with open_ordinary(array.path) as file:
+            return map_images(file, array.offset, kind, shape)
+    why = "it is compressed" if array.offset is None else f"its type is {array.dtype}"
+    warnings.warn(
+        f"{array.name} of {str(array.path)!r} is copied to a temporary file in "
+        f"{tempfile.gettempdir()!r} ({gigabytes(math.prod(shape) * kind.itemsize)}), since {why}. "
+        "Arrays of uint8 or float32 that np.savez has written are used where they lie.",
+        stacklevel=2,
+    )
+    return spool((_as_tensor(rows) for rows in array.rows(CHUNK)), kind, shape)
+
+
+def _as_tensor(x: np.ndarray) -> Tensor:
     with np.errstate(over="ignore"):  # a value beyond float32 becomes inf, which is refused later
         x = np.ascontiguousarray(x, dtype=np.uint8 if x.dtype == np.uint8 else np.float32)
     return torch.from_numpy(x)
 
 
-def _labels(name: str, y: np.ndarray) -> Tensor:
-    if y.dtype.kind not in "iu" or y.ndim != 1:
+def _labels(array: StoredArray) -> Tensor:
+    name = array.name
+    if array.dtype.kind not in "iu" or len(array.shape) != 1:
         raise DataError(
-            f"{name} must hold one integer label an image, (n,); got {y.dtype}, {y.shape}."
+            f"{name} must hold one integer label an image, (n,); got {array.dtype}, {array.shape}."
         )
+    y = array.read()
     if len(y) and int(y.min()) < 0:
         raise DataError(f"{name} has negative labels (down to {y.min()}); allowed: 0..k-1.")
     if len(y) and int(y.max()) >= 2**31:
@@ -100,21 +139,22 @@ def _labels(name: str, y: np.ndarray) -> Tensor:
     return torch.from_numpy(y.astype(np.int64))
 
 
-def _flip(flip: np.ndarray | None, colour: bool) -> bool:
-    if flip is None:
+def _flip(array: StoredArray | None, colour: bool) -> bool:
+    if array is None:
         return colour
-    if flip.dtype.kind != "b" or flip.size != 1:
-        raise DataError(f"flip must be one bool; got {flip.dtype}, {flip.shape}.")
-    return bool(flip.item())
+    if array.dtype.kind != "b" or math.prod(array.shape) != 1:
+        raise DataError(f"flip must be one bool; got {array.dtype}, {array.shape}.")
+    return bool(array.read().item())
 
 
-def _classes(names: np.ndarray | None, y_train: Tensor) -> tuple[str, ...]:
-    if names is not None:
-        if names.dtype.kind != "U" or names.ndim != 1:
+def _classes(array: StoredArray | None, y_train: Tensor) -> tuple[str, ...]:
+    if array is not None:
+        if array.dtype.kind != "U" or len(array.shape) != 1 or array.nbytes > _MOST_EXTRA:
             raise DataError(
-                f"classes must be a list of names, (k,) of text; got {names.dtype}, {names.shape}."
+                f"classes must be a list of names, (k,) of text, at most {gigabytes(_MOST_EXTRA)}; "
+                f"got {array.dtype}, {array.shape}."
             )
-        return tuple(str(name) for name in names)
+        return tuple(str(name) for name in array.read())
     present = y_train.unique()
     highest = int(present[-1]) if len(present) else -1
     if len(present) != highest + 1:

@@ -1,0 +1,156 @@
+"""Score a pool of a million images that stays in its file: time and memory.
+
+    python recipes/bench/pool.py                                   # 1,000,000 of 3x32x32, 3.1 GB
+    python recipes/bench/pool.py --points 200000 --model vgg19     # another pool, another learner
+
+Writes an .npz of random images to a temporary folder (removed afterwards), loads it as
+`npz:PATH` does, prunes a small learner, and scores first a twentieth of the pool, then all of it,
+then the twentieth again, each with entropy and the 50 best. Memory is the resident set of the
+whole process, pages of the file included: its peak, less what it was before scoring
+(`added_mb`), and less what it was before the file was opened (`added_from_start_mb`).
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+
+from alprune import data, models, prune
+from alprune.acquire import Evidence, acquire, find_acquisition
+from alprune.augment import normalise
+from alprune.data import Dataset
+from alprune.pool import LabelPool
+from alprune.train import FitSettings, Learner
+
+CLASSES = 10
+QUERY = 50
+
+
+def write_pool(path: Path, points: int, size: int) -> None:
+    """Write `points` random colour images as np.savez would, without holding them in memory."""
+    rng = np.random.default_rng(0)
+    parts = {"x_train": (points, size, size, 3), "x_test": (100, size, size, 3)}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, shape in parts.items():
+            about = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                npy.write_array_header_1_0(file, about)
+                for begin in range(0, shape[0], 10_000):
+                    count = min(10_000, shape[0] - begin)
+                    file.write(rng.bytes(count * size * size * 3))
+            labels = np.arange(shape[0]) % CLASSES
+            with archive.open(f"{name.replace('x', 'y')}.npy", "w") as file:
+                npy.write_array(file, labels)
+
+
+def small_learner(name: str, method: str, train: Dataset) -> Learner:
+    """Build a learner, pruned on 32 images of the pool."""
+    model = models.build(name, CLASSES, train.image_shape, seed=0)
+    inputs = normalise(train.x[:32], torch.tensor(train.mean), torch.tensor(train.std))
+    small = prune(model, method, batch=(inputs, train.y[:32])).model
+    return Learner(small, train, FitSettings(), torch.device("cpu"), torch.float32)
+
+
+def score(learner: Learner, candidates: torch.Tensor, first: torch.Tensor, y: torch.Tensor) -> int:
+    """Acquire as the loop does; return how many candidates were looked at."""
+    evidence = Evidence(learner, candidates, first, y[first], CLASSES)
+    generator = torch.Generator().manual_seed(0)
+    chosen = acquire(find_acquisition("entropy"), evidence, QUERY, generator)
+    assert chosen.numel() == QUERY
+    return candidates.numel()
+
+
+def resident_mb() -> float:
+    """Resident set now; its peak so far where the system has no /proc."""
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        return peak_mb()
+    return int(status.read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def peak_mb() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def measure(options: argparse.Namespace, path: Path) -> dict[str, float]:
+    """Load the pool at `path` and score it."""
+    start_mb = resident_mb()
+    begin = time.perf_counter()
+    train = data.load(f"npz:{path}").train
+    load_s = time.perf_counter() - begin
+    learner = small_learner(options.model, options.method, train)
+    pool = LabelPool(len(train), CLASSES)
+    first = pool.draw(1000, torch.Generator().manual_seed(0))
+    pool.label(first, train.y[first], step=0)
+    score(learner, pool.draw(2000, torch.Generator()), first, train.y)  # warm up
+    before_mb = resident_mb()
+
+    part = len(train) // 20
+    part_s, whole_s, scored = [], 0.0, 0
+    for count in (part, len(train), part):
+        candidates = torch.arange(count)
+        begin = time.perf_counter()
+        scored = max(scored, score(learner, candidates, first, train.y))
+        taken = time.perf_counter() - begin
+        if count == part:
+            part_s.append(taken)
+        else:
+            whole_s = taken
+    return {
+        "points": len(train),
+        "scored": scored,
+        "file_mb": path.stat().st_size / 1e6,
+        "load_s": load_s,
+        "part": part,
+        "part_s": statistics.mean(part_s),
+        "whole_s": whole_s,
+        "ratio": whole_s / statistics.mean(part_s),
+        "images_per_s": scored / whole_s,
+        "added_mb": peak_mb() - before_mb,
+        "added_from_start_mb": peak_mb() - start_mb,
+    }
+
+
+def show(found: dict[str, float]) -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"{found['points']:>9,} images in {found['file_mb']:,.0f} MB", end="")
+    print(f", opened in {found['load_s']:.1f} s")
+    print(f"{found['part']:>9,} scored in {found['part_s']:.2f} s")
+    print(f"{found['scored']:>9,} scored in {found['whole_s']:.2f} s", end="")
+    print(f": {found['ratio']:.2f} times as long")
+    print(f"memory added by scoring at its peak: {found['added_mb']:.0f} MB")
+    print(f"since before the file was opened: {found['added_from_start_mb']:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=1_000_000)
+    parser.add_argument("--size", type=int, default=32, help="height and width of an image")
+    parser.add_argument("--model", default="lenet-5-caffe")
+    parser.add_argument("--method", default="3sp-ca")
+    parser.add_argument("--folder", help="where the temporary file goes (the system's own place)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path = Path(folder) / "pool.npz"
+        write_pool(path, options.points, options.size)
+        found = measure(options, path)
+    show(found)
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
