@@ -58,7 +58,7 @@ class Folded:
         layers: list[tuple[Any, ...]] = [tuple(map(source.get_submodule, p)) for p in pairs]
         own = {id(t) for maker, _ in layers for t in (maker.weight, maker.bias)}
         shared = {id(t): t for t in registered(source).values() if id(t) not in own}
-        self.model = copied(source, shared).eval()
+        self.model = copied(source, shared)
         self._folds = []
         for pair, (maker, norm) in zip(pairs, layers, strict=True):
             target: Any = self.model.get_submodule(pair.maker)
@@ -68,6 +68,7 @@ class Folded:
             parent, _, child = pair.norm.rpartition(".")
             setattr(self.model.get_submodule(parent), child, nn.Identity())
             self._folds.append((maker, norm, target))
+        self.model.eval()
         self.refresh()
 
     @torch.no_grad()
