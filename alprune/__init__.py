@@ -2,6 +2,8 @@
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
 from alprune.acquire import ACQUISITIONS, Evidence
 from alprune.config import RunConfig
 from alprune.data import DATASETS, Dataset
@@ -9,8 +11,12 @@ from alprune.errors import AlpruneError
 from alprune.experiment import run
 from alprune.models import MODELS, build
 from alprune.prune import METHODS, Plan, Pruned, prune, rebuild
+from alprune.reopen import resume
 from alprune.session import RunResult, Session
 from alprune.store import read_events
+
+if TYPE_CHECKING:
+    from alprune.estimator import PrunedClassifier
 
 __all__ = [
     "ACQUISITIONS",
@@ -22,6 +28,7 @@ __all__ = [
     "MODELS",
     "Plan",
     "Pruned",
+    "PrunedClassifier",
     "RunConfig",
     "RunResult",
     "Session",
@@ -29,5 +36,15 @@ __all__ = [
     "prune",
     "read_events",
     "rebuild",
+    "resume",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load `PrunedClassifier` when it is asked for: scikit-learn takes a second to import."""
+    if name != "PrunedClassifier":
+        raise AttributeError(f"module 'alprune' has no attribute {name!r}.")
+    from alprune.estimator import PrunedClassifier
+
+    return PrunedClassifier

@@ -2,17 +2,19 @@
 
 import contextlib
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 import alprune
-from alprune.acquire import ACQUISITIONS
+from alprune.acquire import summaries
+from alprune.bench import BenchSettings, bench, table
 from alprune.config import RunConfig, default_of, option_type
 from alprune.data import DATASETS
 from alprune.device import DEVICES, PRECISIONS
@@ -23,13 +25,16 @@ from alprune.experiment import (
     complete,
     first_labels,
     load_splits,
+    open_run,
     prune_learner,
-    run,
 )
 from alprune.models import MODELS
 from alprune.prune import AFTER_PRUNING, METHODS, Pruned, find_method
+from alprune.reopen import finished, options, reopen
 from alprune.report import plot_curves
+from alprune.rerun import Comparison, again, compare
 from alprune.session import RunResult
+from alprune.signals import Signals, how_to_resume
 from alprune.train import SCHEDULES
 
 _CHOICES = {
@@ -41,7 +46,7 @@ _METAVARS = {"budget": "SECONDS", "out": "DIR", "data_root": "DIR", "device": "|
 _PRUNE_ONLY = (
     *PRUNE_OPTIONS,
     *"method after_pruning prune_batch prune_batches dataset data_root skip_unreadable".split(),
-    *"model image_size initial seed device".split(),
+    *"follow_links model image_size initial seed device".split(),
 )
 
 
@@ -54,9 +59,9 @@ class _Command(click.Command):
         except AlpruneError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("Interrupted before the first step.", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt as interrupt:
+            click.echo(str(interrupt) or "Interrupted.", err=True)
+            ctx.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
 
 
 def _options(
@@ -103,26 +108,75 @@ def main() -> None:
 _RUN_EXAMPLES = """\b
 Without a download:      alprune run --dataset digits --budget 60
 The paper's experiment:  alprune run --budget 3600 --method 3sp-ca
+After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
 """
 
 
 @main.command("run", cls=_Command, epilog=_RUN_EXAMPLES)
 @_options()
+@click.option(
+    "--resume",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the run in DIR; beside it only --budget and --steps, to extend that run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def run_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
+def run_command(recipe: Path | None, path: Path | None, as_json: bool, **given: Any) -> None:
     """Label, train, score and acquire until the budget ends."""
-    config = complete(_config(recipe, given))
-    result = run(config, observer=observer_for(config))
-    with contextlib.suppress(KeyboardInterrupt):  # the record is written; the picture may wait
-        plot_curves([result.path], result.path / "curve.png")
-    click.echo(_result_json(result) if as_json else _result_table(result))
-    if result.reason == "interrupted":
-        click.echo(
-            f"Interrupted. The record in {result.path} is whole; run again with another --out, "
-            "the same --seed and a longer --budget to go further.",
-            err=True,
+    with Signals() as signals:
+        if path is None:
+            result = _run(signals, complete(_config(recipe, given)))
+        else:
+            result = _resume(signals, path, {"recipe": recipe} | given)
+        with contextlib.suppress(KeyboardInterrupt):  # the record is written; the picture may wait
+            plot_curves([result.path], result.path / "curve.png")
+        click.echo(_result_json(result) if as_json else _result_table(result))
+        if result.reason == "interrupted":
+            click.echo(f"Interrupted. {how_to_resume(result.path)}", err=True)
+            sys.exit(signals.exit_code or 130)
+
+
+def _run(signals: Signals, config: RunConfig) -> RunResult:
+    session, oracle = open_run(config, observer=observer_for(config))
+    signals.end(session)
+    return session.run(oracle)
+
+
+def _resume(signals: Signals, path: Path, given: dict[str, Any]) -> RunResult:
+    limits = {name: given.pop(name) for name in ("budget", "steps")}
+    others = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
+    if others:
+        raise click.UsageError(
+            f"with --resume only --budget and --steps may be given, not {', '.join(others)}: all "
+            f"else is as the run in {path} began."
         )
-        sys.exit(130)
+    ended = finished(path, **limits)
+    if ended is not None:
+        return ended
+    session, oracle = reopen(path, None, observer_for(options(path, **limits)), **limits)
+    signals.end(session)
+    return session.run(oracle)
+
+
+@main.command("rerun", cls=_Command)
+@click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="NEW", help="Folder (DIR-rerun).")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def rerun_command(path: Path, out: Path | None, as_json: bool) -> None:
+    """Run the options of a run that has ended once more, and compare.
+
+    Exits with 1 if two runs differ that had to be equal: by --steps alone and on a CPU.
+    """
+    with Signals() as signals:
+        result = _run(signals, again(path, out))
+        if result.reason == "interrupted":
+            click.echo(f"Interrupted. {how_to_resume(result.path)}", err=True)
+            sys.exit(signals.exit_code or 130)
+    found = compare(path, result.path)
+    click.echo(json.dumps(asdict(found)) if as_json else _comparison_table(found, result.path))
+    if found.exact and not found.equal:
+        sys.exit(1)
 
 
 @main.command("prune", cls=_Command)
@@ -150,7 +204,7 @@ def list_command(as_json: bool) -> None:
         "methods": {name: entry.summary for name, entry in METHODS.items()},
         "models": {name: entry.summary for name, entry in MODELS.items()},
         "datasets": {name: entry.summary for name, entry in DATASETS.items()},
-        "acquisitions": {name: _first_line(entry) for name, entry in ACQUISITIONS.items()},
+        "acquisitions": summaries(),
     }
     if as_json:
         click.echo(json.dumps(known))
@@ -163,6 +217,54 @@ def list_command(as_json: bool) -> None:
     click.echo("Wherever a name is accepted, package.module:function is too.")
 
 
+@main.command("bench", cls=_Command)
+@click.option(
+    "--methods",
+    default=",".join(BenchSettings.methods),
+    show_default=True,
+    help="Learners to compare, with commas; dense among them for ratios to it.",
+)
+@click.option("--model", default=BenchSettings.model, show_default=True, help="The network.")
+@click.option("--batch-size", default=BenchSettings.batch_size, show_default=True)
+@click.option("--round-to", default=1, help="Widths after pruning are multiples of this.")
+@click.option(
+    "--dataset",
+    default=BenchSettings.dataset,
+    show_default=True,
+    help="synthetic (random images, no download) or what `alprune run` takes.",
+)
+@click.option("--data-root", metavar="DIR", help="Folder for downloads.")
+@click.option(
+    "--seconds", default=BenchSettings.seconds, show_default=True, help="For each comparison."
+)
+@click.option(
+    "--pool",
+    default=BenchSettings.pool,
+    show_default=True,
+    help="Images in a memory-mapped file to score; 0 for none.",
+)
+@click.option("--device", default="auto", metavar=_METAVARS["device"])
+@click.option("--precision", default="auto", type=click.Choice(PRECISIONS))
+@click.option("--seed", default=BenchSettings.seed, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def bench_command(methods: str, as_json: bool, **given: Any) -> None:
+    """Measure throughput here, as ratios to bare PyTorch loops and to the dense network."""
+    result = bench(BenchSettings(tuple(methods.split(",")), **given), tell=_tell)
+    if as_json:
+        click.echo(json.dumps(result.record()))
+        return
+    click.echo(", ".join(f"{name} {value}" for name, value in result.machine.items()))
+    click.echo(table(result.rows))
+
+
+def _tell(text: str) -> None:
+    """Show what is going on: in place on a terminal, as lines elsewhere."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", nl=False, err=True)
+    else:
+        click.echo(text, err=True)
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"Warning: {message}", err=True)
 
@@ -172,10 +274,6 @@ def _config(recipe: Path | None, given: dict[str, Any]) -> RunConfig:
     if recipe is None:
         return RunConfig.from_mapping(chosen)
     return RunConfig.from_toml(recipe, **chosen)
-
-
-def _first_line(entry: Callable[..., Any]) -> str:
-    return (entry.__doc__ or "").strip().split("\n")[0]
 
 
 def _result_json(result: RunResult) -> str:
@@ -195,6 +293,27 @@ def _result_table(result: RunResult) -> str:
         "picture": result.path / "curve.png",
     }
     return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
+
+
+def _comparison_table(found: Comparison, second: Path) -> str:
+    accuracies = ["not tested" if a is None else f"{a:.2%}" for a in found.test_accuracy]
+    verdict = "equal" if found.equal else "different"
+    verdict += " (and had to be equal)" if found.exact else f" (need not be equal: {found.why_not})"
+    rows = {
+        "outcome": verdict,
+        "steps": "{} and {}".format(*found.steps),
+        "labelled": "{} and {}".format(*found.labelled),
+        "test accuracy": " and ".join(accuracies),
+        "acquired": (
+            "the same points" if found.parted is None else f"different from step {found.parted} on"
+        ),
+        "weights": (
+            "of different shapes" if found.weights is None else f"{found.weights:.3g} apart at most"
+        ),
+        "record": second,
+    }
+    lines = [f"{name:<14} {value}" for name, value in rows.items()]
+    return "\n".join(lines + [f"{'changed':<14} {text}" for text in found.changed])
 
 
 def _prune_record(pruned: Pruned) -> dict[str, Any]:

@@ -18,6 +18,9 @@ class Budget:
         limit_s: Seconds until the budget is spent; None for no limit.
         spent_s: Seconds already spent, for a run that goes on.
         now: A clock in seconds that never goes back.
+
+    Attributes:
+        halted: Whether `halt` was called.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Budget:
         self._now = now
         self._spent_s = spent_s
         self._since: float | None = None
+        self.halted = False
 
     def start(self) -> None:
         """Let the clock run; no effect if it runs."""
@@ -43,6 +47,14 @@ class Budget:
         if self._since is not None:
             self._spent_s += self._now() - self._since
             self._since = None
+
+    def spend(self, seconds: float) -> None:
+        """Count seconds that were spent before, by a run that now goes on."""
+        self._spent_s += seconds
+
+    def halt(self) -> None:
+        """End the budget now, from a signal handler for example: it counts as spent from now on."""
+        self.halted = True
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -70,8 +82,8 @@ class Budget:
 
     @property
     def expired(self) -> bool:
-        """Whether the budget is spent."""
-        return self.limit_s is not None and self.elapsed_s >= self.limit_s
+        """Whether the budget is spent, or was halted."""
+        return self.halted or (self.limit_s is not None and self.elapsed_s >= self.limit_s)
 
     @property
     def fraction(self) -> float:

@@ -37,6 +37,8 @@ class Bar(Observer):
         """Show labelled points and accuracy after a step; close at the end."""
         if name == "start":
             self._bar.write(f"Writing to {fields['config']['out']}", file=self._stream)
+        if name == "resume":
+            self._bar.write(f"Going on at step {fields['step']}", file=self._stream)
         if name == "prune":
             self._bar.write(prune_line(fields), file=self._stream)
         if name == "step":
@@ -71,6 +73,8 @@ class Lines(Observer):
         """Write a line if one is due."""
         if name == "start":
             print(f"Writing to {fields['config']['out']}", file=self._stream, flush=True)
+        if name == "resume":
+            print(f"Going on at step {fields['step']}", file=self._stream, flush=True)
         if name == "prune":
             print(prune_line(fields), file=self._stream, flush=True)
         now = time.monotonic()

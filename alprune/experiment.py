@@ -18,7 +18,7 @@ from alprune.pool import LabelPool
 from alprune.prune import AFTER_PRUNING, Pruned, Target, find_method, prune, trace
 from alprune.prune.early import EarlyPruner, EarlySettings
 from alprune.record import Observer
-from alprune.session import RunResult, Session
+from alprune.session import Oracle, RunResult, Session
 from alprune.store import RunFolder
 from alprune.train import FitSettings, Learner
 
@@ -63,10 +63,24 @@ def run(
         AlpruneError: Something in the options, the data or the folder is not usable; or the
             loss became infinite or NaN. The record up to there is kept.
     """
+    session, oracle = open_run(config, acquisition, observer)
+    return session.run(oracle)
+
+
+def open_run(
+    config: RunConfig,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+) -> tuple[Session, Oracle]:
+    """Return the session of a new run and where its labels come from.
+
+    Raises:
+        AlpruneError: As from `run`.
+    """
     config = complete(config)
     splits = load_splits(config)
     session = open_session(config, splits, acquisition, observer)
-    return session.run(Simulation(splits.train))
+    return session, simulation(config, splits.train)
 
 
 def complete(config: RunConfig) -> RunConfig:
@@ -112,6 +126,7 @@ def load_splits(config: RunConfig) -> Splits:
         root=Path(config.data_root) if config.data_root else None,
         size=_image_size(config),
         skip_unreadable=config.skip_unreadable,
+        follow_links=config.follow_links,
         progress=True,
     )
 
@@ -121,6 +136,7 @@ def open_session(
     splits: Splits,
     acquisition: Acquisition | None = None,
     observer: Observer | None = None,
+    folder: RunFolder | None = None,
 ) -> Session:
     """Label the first points, prune the learner and open the run folder.
 
@@ -129,26 +145,44 @@ def open_session(
         splits: The data.
         acquisition: Overrides `config.acquisition`.
         observer: Is told of events.
+        folder: Takes the record; if None, the new folder `config.out`.
 
     Returns:
         A session whose clock has not started.
     """
-    device = pick_device(config.device)
-    settings = fit_settings(config, splits.train)
+    fit_settings(config, splits.train)  # refuse now, not after the pruning
     chosen = acquisition or find_acquisition(config.acquisition)
     pool, first = first_labels(config, splits.train)
     pruned = prune_learner(config, splits.train, first, pool.labels[first])
-    early = early_pruner(config, pruned.model, splits.train)
-    precision = pick_precision(config.precision, device)
-    learner = Learner(pruned.model, splits.train, settings, device, precision, early)
-    assert config.out is not None
-    folder = RunFolder(Path(config.out))  # last: what is refused before leaves no folder behind
-    return Session(config, splits, pool, pruned, learner, folder, chosen, observer)
+    learner = new_learner(config, pruned.model, splits.train)
+    if folder is None:  # last: what is refused before leaves no folder behind
+        assert config.out is not None
+        folder = RunFolder(Path(config.out))
+    session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer)
+    try:
+        session.begin(pruned)
+    except BaseException:
+        folder.close()
+        raise
+    return session
+
+
+def new_learner(config: RunConfig, model: nn.Module, train: Dataset) -> Learner:
+    """Make a pruned network ready to train; one that is pruned during training is watched."""
+    device = pick_device(config.device)
+    settings = fit_settings(config, train)
+    early = early_pruner(config, model.to(device), train)
+    return Learner(model, train, settings, device, pick_precision(config.precision, device), early)
+
+
+def simulation(config: RunConfig, train: Dataset) -> Simulation:
+    """Return the oracle of a run on labelled data."""
+    return Simulation(train)
 
 
 def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Tensor]:
     """Label the first points, balanced over the classes; return the pool and their indices."""
-    oracle = Simulation(train)
+    oracle = simulation(config, train)
     pool = LabelPool(len(train), len(train.classes))
     assert config.initial is not None
     first = oracle.balanced(config.initial, torch.Generator().manual_seed(config.seed))
@@ -243,7 +277,10 @@ __all__ = [
     "first_labels",
     "fit_settings",
     "load_splits",
+    "new_learner",
+    "open_run",
     "open_session",
     "prune_learner",
     "run",
+    "simulation",
 ]

@@ -1,6 +1,9 @@
 """What each event of a run says, written to the run folder and told to the observer."""
 
+import json
 import platform
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -18,8 +21,8 @@ from alprune.device import hardware
 from alprune.pool import LabelPool
 from alprune.prune import Pruned
 from alprune.prune.early import EarlyPruner
-from alprune.store import RunFolder
-from alprune.train import FitReport, Learner
+from alprune.store import CONFIG, RunFolder
+from alprune.train import Diverged, FitReport, Learner
 
 
 class Observer:
@@ -46,25 +49,44 @@ class Record:
         self._pruned_early = False
         self._ended = False
 
-    def start(self, config: RunConfig, train: Dataset, pool: LabelPool, learner: Learner) -> None:
-        """Write down everything that the run depends on."""
-        self.folder.write("config.toml", config.to_toml())
+    def start(
+        self,
+        config: RunConfig,
+        train: Dataset,
+        pool: LabelPool,
+        learner: Learner,
+        acquisition: str,
+    ) -> None:
+        """Write down everything that the run depends on; `acquisition` is the function's name."""
+        self.folder.write(CONFIG, config.to_toml())
+        self.folder.rewind(0)
         self._event(
             "start",
             config={k: v for k, v in asdict(config).items() if v is not None},
-            versions={
-                "alprune": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-            },
-            hardware=hardware(learner.device),
-            precision=str(learner.precision).removeprefix("torch."),
+            **_machine(learner),
+            acquisition=acquisition,
             seed=config.seed,
             data_digest=train.digest,
             pool=len(pool),
             labelled=pool.labelled_count,
             initial=pool.labelled.tolist(),
+        )
+        self.labels(pool, train.classes)
+
+    def resume(self, config: RunConfig, step: int, events_bytes: int, learner: Learner) -> None:
+        """Write down that a run goes on, after what it wrote since its checkpoint is cut off.
+
+        Args:
+            config: The options, of which the budget and the steps may be new.
+            step: At which it goes on.
+            events_bytes: Length of events.jsonl at the checkpoint.
+            learner: As it was at the checkpoint.
+        """
+        self.folder.write(CONFIG, config.to_toml())
+        self.folder.rewind(events_bytes)
+        self._pruned_early = learner.early is not None and learner.early.pruned_in is not None
+        self._event(
+            "resume", step=step, budget=config.budget, steps=config.steps, **_machine(learner)
         )
 
     def pruned(self, pruned: Pruned, early: bool) -> None:
@@ -147,31 +169,92 @@ class Record:
             **{name: round(spent, 4) for name, spent in seconds.items()},
         )
 
-    def end(self, reason: str, labelled: int, steps: int, test_accuracy: float | None) -> None:
-        """Write the last event; the first call counts."""
+    def step_back(self, step: int, error: Diverged, lr: float) -> None:
+        """Write down that a step is done again from its checkpoint, at a lower rate."""
+        points = error.points
+        self._event("step_back", step=step, batch=error.batch, points=points, lr=lr, why=str(error))
+
+    def warning(self, step: int, about: str, message: str) -> None:
+        """Write down a warning, and give it."""
+        self._event("warning", step=step, about=about, message=message)
+        warnings.warn(message, stacklevel=3)
+
+    def end(self, learner: Learner, summary: Mapping[str, Any]) -> None:
+        """Write the summary and the last event; the first call counts.
+
+        Args:
+            learner: Whose device's memory is looked at.
+            summary: JSON values, with `reason`, `labelled`, `steps` and `test_accuracy`.
+        """
         if self._ended:
             return
+        self.folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
+        said = {name: value for name, value in summary.items() if name != "elapsed_s"}
+        self._event("end", **said, **_peak_memory(learner.device))
         self._ended = True
-        self._event(
-            "end", reason=reason, labelled=labelled, steps=steps, test_accuracy=test_accuracy
-        )
 
-    def state(self, learner: Learner, pool: LabelPool, classes: tuple[str, ...]) -> None:
-        """Write the learner, its plan if training changed it, and the labels."""
+    def network(self, learner: Learner) -> None:
+        """Write the learner, and its plan if training changed it."""
         if learner.early is not None:
             self.folder.write("plan.json", learner.early.plan.to_json())
-        weights = {k: v.cpu().contiguous() for k, v in learner.averaged.state_dict().items()}
-        self.folder.write("model.safetensors", to_safetensors(weights))
-        self.labels(pool, classes)
+        weights = learner.averaged.state_dict()
+        # A copy each: safetensors refuses tensors that share memory, as tied weights do.
+        plain = {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in weights.items()}
+        self.folder.write("model.safetensors", to_safetensors(plain))
 
-    def labels(self, pool: LabelPool, classes: tuple[str, ...]) -> None:
-        """Write the labels known so far."""
+    def labels(
+        self,
+        pool: LabelPool,
+        classes: tuple[str, ...],
+        spare: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
+        """Write labels.csv anew.
+
+        Args:
+            pool: The labels in use.
+            classes: Names.
+            spare: `{index: (label, step)}`, answers that are known but not in use.
+        """
         known = pool.labelled
         columns = (known.tolist(), pool.labels[known].tolist(), pool.step_of[known].tolist())
-        rows = ((i, y, classes[y], step) for i, y, step in zip(*columns, strict=True))
+        rows = [(i, y, classes[y], step) for i, y, step in zip(*columns, strict=True)]
+        rows += [(i, y, classes[y], step) for i, (y, step) in (spare or {}).items()]
         self.folder.write_labels(rows)
+
+    def told(self, indices: Tensor, labels: Tensor, step: int, classes: tuple[str, ...]) -> None:
+        """Add labels to labels.csv as they come."""
+        pairs = zip(indices.tolist(), labels.tolist(), strict=True)
+        self.folder.append_labels([(i, y, classes[y], step) for i, y in pairs])
 
     def _event(self, name: str, **fields: Any) -> None:
         elapsed_s = self.budget.elapsed_s
         self.folder.event(name, elapsed_s, **fields)
         self.observer.event(name, fields | {"elapsed_s": elapsed_s})
+
+
+def _machine(learner: Learner) -> dict[str, Any]:
+    """Say with which versions, on what and in which precision a run computes."""
+    return {
+        "versions": {
+            "alprune": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "hardware": hardware(learner.device),
+        "device": learner.device.type,
+        "precision": str(learner.precision).removeprefix("torch."),
+    }
+
+
+def _peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Return the most memory that this process has held, in bytes; None where it isn't known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        resident = None
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"peak_rss_bytes": resident, "peak_device_bytes": on_device}

@@ -1,26 +1,33 @@
 """The loop: fit, score, acquire, label, until the budget ends."""
 
 import contextlib
-import json
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from alprune.acquire import Acquisition, Evidence, acquire
+from alprune.acquire import Acquisition, Evidence, acquire, snapshots_of
+from alprune.acquire.protocol import name_of
+from alprune.answers import Answers
+from alprune.checkpoint import load_checkpoint, save_checkpoint
 from alprune.clock import Budget, Stopwatch
 from alprune.config import RunConfig
 from alprune.data import Splits
 from alprune.errors import AlpruneError, StoreError
+from alprune.learner_state import restore_learner
 from alprune.pool import LabelPool
-from alprune.prune import Pruned
+from alprune.prune import Plan, Pruned
 from alprune.record import Observer, Record
+from alprune.session_state import restore_session, session_state
 from alprune.store import RunFolder
 from alprune.subset import ScoringShare
-from alprune.train import BudgetSpent, FitReport, Learner
+from alprune.train import BudgetSpent, Diverged, FitReport, Learner
+from alprune.watch import Watch
 
 Oracle = Callable[[Tensor], Tensor]
 
@@ -49,13 +56,15 @@ class RunResult:
 class Session:
     """One run of the acquisition loop; `ask` and `tell` in turn, or `run` with an oracle.
 
+    Before the first `ask` either `begin` or `restore` is called, once.
+
     Args:
         config: Resolved options: none that the loop reads is None but `steps`, `budget` and
             `score_subset`.
         splits: Training and test set.
-        pool: Labels known so far; the first points are labelled.
-        pruned: The learner to train and what pruning did.
-        learner: `pruned.model`, ready to train.
+        pool: Labels known so far; the first points are labelled, unless a state is restored.
+        learner: Ready to train.
+        plan: From which the learner's network is made again.
         folder: Takes the record.
         acquisition: Chooses points.
         observer: Is told of events.
@@ -66,39 +75,78 @@ class Session:
         config: RunConfig,
         splits: Splits,
         pool: LabelPool,
-        pruned: Pruned,
         learner: Learner,
+        plan: Plan,
         folder: RunFolder,
         acquisition: Acquisition,
         observer: Observer | None = None,
     ) -> None:
         self.config, self.splits, self.pool = config, splits, pool
-        self.learner = learner
+        self.learner, self.plan = learner, plan
         self.budget = Budget(config.budget)
         self.record = Record(folder, observer or Observer(), self.budget)
         self.step = 0
         self.reason: str | None = None
         self.test_accuracy: float | None = None
-        self._acquisition = acquisition
-        self._draws = torch.Generator().manual_seed(config.seed + 1)
-        self._training = torch.Generator(device=learner.device).manual_seed(config.seed + 2)
+        self.acquisition = acquisition
+        self.draws = torch.Generator().manual_seed(config.seed + 1)
+        self.training = torch.Generator(device=learner.device).manual_seed(config.seed + 2)
         assert config.query_size is not None
         self._query_size = config.query_size
-        self._share = ScoringShare(config.score_share, least=10 * config.query_size)
-        self._asked: Tensor | None = None
-        self._tested_step: int | None = None
-        self.record.start(config, splits.train, pool, learner)
-        self.record.pruned(pruned, early=learner.early is not None)
+        self.share = ScoringShare(config.score_share, least=10 * config.query_size)
+        self.watch = Watch(splits.train.classes, self._warn)
+        self._off_clock = Budget(None)  # of what isn't on the clock but can be interrupted
+        self.asked: Tensor | None = None
+        self.tested_step: int | None = None
+        self.stepped_back = False
+        self._save_s = 0.0
+        self._answers = Answers(pool)
+        learner.keep_snapshots(snapshots_of(acquisition))
+
+    def begin(self, pruned: Pruned) -> None:
+        """Open the record of a new run.
+
+        Args:
+            pruned: What pruning did to the learner.
+        """
+        train = self.splits.train
+        name = name_of(self.acquisition)
+        self.record.start(self.config, train, self.pool, self.learner, name)
+        self.record.pruned(pruned, early=self.learner.early is not None)
+        self.watch.labels(self.pool.labels[self.pool.labelled])
+        self._save(0)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, as `load_checkpoint` returns it.
+
+        Raises:
+            PruneError, RuntimeError, KeyError, TypeError, ValueError: It belongs to another run.
+        """
+        restore_session(self, state)
+        self.record.resume(self.config, self.step, state["events_bytes"], self.learner)
+        self._answers.read(self.record.folder.path)
+        self._write_labels()
+        if self.asked is not None and (labels := self._answers.to(self.asked)) is not None:
+            self.tell(self.asked, labels)
+
+    def interrupt(self) -> None:
+        """End the run within a batch, from a signal handler or another thread."""
+        self.budget.halt()
+        self._off_clock.halt()
 
     def run(self, oracle: Oracle) -> RunResult:
         """Ask and tell until the run ends; Ctrl-C ends it with a sound record."""
         try:
             try:
                 while (asked := self.ask()).numel():
-                    with self.budget.paused():
-                        labels = oracle(asked)
+                    labels = self._answers.to(asked)
+                    if labels is None:
+                        with self.budget.paused():
+                            labels = oracle(asked)
                     self.tell(asked, labels)
             except KeyboardInterrupt:
+                if self.budget.halted:
+                    raise  # it was asked to end already, and now at once
                 self.reason = "interrupted"
             return self._finish_undisturbed()
         except BaseException as error:
@@ -110,6 +158,8 @@ class Session:
         try:
             return self.finish()
         except KeyboardInterrupt:
+            if self.budget.halted:
+                raise
             self.reason = "interrupted"
             return self.finish()
 
@@ -119,8 +169,8 @@ class Session:
         Returns:
             Absolute indices of the points to label, `(k,)`; empty when the run is over.
         """
-        if self._asked is not None:
-            return self._asked
+        if self.asked is not None:
+            return self.asked
         self.budget.start()
         watch = Stopwatch()
         with watch.part("train_s"):
@@ -134,31 +184,40 @@ class Session:
         if not self.reason:
             asked, scored = self._acquire(watch)
         self.budget.stop()
+        if self.reason == "interrupted":
+            return asked  # what this step did so far is done again when the run goes on
         self.record.pruned_early(self.learner.early, self.config.method)
         self.record.step(
             step=self.step,
             labelled=self.pool.labelled_count,
             acquired=asked,
-            test_accuracy=self.test_accuracy if self._tested_step == self.step else None,
+            test_accuracy=self.test_accuracy if self.tested_step == self.step else None,
             report=report,
             scored=scored,
             fitted_s=fitted_s,
-            seconds=watch.seconds,
+            seconds=watch.seconds | {"save_s": self._save_s},
         )
-        self._asked = asked
+        self.asked = asked
+        if not self.reason:  # a run that is extended does its last step again, to the new end
+            self._save(self.step + 1)
         return asked
 
     def tell(self, indices: Tensor, labels: Tensor) -> None:
         """Enter the labels of the points asked for, `(k,)` each."""
+        written = bool(self._answers.spare)  # some of these may stand in the file already
+        self.pool.label(indices, labels, self.step + 1)
         self.step += 1
-        self.pool.label(indices, labels, self.step)
-        self._asked = None
+        self.asked = None
+        if written:
+            self._write_labels()
+        else:
+            self.record.told(indices, labels, self.step, self.splits.train.classes)
 
     def finish(self) -> RunResult:
         """Write the end of the record and close the folder."""
         self.budget.stop()
         reason = self.reason or "stopped"
-        if reason != "interrupted" and self._tested_step != self.step:
+        if reason != "interrupted" and self.tested_step != self.step:
             self._test()
         early = self.learner.early
         if early is not None and early.pruned_in is None:
@@ -167,7 +226,15 @@ class Session:
                 "start (--initial-epochs) or set --prune-at to an earlier epoch.",
                 stacklevel=2,
             )
-        result = RunResult(
+        result = self._result(reason)
+        self.record.network(self.learner)
+        self._write_labels()
+        self.record.end(self.learner, _summary(result))
+        self.record.folder.close()
+        return result
+
+    def _result(self, reason: str) -> RunResult:
+        return RunResult(
             path=self.record.folder.path,
             reason=reason,
             elapsed_s=round(self.budget.elapsed_s, 3),
@@ -175,23 +242,61 @@ class Session:
             steps=self.step,
             test_accuracy=self.test_accuracy,
         )
-        self.record.state(self.learner, self.pool, self.splits.train.classes)
-        self.record.end(reason, result.labelled, result.steps, result.test_accuracy)
-        summary = {k: v for k, v in asdict(result).items() if k != "path"}
-        self.record.folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
-        self.record.folder.close()
-        return result
 
     def _fail(self, error: BaseException) -> None:
         """Close the record of a run that an error ended; what was acquired is kept."""
         self.budget.stop()
-        reason = f"error: {error}" if isinstance(error, AlpruneError) else f"error: {error!r}"
-        with contextlib.suppress(StoreError):  # the folder itself may be what failed
-            self.record.labels(self.pool, self.splits.train.classes)
-            self.record.end(reason, self.pool.labelled_count, self.step, self.test_accuracy)
+        if not (isinstance(error, KeyboardInterrupt) and self.budget.halted):
+            said = f"error: {error}" if isinstance(error, AlpruneError) else f"error: {error!r}"
+            # Each for itself: the folder may be what failed, or the disk too full for one of them.
+            with contextlib.suppress(StoreError):
+                if not isinstance(error, Diverged):
+                    self.record.network(self.learner)
+            with contextlib.suppress(StoreError):
+                self._write_labels()
+            with contextlib.suppress(StoreError):
+                self.record.end(self.learner, _summary(self._result(said)))
         self.record.folder.close()
 
+    def _save(self, number: int) -> None:
+        begin = time.perf_counter()
+        save_checkpoint(self.record.folder, number, session_state(self))
+        self._save_s = time.perf_counter() - begin
+
+    def _write_labels(self) -> None:
+        self.record.labels(self.pool, self.splits.train.classes, self._answers.spare)
+
+    def _warn(self, about: str, message: str) -> None:
+        self.record.warning(self.step, about, message)
+
     def _fit(self) -> FitReport:
+        try:
+            return self._fit_labelled()
+        except Diverged as error:
+            if self.stepped_back or not self._step_back(error):
+                raise
+            return self._fit_labelled()
+
+    def _step_back(self, error: Diverged) -> bool:
+        """Bring the learner back to the last checkpoint, at half the rate; once in a run."""
+        with self.budget.paused():
+            state = load_checkpoint(self.record.folder.path)
+            early = self.learner.early
+            if state is None:
+                return False
+            if early and not torch.equal(early.keep, state["learner"]["early"]["keep"]):
+                return False  # what was pruned since then does not grow again
+            restore_learner(self.learner, state["learner"])
+        self.stepped_back = True
+        self.learner.lr = error.lr / 2
+        self.record.step_back(self.step, error, self.learner.lr)
+        warnings.warn(
+            f"{error} Step {self.step} is done again from its beginning at half the rate.",
+            stacklevel=2,
+        )
+        return True
+
+    def _fit_labelled(self) -> FitReport:
         labelled = self.pool.labelled
         epochs = self.config.epochs if self.step else self.config.initial_epochs
         assert epochs is not None
@@ -199,7 +304,7 @@ class Session:
             labelled,
             self.pool.labels[labelled],
             epochs,
-            self._training,
+            self.training,
             budget=self.budget,
             progress=self._progress,
             tick=lambda done, planned: self.record.observer.tick(
@@ -215,16 +320,23 @@ class Session:
 
     def _reason_to_end(self, report: FitReport) -> str | None:
         if report.stopped or self.budget.expired:
-            return "budget"
+            return self._out_of_time
         if self.config.steps is not None and self.step >= self.config.steps:
             return "steps"
         if not self.pool.unlabelled_count:
             return "pool empty"
         return None
 
+    @property
+    def _out_of_time(self) -> str:
+        return "interrupted" if self.budget.halted else "budget"
+
     def _test(self) -> None:
-        self.test_accuracy = self.learner.evaluate(self.splits.test)
-        self._tested_step = self.step
+        try:
+            self.test_accuracy = self.learner.evaluate(self.splits.test, self._off_clock)
+            self.tested_step = self.step
+        except BudgetSpent:
+            self.reason = "interrupted"
 
     def _acquire(self, watch: Stopwatch) -> tuple[Tensor, int]:
         """Choose the next points; return them and how many candidates were looked at."""
@@ -239,18 +351,24 @@ class Session:
                 self.budget,
             )
             try:
-                asked = acquire(self._acquisition, evidence, self._query_size, self._draws)
+                asked = acquire(self.acquisition, evidence, self._query_size, self.draws)
             except BudgetSpent:
-                self.reason = "budget"
+                self.reason = self._out_of_time
                 asked = torch.empty(0, dtype=torch.int64)
             else:
-                self._share.measured(evidence.candidates.numel(), evidence.compute_s)
+                self.share.measured(evidence.candidates.numel(), evidence.compute_s)
+                if "probabilities" in vars(evidence):  # asked for, by whatever function this is
+                    self.watch.predictions(evidence.probabilities)
         watch.seconds["score_s"] = evidence.compute_s
         watch.seconds["acquire_s"] -= evidence.compute_s
         return asked, evidence.candidates.numel()
 
     def _candidates(self, fit_s: float) -> Tensor:
         size = self.config.score_subset
-        if size is None and self.budget.limit_s is not None and self._share.share < 1:
-            size = self._share.size(fit_s)  # without a budget nothing may depend on the clock
-        return self.pool.unlabelled if size is None else self.pool.draw(size, self._draws)
+        if size is None and self.budget.limit_s is not None and self.share.share < 1:
+            size = self.share.size(fit_s)  # without a budget nothing may depend on the clock
+        return self.pool.unlabelled if size is None else self.pool.draw(size, self.draws)
+
+
+def _summary(result: RunResult) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name != "path"}

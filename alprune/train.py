@@ -17,7 +17,10 @@ from alprune.clock import Budget
 from alprune.data import Dataset
 from alprune.device import autocast
 from alprune.errors import ConfigError, TrainError
+from alprune.fold import Folded, fold
 from alprune.models.init import forked_rng
+from alprune.predict import BudgetSpent as BudgetSpent
+from alprune.predict import Pace, Predictor, good_chunk, out_of_memory
 from alprune.prune.channels.surgery import narrow
 from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
@@ -86,6 +89,26 @@ class FitReport:
     stopped: bool
 
 
+class Diverged(TrainError):
+    """Training produced numbers that are not finite.
+
+    Args:
+        what: Became what.
+        batch: The batch of the run after which it was seen, counted from 1.
+        lr: Peak learning rate.
+        points: Absolute indices of that batch, if it is known to be the one, `(b,)`.
+    """
+
+    def __init__(self, what: str, batch: int, lr: float, points: Tensor | None = None) -> None:
+        self.batch, self.lr = batch, lr
+        self.points: list[int] = [] if points is None else points.tolist()
+        shown = ", ".join(map(str, self.points[:5])) + (", ..." if len(self.points) > 5 else "")
+        super().__init__(
+            f"{what} in batch {batch}" + (f" (points {shown})" if shown else "") + f", at a rate "
+            f"of {lr:g}. Lower --lr (a tenth is a good try) or add --warmup-batches."
+        )
+
+
 class Learner:
     """A network with its optimiser and averaged weights, over one training set on its device.
 
@@ -96,6 +119,9 @@ class Learner:
         device: Where to compute.
         precision: Type of the matrix products, `torch.float32` or `torch.bfloat16`.
         early: Prunes the network while it is trained; None for a network that stays.
+
+    Attributes:
+        lr: Peak learning rate; that of the settings, until someone lowers it.
     """
 
     def __init__(
@@ -115,8 +141,13 @@ class Learner:
         self.mean = torch.tensor(train.mean, device=device)
         self.std = torch.tensor(train.std, device=device)
         self.augment = Augment(self.mean, self.std, flip=settings.flip, pad=settings.pad)
-        self.optimiser = _optimiser(self.model, settings, device)
+        self.optimiser = new_optimiser(self.model, settings)
+        self.lr = settings.lr
         self.batches = 0
+        chunk = good_chunk(device, train.image_shape)
+        self._predictor = Predictor(self.mean, self.std, device, precision, chunk)
+        example = normalise(self.x[:2], self.mean, self.std)
+        self._folded = fold(self.averaged, example)
         self.snapshots: deque[nn.Module] = deque(maxlen=0)
         # Reading the loss makes a GPU wait; on a CPU it costs nothing.
         self._check_every = 1 if device.type == "cpu" else 50
@@ -151,14 +182,15 @@ class Learner:
             What was done.
 
         Raises:
-            TrainError: The loss is not finite.
+            Diverged: The loss or the weights are not finite.
+            TrainError: There is not the memory for a batch.
         """
         indices, labels = indices.to(self.device), labels.to(self.device)
         size = min(self.settings.batch_size, indices.numel())
         planned = max(1, math.ceil(epochs * indices.numel() / size))
         self.model.train()
         total = torch.zeros((), device=self.device)
-        pace = _Pace(self.device)
+        pace = Pace(self.device)
         done = 0
         with self._own_randomness(generator):
             for chosen in _batches(indices.numel(), size, planned, generator):
@@ -168,13 +200,15 @@ class Learner:
                 total += self._step(indices[chosen], labels[chosen], generator)
                 done += 1
                 if done % self._check_every == 0:
-                    self._check_loss(total, done)
+                    points = indices[chosen] if self._check_every == 1 else None
+                    self._check_loss(total, done, points)
                 if self.early is not None:
                     self._prune_if_due(self.early, math.ceil(indices.numel() / size))
                 pace.wait()
                 if tick is not None:
                     tick(done, planned)
         loss = self._check_loss(total, done) if done else None
+        self._check_weights()
         if self.snapshots.maxlen:
             self.snapshots.append(copy.deepcopy(self.averaged))
         return FitReport(loss, done * size / indices.numel(), done, done < planned)
@@ -185,16 +219,31 @@ class Learner:
         devices = [torch.cuda.current_device()] if self.device.type == "cuda" else []
         return forked_rng(seed, devices)
 
-    def _check_loss(self, total: Tensor, done: int) -> float:
+    def _check_loss(self, total: Tensor, done: int, points: Tensor | None = None) -> float:
         loss = total.item() / done
         if not math.isfinite(loss):
-            raise TrainError(
-                f"the training loss is {loss} after {self.batches} batches at a rate of "
-                f"{self.settings.lr:g}. Lower --lr (a tenth is a good try) or add --warmup-batches."
-            )
+            raise Diverged(f"the training loss became {loss}", self.batches, self.lr, points)
         return loss
 
+    def _check_weights(self) -> None:
+        """Find what the last batch broke, before its scores do; the average holds all of it."""
+        norms = torch._foreach_norm(list(_floats(self.averaged)))
+        if not bool(torch.stack(norms).isfinite().all()):
+            raise Diverged("the weights became infinite or NaN", self.batches, self.lr)
+
     def _step(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        try:
+            return self._train_on(indices, labels, generator)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = indices.numel()
+            raise TrainError(
+                f"out of memory while training on a batch of {size} images. Try --batch-size "
+                f"{max(2, size // 2)}, a smaller --model or --image-size, or prune more."
+            ) from error
+
+    def _train_on(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         inputs = self.augment(self.x.index_select(0, indices), generator)
         with autocast(self.device, self.precision):
             logits = self.model(inputs)
@@ -226,7 +275,7 @@ class Learner:
 
     def _set_rate(self, progress: float) -> None:
         warm = min(1.0, (self.batches + 1) / max(1, self.settings.warmup_batches))
-        rate = self.settings.lr * warm * SCHEDULES[self.settings.schedule](min(1.0, progress))
+        rate = self.lr * warm * SCHEDULES[self.settings.schedule](min(1.0, progress))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
@@ -239,12 +288,22 @@ class Learner:
         new, old = list(_floats(self.model)), list(_floats(self.averaged))
         torch._foreach_lerp_(old, new, 1 - decay)
 
+    @property
+    def network(self) -> nn.Module:
+        """What `predict` runs: the averaged network in eval mode, its BatchNorms folded.
+
+        It is a copy that `predict` brings up to date with the averaged weights, and another one
+        after the network was pruned. Hook this one to see what passes through its layers.
+        """
+        if self._folded.source is not self.averaged:
+            self._folded = Folded(self.averaged, self._folded.pairs)
+        return self._folded.model
+
     def predict(
         self,
         x: Tensor,
         indices: Tensor | None = None,
         budget: Budget | None = None,
-        chunk: int = 512,
         network: nn.Module | None = None,
     ) -> Iterator[tuple[slice, Tensor]]:
         """Stream a network's logits over images.
@@ -253,7 +312,6 @@ class Learner:
             x: Images `(n, h, w, c)`, uint8 or float, on any device.
             indices: Rows of `x` to take, `(k,)`; all if None.
             budget: Checked before every chunk.
-            chunk: Images at a time.
             network: One of `snapshots`; the averaged network if None.
 
         Yields:
@@ -261,50 +319,26 @@ class Learner:
 
         Raises:
             BudgetSpent: The budget ended before the stream did.
+            TrainError: There is not the memory for a single image.
         """
-        count = x.shape[0] if indices is None else indices.numel()
-        where = None if indices is None else indices.to(x.device)
-        network = (self.averaged if network is None else network).eval()
-        pace = _Pace(self.device)
-        for begin in range(0, count, chunk):
-            if budget is not None and budget.expired:
-                raise BudgetSpent
-            part = slice(begin, min(begin + chunk, count))
-            images = x[part] if where is None else x.index_select(0, where[part])
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                inputs = normalise(images.to(self.device), self.mean, self.std)
-                logits = network(inputs).float()
-            pace.wait()
-            yield part, logits
+        if network is None:
+            network = self.network
+            self._folded.refresh()
+        else:
+            network = Folded(network, self._folded.pairs).model
+        yield from self._predictor.stream(network, x, indices, budget)
 
-    def evaluate(self, test: Dataset) -> float:
-        """Return the averaged network's accuracy on a test set, 0 to 1."""
+    def evaluate(self, test: Dataset, budget: Budget | None = None) -> float:
+        """Return the averaged network's accuracy on a test set, 0 to 1.
+
+        Raises:
+            BudgetSpent: The budget ended before the test did.
+        """
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         labels = test.y.to(self.device)
-        for part, logits in self.predict(test.x):
+        for part, logits in self.predict(test.x, budget=budget):
             right += (logits.argmax(1) == labels[part]).sum()
         return int(right) / len(test)
-
-
-class BudgetSpent(Exception):
-    """The budget ended inside work that counts; the loop ends the run, no user sees this."""
-
-
-class _Pace:
-    """Keeps a GPU's queue short, so that the host's clock tells the truth about the deadline."""
-
-    def __init__(self, device: torch.device, ahead: int = 8) -> None:
-        self.ahead = ahead if device.type == "cuda" else 0
-        self.events: deque[torch.cuda.Event] = deque()
-
-    def wait(self) -> None:
-        if not self.ahead:
-            return
-        event = torch.cuda.Event()
-        event.record()
-        self.events.append(event)
-        if len(self.events) > self.ahead:
-            self.events.popleft().synchronize()
 
 
 def _batches(count: int, size: int, planned: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -324,9 +358,8 @@ def _floats(model: nn.Module) -> Iterator[Tensor]:
             yield tensor
 
 
-def _optimiser(
-    model: nn.Module, settings: FitSettings, device: torch.device
-) -> torch.optim.Optimizer:
+def new_optimiser(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    """Make the optimiser of a network that has not been trained yet."""
     decayed = [p for p in model.parameters() if p.ndim > 1 and p.requires_grad]
     plain = [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad]
     return torch.optim.SGD(

@@ -9,13 +9,14 @@ PACKAGE = Path(alprune.__file__).parent
 
 # A part may import parts of its own level or of the levels before it.
 LEVELS = [
-    {"errors", "names", "config", "clock", "device"},
-    {"data", "augment", "pool", "models", "cost"},
-    {"prune", "train"},
-    {"acquire", "oracle"},
-    {"store", "subset", "record", "session", "experiment"},
+    {"errors", "files", "names", "config", "clock", "device", "stopping"},
+    {"data", "augment", "pool", "models", "cost", "metrics"},
+    {"prune", "fold", "predict", "train", "learner_state"},
+    {"acquire", "features", "oracle", "start", "testing"},
+    {"store", "checkpoint", "answers", "watch", "subset", "record", "exam", "session", "session_state",
+     "experiment", "reopen", "rerun", "estimator"},
     {"compare", "report", "bench"},
-    {"display", "cli"},
+    {"display", "signals", "cli"},
 ]
 
 

@@ -1,10 +1,10 @@
 import csv
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_run import events_of, options
 
 import alprune
 from alprune import models
@@ -18,27 +18,6 @@ from alprune.train import Learner
 @pytest.fixture(scope="module")
 def digits():
     return load_splits(complete(options("unused")))
-
-
-def options(out, **changes):
-    """A run that takes a second or two."""
-    base = {
-        "dataset": "digits",
-        "model": "tiny_learner:build",
-        "method": "3sp",
-        "steps": 3,
-        "initial_epochs": 4.0,
-        "epochs": 1.0,
-        "device": "cpu",
-        "precision": "fp32",
-        "min_channels": 2,
-        "out": str(out),
-    }
-    return alprune.RunConfig(**(base | changes))
-
-
-def events_of(path, name=None):
-    return [e for e in alprune.read_events(Path(path)) if name in (None, e["event"])]
 
 
 def test_a_run_leaves_the_whole_record(tmp_path):
@@ -114,7 +93,7 @@ def test_a_budget_ends_a_run_on_time(tmp_path):
 def test_evaluating_is_not_on_the_clock(tmp_path, monkeypatch):
     import time
 
-    def slow(self, test):
+    def slow(*args):
         time.sleep(1.0)
         return 0.5
 

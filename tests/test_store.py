@@ -38,7 +38,7 @@ def test_a_write_that_fails_leaves_no_rubbish(tmp_path, monkeypatch):
     monkeypatch.setattr("alprune.store.os.replace", full)
     with pytest.raises(StoreError, match="No space left on device"):
         folder.write("summary.json", "{}")
-    assert [p.name for p in tmp_path.iterdir()] == ["events.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "events.jsonl"]
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
@@ -70,4 +70,4 @@ def test_a_file_is_replaced_whole_and_leaves_no_rubbish(tmp_path):
     folder.write("summary.json", "{}")
     folder.write("summary.json", json.dumps({"a": 1}))
     assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 1}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["events.jsonl", "summary.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "events.jsonl", "summary.json"]

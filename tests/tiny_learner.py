@@ -21,3 +21,11 @@ def build(classes, input_shape):
 
 def dropout(classes, input_shape):
     return nn.Sequential(*build(classes, input_shape)[:-1], nn.Dropout(0.5), nn.Linear(32, classes))
+
+
+def tied(classes, input_shape):
+    """Build with two layers that share their weights."""
+    model = build(classes, input_shape)
+    layers = [nn.Linear(32, 32) for _ in range(2)]
+    layers[1].weight = layers[0].weight
+    return nn.Sequential(*model[:-1], *layers, model[-1])

@@ -1,0 +1,140 @@
+"""Checkpoints: the state of a run in one checked file, without pickle, and the one before it."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from alprune.errors import StoreError
+from alprune.store import RunFolder
+
+SLOTS = ("checkpoint-0.safetensors", "checkpoint-1.safetensors")
+_TENSOR = "$tensor"  # {"$tensor": name} stands where a tensor was
+
+
+def save_checkpoint(folder: RunFolder, number: int, state: Mapping[str, Any]) -> None:
+    """Write a state over the older of the two that are kept.
+
+    Args:
+        folder: Of the run.
+        number: Counts the states of a run without a gap.
+        state: Tensors, None, bool, int, float and str, in dicts with str keys and in lists.
+
+    Raises:
+        StoreError: It holds something else, or cannot be written; the state before stands.
+    """
+    folder.write(SLOTS[number % 2], encode({"number": number, "state": state}))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the newest state that is whole, tensors on the CPU.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        The state; None if none was written. A damaged file is named in a warning.
+
+    Raises:
+        StoreError: Only damaged ones are there.
+    """
+    found: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    for file in (path / slot for slot in SLOTS):
+        if file.exists():
+            try:
+                found.append(decode(file))
+            except StoreError as error:
+                damaged.append(str(error))
+    if damaged and not found:
+        raise StoreError(
+            f"{' '.join(damaged)} There is no other. labels.csv and events.jsonl still hold the "
+            "labels and the record; start a new run with another --out."
+        )
+    for message in damaged:
+        warnings.warn(f"{message} The run goes on from the one before.", stacklevel=2)
+    if not found:
+        return None
+    state: dict[str, Any] = max(found, key=lambda entry: int(entry["number"]))["state"]
+    return state
+
+
+def encode(tree: Mapping[str, Any]) -> bytes:
+    """Pack a tree of tensors and plain values into a safetensors file with a checksum.
+
+    Raises:
+        StoreError: It holds something that cannot be packed.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_without_tensors(tree, "", tensors))
+    return save(tensors, {"alprune": text, "blake2b": _checksum(text, tensors)})
+
+
+def decode(path: Path) -> dict[str, Any]:
+    """Read what `encode` packed.
+
+    Raises:
+        StoreError: The file is not readable, is damaged or is something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = metadata["alprune"]
+        if _checksum(text, tensors) != metadata["blake2b"]:
+            raise ValueError("its checksum does not fit its content")
+        tree: dict[str, Any] = _with_tensors(json.loads(text), tensors)
+        int(tree["number"]), dict(tree["state"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"checkpoint {path} is damaged: {error}.") from error
+    return tree
+
+
+def _without_tensors(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = where
+        while name in tensors:
+            name += "'"
+        # A copy each: safetensors refuses tensors that share memory, as tied weights do.
+        tensors[name] = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        strange = [key for key in value if not isinstance(key, str) or key == _TENSOR]
+        if strange:
+            raise StoreError(f"cannot keep {where}: its key {strange[0]!r} must be another str.")
+        inside = f"{where}/" if where else ""
+        return {k: _without_tensors(v, f"{inside}{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(v, f"{where}/{i}", tensors) for i, v in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise StoreError(
+        f"cannot keep {where} over an interruption: it is a {type(value).__name__}; allowed are "
+        "tensors, None, bool, int, float and str, in lists and in dicts with str keys."
+    )
+
+
+def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _with_tensors(entry, tensors) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_tensors(entry, tensors) for entry in value]
+    return value
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=32)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""Numbers that say a run goes wrong while nothing fails: warned of, and written to the record."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_PATIENCE = 3  # steps in which the learner predicts a single class before it counts as collapsed
+
+
+class Watch:
+    """Looks at what a step produced.
+
+    Args:
+        classes: Names of the classes.
+        warn: Is told what a warning is about, in a word or two, and the message.
+
+    Attributes:
+        constant_steps: Steps on end in which every candidate was predicted to be of one class.
+    """
+
+    def __init__(self, classes: Sequence[str], warn: Callable[[str, str], None]) -> None:
+        self._classes, self._warn = classes, warn
+        self.constant_steps = 0
+
+    def labels(self, labels: Tensor) -> None:
+        """Look for classes of which no labelled point is known, in `(m,)` labels."""
+        counts = torch.bincount(labels, minlength=len(self._classes))
+        missing = [self._classes[c] for c in torch.nonzero(counts == 0).flatten().tolist()]
+        if missing:
+            shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            self._warn(
+                "class never seen",
+                f"{len(missing)} of {len(self._classes)} classes have no labelled point ({shown}): "
+                "the learner cannot predict them. Raise --initial, or label examples of them.",
+            )
+
+    def predictions(self, probabilities: Tensor) -> None:
+        """Look for a collapsed network, one that predicts a single class: `(n, classes)`."""
+        if probabilities.shape[0] < 2:
+            return
+        predicted = probabilities.argmax(1)
+        constant = bool((predicted == predicted[0]).all())
+        self.constant_steps = self.constant_steps + 1 if constant else 0
+        if self.constant_steps == _PATIENCE:
+            self._warn(
+                "collapsed network",
+                f"in {_PATIENCE} steps running every candidate was predicted to be "
+                f"{self._classes[int(predicted[0])]!r}: the network has collapsed. Lower --lr, add "
+                "--warmup-batches, prune less (--flops-reduction) or raise --min-channels.",
+            )

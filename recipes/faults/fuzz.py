@@ -1,0 +1,198 @@
+"""Fuzz every parser: damaged and crafted files, out of which only an AlpruneError may come.
+
+    python recipes/faults/fuzz.py --minutes 60 --seed 0
+
+Each parser gets its turns in a process of its own, which may take 4 GiB of addresses and 20 s a
+case. Findings are other exceptions, crashes, hangs and cases that take more than 1 GB; their inputs
+are kept in --out, one file each, and the exit code is 1. "Taken" counts the inputs that were read
+without an error: a fuzzer whose inputs are all refused at the door finds nothing.
+
+Measured: nothing yet.
+"""
+
+import argparse
+import mmap
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mutations import LARGEST, mutate
+from parsers import Target, targets
+
+from alprune.errors import AlpruneError
+
+ROOM = 4 * 2**30  # bytes of addresses a parser may take, beside what importing takes
+CASE_S = 20
+CASE_MB = 1024
+
+
+@dataclass
+class Tally:
+    """What came of a parser's cases."""
+
+    cases: int = 0
+    taken: int = 0
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    findings: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "Tally") -> None:
+        """Count another turn's cases too."""
+        self.cases += other.cases
+        self.taken += other.taken
+        self.seconds += other.seconds
+        self.peak_mb = max(self.peak_mb, other.peak_mb)
+        self.findings += other.findings
+
+
+class TooLong(BaseException):
+    """A case takes longer than it may."""
+
+
+def stop(*_: object) -> None:
+    """End a case."""
+    raise TooLong
+
+
+def next_case(target: Target, pool: list[bytes], rng: random.Random) -> bytes:
+    """Make an input from one that is known."""
+    content = rng.choice(pool)
+    if target.inner and rng.random() < 0.5:
+        try:
+            return target.inner(content, target.words, rng)[:LARGEST]
+        except Exception:
+            pass  # a container too damaged to be opened is damaged further
+    return mutate(content, target.words, rng)
+
+
+def try_case(target: Target, path: Path) -> tuple[bool, str | None]:
+    """Feed a file; return whether it was read without an error, and what is wrong with that."""
+    before = peak_mb()
+    finding, taken = None, False
+    signal.alarm(CASE_S)
+    try:
+        target.parse(path)
+        taken = True
+    except AlpruneError:
+        pass
+    except TooLong:
+        finding = f"takes more than {CASE_S} s"
+    except BaseException as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        finding = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
+    signal.alarm(0)
+    if peak_mb() - before > CASE_MB:
+        finding = finding or f"takes more than {CASE_MB} MB"
+    return taken, finding
+
+
+def fuzz_until(
+    end: float, target: Target, seed: int, box: mmap.mmap, where: Path, send: Any
+) -> None:
+    """Try cases until a time; each lies in `box` first, where it outlives a crash."""
+    warnings.simplefilter("ignore")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff has much to say
+    torch.set_num_threads(1)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    room = pages * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    signal.signal(signal.SIGALRM, stop)
+    rng = random.Random(seed)
+    pool, kept, tally = list(target.seeds), {}, Tally()
+    begin, floor = time.monotonic(), peak_mb()
+    while time.monotonic() < end:
+        content = next_case(target, pool, rng)
+        box[: 4 + len(content)] = struct.pack("<I", len(content)) + content
+        (where / "input").write_bytes(content)
+        taken, finding = try_case(target, where / "input")
+        tally.cases += 1
+        tally.taken += taken
+        if taken and len(content) < 2**14 and len(pool) < 200:
+            pool.append(content)  # what gets through is a good start for what gets further
+        if finding:
+            tally.findings[finding] += 1
+            kept.setdefault(finding, content)
+    tally.seconds, tally.peak_mb = time.monotonic() - begin, peak_mb() - floor
+    send.send((tally, kept))
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def turn(target: Target, seconds: float, seed: int) -> tuple[Tally, dict[str, bytes]]:
+    """Fuzz one parser in a process of its own; return the tally and an input for each finding."""
+    context = multiprocessing.get_context("fork")
+    box = mmap.mmap(-1, LARGEST + 4)
+    receive, send = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as where:
+        arguments = (time.monotonic() + seconds, target, seed, box, Path(where), send)
+        process = context.Process(target=fuzz_until, args=arguments)
+        process.start()
+        send.close()
+        try:
+            result = receive.recv() if receive.poll(seconds + 3 * CASE_S) else None
+        except EOFError:
+            result = None
+        if result is None:
+            process.kill()
+        process.join()
+    if result is not None:
+        return result
+    finding = f"the process died, exit code {process.exitcode}"
+    content = box[4 : 4 + struct.unpack("<I", box[:4])[0]]
+    return Tally(1, 0, seconds, 0.0, Counter({finding: 1})), {finding: content}
+
+
+def main() -> int:
+    """Take turns until the time is up; print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="one parser, by name")
+    parser.add_argument("--turn", type=float, default=10.0, help="seconds of a turn")
+    parser.add_argument("--out", type=Path, default=Path("fuzz-findings"))
+    options = parser.parse_args()
+    chosen = {n: t for n, t in targets().items() if options.only in (None, n)}
+    tallies = {name: Tally() for name in chosen}
+    end, seed = time.monotonic() + 60 * options.minutes, options.seed * 1_000_003
+    while time.monotonic() < end:
+        for name, target in chosen.items():
+            seconds = min(options.turn, end - time.monotonic())
+            if seconds <= 0:
+                break
+            seed += 1
+            tally, kept = turn(target, seconds, seed)
+            for finding, content in kept.items():
+                if finding not in tallies[name].findings:
+                    options.out.mkdir(parents=True, exist_ok=True)
+                    file = options.out / f"{name.replace(' ', '-')}-{zlib.crc32(content):08x}"
+                    file.write_bytes(content)
+                    print(f"FINDING {name}: {finding}; the input is {file}", flush=True)
+            tallies[name].add(tally)
+    print(f"{'parser':<14}{'cases':>10}{'taken':>10}{'minutes':>9}{'peak MB':>9}  findings")
+    for name, tally in tallies.items():
+        print(
+            f"{name:<14}{tally.cases:>10,}{tally.taken:>10,}{tally.seconds / 60:>9.1f}"
+            f"{tally.peak_mb:>9.0f}  {dict(tally.findings) or 'none'}"
+        )
+    return 1 if any(tally.findings for tally in tallies.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Five thousand steps: do memory, file handles or the time of a step grow?
+
+The digits, shifted about to a pool that lasts, a tiny learner that trains one batch a step, one
+point acquired a step. Sampled at every step: resident memory, open file handles, seconds.
+
+    python recipes/faults/soak.py --steps 5000
+
+Needs Linux (/proc). Exits with 1 if memory grew by 1% or more after the first 100 steps, the
+handles at all, the median time of a step by half, or if the record is not sound.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import alprune
+from alprune.record import Observer
+
+
+def network(classes, input_shape):
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, classes),
+    )
+
+
+class Sampler(Observer):
+    """Notes memory, handles and time at every step."""
+
+    def __init__(self):
+        self.samples = []
+        self.last = time.perf_counter()
+
+    def event(self, name, fields):
+        if name != "step":
+            return
+        now = time.perf_counter()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        handles = len(os.listdir("/proc/self/fd"))
+        self.samples.append((pages * os.sysconf("SC_PAGE_SIZE"), handles, now - self.last))
+        self.last = now
+
+
+def write_pool(path, wanted):
+    """Shift the digits about until there are enough of them."""
+    images, labels = load_digits(return_X_y=True)
+    images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    shifts = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
+    shifted = [np.roll(images, shift, axis=(1, 2)) for shift in shifts]
+    train, classes = np.concatenate(shifted)[: wanted + 500], np.tile(labels, len(shifts))
+    np.savez(
+        path, x_train=train, y_train=classes[: len(train)], x_test=images[:200], y_test=labels[:200]
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=5000)
+    given = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parent))  # for soak:network
+    torch.set_num_threads(1)
+    sampler = Sampler()
+    with tempfile.TemporaryDirectory() as folder:
+        write_pool(Path(folder) / "pool.npz", given.steps)
+        config = alprune.RunConfig(
+            dataset=f"npz:{folder}/pool.npz",
+            model="soak:network",
+            method="dense",
+            steps=given.steps,
+            initial=50,
+            query_size=1,
+            score_subset=64,
+            initial_epochs=1.0,
+            epochs=1e-6,  # one batch
+            batch_size=32,
+            eval_every=50,
+            device="cpu",
+            precision="fp32",
+            out=f"{folder}/run",
+        )
+        result = alprune.run(config, observer=sampler)
+        events = alprune.read_events(result.path)
+        steps = [event["step"] for event in events if event["event"] == "step"]
+        clock = [event["elapsed_s"] for event in events]
+        rows = (result.path / "labels.csv").read_text().count("\n") - 1
+        sound = steps == list(range(given.steps + 1)) and clock == sorted(clock)
+        sound = sound and rows == result.labelled == 50 + given.steps
+    memory, handles, seconds = zip(*sampler.samples[min(100, given.steps // 2) :], strict=True)
+    quarter = max(1, len(seconds) // 4)
+    early, late = (statistics.median(part) for part in (seconds[:quarter], seconds[-quarter:]))
+    growth = memory[-1] / memory[0] - 1
+    print(f"{given.steps} steps, {sum(s for _, _, s in sampler.samples):.0f} s")
+    print(f"memory     {memory[0] / 2**20:.1f} -> {memory[-1] / 2**20:.1f} MiB ({growth:+.2%})")
+    print(f"handles    {handles[0]} -> {handles[-1]}")
+    print(f"a step     {early * 1000:.1f} -> {late * 1000:.1f} ms (medians of the quarters)")
+    print(f"record     {'sound' if sound else 'NOT SOUND'}")
+    sys.exit(not (growth < 0.01 and handles[-1] <= handles[0] and late < 1.5 * early and sound))
+
+
+if __name__ == "__main__":
+    main()

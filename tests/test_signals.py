@@ -1,0 +1,160 @@
+"""SIGINT and SIGTERM end a run within a batch, with its state written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_resume import assert_same
+from tiny_run import events_of, options
+
+import alprune
+from alprune import experiment
+from alprune.cli import main
+from alprune.train import Learner
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+INT, TERM = signal.SIGINT, signal.SIGTERM
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "run"
+    alprune.run(options(path))
+    return path
+
+
+@pytest.fixture
+def send(monkeypatch):
+    """Send signals to this process when a method is called for the n-th time; count its calls."""
+
+    def arm(owner, name, call, *signals):
+        work, calls = getattr(owner, name), []
+
+        def disturbed(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == call:
+                for number in signals:
+                    os.kill(os.getpid(), number)
+            return work(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, disturbed)
+        return calls
+
+    return arm
+
+
+def call(tmp_path, *args):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(options(tmp_path / "run").to_toml())
+    return CliRunner().invoke(main, ["run", *(args or ["--recipe", str(recipe)])])
+
+
+@pytest.mark.parametrize(("number", "code"), [(INT, 130), (TERM, 143)])
+def test_a_signal_ends_the_batch_and_the_run_can_go_on(tmp_path, send, reference, number, code):
+    batches = send(Learner, "_step", 12, number)
+    done = call(tmp_path)
+    assert done.exit_code == code, done.output
+    assert len(batches) == 12  # not one more
+    assert f"alprune run --resume {tmp_path / 'run'}" in done.stderr
+    events = events_of(tmp_path / "run")
+    assert (events[-1]["event"], events[-1]["reason"]) == ("end", "interrupted")
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    again = call(tmp_path, "--resume", str(tmp_path / "run"))
+    assert again.exit_code == 0, again.output
+    assert_same(tmp_path / "run", reference)
+
+
+def test_a_second_sigint_stops_at_once_with_a_sound_folder(tmp_path, send, reference):
+    send(Learner, "_step", 12, INT, INT)
+    done = call(tmp_path)
+    assert done.exit_code == 130
+    assert "Stopped at once" in done.stderr and "--resume" in done.stderr
+    assert events_of(tmp_path / "run")[-1]["event"] == "step"
+    assert call(tmp_path, "--resume", str(tmp_path / "run")).exit_code == 0
+    assert_same(tmp_path / "run", reference)
+
+
+def test_a_second_sigint_while_the_end_is_written_leaves_a_sound_folder(tmp_path, send, reference):
+    send(Learner, "_step", 12, INT)
+    send(alprune.record.Record, "labels", 2, INT)  # once at the start, then at the end
+    assert call(tmp_path).exit_code == 130
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert call(tmp_path, "--resume", str(tmp_path / "run")).exit_code == 0
+    assert_same(tmp_path / "run", reference)
+
+
+def test_sigterm_may_come_twice(tmp_path, send):
+    send(Learner, "_step", 12, TERM, TERM)  # as `timeout` sends it: to the process and its group
+    done = call(tmp_path)
+    assert done.exit_code == 143
+    assert events_of(tmp_path / "run")[-1]["reason"] == "interrupted"
+
+
+def test_a_signal_ends_a_test_and_a_scoring_too(tmp_path, send, reference):
+    for number, (owner, name) in enumerate([(Learner, "evaluate"), (Learner, "predict")]):
+        path = tmp_path / str(number)
+        path.mkdir()
+        send(owner, name, 3, INT)
+        assert call(path).exit_code == 130
+        assert call(path, "--resume", str(path / "run")).exit_code == 0
+        assert_same(path / "run", reference)
+
+
+def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, send, reference):
+    send(alprune.session, "save_checkpoint", 3, TERM)
+    assert call(tmp_path).exit_code == 143
+    assert alprune.checkpoint.load_checkpoint(tmp_path / "run")["step"] == 1
+    assert call(tmp_path, "--resume", str(tmp_path / "run")).exit_code == 0
+    assert_same(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize(("number", "code"), [(INT, 130), (TERM, 143)])
+def test_a_signal_before_the_first_step_leaves_no_folder(tmp_path, send, number, code):
+    send(experiment, "load_splits", 1, number)
+    done = call(tmp_path)
+    assert done.exit_code == code
+    assert "Interrupted before the first step" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_after_the_last_step_changes_nothing(tmp_path, send, reference):
+    send(alprune.record.Record, "network", 1, TERM)
+    assert call(tmp_path).exit_code == 0
+    assert_same(tmp_path / "run", reference)
+
+
+def test_handlers_are_those_of_before_after_a_run_and_not_touched_by_python(tmp_path):
+    before = [signal.getsignal(number) for number in (INT, TERM)]
+    seen = []
+
+    class Looking(alprune.record.Observer):
+        def event(self, name, fields):
+            seen.append([signal.getsignal(number) for number in (INT, TERM)])
+
+    alprune.run(options(tmp_path / "python", steps=1), observer=Looking())
+    assert all(entry == before for entry in seen)
+    assert call(tmp_path).exit_code == 0
+    assert [signal.getsignal(number) for number in (INT, TERM)] == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(INT, 130), (TERM, 143)])
+def test_a_signal_during_the_imports_is_answered_in_a_line(number, code):
+    program = "import alprune_main, sys; print('up', flush=True); alprune_main.main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "up\n"
+    time.sleep(0.2)  # the imports take seconds
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == code, errors
+    assert errors == "Interrupted before the first step.\n"
