@@ -14,7 +14,9 @@ from alprune.errors import ConfigError, quoted
 from alprune.files import read_whole
 from alprune.names import unknown
 
-_RECIPE_BYTES = 32 * 1024  # some hundred lines; a parser's time grows with the square of this
+# Some hundred lines. Keys of many parts (a.b.c) take a parser time and memory with their square.
+_RECIPE_BYTES = 32 * 1024
+_LINE_DOTS = 128
 
 
 def _option(default: Any, help: str, **extra: Any) -> Any:
@@ -66,11 +68,23 @@ class RunConfig:
     data_root: str | None = _option(None, "Folder for downloads ($ALPRUNE_DATA or ~/.cache).")
     skip_unreadable: bool = _option(False, "Leave out images that do not decode.")
     follow_links: bool = _option(False, "Read images behind links that lead out of folder:PATH.")
+    imbalance: float = _option(
+        1.0, "Long-tail the pool: times as many points of the first class as of the last."
+    )
+    label_noise: float = _option(0.0, "Share of the pool for which the answer is a wrong label.")
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
     init: str = _option("he", "Initialisation: he, default (PyTorch's), vs-x (Glorot), ...")
     image_size: int | None = _option(None, "Resize images to this square (the learner's own size).")
     acquisition: str = _option("entropy", "What is labelled next; module:function works.")
-    initial: int | None = _option(None, "Points labelled at the start, balanced (1000).")
+    start: str | None = _option(
+        None,
+        "How the first points are chosen: balanced, random, typiclust or module:function "
+        "(balanced; random with --imbalance).",
+    )
+    initial: int | None = _option(None, "Points labelled at the start (1000).")
+    hold_out: int = _option(
+        0, "Of these, points that are not trained on; a temperature is fitted to them at the end."
+    )
     query_size: int | None = _option(None, "Points acquired a step (50).")
     score_subset: int | None = _option(
         None, "Score a fresh random subset of the pool of this size a step (see --score-share)."
@@ -92,6 +106,12 @@ class RunConfig:
     flip: bool | None = _option(None, "Mirror images at random (what the data set allows).")
     pad: int = _option(4, "Pixels of padding for the random crop.")
     eval_every: int = _option(1, "Test after every so many steps (never on the clock).")
+    stop_labels: int | None = _option(None, "Ask for labels until so many are known, then stop.")
+    stop_accuracy: float | None = _option(None, "Stop once a test finds this accuracy, 0 to 1.")
+    stop_uncertainty: float | None = _option(
+        None, "Stop once the scored points' mean entropy is below this (nats)."
+    )
+    stop_plateau: int | None = _option(None, "Stop after so many tests without a better one.")
     seed: int = _option(0, "Seed of everything that is drawn.")
     device: str = _option("auto", "auto, cpu or cuda.")
     precision: str = _option("auto", "auto, fp32 or bf16 (auto: bf16 where hardware has it).")
@@ -112,7 +132,11 @@ class RunConfig:
             raise ConfigError("out must name a folder, got an empty name.")
         if not 0 < self.score_share <= 1:
             raise ConfigError(f"score_share must be in (0, 1], got {self.score_share:g}.")
-        for name in ("budget", "epochs", "initial_epochs", "lr"):
+        for name in ("stop_accuracy", "label_noise"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name} is a share: it must be in [0, 1], got {value:g}.")
+        for name in ("budget", "epochs", "initial_epochs", "lr", "imbalance", "stop_uncertainty"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{name} must be more than 0 and finite, got {value:g}.")
@@ -125,7 +149,10 @@ class RunConfig:
             ConfigError: The file is missing or no TOML, or holds an unknown key.
         """
         try:
-            record = tomllib.loads(read_whole(path, _RECIPE_BYTES).decode())
+            text = read_whole(path, _RECIPE_BYTES).decode()
+            if any(line.count(".") > _LINE_DOTS for line in text.split("\n")):
+                raise ValueError(f"a line has more than {_LINE_DOTS} dots")
+            record = tomllib.loads(text)
         except OSError as error:
             raise ConfigError(f"cannot read recipe {path}: {error.strerror}.") from error
         except RecursionError as error:
@@ -174,6 +201,10 @@ _LEAST: dict[str, float] = {
     "warmup_batches": 0,
     "pad": 0,
     "eval_every": 1,
+    "imbalance": 1,
+    "hold_out": 0,
+    "stop_labels": 1,
+    "stop_plateau": 1,
     "weight_decay": 0,
     "smoothing": 0,
     "seed": 0,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alprune.data import digits, downloads, folder, npz
 from alprune.data.dataset import Dataset, DataSource, LoadOptions, Splits, make_splits
-from alprune.errors import DataError
+from alprune.errors import AlpruneError, DataError, failure
 from alprune.names import lookup
 
 __all__ = [
@@ -58,6 +58,7 @@ def load(
     size: tuple[int, int] | None = None,
     skip_unreadable: bool = False,
     progress: bool = False,
+    follow_links: bool = False,
 ) -> Splits:
     """Load a data set by name.
 
@@ -68,6 +69,7 @@ def load(
             (`folder:PATH`: 32x32). A function of your own gets no size: its images stay.
         skip_unreadable: Leave out image files that do not decode, with a warning.
         progress: Show a progress bar where loading takes long.
+        follow_links: Read files to which links lead out of a folder of images; refused otherwise.
 
     Returns:
         Training and test images on the CPU.
@@ -77,7 +79,7 @@ def load(
         DataError: The data is missing, damaged or not as described; the message says what to do.
     """
     found, path = _resolve(name)
-    return found.load(path, LoadOptions(root, size, skip_unreadable, progress))
+    return found.load(path, LoadOptions(root, size, skip_unreadable, progress, follow_links))
 
 
 def _resolve(name: str) -> tuple[DataSource, str]:
@@ -91,7 +93,12 @@ def _resolve(name: str) -> tuple[DataSource, str]:
         return found, ""
 
     def call(path: str, options: LoadOptions) -> Splits:
-        splits = found()
+        try:
+            splits = found()
+        except AlpruneError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DataError(failure(f"data set {name!r}", error)) from error
         if not isinstance(splits, Splits):
             raise DataError(
                 f"data set {name!r} returned {type(splits).__name__}; expected alprune.data.Splits "

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from alprune.data.dataset import LoadOptions, Splits, first_few, make_splits
-from alprune.errors import DataError
+from alprune.data.images import Decoder
+from alprune.errors import DataError, printable
+from alprune.files import user_path
 
 DEFAULT_SIZE = (32, 32)
-MAX_PIXELS = 89_478_485  # Pillow's own limit of suspicion: a quarter of a GiB of RGB
-# Photographs and scans only. Formats that Pillow hands to another program (EPS) stay out.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
-_GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 _BATCH = 64  # files a task decodes, so that a million files are not a million tasks
 
 
@@ -30,23 +28,46 @@ class _Decoded:
     grey: np.ndarray  # (n,) bool
     ok: np.ndarray  # (n,) bool
 
+    @classmethod
+    def room(cls, part: str, n: int, size: tuple[int, int]) -> "_Decoded":
+        try:
+            x = np.zeros((n, *size, 3), np.uint8)
+        except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
+            raise DataError(
+                f"{n:,} {part} images of {size[0]}x{size[1]} pixels take "
+                f"{n * size[0] * size[1] * 3 / 2**30:,.1f} GiB, more than there is. Choose a "
+                "smaller --image-size."
+            ) from error
+        return cls(x, np.zeros(n, bool), np.zeros(n, bool))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The files of one part by class, sorted, and the links among files and folders."""
+
+    files: dict[str, list[Path]]
+    links: list[Path]
+
 
 def load(path: str, options: LoadOptions) -> Splits:
     """Load a folder of images, `train/<class>/...` and `test/<class>/...`, in sorted order.
 
     Files may lie in folders below the class's; hidden ones are ignored, links to folders there
-    are not followed. Every image is turned upright (EXIF), flattened onto white where
-    transparent, brought to 8 bits (of 16, the upper ones), converted to RGB and resized without
-    regard to its proportions. If all images of both parts are grey, they get one channel instead.
-    Of an animation the first frame counts. A horizontal flip is taken to keep labels true for
-    colour images and not for grey ones, which are often writing.
+    are not followed. Links that lead out of `path` are refused, for whoever made the folder could
+    name any file of yours by one; `options.follow_links` takes them. `images.Decoder` says how an
+    image is read. If all images of both parts are grey, they get one channel instead of three. A
+    horizontal flip is taken to keep labels true for colour images and not for grey ones, which
+    are often writing.
 
     Raises:
         DataError: A folder is missing or empty, train and test have different classes, or files
             do not decode (unless `options.skip_unreadable`); the message names them.
     """
-    root = Path(path).expanduser()
-    parts = {part: _list(root, part) for part in ("train", "test")}
+    root = user_path(path)
+    found = {part: _list(root, part) for part in ("train", "test")}
+    if not options.follow_links:
+        _refuse_links_out(root, [link for part in found.values() for link in part.links])
+    parts = {part: listed.files for part, listed in found.items()}
     classes = _same_classes(root, {part: list(files) for part, files in parts.items()})
     size = options.size or DEFAULT_SIZE
     paths = {part: [p for name in classes for p in files[name]] for part, files in parts.items()}
@@ -67,49 +88,79 @@ def load(path: str, options: LoadOptions) -> Splits:
     return make_splits(tensors["train"], tensors["test"], tuple(classes), flip=not grey)
 
 
-def _list(root: Path, part: str) -> dict[str, list[Path]]:
-    """Return the files of each class folder of `root/part`, all sorted."""
+def _list(root: Path, part: str) -> _Found:
+    """Return the files of each class folder of `root/part`."""
     where = root / part
-    if not where.is_dir():
+    if not os.path.isdir(where):  # not Path.is_dir, which raises on a name that is too long
         advice = "Expected train/<class>/... and test/<class>/... in it."
-        if part == "test" and (root / "train").is_dir():
+        if part == "test" and os.path.isdir(root / "train"):
             advice = (
                 "Accuracy is measured on images that are never trained on: move some of each "
                 "class (a fifth, say) from train/<class>/ to test/<class>/."
             )
         raise DataError(f"there is no folder {str(where)!r}. {advice}")
     try:
-        names = sorted(
-            e.name for e in os.scandir(where) if e.is_dir() and not e.name.startswith(".")
-        )
-        found = {name: _files(where / name) for name in names}
+        links = [where] if where.is_symlink() else []
+        files = {}
+        for entry in sorted(os.scandir(where), key=lambda entry: entry.name):
+            if os.path.isdir(entry.path) and not entry.name.startswith("."):
+                links += [Path(entry.path)] if entry.is_symlink() else []
+                files[_readable(entry)], below = _files(Path(entry.path))
+                links += below
     except OSError as error:
         raise DataError(f"{str(where)!r} cannot be listed: {error}.") from error
-    if not found:
+    if not files:
         raise DataError(f"{str(where)!r} has no class folders; expected {part}/<class>/<image>.")
-    empty = [name for name, files in found.items() if not files]
+    empty = [repr(str(where / name)) for name, listed in files.items() if not listed]
     if empty:
+        raise DataError(f"no image in {first_few(empty)}. Add images or remove the folder.")
+    return _Found(files, links)
+
+
+def _readable(entry: "os.DirEntry[str]") -> str:
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError as error:
         raise DataError(
-            f"no image in {first_few([str(where / name) for name in empty])}. Add images or remove "
-            "the folder."
-        )
-    return found
+            f"the name of class folder {entry.path!r} is no UTF-8 text. Rename the folder."
+        ) from error
+    return entry.name
 
 
-def _files(where: Path) -> list[Path]:
-    if where.is_symlink() and where.parent.resolve().is_relative_to(where.resolve()):
+def _files(where: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files below a class folder, sorted, and those of them that are links."""
+    if where.is_symlink() and Path(os.path.realpath(where.parent)).is_relative_to(
+        os.path.realpath(where)
+    ):
         raise DataError(f"{str(where)!r} links to a folder that contains it. Remove the link.")
-    files = []
-    for folder_name, below, names in os.walk(where, onerror=_raise):  # links are not followed
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        visible = (Path(folder_name, name) for name in names if not name.startswith("."))
-        # Opening a pipe or a device could wait for ever; a broken link is named when it is read.
-        files += [path for path in visible if path.is_file() or not path.exists()]
-    return sorted(files)
+    files, links, folders = [], [], [str(where)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                # Opening a pipe or a device could wait for ever; a broken link is named when read.
+                elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
+                    files.append(Path(entry.path))
+                    links += [Path(entry.path)] if entry.is_symlink() else []
+    return sorted(files), links
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _refuse_links_out(root: Path, links: list[Path]) -> None:
+    inside = os.path.realpath(root)
+    ends = {link: os.path.realpath(link) for link in links}
+    out = [
+        f"{str(link)!r} to {end!r}"
+        for link, end in sorted(ends.items())
+        if not Path(end).is_relative_to(inside)
+    ]
+    if out:
+        raise DataError(
+            f"{len(out)} links lead out of {str(root)!r}: {first_few(out)}. If you made them, pass "
+            "--follow-links; otherwise remove them, or copy the files in."
+        )
 
 
 def _same_classes(root: Path, names: dict[str, list[str]]) -> list[str]:
@@ -118,7 +169,11 @@ def _same_classes(root: Path, names: dict[str, list[str]]) -> list[str]:
             "train": sorted(set(names["train"]) - set(names["test"])),
             "test": sorted(set(names["test"]) - set(names["train"])),
         }
-        found = "; ".join(f"only in {part}: {first_few(few)}" for part, few in only.items() if few)
+        found = "; ".join(
+            f"only in {part}: {first_few(list(map(repr, few)))}"
+            for part, few in only.items()
+            if few
+        )
         raise DataError(f"train and test of {str(root)!r} must have the same classes; {found}.")
     return names["train"]
 
@@ -129,24 +184,21 @@ def _decode_all(
     """Decode all files in threads; return the images and what went wrong, in the files' order."""
     decoded, failures = {}, []
     total = sum(len(files) for files in paths.values())
+    threads = min(16, os.cpu_count() or 1)
     with (
         # Pillow warns about odd metadata and near bombs, from every thread, file by file.
         warnings.catch_warnings(),
         tqdm(
             total=total, desc="reading images", unit="img", disable=None if progress else True
         ) as bar,
-        ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(max_workers=threads) as pool,
     ):
         warnings.simplefilter("ignore")
-        Image.init()
+        decode = Decoder(size, threads)
         for part, files in paths.items():
-            out = _Decoded(
-                np.zeros((len(files), *size, 3), np.uint8),
-                np.zeros(len(files), bool),
-                np.zeros(len(files), bool),
-            )
+            out = _Decoded.room(part, len(files), size)
             starts = range(0, len(files), _BATCH)
-            tasks = [pool.submit(_decode_batch, files, start, size, out) for start in starts]
+            tasks = [pool.submit(_decode_batch, decode, files, start, out) for start in starts]
             try:
                 for task in as_completed(tasks):
                     bar.update(task.result()[0])
@@ -163,46 +215,20 @@ def _failures(tasks: "list[Future[tuple[int, list[str]]]]") -> list[str]:
 
 
 def _decode_batch(
-    files: list[Path], start: int, size: tuple[int, int], out: _Decoded
+    decode: Decoder, files: list[Path], start: int, out: _Decoded
 ) -> tuple[int, list[str]]:
     """Decode `files[start : start + _BATCH]` into `out`; return their number and the failures."""
     batch, failures = files[start : start + _BATCH], []
     for index, path in enumerate(batch, start):
         try:
-            out.x[index], out.grey[index] = _decode(path, size)
+            out.x[index], out.grey[index] = decode(path)
             out.ok[index] = True
+        except UnidentifiedImageError:
+            failures.append(f"{str(path)!r} (an image in no known format)")
         except Exception as error:  # decoders raise nearly everything on a damaged file
-            failures.append(f"{path} ({error or type(error).__name__})")
+            reason = " ".join(str(error).split()) or type(error).__name__
+            failures.append(f"{str(path)!r} ({printable(reason)})")
     return len(batch), failures
-
-
-def _decode(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
-    """Return the image as `(h, w, 3)` uint8, and whether the file is grey."""
-    h, w = size
-    with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(
-                f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded"
-            )
-        grey = image.mode in _GREY_MODES
-        # JPEG can decode at 1/2, 1/4 or 1/8: many times faster, and still twice what is needed.
-        image.draft(None, (2 * max(h, w), 2 * max(h, w)))
-        rgb = _rgb(ImageOps.exif_transpose(image))
-    if rgb.size != (w, h):
-        rgb = rgb.resize((w, h), Image.Resampling.BILINEAR)  # Pillow's is antialiased
-    return np.asarray(rgb), grey
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise DataError("floating-point pixels have no known range; store 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits; older Pillows call it "I"
-        sixteen = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray((sixteen >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def _report(root: Path, failures: list[str], total: int, skip: bool) -> None:
