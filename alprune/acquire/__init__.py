@@ -2,40 +2,149 @@
 
 import inspect
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alprune.acquire.badge import badge
+from alprune.acquire.bayesian import bald, batchbald, variation_ratios
+from alprune.acquire.clusters import clue, cluster_margin
+from alprune.acquire.committee import qbc, qbc_vote
+from alprune.acquire.coverage import probcover
 from alprune.acquire.evidence import Evidence
+from alprune.acquire.falcun import falcun
+from alprune.acquire.kcenter import k_center
+from alprune.acquire.protocol import Acquisition, call, needs, snapshots_of, top
+from alprune.acquire.stochastic import power, softmax, softrank
+from alprune.acquire.typiclust import typiclust
 from alprune.acquire.uncertainty import entropy, least_confidence, margin, random
-from alprune.errors import AcquisitionError, AlpruneError, ConfigError, failure
+from alprune.acquire.wrappers import class_balanced, diverse
+from alprune.errors import ConfigError
 from alprune.names import lookup
-from alprune.train import BudgetSpent
 
-__all__ = ["ACQUISITIONS", "Acquisition", "Evidence", "acquire", "find_acquisition"]
-
-Acquisition = Callable[[Evidence, int, torch.Generator], Tensor]
+__all__ = [
+    "ACQUISITIONS",
+    "Acquisition",
+    "Evidence",
+    "WRAPPERS",
+    "acquire",
+    "find_acquisition",
+    "needs",
+    "snapshots_of",
+    "summaries",
+]
 
 ACQUISITIONS: dict[str, Acquisition] = {
+    "badge": badge,
+    "bald": bald,
+    "batchbald": batchbald,
+    "clue": clue,
+    "cluster-margin": cluster_margin,
     "entropy": entropy,
+    "falcun": falcun,
+    "k-center": k_center,
     "least-confidence": least_confidence,
     "margin": margin,
+    "power-bald": power(bald),
+    "power-entropy": power(entropy),
+    "probcover": probcover,
+    "qbc": qbc,
+    "qbc-vote": qbc_vote,
     "random": random,
+    "softmax-bald": softmax(bald),
+    "softmax-entropy": softmax(entropy),
+    "softrank-bald": softrank(bald),
+    "softrank-entropy": softrank(entropy),
+    "typiclust": typiclust,
+    "variation-ratios": variation_ratios,
 }
+
+WRAPPERS: dict[str, Callable[[Acquisition], Acquisition]] = {
+    "balanced": class_balanced,
+    "diverse": diverse,
+    "power": power,
+    "softmax": softmax,
+    "softrank": softrank,
+}
+"""What goes around a function that returns scores: `balanced:entropy`, `diverse:mine:function`."""
+
+ENTRY_POINTS = "alprune.acquisitions"
+"""The entry point group in which an installed package offers functions by name."""
 
 
 def find_acquisition(name: str | Acquisition) -> Acquisition:
-    """Return the function for a name in `ACQUISITIONS` or `package.module:function`.
+    """Return the function for a name.
 
-    A class is instantiated without arguments, so that it may keep state over the run.
+    Args:
+        name: In this order: `wrapper:name` with one of `WRAPPERS`, a key of `ACQUISITIONS`, a
+            name that an installed package offers in the entry point group
+            `alprune.acquisitions`, or `package.module:function`. A function is returned as it
+            is. A class is instantiated without arguments, so that it may keep state over the run.
 
     Raises:
-        ConfigError: Unknown name.
+        ConfigError: Unknown name, or what it names cannot be imported or made.
     """
-    found: Any = name
     if isinstance(name, str):
-        found = lookup("acquisition function", name, ACQUISITIONS)
+        head, _, rest = name.partition(":")
+        if rest and head in WRAPPERS:
+            return WRAPPERS[head](find_acquisition(rest))
+        return _callable(name, _named(name))
+    return _callable(name, name)
+
+
+def acquire(
+    function: Acquisition, evidence: Evidence, count: int, generator: torch.Generator
+) -> Tensor:
+    """Ask an acquisition function for points and check what it returns.
+
+    Args:
+        function: Returns `(count,)` distinct absolute indices among the candidates (integers),
+            or `(n,)` scores (floating point), of which the largest are taken, equal ones at
+            random; a tensor or a NumPy array.
+        evidence: The candidates and the learner's view of them.
+        count: Points wanted; fewer are taken if there are fewer candidates.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        `(min(count, n),)` absolute indices, int64 on the CPU.
+
+    Raises:
+        AcquisitionError: The result has the wrong type or shape, doubles, strangers or NaN;
+            or the function itself failed.
+    """
+    count = min(count, evidence.candidates.numel())
+    if count < 1:
+        return torch.empty(0, dtype=torch.int64)
+    result = call(function, evidence, count, generator)
+    if not result.is_floating_point():
+        return result
+    return evidence.candidates[top(result, count, generator)]
+
+
+def summaries() -> dict[str, str]:
+    """Say in a line what each known name is: ours, installed packages' and the wrappers'."""
+    known = {name: _first_line(function) for name, function in ACQUISITIONS.items()}
+    for name, entry in sorted(_installed().items()):
+        try:
+            known[name] = f"{_first_line(_loaded(name, entry))} ({_origin(entry)})"
+        except ConfigError as error:
+            known[name] = str(error)
+    return known | {f"{name}:NAME": _first_line(wrapper) for name, wrapper in WRAPPERS.items()}
+
+
+def _named(name: str) -> Any:
+    if name in ACQUISITIONS:
+        return ACQUISITIONS[name]
+    installed = _installed()
+    if name in installed:
+        return _loaded(name, installed[name])
+    known = {*ACQUISITIONS, *installed, *(f"{wrapper}:NAME" for wrapper in WRAPPERS)}
+    return lookup("acquisition function", name, dict.fromkeys(known))
+
+
+def _callable(name: str | Acquisition, found: Any) -> Acquisition:
     if inspect.isclass(found):
         try:
             found = found()
@@ -51,72 +160,28 @@ def find_acquisition(name: str | Acquisition) -> Acquisition:
     return found
 
 
-def acquire(
-    function: Acquisition, evidence: Evidence, count: int, generator: torch.Generator
-) -> Tensor:
-    """Ask an acquisition function for points and check what it returns.
+def _installed() -> dict[str, EntryPoint]:
+    """List what installed packages offer; our own names win over theirs."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name not in ACQUISITIONS:
+            found.setdefault(entry.name, entry)
+    return found
 
-    Args:
-        function: Returns `(count,)` distinct absolute indices among the candidates (int64), or
-            `(n,)` scores (floating point), of which the largest are taken.
-        evidence: The candidates and the learner's view of them.
-        count: Points wanted; fewer are taken if there are fewer candidates.
-        generator: Source of randomness, on the CPU.
 
-    Returns:
-        `(min(count, n),)` absolute indices, int64 on the CPU.
-
-    Raises:
-        AcquisitionError: The result has the wrong type or shape, doubles, strangers or NaN;
-            or the function itself failed.
-    """
-    count = min(count, evidence.candidates.numel())
-    name = getattr(function, "__name__", type(function).__name__)
+def _loaded(name: str, entry: EntryPoint) -> Any:
     try:
-        result = function(evidence, count, generator)
-    except (AlpruneError, BudgetSpent):
-        raise
-    except Exception as error:
-        raise AcquisitionError(failure(f"acquisition function {name!r}", error)) from error
-    if not isinstance(result, Tensor):
-        raise AcquisitionError(
-            f"acquisition function {name!r} returned {type(result).__name__}; it must return a "
-            "tensor of indices (int64) or of scores (float)."
-        )
-    if result.is_floating_point():
-        return _top(name, result, evidence.candidates, count)
-    return _checked(name, result, evidence.candidates, count)
+        return entry.load()
+    except Exception as error:  # anyone's package may fail in any way
+        raise ConfigError(
+            f"acquisition function {name!r} of {_origin(entry)} cannot be loaded from "
+            f"{entry.value}: {type(error).__name__}: {error}. Mend or uninstall that package."
+        ) from error
 
 
-def _top(name: str, scores: Tensor, candidates: Tensor, count: int) -> Tensor:
-    if scores.shape != candidates.shape:
-        raise AcquisitionError(
-            f"acquisition function {name!r} returned scores {tuple(scores.shape)}; one for each "
-            f"of the {candidates.numel()} candidates is needed: ({candidates.numel()},)."
-        )
-    bad = int((~torch.isfinite(scores)).sum())
-    if bad:
-        raise AcquisitionError(
-            f"acquisition function {name!r} returned {bad} scores of {scores.numel()} that are "
-            "not finite."
-        )
-    return candidates[scores.topk(count).indices.to("cpu")]
+def _origin(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
 
 
-def _checked(name: str, indices: Tensor, candidates: Tensor, count: int) -> Tensor:
-    indices = indices.to("cpu", torch.int64)
-    if indices.shape != (count,):
-        raise AcquisitionError(
-            f"acquisition function {name!r} returned indices {tuple(indices.shape)}; ({count},) "
-            "were asked for."
-        )
-    if indices.unique().numel() != count:
-        raise AcquisitionError(f"acquisition function {name!r} returned an index twice.")
-    strange = indices[~torch.isin(indices, candidates)]
-    if strange.numel():
-        raise AcquisitionError(
-            f"acquisition function {name!r} returned {strange.numel()} indices that are no "
-            f"candidates (labelled, out of range or not in the scored subset), first "
-            f"{int(strange[0])}. Return absolute indices taken from evidence.candidates."
-        )
-    return indices
+def _first_line(function: Any) -> str:
+    return (inspect.getdoc(function) or "").split("\n")[0]

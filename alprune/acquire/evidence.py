@@ -1,17 +1,32 @@
 """What an acquisition function may look at, computed when it is asked for and only once."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from alprune.acquire.dropout import (
+    INSERTED_RATE,
+    consistent_dropout,
+    dropout_modules,
+    keep_mask,
+)
 from alprune.clock import Budget
 from alprune.errors import AcquisitionError
-from alprune.train import Learner
+from alprune.train import BudgetSpent, Learner
+
+_ROWS = 4096  # candidates at a time where no images are involved
 
 
 class Evidence:
     """The present learner's view of the candidates and of the labelled points.
+
+    Everything is computed on first use, in chunks, on the learner's device, with its averaged
+    weights, and kept: a function costs what it asks for. Whoever wants embeddings asks for them
+    first: the same pass yields the probabilities.
 
     Args:
         learner: The learner that has just been fitted.
@@ -44,53 +59,177 @@ class Evidence:
         self.compute_s = 0.0
         self._learner, self._budget = learner, budget
         self._clock = Budget(None)
+        self._draws = torch.empty(0, candidates.numel(), classes, device=self.device)
+        self._head: nn.Linear | None = None
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """Softmax outputs for the candidates, `(n, classes)` float32 on the device."""
-        return self._stream(self.candidates)[0]
+        """Softmax outputs for the candidates, `(n, classes)` float32: 4 n classes bytes."""
+        return self._stream(self.candidates)
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """Inputs of the last linear layer for the candidates, `(n, d)` float32 on the device."""
-        probabilities, embeddings = self._stream(self.candidates, embed=True)
+        """Inputs of the last linear layer for the candidates, `(n, d)` float32: 4 n d bytes."""
+        probabilities, embeddings = self._embed(self.candidates)
         self.__dict__.setdefault("probabilities", probabilities)
         return embeddings
 
     @cached_property
     def labelled_probabilities(self) -> Tensor:
-        """Softmax outputs for the labelled points, `(m, classes)` float32 on the device."""
-        return self._stream(self.labelled)[0]
+        """Softmax outputs for the labelled points, `(m, classes)` float32."""
+        return self._stream(self.labelled)
 
     @cached_property
     def labelled_embeddings(self) -> Tensor:
         """Inputs of the last linear layer for the labelled points, `(m, d)` float32."""
-        return self._stream(self.labelled, embed=True)[1]
+        probabilities, embeddings = self._embed(self.labelled)
+        self.__dict__.setdefault("labelled_probabilities", probabilities)
+        return embeddings
 
-    def _stream(self, indices: Tensor, embed: bool = False) -> tuple[Tensor, Tensor]:
+    @property
+    def gradient_factors(self) -> tuple[Tensor, Tensor]:
+        """The factors of the candidates' gradient embeddings, `(n, classes)` and `(n, d)`.
+
+        The gradient of the cross-entropy by the last layer's weights, the likeliest class taken
+        for the label, is the outer product of the two for each candidate. Inner products need
+        the factors only: `(a_i . a_j) (b_i . b_j)`. Their product, n x classes x d numbers, is
+        never formed here.
+
+        Source: Ash et al. 2020, section 3.
+        """
+        embeddings = self.embeddings
+        residuals = self.probabilities.clone()
+        likeliest = residuals.argmax(1, keepdim=True)
+        residuals.scatter_add_(1, likeliest, -torch.ones_like(residuals[:, :1]))
+        return residuals, embeddings
+
+    @cached_property
+    def committee(self) -> Tensor:
+        """Softmax outputs of the last fits' networks, `(t, n, classes)` float32, newest last.
+
+        They are the learner's averaged weights as each of the last fits left them, as many as
+        the function declares with `@needs(snapshots=...)`, or as there have been: one in the
+        first step. Costs t passes over the candidates, less those known; 4 t n classes bytes.
+
+        Raises:
+            AcquisitionError: The function declares no snapshots.
+        """
+        older = list(self._learner.snapshots)[:-1]  # the newest is the learner itself
+        if not self._learner.snapshots:
+            raise AcquisitionError(
+                "evidence.committee has no members: the learner keeps the weights of past fits "
+                "only for functions that say so. Decorate yours with "
+                "@alprune.acquire.needs(snapshots=5)."
+            )
+        known = self.probabilities
+        return torch.stack([*(self._stream(self.candidates, old) for old in older), known])
+
+    def draws(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return softmax outputs under Monte Carlo dropout, `(count, n, classes)` float32.
+
+        Each draw is one thinned network: the same mask for all candidates. A learner with
+        dropout modules is run through once a draw, with its own rates. One without gets dropout
+        of rate 0.5 in front of its last linear layer, so that all draws together cost a single
+        pass and `count` times the last layer. Asked again for more, the first ones are kept.
+
+        Args:
+            count: Draws, t; 4 t n classes bytes.
+            generator: Draws the masks, on the CPU.
+
+        Source: Gal and Ghahramani 2016; Kirsch et al. 2019 for consistent masks.
+        """
+        missing = count - len(self._draws)
+        if missing > 0:
+            more = self._draw(missing, generator)
+            self._draws = torch.cat([self._draws, more]) if len(self._draws) else more
+        return self._draws[:count]
+
+    @property
+    def _network(self) -> nn.Module:
+        return self._learner.network
+
+    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+        dropouts = dropout_modules(self._network)
+        before: list[nn.Module] = []
+        if not dropouts:
+            _ = self.embeddings
+            if self._head is not None:
+                return self._draw_head(self._head, count, generator)
+            before = [_last_linear(self._network)]
+        draws = torch.empty(count, *self._draws.shape[1:], device=self.device)
+        for draw in draws:
+            with consistent_dropout(dropouts, before, generator):
+                draw.copy_(self._stream(self.candidates))
+        return draws
+
+    def _draw_head(self, head: nn.Linear, count: int, generator: torch.Generator) -> Tensor:
+        """Apply the last layer alone, with dropped inputs, to the embeddings."""
+        draws = torch.empty(count, *self._draws.shape[1:], device=self.device)
+        masks = keep_mask(torch.Size([count, 1, head.in_features]), INSERTED_RATE, generator)
+        with self._computing(), torch.no_grad():
+            weights = (head.weight * masks.to(self.device)).flatten(0, 1)  # (count * classes, d)
+            bias = None if head.bias is None else head.bias.repeat(count)
+            for begin in range(0, len(self.embeddings), _ROWS):
+                if self._budget is not None and self._budget.expired:
+                    raise BudgetSpent
+                rows = slice(begin, begin + _ROWS)
+                logits = F.linear(self.embeddings[rows], weights, bias)
+                draws[:, rows] = logits.unflatten(1, (count, -1)).softmax(2).transpose(0, 1)
+        return draws
+
+    def _stream(
+        self,
+        indices: Tensor,
+        network: nn.Module | None = None,
+        see: Callable[[slice, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Return softmax outputs; `see` is told each chunk's place and logits."""
         probabilities = torch.empty(indices.numel(), self.classes, device=self.device)
-        embeddings = torch.empty(0, device=self.device)
-        seen: list[Tensor] = []
-        hook = _last_linear(self._learner.averaged).register_forward_pre_hook(
-            lambda module, inputs: seen.append(inputs[0].float()) if embed else None
-        )
-        self._clock.start()
-        try:
-            for part, logits in self._learner.predict(self._learner.x, indices, self._budget):
+        with self._computing():
+            chunks = self._learner.predict(self._learner.x, indices, self._budget, network=network)
+            for part, logits in chunks:
                 probabilities[part] = logits.softmax(1)
-                if embed:
-                    rows = seen.pop().flatten(1)
-                    if not embeddings.numel():
-                        embeddings = torch.empty(indices.numel(), rows.shape[1], device=self.device)
-                    embeddings[part] = rows
+                if see is not None:
+                    see(part, logits)
+        return probabilities
+
+    def _embed(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return softmax outputs and what enters the last linear layer."""
+        layer = _last_linear(self._network)
+        passed: list[tuple[Tensor, Tensor]] = []
+        embeddings = torch.empty(0, device=self.device)
+
+        def keep(part: slice, logits: Tensor) -> None:
+            nonlocal embeddings
+            entered, left = passed.pop()
+            rows = entered.flatten(1)
+            if not embeddings.numel():
+                embeddings = torch.empty(indices.numel(), rows.shape[1], device=self.device)
+                # Only where this layer's output is the network's can it be applied alone.
+                self._head = layer if torch.equal(left.float(), logits) else None
+            embeddings[part] = rows
+
+        hook = layer.register_forward_hook(
+            lambda module, inputs, output: passed.append((inputs[0], output))
+        )
+        try:
+            return self._stream(indices, see=keep), embeddings
         finally:
             hook.remove()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        self._clock.start()
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self._clock.stop()
             self.compute_s = self._clock.elapsed_s
-        return probabilities, embeddings
 
 
-def _last_linear(model: nn.Module) -> nn.Module:
+def _last_linear(model: nn.Module) -> nn.Linear:
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise AcquisitionError("the learner has no linear layer, so it has no embeddings.")
