@@ -9,6 +9,7 @@ from alprune.config import RunConfig
 from alprune.data import DATASETS, Dataset
 from alprune.errors import AlpruneError
 from alprune.experiment import run
+from alprune.fold import fold
 from alprune.models import MODELS, build
 from alprune.prune import METHODS, Plan, Pruned, prune, rebuild
 from alprune.reopen import resume
@@ -33,6 +34,7 @@ __all__ = [
     "RunResult",
     "Session",
     "build",
+    "fold",
     "prune",
     "read_events",
     "rebuild",

@@ -22,7 +22,7 @@ class _Steps(Observer):
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
         if name == "step":
-            self.steps.append({k: v for k, v in fields.items() if k.endswith("_s") and v})
+            self.steps.append({k: v for k, v in fields.items() if k.endswith("_s")})
 
 
 def own_time(config: RunConfig, splits: Splits, seconds: float) -> tuple[float, str] | None:
