@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alprune.acquire.badge import badge
 from alprune.acquire.bayesian import bald, batchbald, variation_ratios
 from alprune.acquire.clusters import clue, cluster_margin
 from alprune.acquire.committee import qbc, qbc_vote
+from alprune.acquire.contrast import falcun
 from alprune.acquire.coverage import probcover
 from alprune.acquire.evidence import Evidence
-from alprune.acquire.falcun import falcun
+from alprune.acquire.gradients import badge
 from alprune.acquire.kcenter import k_center
 from alprune.acquire.protocol import Acquisition, call, needs, snapshots_of, top
 from alprune.acquire.stochastic import power, softmax, softrank
-from alprune.acquire.typiclust import typiclust
+from alprune.acquire.typicality import typiclust
 from alprune.acquire.uncertainty import entropy, least_confidence, margin, random
 from alprune.acquire.wrappers import class_balanced, diverse
 from alprune.errors import ConfigError
