@@ -47,6 +47,7 @@ _PRUNE_ONLY = (
     *PRUNE_OPTIONS,
     *"method after_pruning prune_batch prune_batches dataset data_root skip_unreadable".split(),
     *"follow_links model image_size initial seed device".split(),
+    *"start imbalance label_noise hold_out".split(),
 )
 
 

@@ -105,7 +105,11 @@ class RunConfig:
     averaging: float = _option(0.99, "Decay of the weights' average that scores and is tested.")
     flip: bool | None = _option(None, "Mirror images at random (what the data set allows).")
     pad: int = _option(4, "Pixels of padding for the random crop.")
-    eval_every: int = _option(1, "Test after every so many steps (never on the clock).")
+    eval_every: int | None = _option(
+        None,
+        "Test after every so many steps, never on the clock (every one; under a budget as often "
+        "as a tenth of the time on the clock allows).",
+    )
     stop_labels: int | None = _option(None, "Ask for labels until so many are known, then stop.")
     stop_accuracy: float | None = _option(None, "Stop once a test finds this accuracy, 0 to 1.")
     stop_uncertainty: float | None = _option(
@@ -126,8 +130,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ConfigError(f"{name} must be at least {least:g}, got {value:g}.")
-        if self.seed >= 2**63 - 2:
-            raise ConfigError(f"seed must be less than 2^63 - 2, got {self.seed}.")
+        if self.seed >= 2**63 - 8:  # a run draws from the seeds that follow, too
+            raise ConfigError(f"seed must be less than 2^63 - 8, got {self.seed}.")
         if self.out == "":
             raise ConfigError("out must name a folder, got an empty name.")
         if not 0 < self.score_share <= 1:

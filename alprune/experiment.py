@@ -1,5 +1,6 @@
 """From options to a session that is ready to run: data, first labels, pruned learner, folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from alprune.acquire import Acquisition, find_acquisition
 from alprune.augment import normalise
 from alprune.config import RunConfig
 from alprune.data import Dataset, Splits
+from alprune.data.imperfect import long_tail
 from alprune.device import autocast, pick_device, pick_precision
 from alprune.errors import ConfigError
 from alprune.names import lookup
@@ -19,6 +21,7 @@ from alprune.prune import AFTER_PRUNING, Pruned, Target, find_method, prune, tra
 from alprune.prune.early import EarlyPruner, EarlySettings
 from alprune.record import Observer
 from alprune.session import Oracle, RunResult, Session
+from alprune.start import ColdPool, find_start, first_points, trained_on
 from alprune.store import RunFolder
 from alprune.train import FitSettings, Learner
 
@@ -107,6 +110,9 @@ def complete(config: RunConfig) -> RunConfig:
     if not method.saves_time:
         config = config.resolved(WIDE_DEFAULTS)
     config = config.resolved(DEFAULTS)
+    config = config.resolved({"start": "balanced" if config.imbalance == 1 else "random"})
+    find_start(config.start or "")
+    _check_counts(config)
     if config.score_subset is not None and config.score_subset < (config.query_size or 0):
         raise ConfigError(
             f"score_subset ({config.score_subset}) must be at least query_size "
@@ -119,9 +125,23 @@ def complete(config: RunConfig) -> RunConfig:
     return config
 
 
+def _check_counts(config: RunConfig) -> None:
+    initial = config.initial or 0
+    if config.hold_out and not config.hold_out <= initial - 2:
+        raise ConfigError(
+            f"hold_out ({config.hold_out}) must leave 2 of the first points ({initial}) to train "
+            "on. Lower it, or raise --initial."
+        )
+    if config.stop_labels is not None and config.stop_labels < initial:
+        raise ConfigError(
+            f"stop_labels ({config.stop_labels}) is less than the first points ({initial}). Raise "
+            "it, or lower --initial."
+        )
+
+
 def load_splits(config: RunConfig) -> Splits:
-    """Load the data set at the size the learner takes."""
-    return data.load(
+    """Load the data set at the size the learner takes, its pool long-tailed if asked for."""
+    splits = data.load(
         config.dataset,
         root=Path(config.data_root) if config.data_root else None,
         size=_image_size(config),
@@ -129,6 +149,10 @@ def load_splits(config: RunConfig) -> Splits:
         follow_links=config.follow_links,
         progress=True,
     )
+    if config.imbalance == 1:
+        return splits
+    generator = torch.Generator().manual_seed(config.seed + 4)
+    return replace(splits, train=long_tail(splits.train, config.imbalance, generator))
 
 
 def open_session(
@@ -177,17 +201,19 @@ def new_learner(config: RunConfig, model: nn.Module, train: Dataset) -> Learner:
 
 def simulation(config: RunConfig, train: Dataset) -> Simulation:
     """Return the oracle of a run on labelled data."""
-    return Simulation(train)
+    return Simulation(train, config.label_noise, config.seed + 3)
 
 
 def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Tensor]:
-    """Label the first points, balanced over the classes; return the pool and their indices."""
+    """Label the first points; return the pool and the indices of those to prune and train on."""
     oracle = simulation(config, train)
     pool = LabelPool(len(train), len(train.classes))
-    assert config.initial is not None
-    first = oracle.balanced(config.initial, torch.Generator().manual_seed(config.seed))
+    assert config.initial is not None and config.start is not None
+    cold = ColdPool(train.x, train.classes, oracle.labels)
+    generator = torch.Generator().manual_seed(config.seed)
+    first = first_points(config.start, cold, config.initial, generator)
     pool.label(first, oracle(first), step=0)
-    return pool, first
+    return pool, trained_on(pool, config.hold_out, config.seed)
 
 
 def prune_learner(

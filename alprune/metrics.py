@@ -47,7 +47,7 @@ def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Metrics
     logits, labels = _checked(logits, labels)
     log_probabilities = (logits / temperature).log_softmax(1)
     probabilities = log_probabilities.exp()
-    counts = confusion(probabilities.argmax(1), labels, logits.shape[1])
+    counts = confusion(logits.argmax(1), labels, logits.shape[1])
     points = counts.sum(1)
     right = counts.diagonal()
     return Metrics(
@@ -98,6 +98,11 @@ def expected_calibration_error(
     gap = torch.zeros(bins, dtype=torch.float64, device=labels.device)
     gap.index_add_(0, place, right - confidence)  # points x (accuracy - confidence), a bin
     return float(gap.abs().sum() / labels.numel())
+
+
+def mean_entropy(probabilities: Tensor) -> float:
+    """Return the mean entropy of softmax outputs `(n, classes)`, in nats."""
+    return float(torch.special.entr(probabilities).sum(1).mean())
 
 
 def fit_temperature(
@@ -157,5 +162,6 @@ __all__ = [
     "expected_calibration_error",
     "fit_temperature",
     "macro_f1",
+    "mean_entropy",
     "measure",
 ]

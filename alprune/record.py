@@ -135,9 +135,10 @@ class Record:
     def step(
         self,
         step: int,
-        labelled: int,
+        pool: LabelPool,
         acquired: Tensor,
-        test_accuracy: float | None,
+        tested: Mapping[str, Any],
+        uncertainty: float | None,
         report: FitReport,
         scored: int,
         fitted_s: float,
@@ -147,9 +148,11 @@ class Record:
 
         Args:
             step: Its number; 0 fits the first points.
-            labelled: Points that the fit had.
+            pool: The labels known when it began.
             acquired: `(k,)` absolute indices that will be labelled next.
-            test_accuracy: After the fit; None if it was not tested.
+            tested: What a test after the fit showed, `test_accuracy` among it; None each if it
+                was not tested.
+            uncertainty: Mean entropy of the candidates, in nats; None if nothing computed it.
             report: Of the fit.
             scored: Candidates that were looked at.
             fitted_s: The clock when the fit ended.
@@ -158,9 +161,11 @@ class Record:
         self._event(
             "step",
             step=step,
-            labelled=labelled,
+            labelled=pool.labelled_count,
+            told=_told(pool, step),
             acquired=acquired.tolist(),
-            test_accuracy=test_accuracy,
+            **tested,
+            uncertainty=None if uncertainty is None else round(uncertainty, 5),
             train_loss=None if report.loss is None else round(report.loss, 5),
             epochs=round(report.epochs, 3),
             batches=report.batches,
@@ -230,6 +235,13 @@ class Record:
         elapsed_s = self.budget.elapsed_s
         self.folder.event(name, elapsed_s, **fields)
         self.observer.event(name, fields | {"elapsed_s": elapsed_s})
+
+
+def _told(pool: LabelPool, step: int) -> list[int]:
+    """Count the points of each class whose labels came after the step before this one."""
+    known = pool.labelled
+    new = known[pool.step_of[known] == step]
+    return torch.bincount(pool.labels[new], minlength=pool.classes).tolist()
 
 
 def _machine(learner: Learner) -> dict[str, Any]:

@@ -17,13 +17,17 @@ from alprune.answers import Answers
 from alprune.checkpoint import load_checkpoint, save_checkpoint
 from alprune.clock import Budget, Stopwatch
 from alprune.config import RunConfig
-from alprune.data import Splits
+from alprune.data import Splits, duplicates
 from alprune.errors import AlpruneError, StoreError
+from alprune.exam import Exam
 from alprune.learner_state import restore_learner
+from alprune.metrics import mean_entropy
 from alprune.pool import LabelPool
 from alprune.prune import Plan, Pruned
 from alprune.record import Observer, Record
 from alprune.session_state import restore_session, session_state
+from alprune.start import held_out, trained_on
+from alprune.stopping import CRITERIA, Progress, reason_to_stop
 from alprune.store import RunFolder
 from alprune.subset import ScoringShare
 from alprune.train import BudgetSpent, Diverged, FitReport, Learner
@@ -38,7 +42,8 @@ class RunResult:
 
     Attributes:
         path: The run folder.
-        reason: "budget", "steps", "pool empty" or "interrupted".
+        reason: "budget", "steps", "pool empty", "interrupted" or a criterion's, see
+            `alprune.stopping`.
         elapsed_s: Seconds on the budget clock.
         labelled: Labelled points at the end.
         steps: Acquisition steps made.
@@ -59,8 +64,8 @@ class Session:
     Before the first `ask` either `begin` or `restore` is called, once.
 
     Args:
-        config: Resolved options: none that the loop reads is None but `steps`, `budget` and
-            `score_subset`.
+        config: Resolved options: none that the loop reads is None but `steps`, `budget`,
+            `score_subset`, `eval_every` and those of when to stop.
         splits: Training and test set.
         pool: Labels known so far; the first points are labelled, unless a state is restored.
         learner: Ready to train.
@@ -87,7 +92,7 @@ class Session:
         self.record = Record(folder, observer or Observer(), self.budget)
         self.step = 0
         self.reason: str | None = None
-        self.test_accuracy: float | None = None
+        self.exam = Exam(learner, splits.test, config.eval_every)
         self.acquisition = acquisition
         self.draws = torch.Generator().manual_seed(config.seed + 1)
         self.training = torch.Generator(device=learner.device).manual_seed(config.seed + 2)
@@ -97,7 +102,6 @@ class Session:
         self.watch = Watch(splits.train.classes, self._warn)
         self._off_clock = Budget(None)  # of what isn't on the clock but can be interrupted
         self.asked: Tensor | None = None
-        self.tested_step: int | None = None
         self.stepped_back = False
         self._save_s = 0.0
         self._answers = Answers(pool)
@@ -114,6 +118,8 @@ class Session:
         self.record.start(self.config, train, self.pool, self.learner, name)
         self.record.pruned(pruned, early=self.learner.early is not None)
         self.watch.labels(self.pool.labels[self.pool.labelled])
+        for message in duplicates.messages(self.splits):
+            self.record.warning(0, "duplicates", message)
         self._save(0)
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -178,20 +184,22 @@ class Session:
         fitted_s = self.budget.elapsed_s
         self.reason = self._reason_to_end(report)
         with self.budget.paused(), watch.part("eval_s"):
-            if self.reason or self.step % self.config.eval_every == 0:
+            if self.reason or self.exam.due(self.step, self.budget):
                 self._test()
-        asked, scored = torch.empty(0, dtype=torch.int64), 0
+        self.reason = self.reason or self._reason_to_stop()
+        asked, scored, uncertainty = torch.empty(0, dtype=torch.int64), 0, None
         if not self.reason:
-            asked, scored = self._acquire(watch)
+            asked, scored, uncertainty = self._acquire(watch)
         self.budget.stop()
         if self.reason == "interrupted":
             return asked  # what this step did so far is done again when the run goes on
         self.record.pruned_early(self.learner.early, self.config.method)
         self.record.step(
             step=self.step,
-            labelled=self.pool.labelled_count,
+            pool=self.pool,
             acquired=asked,
-            test_accuracy=self.test_accuracy if self.tested_step == self.step else None,
+            tested=self.exam.of_step(self.step),
+            uncertainty=uncertainty,
             report=report,
             scored=scored,
             fitted_s=fitted_s,
@@ -217,7 +225,7 @@ class Session:
         """Write the end of the record and close the folder."""
         self.budget.stop()
         reason = self.reason or "stopped"
-        if reason != "interrupted" and self.tested_step != self.step:
+        if reason != "interrupted" and self.exam.step != self.step:
             self._test()
         early = self.learner.early
         if early is not None and early.pruned_in is None:
@@ -229,7 +237,9 @@ class Session:
         result = self._result(reason)
         self.record.network(self.learner)
         self._write_labels()
-        self.record.end(self.learner, _summary(result))
+        held = held_out(self.pool, self.config.hold_out, self.config.seed)
+        figures = self.exam.at_end(self.step, held, self.pool.labels[held])
+        self.record.end(self.learner, _summary(result) | figures)
         self.record.folder.close()
         return result
 
@@ -240,7 +250,7 @@ class Session:
             elapsed_s=round(self.budget.elapsed_s, 3),
             labelled=self.pool.labelled_count,
             steps=self.step,
-            test_accuracy=self.test_accuracy,
+            test_accuracy=self.exam.accuracy,
         )
 
     def _fail(self, error: BaseException) -> None:
@@ -297,7 +307,7 @@ class Session:
         return True
 
     def _fit_labelled(self) -> FitReport:
-        labelled = self.pool.labelled
+        labelled = trained_on(self.pool, self.config.hold_out, self.config.seed)
         epochs = self.config.epochs if self.step else self.config.initial_epochs
         assert epochs is not None
         return self.learner.fit(
@@ -325,7 +335,11 @@ class Session:
             return "steps"
         if not self.pool.unlabelled_count:
             return "pool empty"
-        return None
+        return self._reason_to_stop()
+
+    def _reason_to_stop(self, uncertainty: float | None = None) -> str | None:
+        progress = Progress(self.pool.labelled_count, self.exam.past, uncertainty)
+        return reason_to_stop({name: getattr(self.config, name) for name in CRITERIA}, progress)
 
     @property
     def _out_of_time(self) -> str:
@@ -333,13 +347,15 @@ class Session:
 
     def _test(self) -> None:
         try:
-            self.test_accuracy = self.learner.evaluate(self.splits.test, self._off_clock)
-            self.tested_step = self.step
+            self.exam.take(self.step, self._off_clock)
         except BudgetSpent:
             self.reason = "interrupted"
 
-    def _acquire(self, watch: Stopwatch) -> tuple[Tensor, int]:
-        """Choose the next points; return them and how many candidates were looked at."""
+    def _acquire(self, watch: Stopwatch) -> tuple[Tensor, int, float | None]:
+        """Choose the next points; return them, the candidates looked at and their mean entropy."""
+        count, uncertainty = self._query_size, None
+        if self.config.stop_labels is not None:
+            count = min(count, self.config.stop_labels - self.pool.labelled_count)
         with watch.part("acquire_s"):
             labelled = self.pool.labelled
             evidence = Evidence(
@@ -351,17 +367,21 @@ class Session:
                 self.budget,
             )
             try:
-                asked = acquire(self.acquisition, evidence, self._query_size, self.draws)
+                asked = acquire(self.acquisition, evidence, count, self.draws)
+                # Asked for already by most functions; by this criterion in any case.
+                if self.config.stop_uncertainty is not None or "probabilities" in vars(evidence):
+                    uncertainty = mean_entropy(evidence.probabilities)
+                    self.watch.predictions(evidence.probabilities)
             except BudgetSpent:
                 self.reason = self._out_of_time
                 asked = torch.empty(0, dtype=torch.int64)
             else:
                 self.share.measured(evidence.candidates.numel(), evidence.compute_s)
-                if "probabilities" in vars(evidence):  # asked for, by whatever function this is
-                    self.watch.predictions(evidence.probabilities)
+                self.reason = self._reason_to_stop(uncertainty)
+                asked = asked[:0] if self.reason else asked
         watch.seconds["score_s"] = evidence.compute_s
         watch.seconds["acquire_s"] -= evidence.compute_s
-        return asked, evidence.candidates.numel()
+        return asked, evidence.candidates.numel(), uncertainty
 
     def _candidates(self, fit_s: float) -> Tensor:
         size = self.config.score_subset

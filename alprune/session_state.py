@@ -1,11 +1,17 @@
 """What must be kept of a session, so that another one goes on exactly as it would have."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from alprune.acquire.protocol import name_of
+from alprune.errors import quoted
 from alprune.learner_state import learner_state, restore_learner
+from alprune.pool import UNKNOWN
 
 if TYPE_CHECKING:
     from alprune.session import Session
@@ -29,8 +35,7 @@ def session_state(session: "Session") -> dict[str, Any]:
         "steps": pool.step_of[known],
         "draws": session.draws.get_state(),
         "training": session.training.get_state(),
-        "test_accuracy": session.test_accuracy,
-        "tested_step": session.tested_step,
+        "exam": session.exam.state(),
         "scoring_speed": session.share.speed,
         "stepped_back": session.stepped_back,
         "constant_steps": session.watch.constant_steps,
@@ -56,15 +61,43 @@ def restore_session(session: "Session", state: Mapping[str, Any]) -> None:
     Raises:
         PruneError, RuntimeError, KeyError, TypeError, ValueError: It belongs to another run.
     """
+    _check_numbers(state)
     restore_learner(session.learner, state["learner"])
     session.pool.label(state["labelled"], state["labels"], state["steps"])
+    _check_asked(session, state["asked"])
     session.draws.set_state(state["draws"])
     session.training.set_state(state["training"])
     session.step, session.asked = state["step"], state["asked"]
     session.budget.spend(state["elapsed_s"])
-    session.test_accuracy, session.tested_step = state["test_accuracy"], state["tested_step"]
+    session.exam.restore(state["exam"])
     session.share.speed = state["scoring_speed"]
     session.stepped_back = state["stepped_back"]
     session.watch.constant_steps = state["constant_steps"]
     if state["acquisition_state"] is not None:
         session.acquisition.load_state_dict(state["acquisition_state"])  # type: ignore[attr-defined]
+
+
+def _check_numbers(state: Mapping[str, Any]) -> None:
+    """Refuse what would fail only later, in the middle of a step."""
+    learner = state["learner"]
+    for name, value, kinds in (
+        ("step", state["step"], (int,)),
+        ("constant_steps", state["constant_steps"], (int,)),
+        ("elapsed_s", state["elapsed_s"], (int, float)),
+        ("scoring_speed", state["scoring_speed"] or 0, (int, float)),
+        ("batches", learner["batches"], (int,)),
+        ("lr", learner["lr"], (int, float)),
+    ):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {quoted(value)}, no such number")
+
+
+def _check_asked(session: "Session", asked: Any) -> None:
+    if asked is None:
+        return
+    if not isinstance(asked, Tensor) or asked.ndim != 1 or asked.dtype != torch.int64:
+        raise ValueError(f"asked is {quoted(asked)}, no list of points")
+    if asked.numel() and not 0 <= int(asked.min()) <= int(asked.max()) < len(session.pool):
+        raise ValueError(f"asked names points that the pool of {len(session.pool)} lacks")
+    if bool((session.pool.labels[asked] != UNKNOWN).any()):
+        raise ValueError("asked names points that have a label")

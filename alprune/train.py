@@ -18,6 +18,7 @@ from alprune.data import Dataset
 from alprune.device import autocast
 from alprune.errors import ConfigError, TrainError
 from alprune.fold import Folded, fold
+from alprune.metrics import Metrics, measure
 from alprune.models.init import forked_rng
 from alprune.predict import BudgetSpent as BudgetSpent
 from alprune.predict import Pace, Predictor, good_chunk, out_of_memory
@@ -328,17 +329,19 @@ class Learner:
             network = Folded(network, self._folded.pairs).model
         yield from self._predictor.stream(network, x, indices, budget)
 
-    def evaluate(self, test: Dataset, budget: Budget | None = None) -> float:
-        """Return the averaged network's accuracy on a test set, 0 to 1.
+    def evaluate(self, test: Dataset, budget: Budget | None = None) -> Metrics:
+        """Measure the averaged network's predictions on a test set.
 
         Raises:
             BudgetSpent: The budget ended before the test did.
         """
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
-        labels = test.y.to(self.device)
-        for part, logits in self.predict(test.x, budget=budget):
-            right += (logits.argmax(1) == labels[part]).sum()
-        return int(right) / len(test)
+        return measure(self.logits(test.x, budget=budget), test.y)
+
+    def logits(
+        self, x: Tensor, indices: Tensor | None = None, budget: Budget | None = None
+    ) -> Tensor:
+        """Return the logits that `predict` streams, in one piece: `(n, classes)`, on the CPU."""
+        return torch.cat([part.cpu() for _, part in self.predict(x, indices, budget)])
 
 
 def _batches(count: int, size: int, planned: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ import alprune
 from alprune import models
 from alprune.errors import AcquisitionError, StoreError, TrainError
 from alprune.experiment import complete, load_splits, open_session
+from alprune.metrics import measure
 from alprune.oracle import Simulation
 from alprune.record import Observer
 from alprune.train import Learner
@@ -80,7 +81,7 @@ def test_the_saved_model_is_rebuilt_from_its_builder_and_plan(tmp_path, digits):
     learner = Learner(
         rebuilt, digits.train, session_like.learner.settings, torch.device("cpu"), torch.float32
     )
-    assert learner.evaluate(digits.test) == result.test_accuracy
+    assert learner.evaluate(digits.test).accuracy == result.test_accuracy
 
 
 def test_a_budget_ends_a_run_on_time(tmp_path):
@@ -95,7 +96,7 @@ def test_evaluating_is_not_on_the_clock(tmp_path, monkeypatch):
 
     def slow(*args):
         time.sleep(1.0)
-        return 0.5
+        return measure(torch.eye(2), torch.arange(2))
 
     monkeypatch.setattr(Learner, "evaluate", slow)
     result = alprune.run(options(tmp_path / "run"))
@@ -146,7 +147,7 @@ def test_ctrl_c_leaves_a_sound_record(tmp_path):
 def test_ctrl_c_while_the_end_is_written_does_not_spoil_it(tmp_path, monkeypatch):
     from alprune.record import Record
 
-    write, calls = Record.state, []
+    write, calls = Record.network, []
 
     def disturbed(self, *args):
         calls.append(1)
@@ -154,7 +155,7 @@ def test_ctrl_c_while_the_end_is_written_does_not_spoil_it(tmp_path, monkeypatch
             raise KeyboardInterrupt
         write(self, *args)
 
-    monkeypatch.setattr(Record, "state", disturbed)
+    monkeypatch.setattr(Record, "network", disturbed)
     result = alprune.run(options(tmp_path / "run", steps=1))
     assert result.reason == "interrupted"
     assert [e["event"] for e in events_of(result.path)][-2:] == ["step", "end"]

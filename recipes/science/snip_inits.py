@@ -91,7 +91,7 @@ def densities(model: nn.Module) -> str:
 def test_error(splits: Splits, model: nn.Module) -> float:
     settings = FitSettings(averaging=0.0)
     learner = Learner(model, splits.train, settings, torch.device("cpu"), torch.float32)
-    return 100 * (1 - learner.evaluate(splits.test))
+    return 100 * (1 - learner.evaluate(splits.test).accuracy)
 
 
 def main() -> None:

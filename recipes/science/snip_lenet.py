@@ -78,7 +78,7 @@ def test_error(
     settings = replace(SETTINGS, lr=lr)
     learner = Learner(pruned.model, train, settings, torch.device("cpu"), torch.float32)
     learner.fit(torch.arange(len(train)), train.y, epochs, generator, progress=lambda done: done)
-    return 100 * (1 - learner.evaluate(splits.test))
+    return 100 * (1 - learner.evaluate(splits.test).accuracy)
 
 
 def main() -> None:

@@ -1,0 +1,63 @@
+"""Which points to label first: balanced, random or typiclust?
+
+The learner is trained on the first points alone, chosen by each `--start`, and tested.
+
+    python recipes/bench/start.py --data npz:cifar10.npz --labels 40 100 400 --seeds 3
+    python recipes/bench/start.py --data digits --model lenet-300-100 --labels 20 50 --seeds 10
+
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from alprune import PrunedClassifier
+from alprune.data import load
+from alprune.start import STARTS, ColdPool, first_points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="start.py")
+    parser.add_argument("--data", default="digits", help="as alprune run --dataset")
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--labels", type=int, nargs="+", default=[20, 50], help="first points")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--batches", type=int, default=400, help="training batches")
+    parser.add_argument("--test", type=int, default=2000, help="test images used")
+    given = parser.parse_args()
+    splits = load(given.data)
+    train, test = splits.train, splits.test
+    pool = ColdPool(train.x, train.classes, train.y)
+    some = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[: given.test]
+    print(f"{'labels':>6} {'start':10} {'accuracy by seed':24} mean  classes seen  choosing")
+    for count in given.labels:
+        for start in STARTS:
+            accuracies, seen, spent = [], [], 0.0
+            for seed in range(given.first_seed, given.first_seed + given.seeds):
+                begin = time.perf_counter()
+                first = first_points(start, pool, count, torch.Generator().manual_seed(seed))
+                spent += time.perf_counter() - begin
+                labels = train.y[first]
+                learner = PrunedClassifier(
+                    given.model,
+                    partial_epochs=given.batches * min(64, count) / count,
+                    random_state=seed,
+                    pad=4 if train.flip else 0,
+                    flip=train.flip,
+                )
+                learner.partial_fit(train.x[first], labels, range(len(train.classes)))
+                accuracies.append(learner.score(test.x[some], test.y[some]))
+                seen.append(labels.unique().numel())
+            shown = " ".join(f"{100 * a:.1f}" for a in accuracies)
+            print(
+                f"{count:6} {start:10} {shown:24} {100 * statistics.mean(accuracies):.1f}  "
+                f"{statistics.mean(seen):12.1f}  {spent / given.seeds:6.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
