@@ -61,8 +61,9 @@ def batchbald(evidence: Evidence, count: int, generator: torch.Generator) -> Ten
     are exact while the chosen points have at most 1000 label configurations, 3 points of 10
     classes; from there on they are means over 1000 sampled ones.
 
-    Of r candidates looked at, each pick costs O(1000 t r c) time at most and mostly a tenth of
-    it, since a point gains the less the more are chosen; 5 MB of temporaries at 10 classes.
+    Of r candidates looked at, each pick costs O(1000 t r c) time at most; as a point gains the
+    less the more are chosen, 50 picks of 500 looked at a third of that. 5 MB of temporaries at
+    10 classes.
 
     Returns:
         `(count,)` absolute indices, the most informative first.
@@ -143,8 +144,10 @@ class _Configurations:
         """Return H(y_x | y_B) for some points x, `(k,)` positions -> `(k,)`."""
         posterior = self.loglik.softmax(1)  # (s, t): which draws explain the labels
         expected = torch.tensordot(posterior, self.draws[:, points], dims=1)  # (s, k, c)
-        mean = self.weight @ torch.special.entr(expected).flatten(1)
-        return mean.unflatten(0, (len(points), -1)).sum(1)
+        # Twice as fast as torch.special.entr, and nearly all of the time goes here.
+        negative = expected.clamp_min(torch.finfo(expected.dtype).tiny).log_().mul_(expected)
+        mean = self.weight @ negative.flatten(1)
+        return -mean.unflatten(0, (len(points), -1)).sum(1)
 
     def extend(self, picked: list[int]) -> None:
         """Add the labels of the point picked last."""
