@@ -55,7 +55,7 @@ def test_list_names_every_family():
     for name in ("3sp-ca", "vgg19", "cifar10", "digits", "entropy"):
         assert name in done.stdout
     known = json.loads(call("list", "--json").stdout)
-    assert set(known) == {"methods", "models", "datasets", "acquisitions"}
+    assert set(known) == {"methods", "models", "datasets", "acquisitions", "starts"}
     assert all(text for family in known.values() for text in family.values())
 
 
@@ -96,12 +96,37 @@ def test_bad_input_is_one_message_and_exit_code_1(tmp_path, args, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_holds_a_run_is_pointed_to_resume(tmp_path):
+    arguments = ["run", *FAST, "--method", "3sp", "--steps", 1, "--out", tmp_path / "run"]
+    assert call(*arguments).exit_code == 0
+    done = call(*arguments)
+    assert done.exit_code == 1
+    assert f"To go on with it: alprune run --resume {tmp_path / 'run'}" in done.stderr
+    again = call("run", "--resume", tmp_path / "run", "--json")
+    assert again.exit_code == 0 and "To go further, give --steps of more than 1" in again.stderr
+    assert json.loads(again.stdout)["steps"] == 1
+    further = call("run", "--resume", tmp_path / "run", "--steps", 2, "--json")
+    assert further.exit_code == 0, further.output
+    assert json.loads(further.stdout)["steps"] == 2 and "Going on at step 0" in further.stderr
+
+
+def test_resume_takes_no_other_options(tmp_path):
+    done = call("run", "--resume", tmp_path, "--lr", 0.1, "--no-flip", "--steps", 3)
+    assert done.exit_code == 2
+    assert "only --budget and --steps may be given, not --lr, --flip" in done.stderr
+
+
+def test_resume_of_nothing_is_one_message(tmp_path):
+    done = call("run", "--resume", tmp_path / "none")
+    assert done.exit_code == 1 and "holds no run to go on with" in done.stderr
+
+
 def test_a_misspelt_option_is_a_usage_error():
     done = call("run", "--bugdet", 5)
     assert done.exit_code == 2 and "--budget" in done.stderr
 
 
 def test_every_command_has_help():
-    for command in ("run", "prune", "list"):
+    for command in ("run", "rerun", "prune", "list"):
         done = call(command, "--help")
         assert done.exit_code == 0 and len(done.stdout) > 100

@@ -56,10 +56,10 @@ def call(tmp_path, *args):
 
 @pytest.mark.parametrize(("number", "code"), [(INT, 130), (TERM, 143)])
 def test_a_signal_ends_the_batch_and_the_run_can_go_on(tmp_path, send, reference, number, code):
-    batches = send(Learner, "_step", 12, number)
+    batches = send(Learner, "_step", 15, number)
     done = call(tmp_path)
     assert done.exit_code == code, done.output
-    assert len(batches) == 12  # not one more
+    assert len(batches) == 15  # not one more
     assert f"alprune run --resume {tmp_path / 'run'}" in done.stderr
     events = events_of(tmp_path / "run")
     assert (events[-1]["event"], events[-1]["reason"]) == ("end", "interrupted")
@@ -70,7 +70,7 @@ def test_a_signal_ends_the_batch_and_the_run_can_go_on(tmp_path, send, reference
 
 
 def test_a_second_sigint_stops_at_once_with_a_sound_folder(tmp_path, send, reference):
-    send(Learner, "_step", 12, INT, INT)
+    send(Learner, "_step", 15, INT, INT)
     done = call(tmp_path)
     assert done.exit_code == 130
     assert "Stopped at once" in done.stderr and "--resume" in done.stderr
@@ -80,7 +80,7 @@ def test_a_second_sigint_stops_at_once_with_a_sound_folder(tmp_path, send, refer
 
 
 def test_a_second_sigint_while_the_end_is_written_leaves_a_sound_folder(tmp_path, send, reference):
-    send(Learner, "_step", 12, INT)
+    send(Learner, "_step", 15, INT)
     send(alprune.record.Record, "labels", 2, INT)  # once at the start, then at the end
     assert call(tmp_path).exit_code == 130
     assert not list((tmp_path / "run").glob(".*.tmp"))
@@ -89,7 +89,7 @@ def test_a_second_sigint_while_the_end_is_written_leaves_a_sound_folder(tmp_path
 
 
 def test_sigterm_may_come_twice(tmp_path, send):
-    send(Learner, "_step", 12, TERM, TERM)  # as `timeout` sends it: to the process and its group
+    send(Learner, "_step", 15, TERM, TERM)  # as `timeout` sends it: to the process and its group
     done = call(tmp_path)
     assert done.exit_code == 143
     assert events_of(tmp_path / "run")[-1]["reason"] == "interrupted"
