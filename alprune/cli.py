@@ -19,7 +19,7 @@ from alprune.config import RunConfig, default_of, option_type
 from alprune.data import DATASETS
 from alprune.device import DEVICES, PRECISIONS
 from alprune.display import observer_for, prune_line
-from alprune.errors import AlpruneError, ConfigError
+from alprune.errors import AlpruneError, ConfigError, printable
 from alprune.experiment import (
     PRUNE_OPTIONS,
     complete,
@@ -35,6 +35,7 @@ from alprune.report import plot_curves
 from alprune.rerun import Comparison, again, compare
 from alprune.session import RunResult
 from alprune.signals import Signals, how_to_resume
+from alprune.start import STARTS
 from alprune.train import SCHEDULES
 
 _CHOICES = {
@@ -58,7 +59,7 @@ class _Command(click.Command):
         try:
             return super().invoke(ctx)
         except AlpruneError as error:
-            click.echo(f"{type(error).__name__}: {error}", err=True)
+            click.echo(printable(f"{type(error).__name__}: {error}"), err=True)
             ctx.exit(1)
         except KeyboardInterrupt as interrupt:
             click.echo(str(interrupt) or "Interrupted.", err=True)
@@ -200,12 +201,13 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
 @main.command("list", cls=_Command)
 @click.option("--json", "as_json", is_flag=True, help="Print names and summaries as JSON.")
 def list_command(as_json: bool) -> None:
-    """Name all methods, models, data sets and acquisition functions."""
+    """Name all methods, models, data sets, acquisition functions and ways to start."""
     known = {
         "methods": {name: entry.summary for name, entry in METHODS.items()},
         "models": {name: entry.summary for name, entry in MODELS.items()},
         "datasets": {name: entry.summary for name, entry in DATASETS.items()},
         "acquisitions": summaries(),
+        "starts": {name: (do.__doc__ or "").partition("\n")[0] for name, do in STARTS.items()},
     }
     if as_json:
         click.echo(json.dumps(known))
@@ -251,6 +253,7 @@ def list_command(as_json: bool) -> None:
 def bench_command(methods: str, as_json: bool, **given: Any) -> None:
     """Measure throughput here, as ratios to bare PyTorch loops and to the dense network."""
     result = bench(BenchSettings(tuple(methods.split(",")), **given), tell=_tell)
+    _tell("")
     if as_json:
         click.echo(json.dumps(result.record()))
         return
@@ -259,15 +262,15 @@ def bench_command(methods: str, as_json: bool, **given: Any) -> None:
 
 
 def _tell(text: str) -> None:
-    """Show what is going on: in place on a terminal, as lines elsewhere."""
+    """Show progress: in place on a terminal, where an empty text clears it; else as lines."""
     if sys.stderr.isatty():
         click.echo(f"\r\033[K{text}", nl=False, err=True)
-    else:
+    elif text:
         click.echo(text, err=True)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(printable(f"Warning: {message}"), err=True)
 
 
 def _config(recipe: Path | None, given: dict[str, Any]) -> RunConfig:

@@ -13,8 +13,8 @@ LEVELS = [
     {"data", "augment", "pool", "models", "cost", "metrics"},
     {"prune", "fold", "predict", "train", "learner_state"},
     {"acquire", "features", "oracle", "start", "testing"},
-    {"store", "checkpoint", "answers", "watch", "subset", "record", "exam", "session", "session_state",
-     "experiment", "reopen", "rerun", "estimator"},
+    {"store", "checkpoint", "answers", "watch", "subset", "record", "exam"},
+    {"session", "session_state", "experiment", "reopen", "rerun", "estimator"},
     {"compare", "report", "bench"},
     {"display", "signals", "cli"},
 ]

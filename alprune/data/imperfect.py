@@ -23,8 +23,8 @@ def long_tail(train: Dataset, ratio: float, generator: torch.Generator) -> Datas
         generator: Draws the points that stay, on the CPU.
 
     Returns:
-        The points that stay, in their old order and numbered anew; classes, mean and standard
-        deviation are those of `train`.
+        A copy in memory of the points that stay, in their old order and numbered anew; classes,
+        mean and standard deviation are those of `train`.
 
     Raises:
         ConfigError: The ratio is below 1, or a class would be left without points.
