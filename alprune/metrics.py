@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from alprune.errors import DataError
 
 ECE_BINS = 15
+_CHUNK = 4096  # points turned into float64 at a time
 
 
 @dataclass(frozen=True)
@@ -44,60 +44,67 @@ def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Metrics
     Raises:
         DataError: The shapes do not fit, or there are no points.
     """
-    logits, labels = _checked(logits, labels)
-    log_probabilities = (logits / temperature).log_softmax(1)
-    probabilities = log_probabilities.exp()
-    counts = confusion(logits.argmax(1), labels, logits.shape[1])
-    points = counts.sum(1)
-    right = counts.diagonal()
+    _check(logits, labels)
+    labels = labels.to(logits.device)
+    classes = logits.shape[1]
+    parts = [
+        _measure(some.double() / temperature, true)
+        for some, true in zip(logits.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    ]
+    confidence, predicted, nll, brier = (torch.cat(column) for column in zip(*parts, strict=True))
+    hits = predicted == labels
+    points = torch.bincount(labels, minlength=classes)
+    right = torch.bincount(labels[hits], minlength=classes)
+    pairs = zip(right.tolist(), points.tolist(), strict=True)
     return Metrics(
-        accuracy=int(right.sum()) / labels.numel(),
-        macro_f1=macro_f1(counts),
-        ece=expected_calibration_error(probabilities, labels),
-        nll=float(F.nll_loss(log_probabilities, labels)),
-        brier=float((probabilities - F.one_hot(labels, logits.shape[1])).square().sum(1).mean()),
-        per_class_accuracy=tuple(
-            r / n if n else None for r, n in zip(right.tolist(), points.tolist(), strict=True)
-        ),
+        accuracy=int(hits.sum()) / labels.numel(),
+        macro_f1=macro_f1(right, points, torch.bincount(predicted, minlength=classes)),
+        ece=expected_calibration_error(confidence, hits),
+        nll=float(nll.mean()),
+        brier=float(brier.mean()),
+        per_class_accuracy=tuple(r / n if n else None for r, n in pairs),
     )
 
 
-def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Count `(classes, classes)` points by true class (row) and predicted class (column)."""
-    pairs = labels * classes + predicted
-    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+def _measure(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return confidence, predicted class, loss, squared distance of each point, `(b,)` each."""
+    log_probabilities = logits.log_softmax(1)
+    probabilities = log_probabilities.exp()
+    true = labels[:, None]
+    nll = -log_probabilities.gather(1, true).squeeze(1)
+    # |p - onehot|^2 = |p|^2 - 2 p_true + 1
+    brier = probabilities.square().sum(1) - 2 * probabilities.gather(1, true).squeeze(1) + 1
+    return probabilities.amax(1), logits.argmax(1), nll, brier
 
 
-def macro_f1(confusion: Tensor) -> float:
+def macro_f1(right: Tensor, points: Tensor, predicted: Tensor) -> float:
     """Average the F1 scores of the classes that occur among the labels or the predictions.
 
     Args:
-        confusion: `(classes, classes)` counts, true classes in rows.
+        right: Points of each class that were predicted to be of it, `(classes,)`.
+        points: Points of each class, `(classes,)`.
+        predicted: Points that were predicted to be of each class, `(classes,)`.
     """
-    right, missed_or_right = confusion.diagonal(), confusion.sum(1)
-    everything = missed_or_right + confusion.sum(0)  # 2 TP + FP + FN
+    everything = points + predicted  # 2 TP + FN + FP
     occurs = everything > 0
     return float((2 * right[occurs].double() / everything[occurs]).mean())
 
 
-def expected_calibration_error(
-    probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS
-) -> float:
+def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = ECE_BINS) -> float:
     """Compare confidence with accuracy, in bins of equal width, weighted by their points.
 
     Args:
-        probabilities: `(n, classes)`, rows that sum to 1.
-        labels: True classes `(n,)`.
+        confidence: Probability of the predicted class, `(n,)`, in (0, 1].
+        right: Whether it is the true one, `(n,)` bool.
         bins: Bins over (0, 1]; a confidence on an edge belongs to the lower bin.
 
     Source: Guo et al. 2017, eq. 3; Naeini et al. 2015.
     """
-    confidence, predicted = probabilities.double().max(1)
-    right = (predicted == labels).double()
+    confidence = confidence.double()
     place = (confidence * bins).ceil().long().sub_(1).clamp_(0, bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64, device=labels.device)
-    gap.index_add_(0, place, right - confidence)  # points x (accuracy - confidence), a bin
-    return float(gap.abs().sum() / labels.numel())
+    gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gap.index_add_(0, place, right.double() - confidence)  # points x (accuracy - confidence)
+    return float(gap.abs().sum() / confidence.numel())
 
 
 def mean_entropy(probabilities: Tensor) -> float:
@@ -128,7 +135,8 @@ def fit_temperature(
 
     Source: Guo et al. 2017, section 4.2.
     """
-    logits, labels = _checked(logits, labels)
+    _check(logits, labels)
+    logits, labels = logits.double(), labels.to(logits.device)
     true = logits.gather(1, labels[:, None]).squeeze(1)
 
     def slope(inverse: float) -> float:
@@ -146,19 +154,17 @@ def fit_temperature(
     return (low * high) ** -0.5
 
 
-def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.numel():
         raise DataError(
             f"logits must be (n, classes) and labels (n,), n >= 1; got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}."
         )
-    return logits.detach().double(), labels.to(logits.device)
 
 
 __all__ = [
     "ECE_BINS",
     "Metrics",
-    "confusion",
     "expected_calibration_error",
     "fit_temperature",
     "macro_f1",

@@ -57,10 +57,19 @@ def test_ece_equals_a_plain_loop_over_bins():
 
 
 def test_a_perfectly_calibrated_coin_has_no_ece_and_a_sure_liar_has_one():
-    coin = torch.full((10, 2), 0.5)
-    assert expected_calibration_error(coin, torch.arange(10) % 2) == 0
-    liar = torch.tensor([[1.0, 0.0]]).repeat(4, 1)
-    assert expected_calibration_error(liar, torch.ones(4, dtype=torch.int64)) == 1
+    coin = torch.full((10,), 0.5)
+    assert expected_calibration_error(coin, torch.arange(10) % 2 == 0) == 0
+    assert expected_calibration_error(torch.ones(4), torch.zeros(4, dtype=torch.bool)) == 1
+
+
+def test_many_points_are_measured_in_parts_with_the_same_outcome(monkeypatch):
+    logits, labels = predictions()
+    whole = measure(logits, labels)
+    monkeypatch.setattr("alprune.metrics._CHUNK", 7)
+    parts = measure(logits, labels)
+    assert parts.per_class_accuracy == whole.per_class_accuracy
+    for name in ("accuracy", "macro_f1", "ece", "nll", "brier"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), abs=1e-12)
 
 
 def test_a_class_without_points_has_no_accuracy_and_does_not_count_in_f1():
@@ -68,7 +77,8 @@ def test_a_class_without_points_has_no_accuracy_and_does_not_count_in_f1():
     found = measure(logits, torch.tensor([0, 1, 0]))
     assert found.per_class_accuracy == (0.5, 1.0, None)
     assert found.macro_f1 == pytest.approx(2 / 3)
-    assert macro_f1(torch.tensor([[0, 0], [3, 0]])) == 0  # predicted where it never is
+    never = torch.tensor([0, 0])
+    assert macro_f1(never, torch.tensor([0, 3]), torch.tensor([3, 0])) == 0
 
 
 def test_the_temperature_minimises_the_loss():
