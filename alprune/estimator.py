@@ -157,6 +157,11 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
     def _begin(self, x: Tensor, y: NDArray[Any], classes: NDArray[Any]) -> None:
         """Build a network for these classes and prune it on these points."""
         if len(classes) < 2:

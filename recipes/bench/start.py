@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[20, 50], help="first points")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, help="learning rate (the model's own default)")
     parser.add_argument("--batches", type=int, default=400, help="training batches")
     parser.add_argument("--test", type=int, default=2000, help="test images used")
     given = parser.parse_args()
@@ -44,6 +45,7 @@ def main() -> None:
                 learner = PrunedClassifier(
                     given.model,
                     partial_epochs=given.batches * min(64, count) / count,
+                    lr=given.lr,
                     random_state=seed,
                     pad=4 if train.flip else 0,
                     flip=train.flip,
