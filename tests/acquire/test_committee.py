@@ -43,6 +43,8 @@ def run(tmp_path, acquisition, **changes):
         model="tiny_learner:build",
         initial_epochs=changes.pop("initial_epochs", 1.0),
         epochs=0.5,
+        score_subset=100,
+        eval_every=100,
         device="cpu",
         precision="fp32",
         min_channels=2,
@@ -52,10 +54,10 @@ def run(tmp_path, acquisition, **changes):
     return alprune.run(config, acquisition=acquisition)
 
 
-def test_a_run_grows_the_committee_to_the_last_five_fits(tmp_path):
+def test_a_run_keeps_as_many_fits_as_the_function_declares(tmp_path):
     sizes, newest_is_learner = [], []
 
-    @alprune.acquire.needs(snapshots=5)
+    @alprune.acquire.needs(snapshots=2)
     def spy(evidence, count, generator):
         sizes.append(len(evidence.committee))
         newest_is_learner.append(torch.equal(evidence.committee[-1], evidence.probabilities))
@@ -63,9 +65,9 @@ def test_a_run_grows_the_committee_to_the_last_five_fits(tmp_path):
             assert not torch.equal(evidence.committee[0], evidence.committee[1])
         return qbc(evidence, count, generator)
 
-    run(tmp_path, spy, steps=7, method="uniform")
+    run(tmp_path, spy, steps=4, method="uniform")
     assert snapshots_of(qbc) == snapshots_of(qbc_vote) == 5
-    assert sizes == [1, 2, 3, 4, 5, 5, 5]
+    assert sizes == [1, 2, 2, 2]
     assert all(newest_is_learner)
 
 

@@ -162,6 +162,23 @@ def test_channel_dropout_drops_whole_channels():
     assert not mixed[dropped_some & channels.any(2).any(1)].any()
 
 
+def test_a_learner_with_batchnorm_drops_like_the_network_that_was_trained():
+    def build():
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(),
+            nn.Linear(24, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.4), nn.Linear(12, 4),
+        )  # fmt: skip
+
+    evidence = evidence_of(build)
+    evidence._learner.fit(evidence.labelled, torch.arange(10) % 4, 20.0, seeded())
+    network = evidence._learner.averaged.eval()
+    hidden = network[:-2](inputs_of(evidence, evidence.candidates))
+    generator = seeded(2)
+    for draw in evidence.draws(3, seeded(2)):
+        mask = (torch.rand(12, generator=generator) >= 0.4) / 0.6
+        assert torch.allclose(draw, network[-1](hidden * mask).softmax(1), atol=1e-5)
+
+
 class MeanOfRows(nn.Module):
     """Its last linear layer does not give the logits: they are a mean over four rows."""
 

@@ -10,7 +10,7 @@ from alprune.acquire.stochastic import power, softmax, softrank
 from alprune.acquire.uncertainty import margin, random
 from alprune.errors import AcquisitionError
 
-TRIALS = 4000
+TRIALS = 2000
 
 
 def scored(values):
