@@ -29,8 +29,8 @@ def own_time(config: RunConfig, splits: Splits, seconds: float) -> tuple[float, 
     """Run the loop for a while.
 
     Args:
-        config: The run's options and folder; it trains one pass at first, so that steps begin
-            soon, and has no limit but the time.
+        config: The run's options and folder; it trains only a quarter of a pass at first, so
+            that steps begin soon, and has no limit but the time.
         splits: The data.
         seconds: The run's budget.
 
@@ -39,7 +39,7 @@ def own_time(config: RunConfig, splits: Splits, seconds: float) -> tuple[float, 
         scoring, from the first fit until the folder is closed; and what it was made of. None if
         no step ended in that time.
     """
-    config = replace(config, budget=seconds, initial_epochs=1.0)
+    config = replace(config, budget=seconds, initial_epochs=0.25)
     watch = _Steps()
     session = open_session(complete(config), splits, observer=watch)
     begin = time.perf_counter()
