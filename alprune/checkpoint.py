@@ -8,14 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
 from torch import Tensor
 
 from alprune.errors import StoreError
 from alprune.store import RunFolder
 
 SLOTS = ("checkpoint-0.safetensors", "checkpoint-1.safetensors")
+_TEXT_MOST = 2**26  # characters of a state beside its tensors; read, they take ten times that
+# The types of a safetensors file.
+_KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _TENSOR = "$tensor"  # {"$tensor": name} stands where a tensor was
 
 
@@ -30,7 +43,7 @@ def save_checkpoint(folder: RunFolder, number: int, state: Mapping[str, Any]) ->
     Raises:
         StoreError: It holds something else, or cannot be written; the state before stands.
     """
-    folder.write(SLOTS[number % 2], encode({"number": number, "state": state}))
+    folder.write(SLOTS[number % 2], *_pieces({"number": number, "state": state}))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -48,7 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     found: list[dict[str, Any]] = []
     damaged: list[str] = []
     for file in (path / slot for slot in SLOTS):
-        if file.exists():
+        if file.is_file():
             try:
                 found.append(decode(file))
             except StoreError as error:
@@ -72,9 +85,26 @@ def encode(tree: Mapping[str, Any]) -> bytes:
     Raises:
         StoreError: It holds something that cannot be packed.
     """
+    return b"".join(_pieces(tree))
+
+
+def _pieces(tree: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """Lay out the file without copying what lies in memory already, for it may be large."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_without_tensors(tree, "", tensors))
-    return save(tensors, {"alprune": text, "blake2b": _checksum(text, tensors)})
+    parts = {name: _bytes(tensor) for name, tensor in tensors.items()}
+    metadata = {"alprune": text, "blake2b": _checksum(text, tensors)}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    # The widest first: so each begins at a multiple of its width.
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    for name in order:
+        begin, end = end, end + parts[name].nbytes
+        kind, shape = _KINDS[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    return [len(head).to_bytes(8, "little"), head, *(parts[name] for name in order)]
 
 
 def decode(path: Path) -> dict[str, Any]:
@@ -88,11 +118,13 @@ def decode(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text = metadata["alprune"]
+        if len(text) > _TEXT_MOST:
+            raise ValueError(f"it has {len(text):,} characters of text; allowed: {_TEXT_MOST:,}")
         if _checksum(text, tensors) != metadata["blake2b"]:
             raise ValueError("its checksum does not fit its content")
         tree: dict[str, Any] = _with_tensors(json.loads(text), tensors)
         int(tree["number"]), dict(tree["state"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except Exception as error:  # safetensors, JSON, numbers without end, memory ...
         raise StoreError(f"checkpoint {path} is damaged: {error}.") from error
     return tree
 
@@ -100,10 +132,11 @@ def decode(path: Path) -> dict[str, Any]:
 def _without_tensors(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = where
+        if value.dtype not in _KINDS:
+            raise StoreError(f"cannot keep {where}: it is a tensor of {value.dtype}.")
         while name in tensors:
             name += "'"
-        # A copy each: safetensors refuses tensors that share memory, as tied weights do.
-        tensors[name] = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+        tensors[name] = value.detach().to("cpu").contiguous()
         return {_TENSOR: name}
     if isinstance(value, Mapping):
         strange = [key for key in value if not isinstance(key, str) or key == _TENSOR]
@@ -116,8 +149,8 @@ def _without_tensors(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise StoreError(
-        f"cannot keep {where} over an interruption: it is a {type(value).__name__}; allowed are "
-        "tensors, None, bool, int, float and str, in lists and in dicts with str keys."
+        f"cannot keep {where} over an interruption: it is of type {type(value).__name__}; allowed "
+        "are tensors, None, bool, int, float and str, in lists and in dicts with str keys."
     )
 
 
@@ -136,5 +169,9 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -4,19 +4,36 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from alprune.errors import StoreError
+from alprune.errors import StoreError, quoted
+from alprune.files import open_ordinary, read_whole
 
 EVENTS = "events.jsonl"
 CONFIG = "config.toml"
 LABELS = "labels.csv"
 LOCK = ".lock"
+LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
+FILE_BYTES = 2**28  # of events.jsonl and labels.csv: ten million rows
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+_NUMBER = (int, float)
+_FIELDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("elapsed_s fitted_s", _NUMBER, "a number"),
+    ("test_accuracy", (*_NUMBER, NoneType), "a number or null"),
+    ("step labelled", (int,), "a whole number"),
+    ("steps", (int, NoneType), "a whole number or null"),
+    ("reason acquisition device data_digest", (str,), "text"),
+    ("acquired initial", (list,), "a list"),
+    ("config versions", (dict,), "an object"),
+)
 
 Row = tuple[int, int, str, int]
 """A labelled point: index, label, class name, step."""
@@ -81,19 +98,23 @@ class RunFolder:
         """
         self.events_bytes = _append(self.path / EVENTS, b"", events_bytes)
 
-    def write(self, name: str, content: str | bytes) -> None:
+    def write(self, name: str, *content: str | bytes | memoryview) -> None:
         """Write a file whole or not at all.
+
+        Args:
+            name: Of the file.
+            *content: Its pieces, text as UTF-8.
 
         Raises:
             StoreError: It cannot be written; what was there before still is.
         """
-        data = content.encode() if isinstance(content, str) else content
         temporary = self.path / f".{name}.tmp"  # a killed process's is replaced by the next
         try:
             temporary.unlink(missing_ok=True)
             try:
                 with open(temporary, "xb") as file:
-                    file.write(data)
+                    for piece in content:
+                        file.write(piece.encode() if isinstance(piece, str) else piece)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, self.path / name)
@@ -106,7 +127,7 @@ class RunFolder:
             raise StoreError(f"cannot write {self.path / name}: {error}.") from error
 
     def write_labels(self, rows: Iterable[Row]) -> None:
-        """Write labels.csv anew: index, label, class name, step a row.
+        """Write labels.csv anew: index, label, class name (see `to_cell`), step a row.
 
         Raises:
             StoreError: As from `write`.
@@ -140,17 +161,44 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     Raises:
         StoreError: No run there, or a damaged line before the last.
     """
+    events: list[dict[str, Any]] = []
     try:
-        lines = (path / EVENTS).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        for number, line in enumerate(_lines(path / EVENTS), start=1):
+            try:
+                events.append(_event(line))
+            except (ValueError, RecursionError) as error:
+                raise StoreError(f"{path / EVENTS} line {number} is damaged: {error}.") from error
+    except OSError as error:
         raise StoreError(f"{path} holds no readable run: {error}.") from error
-    events = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is half
-        try:
-            events.append(json.loads(line))
-        except ValueError as error:
-            raise StoreError(f"{path / EVENTS} line {number} is damaged: {error}.") from error
     return events
+
+
+class Fields(dict[str, Any]):
+    """A JSON object of an event; to ask for a field that it lacks is a StoreError."""
+
+    def __missing__(self, name: str) -> Any:
+        raise StoreError(
+            f"an event lacks {name!r}: the run's {EVENTS} was changed, or written by another "
+            "version of alprune."
+        )
+
+
+def to_cell(text: str) -> str:
+    """Write text so that a spreadsheet shows it and computes nothing.
+
+    Spreadsheets take a cell that begins with one of = + - @, a tab or a line break for a formula,
+    which can send a table's content away. An apostrophe in front marks it as text.
+
+    Returns:
+        `text`, with an apostrophe in front where it begins with one of these or with an
+        apostrophe; `from_cell` takes it off.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """Return the text that `to_cell` was given."""
+    return cell[1:] if cell.startswith("'") else cell
 
 
 def read_labels(path: Path) -> dict[int, tuple[int, int]]:
@@ -163,7 +211,7 @@ def read_labels(path: Path) -> dict[int, tuple[int, int]]:
         `{index: (label, step)}`, without a half-written last row and rows that are no such.
     """
     try:
-        text = (path / LABELS).read_text(encoding="utf-8")
+        text = read_whole(path / LABELS, FILE_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         return {}
     known = {}
@@ -174,7 +222,41 @@ def read_labels(path: Path) -> dict[int, tuple[int, int]]:
     return known
 
 
+def _lines(path: Path) -> Iterator[bytes]:
+    with open_ordinary(path) as file:
+        left = FILE_BYTES
+        while line := file.readline(LINE_BYTES + 1):
+            left -= len(line)
+            if len(line) > LINE_BYTES or left < 0:
+                raise StoreError(
+                    f"{path} is no record of a run: it has a line of more than {LINE_BYTES:,} "
+                    f"bytes, or more than {FILE_BYTES:,} in all."
+                )
+            if not line.endswith(b"\n"):
+                return  # half written
+            yield line
+
+
+def _event(line: bytes) -> Fields:
+    """Read one line and check the types of what is read from it elsewhere."""
+    event = json.loads(line.decode(), object_hook=Fields)
+    if not isinstance(event, Fields) or not isinstance(event.get("event"), str):
+        raise ValueError("it is no JSON object with an 'event'")
+    for names, kinds, what in _FIELDS:
+        for name in names.split():
+            value = event.get(name)
+            odd = isinstance(value, bool) or not isinstance(value, kinds)
+            if name in event and (odd or (isinstance(value, float) and not math.isfinite(value))):
+                raise ValueError(f"{name!r} is {quoted(value)}, not {what}")
+    return event
+
+
 def _check(path: Path, resume: bool) -> None:
+    for name in (EVENTS, LABELS, LOCK):  # what is written in place, through a link if it is one
+        if (path / name).is_symlink():
+            raise StoreError(
+                f"{path / name} is a link, and a run would write to what it leads to. Remove it."
+            )
     events = path / EVENTS
     # The options are written first: what was killed before that is no run yet.
     holds_run = (path / CONFIG).exists() or (events.exists() and events.stat().st_size > 0)
@@ -246,5 +328,6 @@ def _sync_directory(path: Path) -> None:
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)
+    csv.writer(text).writerows(cells)  # lines end in \r\n, so that both are quoted within a cell
     return text.getvalue().encode()

@@ -21,6 +21,8 @@ STATE = {
     },
     "bits": torch.tensor([True, False]),
     "half": torch.tensor(1.5, dtype=torch.bfloat16),
+    "odd": torch.tensor([1, 2, 3], dtype=torch.uint8),
+    "wide": torch.tensor(1 / 3, dtype=torch.float64),
 }
 
 
@@ -77,10 +79,11 @@ def test_the_newest_of_two_is_loaded_and_a_third_replaces_the_first(folder):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"own": {3: 1}}, "cannot keep own: its key 3"),
+        ({"own": {3: 1}}, "own: its key 3"),
         ({"own": {"$tensor": "x"}}, "its key '\\$tensor'"),
-        ({"own": [object()]}, "cannot keep own/0 .*it is a object"),
-        ({"own": {1, 2}}, "it is a set"),
+        ({"own": [object()]}, "own/0 .*of type object"),
+        ({"own": {1, 2}}, "of type set"),
+        ({"own": torch.zeros(1, dtype=torch.complex64)}, "own: it is a tensor of torch.complex64"),
     ],
 )
 def test_what_cannot_be_kept_is_named(folder, value, message):

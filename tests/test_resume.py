@@ -344,7 +344,7 @@ def test_an_own_function_whose_memory_cannot_be_kept_is_named(tmp_path):
         def state_dict(self):
             return {"calls": object()}
 
-    with pytest.raises(StoreError, match="acquisition_state/calls.*it is a object"):
+    with pytest.raises(StoreError, match="acquisition_state/calls.*of type object"):
         alprune.run(options(tmp_path / "run"), acquisition=Odd())
 
 

@@ -59,11 +59,12 @@ def write_pool(path, wanted):
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     shifts = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
-    shifted = [np.roll(images, shift, axis=(1, 2)) for shift in shifts]
-    train, classes = np.concatenate(shifted)[: wanted + 500], np.tile(labels, len(shifts))
-    np.savez(
-        path, x_train=train, y_train=classes[: len(train)], x_test=images[:200], y_test=labels[:200]
-    )
+    shifted = [np.roll(images[200:], shift, axis=(1, 2)) for shift in shifts]
+    pool, first = np.unique(np.concatenate(shifted), axis=0, return_index=True)
+    if len(pool) < wanted + 50:
+        sys.exit(f"the shifted digits are enough for {len(pool) - 50} steps, not for {wanted}")
+    classes = np.tile(labels[200:], len(shifts))[first]
+    np.savez(path, x_train=pool, y_train=classes, x_test=images[:200], y_test=labels[:200])
 
 
 def main():
