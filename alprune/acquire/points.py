@@ -9,8 +9,8 @@ from torch import Tensor
 from alprune.acquire.evidence import Evidence
 from alprune.errors import AcquisitionError
 
-# Distances held at a time: 32 MiB in float32.
-BLOCK = 2**23
+# Distances held at a time: 8 MiB in float32.
+BLOCK = 2**21
 
 
 @dataclass(frozen=True)

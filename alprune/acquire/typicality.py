@@ -12,8 +12,9 @@ from alprune.acquire.points import Points, gather, pick
 CLUSTERS, NEIGHBOURS = 500, 20
 # Clusters of this many points or fewer come last: they are outliers.
 SMALL = 5
-# A larger cluster is judged by a random part of this size.
-LARGE = 2**14
+# Pairs of points looked at a visit, beyond which only a random part of the cluster is judged, by
+# all its points; and the smallest such part.
+PAIRS, PART = 2**25, 256
 
 
 def typiclust(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor:
@@ -25,9 +26,9 @@ def typiclust(evidence: Evidence, count: int, generator: torch.Generator) -> Ten
 
     Computes: embeddings of the candidates and the labelled points.
 
-    Time O((n + m) k d) an iteration of k-means for n candidates, m labelled points, k clusters
-    and embeddings of d numbers, and O(s^2 d) a visit to a cluster of s <= 16,384 candidates;
-    memory O((n + m) d), a copy of the embeddings.
+    Time O((n + m) k d) for n candidates, m labelled points, k clusters and embeddings of d
+    numbers, and O(s^2 d) a visit to a cluster of s candidates, of which a random part is judged
+    where s^2 is above 2^25; memory O((n + m) d), a copy of the embeddings.
 
     Returns:
         `(count,)` absolute indices.
@@ -61,7 +62,7 @@ def typical(
         groups: Their clusters, `(n,)`, from 0 to k - 1.
         labelled: Labelled points of each cluster, beside `points`, `(k,)`.
         count: Points wanted.
-        generator: Draws the part of a cluster of more than 16,384 points that is looked at.
+        generator: Draws the points that are judged in a cluster of more than 5792.
         neighbours: Nearest points whose mean distance is the inverse of typicality; half of the
             cluster's remaining points if these are fewer.
 
@@ -89,16 +90,24 @@ def typical(
 
 def most_typical(points: Points, neighbours: int, generator: torch.Generator) -> int:
     """Return the position of the point with the least mean distance to its nearest neighbours."""
-    if len(points) > LARGE:
-        order = torch.randperm(len(points), generator=generator, device=generator.device)
-        some = order[:LARGE].to(points.norms.device)
-        return int(some[most_typical(points[some], neighbours, generator)])
     nearest = min(neighbours, len(points) // 2)
     if not nearest:
         return 0
-    distance = torch.empty_like(points.norms)
-    for part, squared in points.blocks(points):
-        squared.diagonal(part.start).fill_(torch.inf)
-        closest = squared.topk(nearest, largest=False, sorted=False).values
-        distance[part] = closest.sqrt_().mean(1)
-    return int(distance.argmin())
+    judged = torch.arange(len(points))
+    if len(points) ** 2 > PAIRS:
+        order = torch.randperm(len(points), generator=generator, device=generator.device)
+        judged = order[: max(PART, PAIRS // len(points))]
+    judged = judged.to(points.norms.device)
+    distance = torch.empty(len(judged), dtype=points.norms.dtype, device=judged.device)
+    for part, squared in points[judged].blocks(points):
+        squared.scatter_(1, judged[part, None], torch.inf)  # nobody is his own neighbour
+        distance[part] = _smallest(squared, nearest).sqrt().mean(1)
+    return int(judged[distance.argmin()])
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """Return the smallest of each row in any order, `(n, count)`; may reorder the rows."""
+    if values.device.type == "cpu":  # NumPy's selection takes half of topk's time there
+        values.numpy().partition(count - 1, axis=1)
+        return values[:, :count]
+    return values.topk(count, largest=False, sorted=False).values

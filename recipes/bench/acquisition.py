@@ -37,7 +37,7 @@ FUNCTIONS = {
     "typiclust": typiclust,
 }
 # Points at which the peer answers within about a minute and 16 GB.
-PEER_POINTS = {"probcover": 5000}
+PEER_POINTS = {"probcover": 5000, "typiclust": 10_000}
 
 
 class Ready(SimpleNamespace):
@@ -116,7 +116,7 @@ def timed(work) -> tuple[float, object]:
 
 def peak_gb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # bytes, elsewhere KiB
 
 
 def versions(peers: bool) -> dict[str, str]:

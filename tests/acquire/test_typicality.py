@@ -40,10 +40,15 @@ def test_blocks_do_not_change_the_most_typical(monkeypatch):
     assert most_typical(points, 20, seeded()) == whole
 
 
-def test_a_huge_cluster_is_judged_by_a_random_part(monkeypatch):
-    monkeypatch.setattr(typicality_module, "LARGE", 200)
-    rows = torch.cat([normal(3000, 2) * 10, normal(3000, 2, seed=1) * 0.1])
-    assert most_typical(make_points(rows), 20, seeded()) >= 3000
+def test_of_a_huge_cluster_a_random_part_is_judged_by_all_its_points(monkeypatch):
+    rows = normal(300, 3)
+    ranking = sorted(range(300), key=typicality_by_loops(rows, 20).__getitem__, reverse=True)
+    monkeypatch.setattr(typicality_module, "PAIRS", 300 * 60)
+    monkeypatch.setattr(typicality_module, "PART", 10)
+    ranks = [ranking.index(most_typical(make_points(rows), 20, seeded(seed))) for seed in range(40)]
+    # The best of 60 drawn from 300: rank r with a chance of about 0.8^r / 5, so 4 on average.
+    assert 1 < sum(ranks) / 40 < 8
+    assert max(ranks) < 60
 
 
 def test_clusters_are_visited_by_fewest_labels_then_most_points():
