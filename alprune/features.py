@@ -11,8 +11,8 @@ from alprune.acquire.points import make_points
 
 _SIDE = 32  # larger images are averaged down to this many pixels a side
 _PATCH = 6
-_CHUNK = 256
-_SAMPLE = 10_000  # images that patches, filters and principal components are learnt from
+_CHUNK = 64
+_SAMPLE = 4000  # images that patches, filters and principal components are learnt from
 _PATCHES = 10_000
 _DICTIONARY = 128
 

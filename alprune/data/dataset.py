@@ -207,12 +207,14 @@ def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     rows = torch.arange(taken, device=x.device) * len(x) // taken
     zero = torch.zeros(x.shape[3], dtype=torch.float64, device=x.device)
 
+    # Few at a time: of a file the system maps what lies around each image as well.
+    few = -(-rows_at_once(x) // 16)
+
     def mean_of(value: Callable[[Tensor], Tensor]) -> Tensor:
         """Average over all pixels of the sample what `value` makes of `(pixels, c)` of them."""
-        sums = (
-            value(x[part].flatten(0, 2).double()).sum(0) for part in rows.split(rows_at_once(x))
-        )
-        return sum(sums, zero) / (taken * x.shape[1] * x.shape[2])
+        samples = (x[some].flatten(0, 2).double() for some in rows.split(few))
+        total = sum((value(pixels).sum(0) for pixels in samples), zero)
+        return total / (taken * x.shape[1] * x.shape[2])
 
     mean = mean_of(lambda pixels: pixels)
     std = mean_of(lambda pixels: (pixels - mean).square_()).sqrt()

@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alprune.errors import DataError
 
 IN_MEMORY = 2**28  # bytes up to which an array is held in memory
+_AROUND = 2**21  # bytes; the system may map a large page where one row is read
 CHUNK = 2**22  # bytes worked on at once, so that temporaries stay small
 
 
@@ -22,30 +24,58 @@ class MappedImages(Tensor):
     """Images in a file, to be used as any tensor on the CPU.
 
     The system reads the pages that an operation touches and keeps them in its own cache; as a
-    part of the process they would soon be the whole file. So they are given up after each
+    part of the process they would soon be the whole file. So they are given up after the
     operation: a row that is needed again is mapped again from the system's cache. Results are
     plain tensors. A slice is a view of the file: it is read-only memory, and writing to it would
     end the process. Nobody may change or cut the file while it is in use.
     """
 
     _file: mmap.mmap
+    _offset: int  # byte of the file at which the first image begins
+    _viewed: slice  # rows of the last slice, which may have been read since
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation on the plain tensor, then let go of the pages it has read."""
-        name = func.__name__
+        name = getattr(func, "__name__", "")
         if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
-            raise DataError(
-                f"images in a file are read-only; {name} would change them. Clone them."
-            )
+            raise DataError(f"images in a file are read-only, but {name} changes them: clone them.")
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
-        for value in args:
-            if isinstance(value, MappedImages) and hasattr(mmap, "MADV_DONTNEED"):
-                value._file.madvise(mmap.MADV_DONTNEED)
+            reads = isinstance(result, Tensor | np.ndarray) or type(result) is tuple  # of tensors
+            if reads and isinstance(args[0], MappedImages):
+                rows = _rows_read(len(args[0]), name, args[1:])
+                args[0]._release(args[0]._viewed)
+                args[0]._release(rows)
+                args[0]._viewed = rows
         return result
+
+    def _release(self, rows: slice) -> None:
+        """Give up the pages of some rows, and those that the system maps around them."""
+        if rows.start == rows.stop or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        row = self.stride(0) * self.element_size()
+        begin = max(0, self._offset + rows.start * row - _AROUND) // _AROUND * _AROUND
+        end = min(len(self._file), self._offset + rows.stop * row + _AROUND)
+        # Only there: going through the tables of all pages would take longer, the larger the file.
+        self._file.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+def _rows_read(count: int, name: str, keys: Any) -> slice:
+    """Return the range of rows that an operation on `count` of them may read."""
+    key = None
+    if name == "__getitem__":
+        key = keys[0]
+    elif name == "index_select" and len(keys) == 2 and keys[0] == 0:
+        key = keys[1]
+    if isinstance(key, slice) and key.step in (None, 1):
+        begin, end, _ = key.indices(count)
+        return slice(begin, max(begin, end))
+    if isinstance(key, Tensor) and key.dtype == torch.int64 and key.numel() and int(key.min()) >= 0:
+        return slice(int(key.min()), int(key.max()) + 1)
+    return slice(0, count)
 
 
 def map_images(file: BinaryIO, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
@@ -78,7 +108,7 @@ def map_images(file: BinaryIO, offset: int, dtype: torch.dtype, shape: tuple[int
         warnings.filterwarnings("ignore", message=".*not writable")
         plain = torch.frombuffer(mapped, dtype=dtype, count=count, offset=offset)
     images = plain.view(shape).as_subclass(MappedImages)
-    images._file = mapped
+    images._file, images._offset, images._viewed = mapped, offset, slice(0, 0)
     return images
 
 

@@ -2,9 +2,18 @@
 
 The learner is trained on the first points alone, chosen by each `--start`, and tested.
 
-    python recipes/bench/start.py --data npz:cifar10.npz --labels 40 100 400 --seeds 3
-    python recipes/bench/start.py --data digits --model lenet-300-100 --labels 20 50 --seeds 10
+    python recipes/bench/start.py --data digits --model lenet-300-100 --batches 200 \\
+        --labels 10 20 50 --seeds 6
+    python recipes/bench/start.py --data npz:cifar10.npz --model lenet-5-caffe --lr 0.01 \\
+        --batches 100 --labels 40 --seeds 3
 
+Outcome of the first (mean accuracy of six seeds, and classes among the first points; one thread of
+a busy machine):
+
+    labels   balanced     random       typiclust
+        10   53.4% (10)   41.7% (6.3)  62.1% (9.0)
+        20   67.3% (10)   54.2% (8.5)  72.5% (10)
+        50   79.3% (10)   75.0% (10)   84.6% (10)
 """
 
 import argparse
@@ -23,6 +32,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="as alprune run --dataset")
     parser.add_argument("--model", default="auto")
     parser.add_argument("--labels", type=int, nargs="+", default=[20, 50], help="first points")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--lr", type=float, help="learning rate (the model's own default)")
@@ -35,7 +45,7 @@ def main() -> None:
     some = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[: given.test]
     print(f"{'labels':>6} {'start':10} {'accuracy by seed':24} mean  classes seen  choosing")
     for count in given.labels:
-        for start in STARTS:
+        for start in given.starts:
             accuracies, seen, spent = [], [], 0.0
             for seed in range(given.first_seed, given.first_seed + given.seeds):
                 begin = time.perf_counter()
