@@ -84,7 +84,7 @@ def finished(path: Path, budget: float | None, steps: int | None) -> RunResult |
         return None
     if last["reason"] == "budget" and (config.budget or 0) > last["elapsed_s"]:
         return None
-    if last["reason"] == "steps" and (config.steps or 0) > last["steps"]:
+    if last["reason"] == "steps" and (config.steps or 0) > (last["steps"] or 0):
         return None
     how = {
         "budget": f"give a --budget of more than {last['elapsed_s']:.0f} seconds",
@@ -154,7 +154,7 @@ def _restored(
         session.restore(state)
     except AlpruneError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+    except Exception as error:  # what a state that belongs elsewhere leads to
         raise StoreError(
             f"the checkpoint in {folder.path} does not fit the run: {error!r}. It was written by "
             "another version of alprune, of the learner or of the acquisition function."

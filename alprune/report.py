@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alprune.errors import StoreError
-from alprune.store import read_events
+from alprune.store import Fields, read_events
 
 
 def curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, int]]]:
@@ -39,7 +39,7 @@ def plot_curves(paths: Sequence[Path], out: Path) -> None:
     left, right = figure.subplots(1, 2)
     styles = ["-", "--", "-.", ":"]
     for number, path in enumerate(paths):
-        start = next(event for event in read_events(path) if event["event"] == "start")
+        start = next((e for e in read_events(path) if e["event"] == "start"), Fields())
         accuracy, labelled = curves(path)
         name = f"{start['config']['method']}, seed {start['config']['seed']}"
         line = styles[number % len(styles)]

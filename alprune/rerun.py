@@ -14,7 +14,7 @@ from alprune.config import RunConfig
 from alprune.errors import StoreError
 from alprune.experiment import complete
 from alprune.reopen import options
-from alprune.store import read_events
+from alprune.store import Fields, read_events
 
 _MEASURED = ("latency_reduction", "latency_aware")
 
@@ -85,7 +85,7 @@ def compare(first: Path, second: Path) -> Comparison:
     Raises:
         StoreError: One of them cannot be read.
     """
-    runs = [read_events(path) for path in (first, second)]
+    runs = [read_events(path) or [Fields()] for path in (first, second)]
     starts = [events[0] for events in runs]
     ends = [events[-1] for events in runs]
     steps = [[e for e in events if e["event"] == "step"] for events in runs]

@@ -48,7 +48,7 @@ MAY_FAIL = {
 
 
 @parametrize_with_checks(
-    [PrunedClassifier(epochs=10, device="cpu", precision="fp32", random_state=0)],
+    [PrunedClassifier(epochs=5, device="cpu", precision="fp32", random_state=0)],
     expected_failed_checks=lambda estimator: MAY_FAIL,
 )
 def test_scikit_learns_own_checks(estimator, check):

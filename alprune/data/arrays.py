@@ -1,8 +1,10 @@
 """Arrays in .npz and .npy files: what their headers say, checked before anything is read."""
 
 import math
+import os
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from alprune.errors import DataError
+from alprune.errors import DataError, quoted
 from alprune.files import open_ordinary
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra
+# What is compressed better than this is made to inflate: deflate comes to 1032 at most, on zeros,
+# and drawings in black and white to 100.
+_SUSPECT_BYTES = 2**30
+_SUSPECT_RATIO = 500
 
 Place = tuple[Path, zipfile.ZipInfo | None]  # a file and, if that is an archive, what is in it
 
@@ -99,19 +105,27 @@ def find_arrays(path: Path) -> dict[str, Place]:
     Raises:
         DataError: There is no such file, or it is no archive.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return {file.stem: (file, None) for file in sorted(path.glob("*.npy"))}
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except Exception as error:  # whatever zipfile raises on a file that is no archive
-        if _begins_as_npy(path):
+        file = open_ordinary(path)
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+    with file:
+        if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             raise DataError(
                 f"{str(path)!r} holds one bare array; expected an .npz, as np.savez writes, or a "
                 "folder of .npy files."
-            ) from error
-        raise DataError(f"{str(path)!r} is no whole .npz file: {error}") from error
-    return {member.filename.removesuffix(".npy"): (path, member) for member in members}
+            )
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+        except Exception as error:  # whatever zipfile raises on a file that is no archive
+            raise DataError(f"{str(path)!r} is no whole .npz file: {error}") from error
+    names = [member.filename.removesuffix(".npy") for member in members]
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{str(path)!r} holds two arrays of one name: {quoted(doubled[0])}.")
+    return {name: (path, member) for name, member in zip(names, members, strict=True)}
 
 
 def describe(name: str, place: Place) -> StoredArray:
@@ -145,6 +159,12 @@ def _check(array: StoredArray, size: int, on_disk: int) -> None:
         raise ValueError(f"{array.shape} of {array.dtype} does not fill {size} bytes")
     if array.offset is not None and array.offset + size > on_disk:
         raise ValueError("it would end beyond the end of the file")
+    packed = size if array.member is None else array.member.compress_size
+    if size > _SUSPECT_BYTES and size > _SUSPECT_RATIO * packed:
+        raise ValueError(
+            f"it inflates from {packed:,} to {size:,} bytes, as no images do, and would fill the "
+            "memory or the disk"
+        )
 
 
 @contextmanager
@@ -153,7 +173,11 @@ def _open(path: Path, member: zipfile.ZipInfo | None) -> Iterator[IO[bytes]]:
         with open_ordinary(path) as file:
             yield file
     else:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as content:
+        with (
+            open_ordinary(path) as file,
+            zipfile.ZipFile(file) as archive,
+            archive.open(member) as content,
+        ):
             yield content
 
 
@@ -174,13 +198,10 @@ def _content(path: Path, member: zipfile.ZipInfo) -> int:
     return member.header_offset + _LOCAL_HEADER.size + name + extra
 
 
-def _begins_as_npy(path: Path) -> bool:
-    with open_ordinary(path) as file:
-        return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
-
-
 def _unreadable(name: str, path: Path, error: Exception) -> DataError:
+    # Numpy quotes headers whole, and gives advice in further lines.
+    reason = str(error).split("\n")[0][:200] or type(error).__name__
     return DataError(
-        f"array {name!r} of {str(path)!r} cannot be read: {error or type(error).__name__}. "
+        f"array {name!r} of {str(path)!r} cannot be read: {reason}. "
         "Write it again as a plain array (numbers or text, no objects) with np.savez."
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alprune.data.dataset import LoadOptions, Splits, make_splits
 from alprune.errors import DataError
+from alprune.files import user_path
 
 SILENCE_S = 30.0  # a server that sends nothing for so long is given up
 
@@ -58,7 +59,7 @@ def fashion_mnist(path: str, options: LoadOptions) -> Splits:
 
 def cache_folder(root: Path | None) -> Path:
     """Return where downloads are kept: `root`, `$ALPRUNE_DATA` or `~/.cache/alprune`."""
-    return Path(root or os.environ.get("ALPRUNE_DATA") or "~/.cache/alprune").expanduser()
+    return user_path(root or os.environ.get("ALPRUNE_DATA") or "~/.cache/alprune")
 
 
 def _torchvision() -> Any:

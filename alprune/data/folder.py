@@ -41,14 +41,6 @@ class _Decoded:
         return cls(x, np.zeros(n, bool), np.zeros(n, bool))
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The files of one part by class, sorted, and the links among files and folders."""
-
-    files: dict[str, list[Path]]
-    links: list[Path]
-
-
 def load(path: str, options: LoadOptions) -> Splits:
     """Load a folder of images, `train/<class>/...` and `test/<class>/...`, in sorted order.
 
@@ -64,10 +56,7 @@ def load(path: str, options: LoadOptions) -> Splits:
             do not decode (unless `options.skip_unreadable`); the message names them.
     """
     root = user_path(path)
-    found = {part: _list(root, part) for part in ("train", "test")}
-    if not options.follow_links:
-        _refuse_links_out(root, [link for part in found.values() for link in part.links])
-    parts = {part: listed.files for part, listed in found.items()}
+    parts = {part: _list(root, part, options.follow_links) for part in ("train", "test")}
     classes = _same_classes(root, {part: list(files) for part, files in parts.items()})
     size = options.size or DEFAULT_SIZE
     paths = {part: [p for name in classes for p in files[name]] for part, files in parts.items()}
@@ -88,8 +77,8 @@ def load(path: str, options: LoadOptions) -> Splits:
     return make_splits(tensors["train"], tensors["test"], tuple(classes), flip=not grey)
 
 
-def _list(root: Path, part: str) -> _Found:
-    """Return the files of each class folder of `root/part`."""
+def _list(root: Path, part: str, follow_links: bool) -> dict[str, list[Path]]:
+    """Return the files of each class folder of `root/part`, all sorted."""
     where = root / part
     if not os.path.isdir(where):  # not Path.is_dir, which raises on a name that is too long
         advice = "Expected train/<class>/... and test/<class>/... in it."
@@ -100,13 +89,16 @@ def _list(root: Path, part: str) -> _Found:
             )
         raise DataError(f"there is no folder {str(where)!r}. {advice}")
     try:
-        links = [where] if where.is_symlink() else []
-        files = {}
-        for entry in sorted(os.scandir(where), key=lambda entry: entry.name):
-            if os.path.isdir(entry.path) and not entry.name.startswith("."):
-                links += [Path(entry.path)] if entry.is_symlink() else []
-                files[_readable(entry)], below = _files(Path(entry.path))
-                links += below
+        with os.scandir(where) as entries:
+            folders = sorted(
+                (e for e in entries if os.path.isdir(e.path) and not e.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
+        if not follow_links:  # refused before anything there is looked at
+            _refuse_links_out(root, [Path(place) for place in (where, *folders)])
+        files = {_readable(entry): _files(Path(entry.path)) for entry in folders}
+        if not follow_links:
+            _refuse_links_out(root, [path for listed in files.values() for path in listed])
     except OSError as error:
         raise DataError(f"{str(where)!r} cannot be listed: {error}.") from error
     if not files:
@@ -114,7 +106,7 @@ def _list(root: Path, part: str) -> _Found:
     empty = [repr(str(where / name)) for name, listed in files.items() if not listed]
     if empty:
         raise DataError(f"no image in {first_few(empty)}. Add images or remove the folder.")
-    return _Found(files, links)
+    return files
 
 
 def _readable(entry: "os.DirEntry[str]") -> str:
@@ -127,13 +119,13 @@ def _readable(entry: "os.DirEntry[str]") -> str:
     return entry.name
 
 
-def _files(where: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files below a class folder, sorted, and those of them that are links."""
+def _files(where: Path) -> list[Path]:
+    """Return the files below a class folder, sorted."""
     if where.is_symlink() and Path(os.path.realpath(where.parent)).is_relative_to(
         os.path.realpath(where)
     ):
         raise DataError(f"{str(where)!r} links to a folder that contains it. Remove the link.")
-    files, links, folders = [], [], [str(where)]
+    files, folders = [], [str(where)]
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
@@ -144,13 +136,12 @@ def _files(where: Path) -> tuple[list[Path], list[Path]]:
                 # Opening a pipe or a device could wait for ever; a broken link is named when read.
                 elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
                     files.append(Path(entry.path))
-                    links += [Path(entry.path)] if entry.is_symlink() else []
-    return sorted(files), links
+    return sorted(files)
 
 
-def _refuse_links_out(root: Path, links: list[Path]) -> None:
+def _refuse_links_out(root: Path, places: list[Path]) -> None:
     inside = os.path.realpath(root)
-    ends = {link: os.path.realpath(link) for link in links}
+    ends = {place: os.path.realpath(place) for place in places if place.is_symlink()}
     out = [
         f"{str(link)!r} to {end!r}"
         for link, end in sorted(ends.items())
@@ -158,8 +149,8 @@ def _refuse_links_out(root: Path, links: list[Path]) -> None:
     ]
     if out:
         raise DataError(
-            f"{len(out)} links lead out of {str(root)!r}: {first_few(out)}. If you made them, pass "
-            "--follow-links; otherwise remove them, or copy the files in."
+            f"{len(out)} link(s) lead out of {str(root)!r}: {first_few(out)}. If you made them, "
+            "pass --follow-links; otherwise remove them, or copy the files in."
         )
 
 

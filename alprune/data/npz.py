@@ -1,6 +1,7 @@
 """A user's own arrays in one .npz file, or in a folder of .npy files."""
 
 import math
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -57,10 +58,10 @@ def load(path: str, options: LoadOptions) -> Splits:
 
 def _find(path: Path) -> dict[str, StoredArray]:
     needed = ", ".join(ARRAYS)
-    if not path.exists():
+    if not os.path.exists(path):  # not Path.exists, which raises on a name that is too long
         raise DataError(f"there is no file {str(path)!r}. Expected an .npz with {needed}.")
     places = find_arrays(path)
-    if path.is_dir() and not places:
+    if os.path.isdir(path) and not places:
         raise DataError(
             f"there is no file {str(path)!r} but a folder, without .npy files. Expected an .npz "
             f"with {needed}, or a folder of files {ARRAYS[0]}.npy and so on."
@@ -154,7 +155,7 @@ def _classes(array: StoredArray | None, y_train: Tensor) -> tuple[str, ...]:
                 f"classes must be a list of names, (k,) of text, at most {gigabytes(_MOST_EXTRA)}; "
                 f"got {array.dtype}, {array.shape}."
             )
-        return tuple(str(name) for name in array.read())
+        return _names(array)
     present = y_train.unique()
     highest = int(present[-1]) if len(present) else -1
     if len(present) != highest + 1:
@@ -163,3 +164,12 @@ def _classes(array: StoredArray | None, y_train: Tensor) -> tuple[str, ...]:
             "must be 0..k-1, all of them present. Renumber them, or leave out what is no class."
         )
     return tuple(str(label) for label in range(len(present)))
+
+
+def _names(array: StoredArray) -> tuple[str, ...]:
+    try:
+        names = tuple(str(name) for name in array.read())
+        "".join(names).encode()
+    except (ValueError, SystemError) as error:  # half a character, or NumPy on what is none
+        raise DataError(f"{array.name} holds names that are no text: {error}.") from error
+    return names

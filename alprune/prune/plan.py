@@ -169,7 +169,7 @@ def _checked(record: Any) -> Plan:
     if math.prod(shape) > _ELEMENTS_MOST:
         raise ValueError(f"example_shape {quoted(shape)} is too large to build")
     sparsity = record["sparsity"]
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity <= 1:
+    if type(sparsity) not in (int, float) or not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be a number in [0, 1], got {quoted(sparsity)}")
     return Plan(
         kind=_one_of(KINDS, record["kind"], "kind"),

@@ -130,6 +130,10 @@ def test_few_pages_of_the_file_stay_in_memory(tmp_path: Path) -> None:
     for begin in range(0, 2**15, 2**13):
         mapped[begin : begin + 2**13].clone()
         most = max(most, resident_kb(path))
+    for part in mapped.split(2**13):
+        part.clone()
+    mapped.index_select(3, torch.tensor([0]))
+    most = max(most, resident_kb(path))
     plain = mapped.as_subclass(Tensor)
     plain.clone()
     assert resident_kb(path) == 2**15  # so the count is right, and a plain tensor keeps them all

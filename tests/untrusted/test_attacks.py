@@ -120,6 +120,11 @@ def encrypted(content: bytes) -> bytes:
     return content[: first + 8] + b"\x01" + content[first + 9 :]
 
 
+def twice(content: bytes) -> bytes:
+    """Give the member x_trait another's name."""
+    return content.replace(b"x_trait.npy", b"x_train.npy")
+
+
 DEEP = "[" * 100_000
 NUMBER = b"9" * 5000
 JUNK = bytes(range(256)) * 4
@@ -148,13 +153,22 @@ ATTACKS: dict[str, Attack] = {
     "npz: 20,000 members": npz(
         archive(members() | {f"m{i}": b"" for i in range(20_000)}), None, 300
     ),
+    "npz: class names that are no characters": npz_of(
+        "no text", classes=npy("(2,)", "<U1", b"\xff\xff\xff\x7f" * 2)
+    ),
+    "npz: class names of half a character": npz_of(
+        "no text", classes=npy("(2,)", "<U1", b"\0\xd8\0\0\1\xd8\0\0")
+    ),
+    "npz: two members of one name": npz(twice(archive(members() | {"x_trait": b""})), "two arrays"),
     "npz: cut short": npz(archive(members())[:900], "no whole .npz"),
     "npz: empty": npz(b"", "no whole .npz"),
     "npz: 1 TB of nothing": Attack(
         lambda p: write_sparse(p, 1000 * GIB), "load('npz:NAME')", "no whole .npz"
     ),
-    "npz: a pipe": Attack(os.mkfifo, "load('npz:NAME')", "no file"),
-    "npz: a device": Attack(lambda p: p.symlink_to("/dev/zero"), "load('npz:NAME')", "no file"),
+    "npz: a pipe": Attack(os.mkfifo, "load('npz:NAME')", "a pipe or a device"),
+    "npz: a device": Attack(
+        lambda p: p.symlink_to("/dev/zero"), "load('npz:NAME')", "a pipe or a device"
+    ),
     "npz: a link to itself": Attack(lambda p: p.symlink_to(p), "load('npz:NAME')", "no file"),
     "npz: a name too long": Attack(void, f"load('npz:{'x' * 5000}')", "no file"),
     "npz: a name with a null": Attack(void, r"load('npz:a\0b')", "no file"),
@@ -187,11 +201,11 @@ ATTACKS: dict[str, Attack] = {
     "image: name that steers a terminal": image(b"", r"\\x1b\[2J\\n", file="\x1b[2J\n.png"),
     "folder: a link to /etc/passwd": tree(
         lambda p: (p / "train" / "dog" / "x.png").symlink_to("/etc/passwd"),
-        "1 links lead out of .*x.png' to '/etc/passwd'.*--follow-links",
+        "1 link.s. lead out of .*x.png' to '/etc/passwd'.*--follow-links",
     ),
     "folder: a class that is /etc": tree(
         lambda p: [(p / part / "etc").symlink_to("/etc") for part in ("train", "test")],
-        "links lead out of .* to '/etc'",
+        "link.s. lead out of .* to '/etc'",
     ),
     "folder: a link that climbs": tree(
         lambda p: (p / "test" / "cat" / "x").symlink_to("../../../../x"), "lead out of"
