@@ -9,12 +9,12 @@ from alprune.config import RunConfig
 from alprune.data import DATASETS, Dataset
 from alprune.errors import AlpruneError
 from alprune.experiment import run
-from alprune.fold import fold
+from alprune.loop import RunResult, Session
 from alprune.models import MODELS, build
 from alprune.prune import METHODS, Plan, Pruned, prune, rebuild
 from alprune.reopen import resume
-from alprune.session import RunResult, Session
 from alprune.store import read_events
+from alprune.train.fold import fold
 
 if TYPE_CHECKING:
     from alprune.estimator import PrunedClassifier

@@ -28,12 +28,12 @@ from alprune.experiment import (
     open_run,
     prune_learner,
 )
+from alprune.loop import RunResult
 from alprune.models import MODELS
 from alprune.prune import AFTER_PRUNING, METHODS, Pruned, find_method
 from alprune.reopen import finished, options, reopen
 from alprune.report import plot_curves
 from alprune.rerun import Comparison, again, compare
-from alprune.session import RunResult
 from alprune.signals import Signals, how_to_resume
 from alprune.start import STARTS
 from alprune.train import SCHEDULES

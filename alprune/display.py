@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from alprune.config import RunConfig
-from alprune.record import Observer
+from alprune.store.record import Observer
 
 
 def observer_for(config: RunConfig, stream: TextIO | None = None) -> Observer:

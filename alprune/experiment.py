@@ -14,15 +14,15 @@ from alprune.data import Dataset, Splits
 from alprune.data.imperfect import long_tail
 from alprune.device import autocast, pick_device, pick_precision
 from alprune.errors import ConfigError
+from alprune.loop import Oracle, RunResult, Session
 from alprune.names import lookup
 from alprune.oracle import Simulation
 from alprune.pool import LabelPool
 from alprune.prune import AFTER_PRUNING, Pruned, Target, find_method, prune, trace
 from alprune.prune.early import EarlyPruner, EarlySettings
-from alprune.record import Observer
-from alprune.session import Oracle, RunResult, Session
 from alprune.start import ColdPool, find_start, first_points, trained_on
 from alprune.store import RunFolder
+from alprune.store.record import Observer
 from alprune.train import FitSettings, Learner
 
 DEFAULTS = {

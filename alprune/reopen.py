@@ -9,7 +9,6 @@ from typing import Any
 from alprune import models
 from alprune.acquire import Acquisition, find_acquisition
 from alprune.acquire.protocol import name_of
-from alprune.checkpoint import load_checkpoint
 from alprune.config import RunConfig
 from alprune.data import Splits
 from alprune.device import pick_device
@@ -21,11 +20,12 @@ from alprune.experiment import (
     open_session,
     simulation,
 )
+from alprune.loop import Oracle, RunResult, Session
 from alprune.pool import LabelPool
 from alprune.prune import Plan, rebuild
-from alprune.record import Observer
-from alprune.session import Oracle, RunResult, Session
 from alprune.store import CONFIG, RunFolder, read_events
+from alprune.store.checkpoint import load_checkpoint
+from alprune.store.record import Observer
 
 # Options that may differ from those the run was started with.
 _FREE = {"budget", "steps", "out", "data_root", "device"}

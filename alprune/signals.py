@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from alprune.session import Session
+from alprune.loop import Session
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 

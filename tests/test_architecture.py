@@ -9,13 +9,13 @@ PACKAGE = Path(alprune.__file__).parent
 
 # A part may import parts of its own level or of the levels before it.
 LEVELS = [
-    {"errors", "files", "names", "config", "clock", "device", "stopping"},
+    {"errors", "files", "names", "config", "clock", "device"},
     {"data", "augment", "pool", "models", "cost", "metrics"},
-    {"prune", "fold", "predict", "train", "learner_state"},
-    {"acquire", "features", "oracle", "start", "testing"},
-    {"store", "checkpoint", "answers", "watch", "subset", "record", "exam"},
-    {"session", "session_state", "experiment", "reopen", "rerun", "estimator"},
-    {"compare", "report", "bench"},
+    {"prune", "train"},
+    {"acquire", "oracle", "start", "testing"},
+    {"store", "loop"},
+    {"experiment", "reopen", "estimator"},
+    {"rerun", "compare", "report", "bench"},
     {"display", "signals", "cli"},
 ]
 

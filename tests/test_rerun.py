@@ -10,8 +10,8 @@ from tiny_run import events_of, options
 import alprune
 from alprune.cli import main
 from alprune.errors import StoreError
-from alprune.record import Observer
 from alprune.rerun import again, compare
+from alprune.store.record import Observer
 
 
 def call(*args):

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from tiny_run import events_of, options
 
 import alprune
-from alprune import checkpoint, reopen
+from alprune import reopen
 from alprune.acquire import Evidence
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.experiment import complete, open_session
-from alprune.record import Record
-from alprune.session import Session
-from alprune.store import RunFolder
+from alprune.loop import Session
+from alprune.store import RunFolder, checkpoint
+from alprune.store.record import Record
 from alprune.train import Learner
 
 
@@ -89,9 +89,9 @@ WHERE = {
     "while scoring": (Evidence, "_stream", 2, False),
     "before a step's event": (Record, "step", 2, False),
     "between event and checkpoint": (Record, "step", 2, True),
-    "before a checkpoint": ("alprune.session", "save_checkpoint", 3, False),
-    "after a checkpoint": ("alprune.session", "save_checkpoint", 3, True),
-    "before the first checkpoint": ("alprune.session", "save_checkpoint", 1, False),
+    "before a checkpoint": ("alprune.loop.session", "save_checkpoint", 3, False),
+    "after a checkpoint": ("alprune.loop.session", "save_checkpoint", 3, True),
+    "before the first checkpoint": ("alprune.loop.session", "save_checkpoint", 1, False),
     "before labels are written": (Record, "told", 2, False),
     "after labels are written": (Record, "told", 2, True),
     "before the last event": (Record, "end", 1, False),
@@ -199,7 +199,7 @@ def test_labels_that_were_given_are_not_asked_for_again(tmp_path, kill):
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, reference):
-    class Impatient(alprune.record.Observer):
+    class Impatient(alprune.store.record.Observer):
         def event(self, name, fields):
             if name == "step" and fields["step"] == 1:
                 raise KeyboardInterrupt

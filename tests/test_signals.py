@@ -81,7 +81,7 @@ def test_a_second_sigint_stops_at_once_with_a_sound_folder(tmp_path, send, refer
 
 def test_a_second_sigint_while_the_end_is_written_leaves_a_sound_folder(tmp_path, send, reference):
     send(Learner, "_step", 15, INT)
-    send(alprune.record.Record, "labels", 2, INT)  # once at the start, then at the end
+    send(alprune.store.record.Record, "labels", 2, INT)  # once at the start, then at the end
     assert call(tmp_path).exit_code == 130
     assert not list((tmp_path / "run").glob(".*.tmp"))
     assert call(tmp_path, "--resume", str(tmp_path / "run")).exit_code == 0
@@ -106,9 +106,9 @@ def test_a_signal_ends_a_test_and_a_scoring_too(tmp_path, send, reference):
 
 
 def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, send, reference):
-    send(alprune.session, "save_checkpoint", 3, TERM)
+    send(alprune.loop.session, "save_checkpoint", 3, TERM)
     assert call(tmp_path).exit_code == 143
-    assert alprune.checkpoint.load_checkpoint(tmp_path / "run")["step"] == 1
+    assert alprune.store.checkpoint.load_checkpoint(tmp_path / "run")["step"] == 1
     assert call(tmp_path, "--resume", str(tmp_path / "run")).exit_code == 0
     assert_same(tmp_path / "run", reference)
 
@@ -123,7 +123,7 @@ def test_a_signal_before_the_first_step_leaves_no_folder(tmp_path, send, number,
 
 
 def test_a_signal_after_the_last_step_changes_nothing(tmp_path, send, reference):
-    send(alprune.record.Record, "network", 1, TERM)
+    send(alprune.store.record.Record, "network", 1, TERM)
     assert call(tmp_path).exit_code == 0
     assert_same(tmp_path / "run", reference)
 
@@ -132,7 +132,7 @@ def test_handlers_are_those_of_before_after_a_run_and_not_touched_by_python(tmp_
     before = [signal.getsignal(number) for number in (INT, TERM)]
     seen = []
 
-    class Looking(alprune.record.Observer):
+    class Looking(alprune.store.record.Observer):
         def event(self, name, fields):
             seen.append([signal.getsignal(number) for number in (INT, TERM)])
 

@@ -9,7 +9,7 @@ from alprune.config import RunConfig
 from alprune.data import Splits
 from alprune.experiment import complete, open_session
 from alprune.oracle import Simulation
-from alprune.record import Observer
+from alprune.store.record import Observer
 
 _WORK = ("train_s", "score_s", "eval_s")
 

@@ -28,10 +28,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import alprune
-from alprune import session
-from alprune.checkpoint import SLOTS, decode
-from alprune.record import Record
+from alprune.loop import session
 from alprune.store import read_labels
+from alprune.store.checkpoint import SLOTS, decode
+from alprune.store.record import Record
 from alprune.train import Learner
 
 PHASES = ["set-up", "fit", "test", "score and acquire", "event", "checkpoint", "labels", "end"]

@@ -21,12 +21,12 @@ from mutations import (
 from PIL import Image
 
 from alprune import Plan, RunConfig
-from alprune.checkpoint import decode, encode
 from alprune.cli import main as alprune
 from alprune.data import load
 from alprune.errors import ConfigError, StoreError
 from alprune.names import lookup
 from alprune.store import read_events, read_labels
+from alprune.store.checkpoint import decode, encode
 
 Inner = Callable[[bytes, list[bytes], random.Random], bytes]
 

@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import alprune
-from alprune.record import Observer
+from alprune.store.record import Observer
 
 
 def network(classes, input_shape):

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tiny_run import events_of, options
 
 import alprune
-from alprune.checkpoint import SLOTS, decode, encode, load_checkpoint
 from alprune.errors import AlpruneError, StoreError
 from alprune.report import curves, plot_curves
 from alprune.rerun import compare
 from alprune.store import RunFolder, from_cell, read_events, read_labels, to_cell
+from alprune.store.checkpoint import SLOTS, decode, encode, load_checkpoint
 
 pytestmark = pytest.mark.timeout(60)  # a pipe that is opened would be waited for, for ever
 
@@ -217,7 +217,7 @@ def test_a_pickle_in_place_of_a_checkpoint_is_not_loaded(
 def test_a_state_with_more_text_than_any_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alprune.checkpoint._TEXT_MOST", 1000)
+    monkeypatch.setattr("alprune.store.checkpoint._TEXT_MOST", 1000)
     (tmp_path / SLOTS[0]).write_bytes(encode({"number": 0, "state": {"a": "x" * 1000}}))
     with pytest.raises(StoreError, match="characters of text; allowed: 1,000"):
         decode(tmp_path / SLOTS[0])

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from alprune.errors import ConfigError, DataError
-from alprune.features import patch_features
 from alprune.start import STARTS, ColdPool, first_points
+from alprune.start.features import patch_features
 
 
 def generator(seed=0):

@@ -8,8 +8,8 @@ from torch import nn
 from alprune.clock import Budget
 from alprune.data import load
 from alprune.errors import TrainError
-from alprune.predict import BudgetSpent, Predictor, good_chunk, out_of_memory
 from alprune.train import FitSettings, Learner
+from alprune.train.predict import BudgetSpent, Predictor, good_chunk, out_of_memory
 
 CPU = torch.device("cpu")
 

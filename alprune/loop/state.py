@@ -10,11 +10,11 @@ from torch import Tensor
 
 from alprune.acquire.protocol import name_of
 from alprune.errors import quoted
-from alprune.learner_state import learner_state, restore_learner
 from alprune.pool import UNKNOWN
+from alprune.train.state import learner_state, restore_learner
 
 if TYPE_CHECKING:
-    from alprune.session import Session
+    from alprune.loop.session import Session
 
 
 def session_state(session: "Session") -> dict[str, Any]:
@@ -38,7 +38,7 @@ def session_state(session: "Session") -> dict[str, Any]:
         "exam": session.exam.state(),
         "scoring_speed": session.share.speed,
         "stepped_back": session.stepped_back,
-        "constant_steps": session.watch.constant_steps,
+        "constant_steps": session.alarms.constant_steps,
         "learner": learner_state(session.learner),
         "acquisition_state": (
             acquisition.state_dict() if hasattr(acquisition, "state_dict") else None
@@ -72,7 +72,7 @@ def restore_session(session: "Session", state: Mapping[str, Any]) -> None:
     session.exam.restore(state["exam"])
     session.share.speed = state["scoring_speed"]
     session.stepped_back = state["stepped_back"]
-    session.watch.constant_steps = state["constant_steps"]
+    session.alarms.constant_steps = state["constant_steps"]
     if state["acquisition_state"] is not None:
         session.acquisition.load_state_dict(state["acquisition_state"])  # type: ignore[attr-defined]
 

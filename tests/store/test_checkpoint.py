@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alprune.checkpoint import SLOTS, decode, encode, load_checkpoint, save_checkpoint
 from alprune.errors import StoreError
 from alprune.store import RunFolder
+from alprune.store.checkpoint import SLOTS, decode, encode, load_checkpoint, save_checkpoint
 
 STATE = {
     "step": 3,
@@ -137,7 +137,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, metadata):
     ],
 )
 def test_a_crafted_file_with_a_right_checksum_is_refused(tmp_path, text):
-    from alprune.checkpoint import _checksum
+    from alprune.store.checkpoint import _checksum
 
     tensors = {"x": torch.zeros(2)}
     metadata = {"alprune": text, "blake2b": _checksum(text, tensors)}

@@ -10,9 +10,9 @@ from alprune.acquire.kmeans import assign, k_means
 from alprune.acquire.points import make_points
 from alprune.acquire.typicality import CLUSTERS, typical
 from alprune.errors import AlpruneError, ConfigError, DataError, failure
-from alprune.features import patch_features
 from alprune.names import lookup
 from alprune.pool import LabelPool
+from alprune.start.features import patch_features
 
 _LOOKED_AT = 50_000  # of a larger pool typiclust looks at a random part of this size
 
@@ -82,7 +82,7 @@ def random(pool: ColdPool, count: int, generator: torch.Generator) -> Tensor:
 def typiclust(pool: ColdPool, count: int, generator: torch.Generator) -> Tensor:
     """Take the most typical point of each cluster of the images, largest clusters first.
 
-    The images are described by `alprune.features.patch_features`, learnt from them without
+    The images are described by `alprune.start.features.patch_features`, learnt from them without
     labels, and clustered into `count` clusters, 500 at most. A pool of more than 50,000 points
     is looked at in part.
 

@@ -16,12 +16,12 @@ import alprune
 from alprune.acquire.uncertainty import entropy
 from alprune.errors import StoreError, TrainError
 from alprune.experiment import complete, load_splits, open_session
-from alprune.record import Observer
+from alprune.loop.alarms import Alarms
 from alprune.store import RunFolder, read_events
+from alprune.store.record import Observer
 from alprune.train import Learner
-from alprune.watch import Watch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr("alprune.store.os.fsync", full)
+    monkeypatch.setattr("alprune.store.folder.os.fsync", full)
     config = options(path, steps=1, initial_epochs=1.0)
     try:
         alprune.run(config)
@@ -54,7 +54,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
         assert "No space left on device" in str(error)
     else:
         assert len(calls) < nth  # it was done before
-    monkeypatch.setattr("alprune.store.os.fsync", sync)
+    monkeypatch.setattr("alprune.store.folder.os.fsync", sync)
     assert not list(path.glob(".*.tmp"))
     if (path / "config.toml").exists():
         read_events(path)
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
 
 def test_every_write_of_a_run_was_tried(tmp_path, monkeypatch):
     calls, sync = [], os.fsync
-    monkeypatch.setattr("alprune.store.os.fsync", lambda h: (calls.append(1), sync(h)))
+    monkeypatch.setattr("alprune.store.folder.os.fsync", lambda h: (calls.append(1), sync(h)))
     alprune.run(options(tmp_path / "run", steps=1, initial_epochs=1.0))
     assert WRITES - 6 <= len(calls) <= WRITES, len(calls)
 
@@ -249,7 +249,7 @@ def test_a_collapsed_network_is_warned_of_after_three_steps(tmp_path):
 
 def test_three_constant_steps_have_to_be_on_end():
     said = []
-    watch = Watch(["a", "b"], lambda about, message: said.append(about))
+    watch = Alarms(["a", "b"], lambda about, message: said.append(about))
     constant, mixed = torch.tensor([[0.9, 0.1]] * 4), torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     for probabilities in (constant, constant, mixed, constant, constant):
         watch.predictions(probabilities)
@@ -262,7 +262,7 @@ def test_three_constant_steps_have_to_be_on_end():
 
 def test_a_class_that_was_never_seen_is_named():
     said = []
-    watch = Watch(["cat", "dog", "eel"], lambda about, message: said.append(message))
+    watch = Alarms(["cat", "dog", "eel"], lambda about, message: said.append(message))
     watch.labels(torch.tensor([0, 2, 2]))
     assert len(said) == 1 and "1 of 3 classes" in said[0] and "'dog'" in said[0]
     watch.labels(torch.tensor([0, 1, 2]))
@@ -332,4 +332,4 @@ def test_memory_handles_and_time_stay_flat_over_many_steps():
 
 def test_a_network_with_tied_weights_can_be_kept(tmp_path):
     alprune.run(options(tmp_path / "run", model="tiny_learner:tied", method="dense", steps=1))
-    assert alprune.checkpoint.load_checkpoint(tmp_path / "run")["step"] == 0
+    assert alprune.store.checkpoint.load_checkpoint(tmp_path / "run")["step"] == 0

@@ -13,25 +13,25 @@ from torch import Tensor
 
 from alprune.acquire import Acquisition, Evidence, acquire, snapshots_of
 from alprune.acquire.protocol import name_of
-from alprune.answers import Answers
-from alprune.checkpoint import load_checkpoint, save_checkpoint
 from alprune.clock import Budget, Stopwatch
 from alprune.config import RunConfig
 from alprune.data import Splits, duplicates
 from alprune.errors import AlpruneError, StoreError
-from alprune.exam import Exam
-from alprune.learner_state import restore_learner
+from alprune.loop.alarms import Alarms
+from alprune.loop.exam import Exam
+from alprune.loop.state import restore_session, session_state
+from alprune.loop.stopping import CRITERIA, Progress, reason_to_stop
+from alprune.loop.subset import ScoringShare
 from alprune.metrics import mean_entropy
 from alprune.pool import LabelPool
 from alprune.prune import Plan, Pruned
-from alprune.record import Observer, Record
-from alprune.session_state import restore_session, session_state
 from alprune.start import held_out, trained_on
-from alprune.stopping import CRITERIA, Progress, reason_to_stop
 from alprune.store import RunFolder
-from alprune.subset import ScoringShare
+from alprune.store.answers import Answers
+from alprune.store.checkpoint import load_checkpoint, save_checkpoint
+from alprune.store.record import Observer, Record
 from alprune.train import BudgetSpent, Diverged, FitReport, Learner
-from alprune.watch import Watch
+from alprune.train.state import restore_learner
 
 Oracle = Callable[[Tensor], Tensor]
 
@@ -43,7 +43,7 @@ class RunResult:
     Attributes:
         path: The run folder.
         reason: "budget", "steps", "pool empty", "interrupted" or a criterion's, see
-            `alprune.stopping`.
+            `alprune.loop.stopping`.
         elapsed_s: Seconds on the budget clock.
         labelled: Labelled points at the end.
         steps: Acquisition steps made.
@@ -99,7 +99,7 @@ class Session:
         assert config.query_size is not None
         self._query_size = config.query_size
         self.share = ScoringShare(config.score_share, least=10 * config.query_size)
-        self.watch = Watch(splits.train.classes, self._warn)
+        self.alarms = Alarms(splits.train.classes, self._warn)
         self._off_clock = Budget(None)  # of what isn't on the clock but can be interrupted
         self.asked: Tensor | None = None
         self.stepped_back = False
@@ -117,7 +117,7 @@ class Session:
         name = name_of(self.acquisition)
         self.record.start(self.config, train, self.pool, self.learner, name)
         self.record.pruned(pruned, early=self.learner.early is not None)
-        self.watch.labels(self.pool.labels[self.pool.labelled])
+        self.alarms.labels(self.pool.labels[self.pool.labelled])
         for message in duplicates.messages(self.splits):
             self.record.warning(0, "duplicates", message)
         self._save(0)
@@ -371,7 +371,7 @@ class Session:
                 # Asked for already by most functions; by this criterion in any case.
                 if self.config.stop_uncertainty is not None or "probabilities" in vars(evidence):
                     uncertainty = mean_entropy(evidence.probabilities)
-                    self.watch.predictions(evidence.probabilities)
+                    self.alarms.predictions(evidence.probabilities)
             except BudgetSpent:
                 self.reason = self._out_of_time
                 asked = torch.empty(0, dtype=torch.int64)

@@ -186,7 +186,7 @@ def test_conditions_that_are_not_possible_say_so(changes, message):
 
 
 def test_a_run_with_all_of_it_resumes_exactly(tmp_path, monkeypatch):
-    from alprune.session import Session
+    from alprune.loop import Session
 
     changes = {"imbalance": 5.0, "label_noise": 0.2, "hold_out": 20, "stop_labels": 125}
     whole = alprune.run(options(tmp_path / "whole", steps=9, **changes))

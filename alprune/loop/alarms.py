@@ -8,7 +8,7 @@ from torch import Tensor
 _PATIENCE = 3  # steps in which the learner predicts a single class before it counts as collapsed
 
 
-class Watch:
+class Alarms:
     """Looks at what a step produced.
 
     Args:

@@ -35,7 +35,7 @@ def test_a_write_that_fails_leaves_no_rubbish(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("alprune.store.os.replace", full)
+    monkeypatch.setattr("alprune.store.folder.os.replace", full)
     with pytest.raises(StoreError, match="No space left on device"):
         folder.write("summary.json", "{}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "events.jsonl"]

@@ -10,8 +10,8 @@ from torch import Tensor
 from alprune.clock import Budget
 from alprune.data import Dataset
 from alprune.errors import quoted
+from alprune.loop.stopping import Evaluations
 from alprune.metrics import Metrics, fit_temperature, measure
-from alprune.stopping import Evaluations
 from alprune.train import Learner
 
 _DIGITS = 6  # of the figures in the record

@@ -12,7 +12,7 @@ from alprune.errors import AcquisitionError, StoreError, TrainError
 from alprune.experiment import complete, load_splits, open_session
 from alprune.metrics import measure
 from alprune.oracle import Simulation
-from alprune.record import Observer
+from alprune.store.record import Observer
 from alprune.train import Learner
 
 
@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_a_sound_record(tmp_path):
 
 
 def test_ctrl_c_while_the_end_is_written_does_not_spoil_it(tmp_path, monkeypatch):
-    from alprune.record import Record
+    from alprune.store.record import Record
 
     write, calls = Record.network, []
 

@@ -3,7 +3,7 @@ from dataclasses import fields
 import pytest
 
 from alprune.config import RunConfig
-from alprune.stopping import CRITERIA, Evaluations, Progress, reason_to_stop
+from alprune.loop.stopping import CRITERIA, Evaluations, Progress, reason_to_stop
 
 
 def outcome(*accuracies):

@@ -17,14 +17,13 @@ from alprune.clock import Budget
 from alprune.data import Dataset
 from alprune.device import autocast
 from alprune.errors import ConfigError, TrainError
-from alprune.fold import Folded, fold
 from alprune.metrics import Metrics, measure
 from alprune.models.init import forked_rng
-from alprune.predict import BudgetSpent as BudgetSpent
-from alprune.predict import Pace, Predictor, good_chunk, out_of_memory
 from alprune.prune.channels.surgery import narrow
 from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
+from alprune.train.fold import Folded, fold
+from alprune.train.predict import Pace, Predictor, good_chunk, out_of_memory
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,

@@ -3,7 +3,7 @@ import torch
 
 from alprune.clock import Budget
 from alprune.data import Dataset
-from alprune.exam import Exam
+from alprune.loop.exam import Exam
 from alprune.metrics import fit_temperature, measure
 from alprune.train import BudgetSpent
 

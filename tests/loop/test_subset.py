@@ -1,6 +1,6 @@
 import pytest
 
-from alprune.subset import ScoringShare
+from alprune.loop.subset import ScoringShare
 
 
 def test_the_subset_takes_its_share_of_the_step():

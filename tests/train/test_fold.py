@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from alprune import models
 from alprune.errors import ModelError
-from alprune.fold import Pair, fold
+from alprune.train.fold import Pair, fold
 
 
 def lived_in(model, *shape):

@@ -1,0 +1,21 @@
+"""The learner: fitting under a deadline, predicting in a stream, folding BatchNorm away."""
+
+from alprune.train.learner import (
+    SCHEDULES,
+    Diverged,
+    FitReport,
+    FitSettings,
+    Learner,
+    new_optimiser,
+)
+from alprune.train.predict import BudgetSpent
+
+__all__ = [
+    "SCHEDULES",
+    "BudgetSpent",
+    "Diverged",
+    "FitReport",
+    "FitSettings",
+    "Learner",
+    "new_optimiser",
+]
