@@ -1,0 +1,93 @@
+"""What the commands share: options made of RunConfig, errors as one message, exit codes."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alprune.config import RunConfig, default_of, option_type
+from alprune.device import DEVICES, PRECISIONS
+from alprune.errors import AlpruneError, printable
+from alprune.prune import AFTER_PRUNING
+from alprune.train import SCHEDULES
+
+CHOICES = {
+    "after_pruning": tuple(AFTER_PRUNING),
+    "precision": PRECISIONS,
+    "schedule": tuple(SCHEDULES),
+}
+METAVARS = {"budget": "SECONDS", "out": "DIR", "data_root": "DIR", "device": "|".join(DEVICES)}
+
+
+class Command(click.Command):
+    """A command that prints an AlpruneError as a message and exits 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except AlpruneError as error:
+            click.echo(printable(f"{type(error).__name__}: {error}"), err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt as interrupt:
+            click.echo(str(interrupt) or "Interrupted.", err=True)
+            ctx.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
+
+
+def run_options(
+    names: Sequence[str] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a click option of each field of RunConfig, or of those named."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for entry in reversed(fields(RunConfig)):
+            if names is None or entry.name in names:
+                function = _option(entry)(function)
+        return click.option(
+            "--recipe",
+            type=click.Path(path_type=Path),
+            help="TOML file of options; those given on the command line win.",
+        )(function)
+
+    return decorate
+
+
+def _option(entry: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    kind, _ = option_type(entry)
+    flag = "--" + entry.name.replace("_", "-")
+    text = entry.metadata["help"]
+    default = default_of(entry)
+    # The default stays None: only what is given on the command line may win over a recipe.
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", entry.name, default=None, help=text)
+    if default is not None:
+        text = f"{text} [default: {default}]"
+    choices = CHOICES.get(entry.name)
+    param: Any = click.Choice(choices) if choices else kind
+    metavar = METAVARS.get(entry.name)
+    return click.option(flag, entry.name, type=param, default=None, metavar=metavar, help=text)
+
+
+def tell(text: str) -> None:
+    """Show progress: in place on a terminal, where an empty text clears it; else as lines."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", nl=False, err=True)
+    elif text:
+        click.echo(text, err=True)
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, as `warnings.showwarning`."""
+    click.echo(printable(f"Warning: {message}"), err=True)
+
+
+def config_of(recipe: Path | None, given: dict[str, Any]) -> RunConfig:
+    """Make a configuration of a recipe and of the options given, which win."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if recipe is None:
+        return RunConfig.from_mapping(chosen)
+    return RunConfig.from_toml(recipe, **chosen)

@@ -1,0 +1,34 @@
+"""`alprune list`."""
+
+import json
+
+import click
+
+from alprune.acquire import summaries
+from alprune.cli.common import Command
+from alprune.data import DATASETS
+from alprune.models import MODELS
+from alprune.prune import METHODS
+from alprune.start import STARTS
+
+
+@click.command("list", cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="Print names and summaries as JSON.")
+def list_command(as_json: bool) -> None:
+    """Name all methods, models, data sets, acquisition functions and ways to start."""
+    known = {
+        "methods": {name: entry.summary for name, entry in METHODS.items()},
+        "models": {name: entry.summary for name, entry in MODELS.items()},
+        "datasets": {name: entry.summary for name, entry in DATASETS.items()},
+        "acquisitions": summaries(),
+        "starts": {name: (do.__doc__ or "").partition("\n")[0] for name, do in STARTS.items()},
+    }
+    if as_json:
+        click.echo(json.dumps(known))
+        return
+    for family, entries in known.items():
+        click.echo(f"{family}:")
+        width = max(map(len, entries))
+        for name, summary in entries.items():
+            click.echo(f"  {name:<{width}}  {summary}")
+    click.echo("Wherever a name is accepted, package.module:function is too.")

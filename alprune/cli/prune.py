@@ -1,0 +1,74 @@
+"""`alprune prune`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alprune.cli.common import Command, config_of, run_options
+from alprune.display import prune_line
+from alprune.errors import ConfigError
+from alprune.experiment import (
+    PRUNE_OPTIONS,
+    complete,
+    first_labels,
+    load_splits,
+    prune_learner,
+)
+from alprune.prune import Pruned, find_method
+
+_PRUNE_ONLY = (
+    *PRUNE_OPTIONS,
+    *"method after_pruning prune_batch prune_batches dataset data_root skip_unreadable".split(),
+    *"follow_links model image_size initial seed device".split(),
+    *"start imbalance label_noise hold_out".split(),
+)
+
+
+@click.command("prune", cls=Command)
+@run_options(_PRUNE_ONLY)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
+    """Prune a learner before training and print what that did; nothing is written."""
+    config = complete(config_of(recipe, given))
+    if find_method(config.method).early:
+        raise ConfigError(
+            f"method {config.method!r} prunes during training: there is nothing to show before a "
+            "run. Try alprune run."
+        )
+    splits = load_splits(config)
+    pool, first = first_labels(config, splits.train)
+    pruned = prune_learner(config, splits.train, first, pool.labels[first])
+    click.echo(json.dumps(_prune_record(pruned)) if as_json else _prune_table(pruned))
+
+
+def _prune_record(pruned: Pruned) -> dict[str, Any]:
+    return {
+        "method": pruned.method,
+        "macs_before": pruned.macs_before,
+        "macs_after": pruned.macs_after,
+        "params_before": pruned.params_before,
+        "params_after": pruned.params_after,
+        "flops_reduction": pruned.flops_reduction,
+        "params_reduction": pruned.params_reduction,
+        "sparsity": pruned.plan.sparsity,
+        "widths": pruned.widths,
+        "floored": list(pruned.plan.floored),
+        "pinned": list(pruned.pinned),
+        "prune_s": pruned.prune_s,
+    }
+
+
+def _prune_table(pruned: Pruned) -> str:
+    sizes = {name: len(kept) for name, kept in pruned.plan.kept.items()}
+    width = max([len(name) for name in sizes] + [10])
+    lines = [prune_line(_prune_record(pruned))]
+    lines += [
+        f"{'':{width}}  {'before':>13}  {'after':>13}",
+        f"{'FLOPs':{width}}  {2 * pruned.macs_before:>13,}  {2 * pruned.macs_after:>13,}",
+        f"{'parameters':{width}}  {pruned.params_before:>13,}  {pruned.params_after:>13,}",
+    ]
+    for name, size in pruned.plan.sizes.items():
+        lines.append(f"{name:{width}}  {size:>13,}  {sizes[name]:>13,}")
+    return "\n".join(lines)

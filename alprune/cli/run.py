@@ -1,0 +1,133 @@
+"""`alprune run` and `alprune rerun`."""
+
+import contextlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alprune.cli.common import Command, config_of, run_options
+from alprune.config import RunConfig
+from alprune.display import observer_for
+from alprune.experiment import complete, open_run
+from alprune.loop import RunResult
+from alprune.reopen import finished, options, reopen
+from alprune.report import plot_curves
+from alprune.rerun import Comparison, again, compare
+from alprune.signals import Signals, how_to_resume
+
+_RUN_EXAMPLES = """\b
+Without a download:      alprune run --dataset digits --budget 60
+The paper's experiment:  alprune run --budget 3600 --method 3sp-ca
+After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
+"""
+
+
+@click.command("run", cls=Command, epilog=_RUN_EXAMPLES)
+@run_options()
+@click.option(
+    "--resume",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the run in DIR; beside it only --budget and --steps, to extend that run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def run_command(recipe: Path | None, path: Path | None, as_json: bool, **given: Any) -> None:
+    """Label, train, score and acquire until the budget ends."""
+    with Signals() as signals:
+        if path is None:
+            result = _run(signals, complete(config_of(recipe, given)))
+        else:
+            result = _resume(signals, path, {"recipe": recipe} | given)
+        with contextlib.suppress(KeyboardInterrupt):  # the record is written; the picture may wait
+            plot_curves([result.path], result.path / "curve.png")
+        click.echo(_result_json(result) if as_json else _result_table(result))
+        if result.reason == "interrupted":
+            click.echo(f"Interrupted. {how_to_resume(result.path)}", err=True)
+            sys.exit(signals.exit_code or 130)
+
+
+def _run(signals: Signals, config: RunConfig) -> RunResult:
+    session, oracle = open_run(config, observer=observer_for(config))
+    signals.end(session)
+    return session.run(oracle)
+
+
+def _resume(signals: Signals, path: Path, given: dict[str, Any]) -> RunResult:
+    limits = {name: given.pop(name) for name in ("budget", "steps")}
+    others = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
+    if others:
+        raise click.UsageError(
+            f"with --resume only --budget and --steps may be given, not {', '.join(others)}: all "
+            f"else is as the run in {path} began."
+        )
+    ended = finished(path, **limits)
+    if ended is not None:
+        return ended
+    session, oracle = reopen(path, None, observer_for(options(path, **limits)), **limits)
+    signals.end(session)
+    return session.run(oracle)
+
+
+@click.command("rerun", cls=Command)
+@click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="NEW", help="Folder (DIR-rerun).")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def rerun_command(path: Path, out: Path | None, as_json: bool) -> None:
+    """Run the options of a run that has ended once more, and compare.
+
+    Exits with 1 if two runs differ that had to be equal: by --steps alone and on a CPU.
+    """
+    with Signals() as signals:
+        result = _run(signals, again(path, out))
+        if result.reason == "interrupted":
+            click.echo(f"Interrupted. {how_to_resume(result.path)}", err=True)
+            sys.exit(signals.exit_code or 130)
+    found = compare(path, result.path)
+    click.echo(json.dumps(asdict(found)) if as_json else _comparison_table(found, result.path))
+    if found.exact and not found.equal:
+        sys.exit(1)
+
+
+def _result_json(result: RunResult) -> str:
+    record = {name: getattr(result, name) for name in result.__dataclass_fields__}
+    return json.dumps(record | {"path": str(result.path)})
+
+
+def _result_table(result: RunResult) -> str:
+    accuracy = "not tested" if result.test_accuracy is None else f"{result.test_accuracy:.2%}"
+    rows = {
+        "ended by": result.reason,
+        "elapsed": f"{result.elapsed_s:.1f} s",
+        "steps": result.steps,
+        "labelled": result.labelled,
+        "test accuracy": accuracy,
+        "record": result.path,
+        "picture": result.path / "curve.png",
+    }
+    return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
+
+
+def _comparison_table(found: Comparison, second: Path) -> str:
+    accuracies = ["not tested" if a is None else f"{a:.2%}" for a in found.test_accuracy]
+    verdict = "equal" if found.equal else "different"
+    verdict += " (and had to be equal)" if found.exact else f" (need not be equal: {found.why_not})"
+    rows = {
+        "outcome": verdict,
+        "steps": "{} and {}".format(*found.steps),
+        "labelled": "{} and {}".format(*found.labelled),
+        "test accuracy": " and ".join(accuracies),
+        "acquired": (
+            "the same points" if found.parted is None else f"different from step {found.parted} on"
+        ),
+        "weights": (
+            "of different shapes" if found.weights is None else f"{found.weights:.3g} apart at most"
+        ),
+        "record": second,
+    }
+    lines = [f"{name:<14} {value}" for name, value in rows.items()]
+    return "\n".join(lines + [f"{'changed':<14} {text}" for text in found.changed])
