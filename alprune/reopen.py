@@ -1,7 +1,7 @@
 """Go on with a run that was interrupted, killed or has reached its end."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,11 @@ def reopen(
     observer: Observer | None = None,
     budget: float | None = None,
     steps: int | None = None,
+    load: Callable[[RunConfig], Splits] = load_splits,
 ) -> tuple[Session, Oracle]:
     """Return a session that goes on with a run, and where its labels come from.
 
-    A run that was killed before its first checkpoint begins anew.
+    A run that was killed before its first checkpoint begins anew. `load` returns its data.
 
     Raises:
         AlpruneError: As from `resume`.
@@ -121,7 +122,7 @@ def reopen(
     try:
         config = options(path, budget, steps)
         state = load_checkpoint(path)
-        splits = load_splits(config)
+        splits = load(config)
         if state is None:
             session = open_session(config, splits, acquisition, observer, folder)
         else:

@@ -53,8 +53,8 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def end(self, session: Session) -> None:
-        """From now on let a signal end this session."""
+    def end(self, session: Session | None) -> None:
+        """From now on let a signal end this session; None: the program, at once."""
         self._session = session
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
