@@ -210,8 +210,9 @@ def prune(
         temperature: Divides the logits in structured-grasp.
         min_channels: Floor of channels that every layer keeps.
         round_to: Widths are multiples of this, for hardware that likes them, in layers that are
-            large enough. This, `rounds` and `latency_aware` are refused, unless left at their
-            defaults, by methods that would ignore them.
+            large enough; 0: of 8 in wide layers and of less in narrow ones. This, `rounds` and
+            `latency_aware` are refused, unless left at their defaults, by methods that would
+            ignore them.
         rounds: Rounds of 3sp-iterative.
         latency_batch: Examples a forward pass where latency is measured.
         latency_aware: Divide scores by what a channel costs in measured latency before the

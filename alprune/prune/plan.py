@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alprune.errors import PruneError, quoted
 from alprune.prune.channels import ChannelGraph
+from alprune.prune.rounding import AUTO, multiple_for, steps_of
 
 TARGETS = ("flops", "params", "channels", "latency")
 KINDS = ("channels", "widths", "masks")
@@ -32,7 +33,8 @@ class Target:
         quantity: "flops", "params", "channels" (the percentile p itself) or "latency".
         reduction: Share to remove, in [0, 1).
         min_channels: Floor of channels that every layer keeps.
-        round_to: Widths are multiples of this where the group is large enough.
+        round_to: Widths are multiples of this where the group is large enough; 0: multiples of 8
+            in wide groups, of less in narrow ones (`alprune.prune.rounding`).
     """
 
     quantity: str
@@ -48,9 +50,9 @@ class Target:
                 f"the {self.quantity} reduction must be at least 0 and less than 1, got "
                 f"{self.reduction:g}: 0.8 removes 80%."
             )
-        for name in ("min_channels", "round_to"):
-            if getattr(self, name) < 1:
-                raise PruneError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, least in (("min_channels", 1), ("round_to", AUTO)):
+            if getattr(self, name) < least:
+                raise PruneError(f"{name} must be at least {least}, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -283,12 +285,13 @@ def _floor(graph: ChannelGraph, scores: Tensor, least: int) -> Tensor:
     return floor
 
 
-def _rounded(graph: ChannelGraph, scores: Tensor, keep: Tensor, multiple: int) -> Tensor:
-    if multiple == 1:
+def _rounded(graph: ChannelGraph, scores: Tensor, keep: Tensor, round_to: int) -> Tensor:
+    if round_to == 1:
         return keep
     keep = keep.clone()
     for group in graph.groups:
         ids = group.channels
+        multiple = multiple_for(ids.numel(), round_to)
         count = int(keep[ids].sum())
         width = min(-(-count // multiple) * multiple, ids.numel())
         removed = ids[~keep[ids]]
@@ -309,11 +312,12 @@ def _floored(
 
 def _out_of_reach(graph: ChannelGraph, target: Target, before: float, least: float) -> PruneError:
     limits, pinned = "min_channels", len(graph.pinned)
-    if target.round_to > 1:
+    if target.round_to != 1:
         limits = f"round_to (now {target.round_to}) or min_channels (now {target.min_channels})"
     return PruneError(
         f"a {target.quantity} reduction of {target.reduction:g} is out of reach: with at least "
-        f"{target.min_channels} channels a layer and widths in steps of {target.round_to} the "
-        f"most is {1 - least / before:.3f}. Ask for less, or lower {limits}."
+        f"{target.min_channels} channels a layer and widths in steps of "
+        f"{steps_of(target.round_to)} the most is {1 - least / before:.3f}. Ask for less, or "
+        f"lower {limits}."
         + (f" Layers with channels that cannot be pruned: {pinned}." if pinned else "")
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from alprune.cost import cost
 from alprune.errors import PruneError
 from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.rounding import AUTO, multiple_for, steps_of
 from alprune.prune.widths.crop import Layers, Widths, simulate, survey
 
 Costs = Sequence[float] | np.ndarray
@@ -140,8 +141,9 @@ def precrop(
         flops_reduction: Share of the FLOPs to remove, in [0, 1); None for no limit.
         widen: PreConfig: densities may pass 1.
         min_channels: Floor of every layer's width (of its own width where that is smaller).
-        round_to: Widths are multiples of this, rounded down, in layers that have as many
-            channels. A trunk's are, as its widest layer's; inputs and classes stay.
+        round_to: Widths are multiples of this, rounded down, in layers that have as many channels;
+            0: as `alprune.prune.rounding` says. A trunk's are, as its widest layer's; inputs and
+            classes stay.
         calibrate: Widths are rounded and shared, so the paper's one solution misses its targets
             by some per cent. If True, the programme's budgets are scaled, both alike, to the
             largest for which the network meets the reductions. If False, the paper's budgets.
@@ -164,9 +166,9 @@ def precrop(
                 f"{name}_reduction must be at least 0 and less than 1, got {value:g}: 0.8 removes "
                 "80%."
             )
-    for name, least in {"min_channels": min_channels, "round_to": round_to}.items():
-        if least < 1:
-            raise PruneError(f"{name} must be at least 1, got {least}.")
+    for name, value, least in (("min_channels", min_channels, 1), ("round_to", round_to, AUTO)):
+        if value < least:
+            raise PruneError(f"{name} must be at least {least}, got {value}.")
     layers = survey(model, example)
     by_layer = cost(layers.model, layers.example).by_layer
 
@@ -286,7 +288,8 @@ def _allocate(
 
     def width(name: str, channels: int) -> int:
         wanted = int(sqrt(densities[name]) * channels + 1e-9)  # 1e-9: p = 1 keeps all
-        return _rounded_down(wanted, channels, min(min_channels, channels), round_to)
+        multiple = multiple_for(channels, round_to)
+        return _rounded_down(wanted, channels, min(min_channels, channels), multiple)
 
     widths, sizes, params_after = simulate(layers, width)
     return Allocation(
@@ -337,7 +340,7 @@ def _calibrated(
         asked = ", ".join(f"{name} by {limit:g}" for name, limit in limits.items())
         raise PruneError(
             f"cannot reduce {asked} with at least {min_channels} channels a layer in steps of "
-            f"{round_to}: the floor alone costs more. Lower the reductions, min_channels or "
-            "round_to."
+            f"{steps_of(round_to)}: the floor alone costs more. Lower the reductions, "
+            "min_channels or round_to."
         )
     return best
