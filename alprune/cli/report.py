@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from alprune.cli.common import Command
-from alprune.report import plot_curves
+from alprune.report import write_report
 
 
 @click.command("report", cls=Command)
@@ -13,12 +13,24 @@ from alprune.report import plot_curves
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    default=Path("report.png"),
+    metavar="DIR",
+    default=Path("outputs/report"),
     show_default=True,
-    help="The picture; its suffix says which kind (.png, .svg, .pdf).",
+    help="Folder for the report; an earlier one there is replaced.",
 )
-def report_command(paths: tuple[Path, ...], out: Path) -> None:
-    """Draw accuracy and labelled points of run folders against time."""
-    plot_curves(paths, out)
-    click.echo(out)
+@click.option(
+    "--baseline",
+    metavar="GROUP",
+    help="Name of the group that the others are compared with (the dense learner's).",
+)
+@click.option(
+    "--images/--no-images",
+    default=True,
+    help="Show the acquired images; for that the data set is loaded, never downloaded.",
+)
+def report_command(paths: tuple[Path, ...], out: Path, baseline: str | None, images: bool) -> None:
+    """Compare runs: a page, Markdown, a CSV file and pictures.
+
+    DIR is a run folder, or a folder of run folders; old and unfinished runs are read too.
+    """
+    click.echo(write_report(paths, out, baseline=baseline, images=images))

@@ -1,4 +1,4 @@
-"""Tables and pictures from run folders."""
+"""The picture in a run folder: accuracy and labelled points against time."""
 
 from collections.abc import Sequence
 from pathlib import Path
