@@ -13,7 +13,7 @@ from alprune.config import RunConfig
 from alprune.data import Dataset, Splits
 from alprune.data.imperfect import long_tail
 from alprune.device import autocast, pick_device, pick_precision
-from alprune.errors import ConfigError
+from alprune.errors import ConfigError, PruneError
 from alprune.loop import Oracle, RunResult, Session
 from alprune.names import lookup
 from alprune.oracle import Simulation
@@ -21,9 +21,10 @@ from alprune.pool import LabelPool
 from alprune.prune import AFTER_PRUNING, Pruned, Target, find_method, prune, trace
 from alprune.prune.early import EarlyPruner, EarlySettings
 from alprune.start import ColdPool, find_start, first_points, trained_on
-from alprune.store import RunFolder
+from alprune.store import RunFolder, check_new
 from alprune.store.record import Observer
 from alprune.train import FitSettings, Learner
+from alprune.train.predict import out_of_memory
 
 DEFAULTS = {
     "initial": 1000,
@@ -81,6 +82,8 @@ def open_run(
         AlpruneError: As from `run`.
     """
     config = complete(config)
+    assert config.out is not None
+    check_new(Path(config.out))  # before the data are loaded, which may take long
     splits = load_splits(config)
     session = open_session(config, splits, acquisition, observer)
     return session, simulation(config, splits.train)
@@ -232,15 +235,23 @@ def prune_learner(
         chosen = torch.randperm(labelled.numel(), generator=generator)[: config.prune_batch]
         inputs = normalise(train.x[labelled[chosen]].to(device), mean, std)
         batches.append((inputs, labels[chosen].to(device)))
-    with autocast(device, torch.float32):
-        return prune(
-            model.to(device),
-            "dense" if early else config.method,
-            batch=batches,
-            after=config.after_pruning or "inherit",
-            generator=generator,
-            **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in REDUCTIONS)},
-        )
+    try:
+        with autocast(device, torch.float32):
+            return prune(
+                model.to(device),
+                "dense" if early else config.method,
+                batch=batches,
+                after=config.after_pruning or "inherit",
+                generator=generator,
+                **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in REDUCTIONS)},
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise PruneError(
+            f"out of memory while pruning on a batch of {config.prune_batch} images. Try "
+            f"--prune-batch {max(2, config.prune_batch // 2)}, a smaller --model or --image-size."
+        ) from error
 
 
 def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPruner | None:

@@ -23,12 +23,13 @@ from alprune.experiment import (
 from alprune.loop import Oracle, RunResult, Session
 from alprune.pool import LabelPool
 from alprune.prune import Plan, rebuild
-from alprune.store import CONFIG, RunFolder, read_events
-from alprune.store.checkpoint import load_checkpoint
+from alprune.store import CONFIG, RunFolder, read_events, read_labels
+from alprune.store.checkpoint import SLOTS, load_checkpoint
 from alprune.store.record import Observer
 
 # Options that may differ from those the run was started with.
-_FREE = {"budget", "steps", "out", "data_root", "device"}
+# `_check_same` looks at what the data are, not at where they lie.
+_FREE = {"budget", "steps", "out", "data_root", "dataset", "device"}
 
 
 def resume(
@@ -122,7 +123,15 @@ def reopen(
     try:
         config = options(path, budget, steps)
         state = load_checkpoint(path)
-        splits = load(config)
+        if state is None:
+            _check_nothing_lost(path)
+        try:
+            splits = load(config)
+        except DataError as error:
+            raise DataError(
+                f"{error} If the data of the run lie elsewhere by now, say where at `dataset` or "
+                f"`data_root` in {path / CONFIG}."
+            ) from error
         if state is None:
             session = open_session(config, splits, acquisition, observer, folder)
         else:
@@ -132,6 +141,18 @@ def reopen(
     except BaseException:
         folder.close()
         raise
+
+
+def _check_nothing_lost(path: Path) -> None:
+    """Refuse to begin anew, for want of a checkpoint, over a run that had got further."""
+    steps = sum(event["event"] == "step" for event in read_events(path))
+    later = sum(step > 0 for _, step in read_labels(path).values())
+    if steps or later:
+        raise StoreError(
+            f"{path} has no checkpoint left, but a record of {steps} steps and {later} labels that "
+            f"were acquired. Bring {SLOTS[0]} and {SLOTS[1]} back (were they left out of a copy?), "
+            "or start a new run with another --out. Nothing was changed."
+        )
 
 
 def _restored(
@@ -144,7 +165,7 @@ def _restored(
 ) -> Session:
     train = splits.train
     try:
-        _check_same(config, train.digest, acquisition, state)
+        _check_same(config, splits.digest, acquisition, state)
         fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
         plan = Plan.from_json(state["plan"])
         # The masks of a masked network stand in its state dict.
@@ -189,5 +210,6 @@ def _check_same(
     if device != state["device"]:
         raise StoreError(
             f"the run was computed on {state['device']!r}, and its random draws cannot go on on "
-            f"{device!r}. Resume it where it was, or start a new run."
+            f"{device!r}. Resume it where it was; where there are both, put device = "
+            f'"{state["device"]}" into {config.out}/{CONFIG}; or start a new run.'
         )

@@ -14,7 +14,8 @@ from alprune.config import RunConfig
 from alprune.errors import StoreError
 from alprune.experiment import complete
 from alprune.reopen import options
-from alprune.store import Fields, read_events
+from alprune.store import Fields, read_events, resume_command
+from alprune.store.record import moved_between
 
 _MEASURED = ("latency_reduction", "latency_aware")
 
@@ -24,8 +25,8 @@ class Comparison:
     """How a run and its repetition compare.
 
     Attributes:
-        exact: Whether they have to be equal: on a CPU, without a budget, and without anything
-            else that is measured.
+        exact: Whether they have to be equal: on a CPU, without a budget or anything else that is
+            measured, with the same versions and hardware.
         why_not: Why they don't have to be; empty if they do.
         equal: Whether they are: every acquired point, every accuracy and all the weights.
         changed: What is not as it was: versions, hardware, data.
@@ -62,7 +63,7 @@ def again(path: Path, out: Path | None = None) -> RunConfig:
     if reason.startswith(("killed", "interrupted", "error", "stopped")):
         raise StoreError(
             f"the run in {path} has not come to its end ({reason}): there is nothing to compare "
-            f"with. Go on with it first: alprune run --resume {path}."
+            f"with. Go on with it first: {resume_command(path)}."
         )
     config = options(path)
     used, named = events[0]["acquisition"], name_of(find_acquisition(config.acquisition))
@@ -93,6 +94,8 @@ def compare(first: Path, second: Path) -> Comparison:
     pairs = enumerate(zip(*acquired, strict=False))
     weights = _weights_apart(first, second)
     why_not = _why_not_exact(runs[0])
+    if not why_not and moved_between(starts[0], starts[1]):
+        why_not = "versions or hardware are not those of then"
     told = [[(e["acquired"], e["test_accuracy"]) for e in of] for of in steps]
     return Comparison(
         exact=not why_not,
@@ -116,6 +119,8 @@ def _why_not_exact(events: list[dict[str, Any]]) -> str:
     resumed = [e for e in events if e["event"] == "resume"]
     if any(e["steps"] != config.get("steps") for e in resumed):
         return "it was extended while it ran"
+    if any(moved_between(events[0], e) for e in resumed):
+        return "it was moved to another machine, or other versions, while it ran"
     if config.get("budget") is not None:
         return "a budget is a matter of the machine's speed"
     if any(config.get(name) for name in _MEASURED):

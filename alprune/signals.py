@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -11,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from alprune.loop import Session
+from alprune.store import resume_command
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,6 +42,7 @@ class Signals:
     def __init__(self) -> None:
         self.exit_code = 0
         self._session: Session | None = None
+        self._resumed: Path | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -57,11 +58,17 @@ class Signals:
         """From now on let a signal end this session; None: the program, at once."""
         self._session = session
 
+    def going_on(self, path: Path) -> None:
+        """Note that there is a run already, for what is said before it has a session again."""
+        self._resumed = path
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         again = self.exit_code != 0
         self.exit_code = 128 + signum
         if self._session is None:
-            raise Stopped(signum, "Interrupted before the first step.")
+            done = "before it went on" if self._resumed else "before the first step"
+            advice = f" {how_to_resume(self._resumed)}" if self._resumed else ""
+            raise Stopped(signum, f"Interrupted {done}.{advice}")
         path = self._session.record.folder.path
         if again and signum == signal.SIGINT:
             raise Stopped(signum, f"Stopped at once. {how_to_resume(path)}")
@@ -74,4 +81,4 @@ class Signals:
 
 def how_to_resume(path: Path) -> str:
     """Say which command goes on with the run in a folder."""
-    return f"To go on: alprune run --resume {shlex.quote(str(path))}"
+    return f"To go on: {resume_command(path)}"

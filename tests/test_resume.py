@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +16,7 @@ from alprune.acquire import Evidence
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.experiment import complete, open_session
 from alprune.loop import Session
+from alprune.rerun import compare
 from alprune.store import RunFolder, checkpoint
 from alprune.store.record import Record
 from alprune.train import Learner
@@ -269,6 +272,29 @@ def test_two_damaged_checkpoints_are_an_error_that_says_what_is_left(tmp_path, k
     assert RunFolder(path, resume=True)  # the lock was let go
 
 
+def test_a_checkpoint_of_another_run_is_refused_even_of_a_twin(tmp_path, kill):
+    paths = [tmp_path / "run", tmp_path / "twin"]
+    for path in paths:
+        run_killed(options(path), kill(Learner, "fit", 3))
+    for slot in checkpoint.SLOTS:
+        shutil.copyfile(paths[1] / slot, paths[0] / slot)
+    before = {path.name: path.read_bytes() for path in paths[0].iterdir()}
+    with pytest.raises(StoreError, match="events.jsonl is not the record that the checkpoint"):
+        alprune.resume(paths[0])
+    assert {path.name: path.read_bytes() for path in paths[0].iterdir()} == before
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, kill):
+    path = tmp_path / "run"
+    run_killed(options(path), kill(Learner, "fit", 3))
+    for slot in checkpoint.SLOTS:
+        (path / slot).unlink()
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(StoreError, match="no checkpoint left, .*2 steps and 20 labels"):
+        alprune.resume(path)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
 def test_a_torn_last_line_of_events_is_cut_off(tmp_path, kill, reference):
     path = tmp_path / "run"
     run_killed(options(path), kill(Learner, "fit", 3))
@@ -283,7 +309,7 @@ def test_events_that_somebody_cut_are_refused(tmp_path, kill):
     path = tmp_path / "run"
     run_killed(options(path), kill(Learner, "fit", 3))
     (path / "events.jsonl").write_text("")
-    with pytest.raises(StoreError, match="somebody has cut it"):
+    with pytest.raises(StoreError, match="somebody has cut or changed it"):
         alprune.resume(path)
 
 
@@ -309,6 +335,85 @@ def test_other_options_data_or_functions_are_refused(tmp_path, kill):
     with pytest.raises(DataError, match="not those that the run began with"):
         alprune.resume(path)
     assert events_of(path)[-1]["event"] == "step"  # nothing was changed
+
+
+@pytest.fixture
+def moved(tmp_path, kill):
+    """Return a killed run on data of its own, and its data, both on another machine."""
+    splits = alprune.data.load("digits")
+    arrays = {
+        f"{axis}_{part}": getattr(getattr(splits, part), axis).numpy()
+        for part in ("train", "test")
+        for axis in "xy"
+    }
+    (tmp_path / "there").mkdir()
+    np.savez(tmp_path / "there" / "data.npz", **arrays)
+    there = options(tmp_path / "there" / "run", dataset=f"npz:{tmp_path}/there/data.npz", steps=2)
+    run_killed(there, kill(Learner, "fit", 2))
+    (tmp_path / "there").rename(tmp_path / "here")
+    return tmp_path / "here" / "run", arrays
+
+
+def test_a_run_moved_to_another_place_goes_on_where_it_is_told_the_data_lie(tmp_path, moved):
+    path, arrays = moved
+    with pytest.raises(DataError, match="no file .*there/data.npz.*`dataset`.*here/run/config"):
+        alprune.resume(path)
+    config = (path / "config.toml").read_text()
+    (path / "config.toml").write_text(config.replace("/there/", "/here/"))
+    assert alprune.resume(path).path == path
+    data = f"npz:{tmp_path}/here/data.npz"
+    alprune.run(options(tmp_path / "whole", dataset=data, steps=2))
+    assert_same(path, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["x_train", "x_test", "y_test"])
+def test_a_run_does_not_go_on_with_changed_data(moved, name):
+    path, arrays = moved
+    config = (path / "config.toml").read_text()
+    (path / "config.toml").write_text(config.replace("/there/", "/here/"))
+    arrays[name][7] = arrays[name][8]
+    arrays[name][0] = arrays[name][1]
+    np.savez(path.parent / "data.npz", **arrays)
+    with pytest.raises(DataError, match="not those that the run began with"):
+        alprune.resume(path)
+
+
+def test_a_run_that_goes_on_on_another_machine_says_so(tmp_path, kill, monkeypatch):
+    path = tmp_path / "run"
+    run_killed(options(path), kill(Learner, "fit", 2))
+    monkeypatch.setattr("alprune.store.record.hardware", lambda device: "an abacus, 9 threads")
+    with pytest.warns(UserWarning, match="where it did not begin .hardware: .* an abacus"):
+        alprune.resume(path)
+    assert [w["about"] for w in events_of(path, "warning")] == ["another machine"]
+    assert "moved to another machine" in compare(path, path).why_not
+
+
+def test_a_run_of_another_kind_of_device_is_refused(tmp_path, kill):
+    path = tmp_path / "run"
+    run_killed(options(path), kill(Learner, "fit", 2))
+    state = checkpoint.load_checkpoint(path)
+    for slot in checkpoint.SLOTS:
+        (path / slot).write_bytes(
+            checkpoint.encode({"number": 9, "state": state | {"device": "cuda"}})
+        )
+    with pytest.raises(StoreError, match="computed on 'cuda'.*put device = \"cuda\" into"):
+        alprune.resume(path)
+
+
+def test_a_last_test_that_is_interrupted_leaves_a_run_to_go_on_with(tmp_path, monkeypatch):
+    config = complete(options(tmp_path / "run", eval_every=2))
+    session, oracle = alprune.experiment.open_run(config)
+    for _ in range(2):
+        session.tell(asked := session.ask(), oracle(asked))
+    work = Learner.evaluate
+
+    def interrupted(*args):
+        session.interrupt()
+        return work(*args)
+
+    monkeypatch.setattr(Learner, "evaluate", interrupted)
+    assert session.finish().reason == "interrupted"
+    assert events_of(tmp_path / "run")[-1]["reason"] == "interrupted"
 
 
 def test_a_checkpoint_of_another_learner_is_refused(tmp_path, kill):

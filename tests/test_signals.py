@@ -15,6 +15,7 @@ from tiny_run import events_of, options
 import alprune
 from alprune import experiment
 from alprune.cli import main
+from alprune.signals import Signals, Stopped
 from alprune.train import Learner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -120,6 +121,27 @@ def test_a_signal_before_the_first_step_leaves_no_folder(tmp_path, send, number,
     assert done.exit_code == code
     assert "Interrupted before the first step" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_before_a_run_goes_on_says_how_to_go_on(tmp_path):
+    with pytest.raises(Stopped) as stopped, Signals() as signals:
+        signals.going_on(tmp_path / "my run")
+        os.kill(os.getpid(), TERM)
+    assert stopped.value.signum == TERM
+    resume = f"alprune run --resume '{tmp_path}/my run'"
+    assert str(stopped.value) == f"Interrupted before it went on. To go on: {resume}"
+
+
+@pytest.mark.parametrize("signals", [(INT, INT), (TERM, INT)])
+def test_a_second_sigint_within_a_checkpoint_leaves_the_one_before(
+    tmp_path, send, reference, signals
+):
+    send(alprune.store.disk.os, "replace", 8, *signals)  # by then it lies there beside the old one
+    done = call(tmp_path)
+    assert done.exit_code == 130 and "Stopped at once" in done.stderr
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert call(tmp_path, "--resume", str(tmp_path / "run")).exit_code == 0
+    assert_same(tmp_path / "run", reference)
 
 
 def test_a_signal_after_the_last_step_changes_nothing(tmp_path, send, reference):

@@ -86,6 +86,12 @@ class Splits:
                 f"{self.test.x.dtype}."
             )
 
+    @property
+    def digest(self) -> str:
+        """Hash of all that a run reads of them: content of both parts, class names, flip."""
+        parts = (self.train.digest, self.test.digest, self.train.classes, self.train.flip)
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
 
 @dataclass(frozen=True)
 class LoadOptions:

@@ -41,11 +41,26 @@ class Alarms:
             return
         predicted = probabilities.argmax(1)
         constant = bool((predicted == predicted[0]).all())
-        self.constant_steps = self.constant_steps + 1 if constant else 0
-        if self.constant_steps == _PATIENCE:
+        self._note("candidate", int(predicted[0]) if constant else None)
+
+    def tested(self, accuracies: Sequence[float | None]) -> None:
+        """Look for the same in a test, where nothing was predicted for the candidates.
+
+        Args:
+            accuracies: Of each class, None for one that was not tested. A single class that is
+                always right while all others are always wrong is what is always predicted.
+        """
+        of_class = {c: share for c, share in enumerate(accuracies) if share is not None}
+        right = [c for c, share in of_class.items() if share > 0]
+        constant = len(of_class) > 1 and len(right) == 1 and of_class[right[0]] == 1
+        self._note("test image", right[0] if constant else None)
+
+    def _note(self, what: str, only: int | None) -> None:
+        self.constant_steps = 0 if only is None else self.constant_steps + 1
+        if only is not None and self.constant_steps == _PATIENCE:
             self._warn(
                 "collapsed network",
-                f"in {_PATIENCE} steps running every candidate was predicted to be "
-                f"{self._classes[int(predicted[0])]!r}: the network has collapsed. Lower --lr, add "
+                f"in {_PATIENCE} steps running every {what} was predicted to be "
+                f"{self._classes[only]!r}: the network has collapsed. Lower --lr, add "
                 "--warmup-batches, prune less (--flops-reduction) or raise --min-channels.",
             )

@@ -113,9 +113,8 @@ class Session:
         Args:
             pruned: What pruning did to the learner.
         """
-        train = self.splits.train
         name = name_of(self.acquisition)
-        self.record.start(self.config, train, self.pool, self.learner, name)
+        self.record.start(self.config, self.splits, self.pool, self.learner, name)
         self.record.pruned(pruned, early=self.learner.early is not None)
         self.alarms.labels(self.pool.labels[self.pool.labelled])
         for message in duplicates.messages(self.splits):
@@ -129,7 +128,8 @@ class Session:
             PruneError, RuntimeError, KeyError, TypeError, ValueError: It belongs to another run.
         """
         restore_session(self, state)
-        self.record.resume(self.config, self.step, state["events_bytes"], self.learner)
+        digest = str(state["events_digest"])
+        self.record.resume(self.config, self.step, state["events_bytes"], digest, self.learner)
         self._answers.read(self.record.folder.path)
         self._write_labels()
         if self.asked is not None and (labels := self._answers.to(self.asked)) is not None:
@@ -224,9 +224,8 @@ class Session:
     def finish(self) -> RunResult:
         """Write the end of the record and close the folder."""
         self.budget.stop()
-        reason = self.reason or "stopped"
-        if reason != "interrupted" and self.exam.step != self.step:
-            self._test()
+        if self.reason != "interrupted" and self.exam.step != self.step:
+            self._test()  # which may be interrupted
         early = self.learner.early
         if early is not None and early.pruned_in is None:
             warnings.warn(
@@ -234,7 +233,7 @@ class Session:
                 "start (--initial-epochs) or set --prune-at to an earlier epoch.",
                 stacklevel=2,
             )
-        result = self._result(reason)
+        result = self._result(self.reason or "stopped")
         self.record.network(self.learner)
         self._write_labels()
         held = held_out(self.pool, self.config.hold_out, self.config.seed)
@@ -372,6 +371,8 @@ class Session:
                 if self.config.stop_uncertainty is not None or "probabilities" in vars(evidence):
                     uncertainty = mean_entropy(evidence.probabilities)
                     self.alarms.predictions(evidence.probabilities)
+                elif self.exam.metrics is not None and self.exam.step == self.step:
+                    self.alarms.tested(self.exam.metrics.per_class_accuracy)
             except BudgetSpent:
                 self.reason = self._out_of_time
                 asked = torch.empty(0, dtype=torch.int64)

@@ -30,6 +30,7 @@ def session_state(session: "Session") -> dict[str, Any]:
         "asked": session.asked,
         "elapsed_s": session.budget.elapsed_s,
         "events_bytes": session.record.folder.events_bytes,
+        "events_digest": session.record.folder.events_digest,
         "labelled": known,
         "labels": pool.labels[known],
         "steps": pool.step_of[known],
@@ -46,7 +47,7 @@ def session_state(session: "Session") -> dict[str, Any]:
         "acquisition": name_of(acquisition),
         "plan": session.plan.to_json(),
         "config": {k: v for k, v in asdict(session.config).items() if v is not None},
-        "data_digest": session.splits.train.digest,
+        "data_digest": session.splits.digest,
         "device": session.learner.device.type,
     }
 
@@ -83,6 +84,7 @@ def _check_numbers(state: Mapping[str, Any]) -> None:
     for name, value, kinds in (
         ("step", state["step"], (int,)),
         ("constant_steps", state["constant_steps"], (int,)),
+        ("events_bytes", state["events_bytes"], (int,)),
         ("elapsed_s", state["elapsed_s"], (int, float)),
         ("scoring_speed", state["scoring_speed"] or 0, (int, float)),
         ("batches", learner["batches"], (int,)),

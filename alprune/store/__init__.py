@@ -4,10 +4,22 @@ from alprune.store.folder import (
     CONFIG,
     Fields,
     RunFolder,
+    check_new,
     from_cell,
     read_events,
     read_labels,
+    resume_command,
     to_cell,
 )
 
-__all__ = ["CONFIG", "Fields", "RunFolder", "from_cell", "read_events", "read_labels", "to_cell"]
+__all__ = [
+    "CONFIG",
+    "Fields",
+    "RunFolder",
+    "check_new",
+    "from_cell",
+    "read_events",
+    "read_labels",
+    "resume_command",
+    "to_cell",
+]

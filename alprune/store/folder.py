@@ -2,10 +2,11 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
-import os
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from alprune.errors import StoreError, quoted
 from alprune.files import open_ordinary, read_whole
+from alprune.store import disk
 
 EVENTS = "events.jsonl"
 CONFIG = "config.toml"
@@ -43,7 +45,8 @@ class RunFolder:
     """A folder that holds one run, to which one process at a time writes.
 
     Whatever is written is on the disk when the call returns. Files are replaced whole; lines are
-    added at the end, and a line that could not be finished is cut off again.
+    added at the end, and a line that could not be finished is cut off again. A folder that was
+    removed meanwhile, and perhaps made anew by another run, is not written to.
 
     Args:
         path: The folder; made if missing.
@@ -61,12 +64,14 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
         self._labels_bytes = 0
+        self._digest = hashlib.blake2b(digest_size=16)
         try:
             if not resume:
-                path.mkdir(parents=True, exist_ok=True)
+                disk.make_folders(path)
             _check(path, resume)
             self._lock = _locked(path)
             try:
+                self._place = _place(path)
                 _check(path, resume)  # again: another process may just have finished there
                 (path / EVENTS).touch()
                 self.events_bytes = (path / EVENTS).stat().st_size
@@ -75,6 +80,11 @@ class RunFolder:
                 raise
         except OSError as error:
             raise StoreError(f"cannot write a run to {path}: {error}.") from error
+
+    @property
+    def events_digest(self) -> str:
+        """Hash of what stands in events.jsonl since `rewind`."""
+        return self._digest.hexdigest()
 
     def event(self, name: str, elapsed_s: float, **fields: Any) -> None:
         """Append one line to events.jsonl.
@@ -85,18 +95,41 @@ class RunFolder:
             **fields: JSON values.
 
         Raises:
-            StoreError: The line cannot be written.
+            StoreError: The line cannot be written, or is longer than any that is read.
         """
-        line = json.dumps({"event": name, "elapsed_s": round(elapsed_s, 3), **fields}) + "\n"
-        self.events_bytes = _append(self.path / EVENTS, line.encode(), self.events_bytes)
+        event = {"event": name, "elapsed_s": round(elapsed_s, 3), **fields}
+        line = (json.dumps(event) + "\n").encode()
+        if len(line) > LINE_BYTES:
+            raise StoreError(
+                f"cannot write the event {name!r}: it takes {len(line):,} bytes, and at most "
+                f"{LINE_BYTES:,} are read. Label fewer points at a time."
+            )
+        with self._writing(EVENTS):
+            self.events_bytes = disk.append(self.path / EVENTS, line, self.events_bytes)
+        self._digest.update(line)
 
-    def rewind(self, events_bytes: int) -> None:
+    def rewind(self, events_bytes: int, digest: str | None = None) -> None:
         """Cut off what stands in events.jsonl past a length, written after a checkpoint.
 
+        Args:
+            events_bytes: The length.
+            digest: Hash of what has to stand before it; None: whatever stands there.
+
         Raises:
-            StoreError: The file is shorter than that, or cannot be written.
+            StoreError: The file is shorter than that, holds another record or cannot be written;
+                it is as it was then.
         """
-        self.events_bytes = _append(self.path / EVENTS, b"", events_bytes)
+        with self._writing(EVENTS):
+            kept, found = _hash(self.path / EVENTS, events_bytes)
+            if found < events_bytes or digest not in (None, kept.hexdigest()):
+                less = f" ({found:,} bytes of {events_bytes:,})" if found < events_bytes else ""
+                raise StoreError(
+                    f"{self.path / EVENTS} is not the record that the checkpoint was written "
+                    f"with{less}: somebody has cut or changed it, or one of them comes from "
+                    "another run. Put the right one back. Nothing was changed."
+                )
+            self.events_bytes = disk.append(self.path / EVENTS, b"", events_bytes)
+        self._digest = kept
 
     def write(self, name: str, *content: str | bytes | memoryview) -> None:
         """Write a file whole or not at all.
@@ -108,23 +141,8 @@ class RunFolder:
         Raises:
             StoreError: It cannot be written; what was there before still is.
         """
-        temporary = self.path / f".{name}.tmp"  # a killed process's is replaced by the next
-        try:
-            temporary.unlink(missing_ok=True)
-            try:
-                with open(temporary, "xb") as file:
-                    for piece in content:
-                        file.write(piece.encode() if isinstance(piece, str) else piece)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path / name)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-            _sync_directory(self.path)
-        except OSError as error:
-            raise StoreError(f"cannot write {self.path / name}: {error}.") from error
+        with self._writing(name):
+            disk.replace(self.path / name, *content)
 
     def write_labels(self, rows: Iterable[Row]) -> None:
         """Write labels.csv anew: index, label, class name (see `to_cell`), step a row.
@@ -142,11 +160,51 @@ class RunFolder:
         Raises:
             StoreError: They cannot be written.
         """
-        self._labels_bytes = _append(self.path / LABELS, _table(rows), self._labels_bytes)
+        with self._writing(LABELS):
+            data = _table(rows)
+            self._labels_bytes = disk.append(self.path / LABELS, data, self._labels_bytes)
 
     def close(self) -> None:
         """Let another process write here."""
         self._lock.release()
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Make an OSError a StoreError that names the file; refuse a folder that is not ours."""
+        try:
+            ours = _place(self.path) == self._place
+        except OSError:
+            ours = False
+        if not ours:
+            raise StoreError(
+                f"cannot write {self.path / name}: the folder, or the {LOCK} in it, was removed or "
+                "replaced while the run went on, and may be another's by now."
+            )
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.path / name}: {error}. Once that is mended, go on from the "
+                f"last state that was written: {resume_command(self.path)}"
+            ) from error
+
+
+def resume_command(path: Path) -> str:
+    """Return the command that goes on with the run in a folder."""
+    return f"alprune run --resume {shlex.quote(str(path))}"
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder that a new run cannot have; nothing is made or changed.
+
+    Raises:
+        StoreError: It holds a run, whose message says how to go on with it, or something else.
+    """
+    try:
+        if path.exists():
+            _check(path, resume=False)
+    except OSError as error:
+        raise StoreError(f"cannot write a run to {path}: {error}.") from error
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -156,7 +214,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         path: The run folder.
 
     Returns:
-        One dictionary an event, in order. A last line that is half written is left out.
+        One dictionary an event, in order. A last line that is half written is left out: one
+        without an end, or, after a power cut, with zeros where the disk has got nothing.
 
     Raises:
         StoreError: No run there, or a damaged line before the last.
@@ -232,7 +291,8 @@ def _lines(path: Path) -> Iterator[bytes]:
                     f"{path} is no record of a run: it has a line of more than {LINE_BYTES:,} "
                     f"bytes, or more than {FILE_BYTES:,} in all."
                 )
-            if not line.endswith(b"\n"):
+            torn = b"\0" in line and not file.read(1)  # JSON has no zeros, and there is no more
+            if torn or not line.endswith(b"\n"):
                 return  # half written
             yield line
 
@@ -266,8 +326,8 @@ def _check(path: Path, resume: bool) -> None:
         return
     if holds_run:
         raise StoreError(
-            f"{path} already holds a run. Nothing was changed. To go on with it: alprune run "
-            f"--resume {path}. For a new run choose another --out, or move that run away."
+            f"{path} already holds a run. Nothing was changed. To go on with it: "
+            f"{resume_command(path)}. For a new run choose another --out, or move that run away."
         )
     ours = {EVENTS, LOCK, f".{CONFIG}.tmp"}
     found = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
@@ -280,7 +340,8 @@ def _check(path: Path, resume: bool) -> None:
 
 
 def _locked(path: Path) -> FileLock:
-    lock = FileLock(path / LOCK)  # of the operating system: it ends with the process that holds it
+    # Of the operating system: it ends with the process that holds it. Any thread may let it go.
+    lock = FileLock(path / LOCK, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -293,37 +354,24 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
-def _append(path: Path, data: bytes, length: int) -> int:
-    """Write at the end of a file whose sound part has `length` bytes; return the new length."""
-    try:
-        with open(path, "r+b", buffering=0) as file:  # r+: a file that has vanished is an error
-            found = file.seek(0, os.SEEK_END)
-            if found < length:
-                raise OSError(f"it has {found} bytes of {length}: somebody has cut it")
-            try:
-                file.truncate(length)
-                file.seek(length)
-                written = 0
-                while written < len(data):
-                    written += file.write(data[written:])
-                os.fsync(file.fileno())
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    file.truncate(length)
-                raise
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error}.") from error
-    return length + len(data)
+def _place(path: Path) -> tuple[int, int]:
+    """Return what tells a folder's lock from that of another folder of the same name."""
+    found = (path / LOCK).stat()
+    return found.st_dev, found.st_ino
 
 
-def _sync_directory(path: Path) -> None:
-    if os.name == "nt":
-        return  # Windows cannot, and needs not
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _hash(path: Path, length: int) -> "tuple[hashlib.blake2b, int]":
+    """Hash the first bytes of a file, as many as there are; return how many that were."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open_ordinary(path) as file:
+        left = length
+        while left > 0:
+            part = file.read(min(left, 2**20))
+            if not part:
+                break
+            digest.update(part)
+            left -= len(part)
+    return digest, length - left
 
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> bytes:

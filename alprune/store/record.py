@@ -16,12 +16,12 @@ from torch import Tensor
 from alprune import __version__
 from alprune.clock import Budget
 from alprune.config import RunConfig
-from alprune.data import Dataset
+from alprune.data import Splits
 from alprune.device import hardware
 from alprune.pool import LabelPool
 from alprune.prune import Pruned
 from alprune.prune.early import EarlyPruner
-from alprune.store import CONFIG, RunFolder
+from alprune.store import CONFIG, Fields, RunFolder, read_events
 from alprune.train import Diverged, FitReport, Learner
 
 
@@ -52,7 +52,7 @@ class Record:
     def start(
         self,
         config: RunConfig,
-        train: Dataset,
+        splits: Splits,
         pool: LabelPool,
         learner: Learner,
         acquisition: str,
@@ -66,28 +66,41 @@ class Record:
             **_machine(learner),
             acquisition=acquisition,
             seed=config.seed,
-            data_digest=train.digest,
+            data_digest=splits.digest,
             pool=len(pool),
             labelled=pool.labelled_count,
             initial=pool.labelled.tolist(),
         )
-        self.labels(pool, train.classes)
+        self.labels(pool, splits.train.classes)
 
-    def resume(self, config: RunConfig, step: int, events_bytes: int, learner: Learner) -> None:
+    def resume(
+        self, config: RunConfig, step: int, events_bytes: int, events_digest: str, learner: Learner
+    ) -> None:
         """Write down that a run goes on, after what it wrote since its checkpoint is cut off.
 
         Args:
             config: The options, of which the budget and the steps may be new.
             step: At which it goes on.
             events_bytes: Length of events.jsonl at the checkpoint.
+            events_digest: Its hash then.
             learner: As it was at the checkpoint.
+
+        Raises:
+            StoreError: The record is not that one, or cannot be written.
         """
+        self.folder.rewind(events_bytes, events_digest)
         self.folder.write(CONFIG, config.to_toml())
-        self.folder.rewind(events_bytes)
         self._pruned_early = learner.early is not None and learner.early.pruned_in is not None
-        self._event(
-            "resume", step=step, budget=config.budget, steps=config.steps, **_machine(learner)
-        )
+        now = _machine(learner)
+        self._event("resume", step=step, budget=config.budget, steps=config.steps, **now)
+        start = next(iter(read_events(self.folder.path)), Fields())
+        if moved := moved_between(start, now):
+            self.warning(
+                step,
+                "another machine",
+                f"the run goes on where it did not begin ({moved}). From here on its numbers may "
+                "differ in the last digits from those of a run that stayed.",
+            )
 
     def pruned(self, pruned: Pruned, early: bool) -> None:
         """Write down what pruning before training did."""
@@ -257,6 +270,13 @@ def _machine(learner: Learner) -> dict[str, Any]:
         "device": learner.device.type,
         "precision": str(learner.precision).removeprefix("torch."),
     }
+
+
+def moved_between(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """Say what differs between two events' versions, hardware and precision; empty if nothing."""
+    names = ("versions", "hardware", "precision")
+    changed = [n for n in names if first.get(n) != second.get(n)]
+    return "; ".join(f"{n}: {first.get(n)} then, {second.get(n)} now" for n in changed)
 
 
 def _peak_memory(device: torch.device) -> dict[str, int | None]:

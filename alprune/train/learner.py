@@ -23,7 +23,7 @@ from alprune.prune.channels.surgery import narrow
 from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
 from alprune.train.fold import Folded, fold
-from alprune.train.predict import Pace, Predictor, good_chunk, out_of_memory
+from alprune.train.predict import Pace, Predictor, good_chunk, moved, out_of_memory
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -137,7 +137,7 @@ class Learner:
         self.device, self.precision, self.settings = device, precision, settings
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
-        self.x = train.x.to(device)
+        self.x = moved(train.x, device)
         self.mean = torch.tensor(train.mean, device=device)
         self.std = torch.tensor(train.std, device=device)
         self.augment = Augment(self.mean, self.std, flip=settings.flip, pad=settings.pad)
@@ -238,9 +238,10 @@ class Learner:
             if not out_of_memory(error):
                 raise
             size = indices.numel()
+            less = f"--batch-size {max(2, size // 2)}, " if size > 2 else ""
             raise TrainError(
-                f"out of memory while training on a batch of {size} images. Try --batch-size "
-                f"{max(2, size // 2)}, a smaller --model or --image-size, or prune more."
+                f"out of memory while training on a batch of {size} images. Try {less}a smaller "
+                "--model or --image-size, or prune more."
             ) from error
 
     def _train_on(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,9 @@ from alprune.clock import Budget
 from alprune.device import autocast
 from alprune.errors import TrainError
 
+# What errors say that have no type of their own: of the host, of CUDA outside torch's allocator.
+_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
 
 class BudgetSpent(Exception):
     """The budget ended inside work that counts; the loop ends the run, no user sees this."""
@@ -142,8 +145,26 @@ def good_chunk(device: torch.device, image_shape: tuple[int, ...]) -> int:
     return min(512, max(8, 2**16 // math.prod(image_shape[1:])))
 
 
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """Move all training images to where they are trained on.
+
+    Raises:
+        TrainError: There is not the memory for them.
+    """
+    try:
+        return x.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        gib = x.numel() * x.element_size() / 2**30
+        raise TrainError(
+            f"out of memory while moving {len(x):,} training images, {gib:.1f} GiB, to {device}. "
+            "Choose a smaller --image-size, another --device, or end other programs there."
+        ) from error
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or in the host's allocator."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

@@ -1,17 +1,22 @@
 """SIGKILL a run at random instants, resume it each time: is it the run that nobody killed?
 
 A small run on the digits is killed, resumed, killed again ... until it has ended; then the next
-one begins. After every kill the folder must be sound: every line of events.jsonl whole, no step
-missing or twice, the clock never back, both checkpoints whole, at most one step lost. Every run
-that ends must equal the uninterrupted one bit for bit: events, labels, weights.
+one begins. Each kill aims at the phase that was hit least so far, at a random instant of a random
+one of its next turns; the table counts the phases that were really hit. After every kill the
+folder must be sound: every line of events.jsonl whole but for a last one, no step missing or twice,
+the clock never back, both checkpoints whole and fitting the record, at most one step lost. Every
+run that ends must equal the uninterrupted one bit for bit: events, labels, weights.
 
     python recipes/faults/kill.py --kills 200
 
-Needs Linux or macOS (it forks). Exits with 1 at the first difference.
+Needs Linux or macOS (it forks). Exits with 1 at the first difference. Ctrl-C or SIGTERM ends it
+after the current run, with the table of what was done until then.
+
+Measured: nothing yet.
 """
 
 import argparse
-import mmap
+import hashlib
 import os
 import random
 import signal
@@ -19,7 +24,9 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 import sklearn.datasets  # noqa: F401  imported here, so that no child has to
@@ -28,14 +35,27 @@ from safetensors.torch import load_file
 from torch import nn
 
 import alprune
+from alprune.acquire import Evidence
 from alprune.loop import session
 from alprune.store import read_labels
 from alprune.store.checkpoint import SLOTS, decode
 from alprune.store.record import Record
 from alprune.train import Learner
 
-PHASES = ["set-up", "fit", "test", "score and acquire", "event", "checkpoint", "labels", "end"]
-phase = mmap.mmap(-1, 1)  # shared with the children: what they are doing
+WORK = [
+    ("fit", Learner, "fit"),
+    ("evaluate", Learner, "evaluate"),
+    ("score", Evidence, "_stream"),
+    ("acquire", session.Session, "_acquire"),
+    ("write event", Record, "step"),
+    ("write checkpoint", session, "save_checkpoint"),
+    ("write labels", Record, "told"),
+    ("end", session.Session, "finish"),
+]
+SETUP, BETWEEN = 0, len(WORK) + 1
+PHASES = ["set-up", *(name for name, _, _ in WORK), "in between"]
+# Shared with the children: what they are doing, how often they began it, how long it took in all.
+now, begun, spent = RawArray("i", 1), RawArray("i", len(PHASES)), RawArray("d", len(PHASES))
 
 
 def network(classes, input_shape):
@@ -53,52 +73,68 @@ def options(out):
     return alprune.RunConfig(
         dataset="digits",
         model="kill:network",
+        method="3sp-ca",
+        flops_reduction=0.5,
+        round_to=1,
+        min_channels=2,
+        acquisition="badge",  # which draws, and takes a while
         steps=8,
         initial_epochs=4.0,
         epochs=1.0,
-        min_channels=2,
         device="cpu",
         precision="fp32",
         out=str(out),
     )
 
 
-def marked(owner, name, number):
+def mark(number, owner, name):
     """Let a function say in shared memory that it is at work."""
     work = getattr(owner, name)
 
     def marking(*args, **kwargs):
-        before = phase[0]
-        phase[0] = number
+        before, begin = now[0], time.perf_counter()
+        now[0] = number
+        begun[number] += 1
         try:
             return work(*args, **kwargs)
         finally:
-            phase[0] = before
+            spent[number] += time.perf_counter() - begin
+            now[0] = before if before in range(1, BETWEEN) else BETWEEN
 
     setattr(owner, name, marking)
 
 
 def start(path):
     """Fork a child that begins or resumes the run, and return its process id."""
-    phase[0] = 0
+    now[0] = SETUP
     child = os.fork()
     if child:
         return child
     try:
-        begun = (path / "config.toml").exists()
-        alprune.resume(path) if begun else alprune.run(options(path))
+        for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers them
+            signal.signal(number, signal.SIG_IGN)
+        warnings.simplefilter("ignore")
+        alprune.resume(path) if (path / "config.toml").exists() else alprune.run(options(path))
         os._exit(0)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-def wait_for_steps(child):
-    """Wait until a child is past its set-up, or has ended."""
-    while (
-        phase[0] == 0 and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    ):
-        time.sleep(0.001)
+def wait_for(phase, turns, child):
+    """Wait until a child has begun a phase so many times more, or has ended."""
+    goal = begun[phase] + turns
+    while begun[phase] < goal:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.0001)
+
+
+def wait(seconds):
+    """Wait so long to the tenth of a millisecond, as a sleep does not."""
+    end = time.perf_counter() + seconds
+    while (left := end - time.perf_counter()) > 0:
+        time.sleep(max(0.0, left - 0.005))
 
 
 def story(path):
@@ -112,24 +148,110 @@ def story(path):
 
 
 def check_sound(path):
-    """Assert that a killed run's folder is sound."""
+    """Assert that a killed run's folder is sound; return how many steps are lost."""
     events = alprune.read_events(path)
     steps = [event["step"] for event in events if event["event"] == "step"]
     assert steps == list(range(len(steps))), f"steps {steps}"
     clock = [event["elapsed_s"] for event in events]
     assert clock == sorted(clock), f"the clock goes back: {clock}"
-    saved = [decode(path / slot)["state"]["step"] for slot in SLOTS if (path / slot).exists()]
-    assert max(saved, default=0) >= len(steps) - 2, f"saved {saved}, recorded {steps}"
+    states = [decode(path / slot)["state"] for slot in SLOTS if (path / slot).exists()]
+    record = (path / "events.jsonl").read_bytes()
+    for state in states:
+        part = record[: state["events_bytes"]]
+        assert hashlib.blake2b(part, digest_size=16).hexdigest() == state["events_digest"]
+    saved = [state["step"] + (state["asked"] is not None) for state in states]
+    assert max(saved, default=0) >= len(steps) - 1, f"saved {saved}, recorded {steps}"
+    assert states or not steps
     read_labels(path)
+    return len(steps) - max(saved, default=0)
 
 
 def check_equal(path, reference):
     """Assert that a run equals the one that nobody killed."""
     assert story(path) == story(reference), "the events differ"
     ours, theirs = (load_file(p / "model.safetensors") for p in (path, reference))
+    assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs), "the weights differ"
     same = (path / "labels.csv").read_bytes() == (reference / "labels.csv").read_bytes()
     assert same, "the labels differ"
+
+
+def torn(path):
+    """Say what a kill has left half done in a folder."""
+    if any(path.glob(".*.tmp")):
+        yield "a half-written file"
+    text = (path / "events.jsonl").read_bytes() if (path / "events.jsonl").exists() else b""
+    if text and not text.endswith(b"\n"):
+        yield "a half-written line"
+
+
+class Tally:
+    """What the kills came to."""
+
+    def __init__(self, wanted):
+        self.wanted, self.begin = wanted, time.perf_counter()
+        self.aimed, self.hit, self.found, self.ended = Counter(), Counter(), Counter(), 0
+
+    def progress(self):
+        spread = ", ".join(f"{name} {self.hit[name]}" for name in PHASES if self.hit[name])
+        minutes = (time.perf_counter() - self.begin) / 60
+        print(
+            f"{minutes:5.1f} min: {self.hit.total()} of {self.wanted} kills, {self.ended} runs "
+            f"ended and equal; {spread}",
+            flush=True,
+        )
+
+    def table(self):
+        print(f"\n{'phase':<18}{'aimed at':>9}{'hit':>6}")
+        for name in PHASES:
+            print(f"{name:<18}{self.aimed[name]:>9}{self.hit[name]:>6}")
+        print(f"{'all':<18}{self.aimed.total():>9}{self.hit.total():>6}")
+        print("left by the kills: " + (", ".join(f"{n} {k}" for k, n in self.found.items()) or "-"))
+        short = "" if self.hit.total() >= self.wanted else f", STOPPED EARLY of {self.wanted}"
+        print(
+            f"{self.hit.total()} kills{short}, {self.ended} runs that ended, all equal to the "
+            f"uninterrupted one, {time.perf_counter() - self.begin:.0f} s",
+            flush=True,
+        )
+
+
+def finish(path, reference, tally):
+    """Let a run come to its end, undisturbed, and compare it."""
+    assert os.waitpid(start(path), 0)[1] == 0, "the run failed, see above"
+    check_equal(path, reference)
+    tally.ended += 1
+
+
+def kill_runs(folder, tally, draw, stopping):
+    """Kill and resume runs until there were enough kills."""
+    reference, path = folder / "reference", folder / "run-0"
+    assert os.waitpid(start(reference), 0)[1] == 0
+    length = {p: spent[p] / begun[p] for p in range(1, BETWEEN)}
+    length[SETUP] = time.perf_counter() - tally.begin - sum(spent)
+    print(f"uninterrupted: {time.perf_counter() - tally.begin:.2f} s; a turn takes in ms: ", end="")
+    print(", ".join(f"{PHASES[p]} {1000 * s:.1f}" for p, s in length.items()), flush=True)
+    while tally.hit.total() < tally.wanted and not stopping:
+        aim = min(length, key=lambda phase: (tally.hit[PHASES[phase]], draw.random()))
+        child = start(path)
+        if aim != SETUP:
+            wait_for(aim, 1 if PHASES[aim] == "end" else draw.randint(1, 3), child)
+        wait(draw.uniform(0, length[aim]))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        tally.aimed[PHASES[aim]] += 1
+        if os.WIFSIGNALED(status):
+            tally.hit[PHASES[now[0]]] += 1
+            tally.found.update(torn(path))
+            if (path / "events.jsonl").exists():
+                tally.found.update(["a step to do again"] * check_sound(path))
+            if tally.hit.total() % 10 == 0:
+                tally.progress()
+            continue
+        assert os.WEXITSTATUS(status) == 0, "the run failed, see above"
+        check_equal(path, reference)
+        tally.ended += 1
+        path = folder / f"run-{tally.ended}"
+    finish(path, reference, tally)
 
 
 def main():
@@ -141,48 +263,15 @@ def main():
     given = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent))  # for kill:network
     torch.set_num_threads(1)
-    for owner, name, number in [
-        (Learner, "fit", 1),
-        (Learner, "evaluate", 2),
-        (session.Session, "_acquire", 3),
-        (Record, "step", 4),
-        (session, "save_checkpoint", 5),
-        (Record, "told", 6),
-        (session.Session, "finish", 7),
-    ]:
-        marked(owner, name, number)
-    draw = random.Random(given.seed)
-    hits, leftovers, ended = Counter(), Counter(), 0
+    stopping = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.append(1))
+    for number, (_, owner, name) in enumerate(WORK, start=1):
+        mark(number, owner, name)
+    tally = Tally(given.kills)
     with tempfile.TemporaryDirectory() as folder:
-        reference = Path(folder) / "reference"
-        begin = time.perf_counter()
-        assert os.waitpid(start(reference), 0)[1] == 0
-        whole_s = time.perf_counter() - begin
-        print(f"uninterrupted: {whole_s:.2f} s, {len(story(reference))} events", flush=True)
-        while hits.total() < given.kills:
-            path = Path(folder) / f"run-{ended}"
-            child = start(path)
-            if draw.random() < 0.8:  # else anywhere, the set-up included, which takes longest
-                wait_for_steps(child)
-            time.sleep(draw.uniform(0, whole_s / 2))
-            os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            if not os.WIFSIGNALED(status):
-                assert os.WEXITSTATUS(status) == 0, "the run failed, see above"
-                check_equal(path, reference)
-                ended += 1
-                continue
-            hits[PHASES[phase[0]]] += 1
-            leftovers["a half-written file"] += any(path.glob(".*.tmp"))
-            if (path / "events.jsonl").exists():
-                text = (path / "events.jsonl").read_bytes()
-                leftovers["a half-written line"] += not text.endswith(b"\n") and bool(text)
-                check_sound(path)
-        assert os.waitpid(start(path), 0)[1] == 0  # the last one to its end
-        check_equal(path, reference)
-    print(f"{given.kills} kills, {ended + 1} runs that ended, all equal to the uninterrupted one")
-    print("killed during " + ", ".join(f"{name}: {hits[name]}" for name in PHASES))
-    print("found " + ", ".join(f"{name}: {count}" for name, count in leftovers.items()))
+        kill_runs(Path(folder), tally, random.Random(given.seed), stopping)
+    tally.table()
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ from tiny_run import events_of, options
 
 import alprune
 from alprune.acquire.uncertainty import entropy
-from alprune.errors import StoreError, TrainError
+from alprune.errors import PruneError, StoreError, TrainError
 from alprune.experiment import complete, load_splits, open_session
 from alprune.loop.alarms import Alarms
+from alprune.metrics import Metrics
 from alprune.store import RunFolder, read_events
 from alprune.store.record import Observer
 from alprune.train import Learner
+from alprune.train.predict import moved
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +33,7 @@ def reference(tmp_path_factory):
     return path
 
 
-WRITES = 25  # a run of one step syncs about so often
+WRITES = 26  # a run of one step syncs about so often
 
 
 @pytest.mark.parametrize("nth", range(1, WRITES, 3))
@@ -46,15 +48,16 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr("alprune.store.folder.os.fsync", full)
+    monkeypatch.setattr("alprune.store.disk.os.fsync", full)
     config = options(path, steps=1, initial_epochs=1.0)
     try:
         alprune.run(config)
     except StoreError as error:
         assert "No space left on device" in str(error)
+        assert f"alprune run --resume {path}" in str(error) or not path.exists() or nth == 1
     else:
         assert len(calls) < nth  # it was done before
-    monkeypatch.setattr("alprune.store.folder.os.fsync", sync)
+    monkeypatch.setattr("alprune.store.disk.os.fsync", sync)
     assert not list(path.glob(".*.tmp"))
     if (path / "config.toml").exists():
         read_events(path)
@@ -68,7 +71,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
 
 def test_every_write_of_a_run_was_tried(tmp_path, monkeypatch):
     calls, sync = [], os.fsync
-    monkeypatch.setattr("alprune.store.folder.os.fsync", lambda h: (calls.append(1), sync(h)))
+    monkeypatch.setattr("alprune.store.disk.os.fsync", lambda h: (calls.append(1), sync(h)))
     alprune.run(options(tmp_path / "run", steps=1, initial_epochs=1.0))
     assert WRITES - 6 <= len(calls) <= WRITES, len(calls)
 
@@ -105,13 +108,19 @@ class Vandal(Observer):
 
 def test_a_folder_that_vanishes_is_a_message(tmp_path):
     path = tmp_path / "run"
-    with pytest.raises(StoreError, match=f"cannot write {path}.*No such file"):
+    with pytest.raises(StoreError, match=f"cannot write {path}.* was removed or replaced"):
         alprune.run(options(path), observer=Vandal(lambda: shutil.rmtree(path)))
     assert not path.exists()
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def may_write_anywhere(where):
+    (where / "closed").mkdir(mode=0o500)
+    return os.access(where / "closed", os.W_OK)
+
+
 def test_a_folder_that_becomes_read_only_is_a_message(tmp_path):
+    if may_write_anywhere(tmp_path):
+        pytest.skip("root may write anywhere")
     path = tmp_path / "run"
     with pytest.raises(StoreError, match="Permission denied"):
         alprune.run(options(path), observer=Vandal(lambda: path.chmod(0o500)))
@@ -231,8 +240,29 @@ def test_memory_that_runs_out_in_training_is_an_error_with_the_size_to_try(tmp_p
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB")
 
     monkeypatch.setattr(Learner, "_train_on", greedy)
-    with pytest.raises(TrainError, match="batch of 32 images. Try --batch-size 16"):
+    with pytest.raises(TrainError, match="batch of 32 images. Try --batch-size 16, a smaller"):
         alprune.run(options(tmp_path / "run"))
+    with pytest.raises(TrainError, match="batch of 2 images. Try a smaller --model"):
+        alprune.run(options(tmp_path / "least", batch_size=2))
+
+
+def test_memory_that_runs_out_in_pruning_is_an_error_with_the_size_to_try(tmp_path, monkeypatch):
+    def greedy(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+
+    monkeypatch.setattr("alprune.experiment.prune", greedy)
+    with pytest.raises(PruneError, match="pruning on a batch of 32 images. Try --prune-batch 16"):
+        alprune.run(options(tmp_path / "run"))
+
+
+def test_training_images_that_the_device_has_no_room_for_are_a_message(tmp_path, monkeypatch):
+    def full(x, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+
+    images = load_splits(complete(options(tmp_path))).train.x
+    with monkeypatch.context() as patch, pytest.raises(TrainError, match="1,297 training images"):
+        patch.setattr(torch.Tensor, "to", full)
+        moved(images, torch.device("cuda"))
 
 
 def test_a_collapsed_network_is_warned_of_after_three_steps(tmp_path):
@@ -260,6 +290,26 @@ def test_three_constant_steps_have_to_be_on_end():
     watch.predictions(constant[:1])  # of one candidate nothing can be said
 
 
+def test_a_collapse_is_seen_in_the_tests_where_nothing_is_scored(tmp_path, monkeypatch):
+    always_3 = [1.0 if c == 3 else 0.0 for c in range(10)]
+    figures = Metrics(0.1, 0.02, 0.5, 2.3, 0.9, tuple(always_3))
+    monkeypatch.setattr(Learner, "evaluate", lambda *args: figures)
+    with pytest.warns(UserWarning, match="every test image was predicted to be '3'"):
+        alprune.run(options(tmp_path / "run", acquisition="random"))
+    [warning] = events_of(tmp_path / "run", "warning")
+    assert (warning["about"], warning["step"]) == ("collapsed network", 2)
+
+
+def test_a_test_tells_a_constant_prediction_from_a_bad_one():
+    said = []
+    watch = Alarms(["a", "b", "c"], lambda about, message: said.append(about))
+    for accuracies in ([1.0, 0.0, 0.1], [0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [None, 1.0, None]):
+        watch.tested(accuracies)
+        assert watch.constant_steps == 0
+    watch.tested([0.0, 1.0, None])
+    assert watch.constant_steps == 1 and said == []
+
+
 def test_a_class_that_was_never_seen_is_named():
     said = []
     watch = Alarms(["cat", "dog", "eel"], lambda about, message: said.append(message))
@@ -267,6 +317,12 @@ def test_a_class_that_was_never_seen_is_named():
     assert len(said) == 1 and "1 of 3 classes" in said[0] and "'dog'" in said[0]
     watch.labels(torch.tensor([0, 1, 2]))
     assert len(said) == 1
+
+
+def test_a_class_without_a_first_label_is_warned_of_by_the_run(tmp_path):
+    with pytest.warns(UserWarning, match="classes have no labelled point .*Raise --initial"):
+        alprune.run(options(tmp_path / "run", steps=1, initial=4, start="random"))
+    assert events_of(tmp_path / "run", "warning")[0]["about"] == "class never seen"
 
 
 def test_a_pool_smaller_than_the_query_gives_what_is_left(tmp_path):

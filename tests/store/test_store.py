@@ -1,7 +1,9 @@
 import json
 
 import pytest
+from tiny_run import options
 
+import alprune
 from alprune.errors import StoreError
 from alprune.store import RunFolder, read_events
 
@@ -22,6 +24,16 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "events.jsonl").read_bytes() == before
 
 
+def test_a_taken_folder_is_refused_before_the_data_are_loaded(tmp_path, monkeypatch):
+    RunFolder(tmp_path / "my run").event("start", 0.0)
+    monkeypatch.setattr("alprune.experiment.load_splits", None)
+    with pytest.raises(StoreError, match=f"alprune run --resume '{tmp_path}/my run'"):
+        alprune.run(options(tmp_path / "my run"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match="cannot write a run to"):
+        alprune.run(options(tmp_path / "file"))
+
+
 def test_a_folder_with_a_users_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "labels.csv").write_text("mine")
     with pytest.raises(StoreError, match="not empty .it holds 'labels.csv'"):
@@ -35,7 +47,7 @@ def test_a_write_that_fails_leaves_no_rubbish(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("alprune.store.folder.os.replace", full)
+    monkeypatch.setattr("alprune.store.disk.os.replace", full)
     with pytest.raises(StoreError, match="No space left on device"):
         folder.write("summary.json", "{}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "events.jsonl"]

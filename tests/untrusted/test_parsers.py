@@ -14,18 +14,21 @@ import click
 import numpy as np
 import pytest
 import tomli_w
+import torch
 from click.testing import CliRunner
 from crafted import archive, members, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from alprune import Plan, RunConfig
 from alprune.cli import main
 from alprune.data import load
-from alprune.errors import AlpruneError, ConfigError, PruneError, StoreError
+from alprune.errors import AlpruneError, ConfigError, DataError, PruneError, StoreError
 from alprune.names import lookup
-from alprune.store import read_events
+from alprune.store import RunFolder, read_events, read_labels
+from alprune.store.checkpoint import decode, encode
 
 # The same examples in every run; recipes/faults/fuzz.py looks for new ones.
 QUICK = settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -163,6 +166,72 @@ def test_events_are_read_or_refused(where: Path, content: bytes) -> None:
         assert math.isfinite(event.get("elapsed_s", 0.0))
 
 
+# --- labels ---
+
+table = b'index,label,class,step\r\n3,1,"a, b",0\r\n4,0,\'=x,1\r\n'
+cells = st.lists(st.integers().map(str) | st.text(max_size=5), max_size=6).map(",".join)
+
+
+@QUICK
+@given(st.binary() | damaged(table) | st.lists(cells).map(lambda rows: "\n".join(rows).encode()))
+def test_labels_are_read_or_left_out(where: Path, content: bytes) -> None:
+    (where / "labels.csv").write_bytes(content)
+    for index, (label, step) in read_labels(where).items():
+        assert isinstance(index, int) and isinstance(label, int) and isinstance(step, int)
+
+
+@QUICK
+@given(
+    st.lists(
+        st.tuples(st.integers(0), st.integers(0), st.text(), st.integers(0)),
+        unique_by=lambda row: row[0],
+    )
+)
+def test_labels_that_were_written_are_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, str, int]]
+) -> None:
+    folder = RunFolder(tmp_path_factory.mktemp("labels") / "run")
+    encodable = [(i, y, name.encode(errors="ignore").decode(), step) for i, y, name, step in rows]
+    folder.write_labels(encodable[:1])
+    folder.append_labels(encodable[1:])
+    folder.close()
+    assert read_labels(folder.path) == {index: (label, step) for index, label, _, step in rows}
+
+
+# --- checkpoints ---
+
+state = {"number": 1, "state": {"weights": torch.ones(2, 3), "step": 4, "name": "ä"}}
+kept = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@QUICK
+@given(st.binary() | damaged(encode(state)))
+def test_a_checkpoint_is_read_as_it_was_or_refused(where: Path, content: bytes) -> None:
+    (where / "checkpoint").write_bytes(content)
+    try:
+        found = decode(where / "checkpoint")
+    except StoreError:
+        return
+    assert torch.equal(found["state"].pop("weights"), torch.ones(2, 3))
+    assert found == {"number": 1, "state": {"step": 4, "name": "ä"}}
+
+
+@QUICK
+@given(kept)
+def test_whatever_a_checkpoint_takes_it_gives_back(where: Path, value: Any) -> None:
+    try:
+        content = encode({"number": 0, "state": {"value": value}})
+    except StoreError as error:
+        assert "its key '$tensor'" in str(error)
+        return
+    (where / "checkpoint").write_bytes(content)
+    assert decode(where / "checkpoint")["state"] == {"value": value}
+
+
 # --- data ---
 
 arrays = hnp.arrays(
@@ -194,6 +263,31 @@ def test_an_npz_is_loaded_or_refused(where: Path, content: bytes) -> None:
         return
     assert len(splits.train) == len(splits.train.y) > 0
     assert int(splits.train.y.max()) < len(splits.train.classes)
+
+
+def sound_images() -> Iterator[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
+    for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        yield buffer.getvalue()
+
+
+@QUICK
+@given(st.binary() | st.sampled_from(list(sound_images())).flatmap(damaged))
+@pytest.mark.filterwarnings("ignore")
+def test_an_image_is_decoded_to_its_size_or_refused(where: Path, content: bytes) -> None:
+    tree = where / "image"
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tree / place).mkdir(parents=True, exist_ok=True)
+        (tree / place / "0").write_bytes(b"P6 1 2 255 \0\1\2\3\4\5")
+    (tree / "train" / "a" / "1").write_bytes(content)
+    try:
+        splits = load(f"folder:{tree}", size=(3, 2))
+    except DataError as error:
+        assert "1 of 5 files" in str(error)
+        return
+    assert splits.train.x.shape[:3] == (3, 3, 2)
 
 
 letters = st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"])

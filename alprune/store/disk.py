@@ -1,0 +1,90 @@
+"""Writing files so that a power cut, a full disk or a kill leaves the old content or the new."""
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+# What file systems answer that cannot write a folder through; those do it by themselves or never.
+_CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it that are missing; they stay there after a power cut.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
+def replace(path: Path, *content: str | bytes | memoryview) -> None:
+    """Write a file whole or not at all: beside it, through to the disk, then renamed.
+
+    Args:
+        path: The file.
+        *content: Its pieces, text as UTF-8.
+
+    Raises:
+        OSError: It cannot be written; what was there before still is.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")  # a killed process's is replaced by the next
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "xb") as file:
+            for piece in content:
+                file.write(piece.encode() if isinstance(piece, str) else piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def append(path: Path, data: bytes, length: int) -> int:
+    """Write at the end of a file whose sound part has `length` bytes; return the new length.
+
+    Raises:
+        OSError: It is shorter than that, or cannot be written; the sound part still stands.
+    """
+    with open(path, "r+b", buffering=0) as file:  # r+: a file that has vanished is an error
+        found = file.seek(0, os.SEEK_END)
+        if found < length:
+            raise OSError(f"it has {found} bytes of {length}: somebody has cut it")
+        try:
+            file.truncate(length)
+            file.seek(length)
+            written = 0
+            while written < len(data):
+                written += file.write(data[written:])
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(length)
+            raise
+    return length + len(data)
+
+
+def sync_folder(path: Path) -> None:
+    """Write a folder's list of names through to the disk, where the system can.
+
+    Raises:
+        OSError: The disk fails.
+    """
+    if os.name == "nt":
+        return  # Windows cannot, and needs not
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
