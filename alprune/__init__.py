@@ -5,10 +5,12 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 from alprune.acquire import ACQUISITIONS, Evidence
+from alprune.compare import compare
 from alprune.config import RunConfig
 from alprune.data import DATASETS, Dataset
 from alprune.errors import AlpruneError
 from alprune.experiment import run
+from alprune.history import RunHistory, load_run
 from alprune.loop import RunResult, Session
 from alprune.models import MODELS, build
 from alprune.prune import METHODS, Plan, Pruned, prune, rebuild
@@ -31,10 +33,13 @@ __all__ = [
     "Pruned",
     "PrunedClassifier",
     "RunConfig",
+    "RunHistory",
     "RunResult",
     "Session",
     "build",
+    "compare",
     "fold",
+    "load_run",
     "prune",
     "read_events",
     "rebuild",

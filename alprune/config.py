@@ -152,19 +152,12 @@ class RunConfig:
         Raises:
             ConfigError: The file is missing or no TOML, or holds an unknown key.
         """
-        try:
-            text = read_whole(path, _RECIPE_BYTES).decode()
-            if any(line.count(".") > _LINE_DOTS for line in text.split("\n")):
-                raise ValueError(f"a line has more than {_LINE_DOTS} dots")
-            record = tomllib.loads(text)
-        except OSError as error:
-            raise ConfigError(f"cannot read recipe {path}: {error.strerror}.") from error
-        except RecursionError as error:
+        record = read_recipe(path)
+        if "grid" in record:
             raise ConfigError(
-                f"recipe {path} is nested too deep; a recipe is a list of option = value."
-            ) from error
-        except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
-            raise ConfigError(f"recipe {path} is no valid TOML: {error}.") from error
+                f"recipe {path} holds a [grid], the options of many runs; run it with alprune "
+                f"compare --recipe {path}."
+            )
         try:
             return cls.from_mapping(record | overrides)
         except ConfigError as error:
@@ -188,6 +181,28 @@ class RunConfig:
         known = {entry.name for entry in fields(self)}
         filled = {k: v for k, v in defaults.items() if k in known and getattr(self, k) is None}
         return replace(self, **filled)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a recipe as it is, its options unchecked.
+
+    Raises:
+        ConfigError: The file is missing, too long or no TOML.
+    """
+    try:
+        text = read_whole(path, _RECIPE_BYTES).decode()
+        if any(line.count(".") > _LINE_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line has more than {_LINE_DOTS} dots")
+        record: dict[str, Any] = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror}.") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"recipe {path} is nested too deep; a recipe is a list of option = value."
+        ) from error
+    except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
+        raise ConfigError(f"recipe {path} is no valid TOML: {error}.") from error
+    return record
 
 
 _LEAST: dict[str, float] = {

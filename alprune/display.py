@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -17,9 +18,23 @@ def observer_for(config: RunConfig, stream: TextIO | None = None) -> Observer:
 
 
 class Bar(Observer):
-    """A tqdm bar over the budget, or over the steps where there is no budget."""
+    """A tqdm bar over the budget, or over the steps where there is no budget.
 
-    def __init__(self, config: RunConfig, stream: TextIO) -> None:
+    Args:
+        config: Complete options of the run.
+        stream: A terminal.
+        title: Stands in front of the bar.
+        notes: Returns what else to show beside it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        stream: TextIO,
+        title: str = "",
+        notes: Callable[[], dict[str, str]] = dict,
+    ) -> None:
+        self._notes = notes
         self._by_clock = config.budget is not None
         self._total = float(config.budget or config.steps or 0)
         unit = "{n:.0f}/{total:.0f} s" if self._by_clock else "step {n:.0f}/{total:.0f}"
@@ -27,7 +42,8 @@ class Bar(Observer):
         self._bar = tqdm(
             total=self._total,
             file=stream,
-            bar_format="{percentage:3.0f}%|{bar}| " + unit + "{postfix}",
+            desc=title or None,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| " + unit + "{postfix}",
             mininterval=0.2,
             dynamic_ncols=True,
         )
@@ -58,7 +74,7 @@ class Bar(Observer):
     def _move(self, elapsed_s: float, step: int) -> None:
         # A run may overstep its budget by a batch; tqdm would drop the bar past its total.
         self._bar.n = min(elapsed_s if self._by_clock else step, self._total)
-        self._bar.set_postfix(self._fields, refresh=False)
+        self._bar.set_postfix(self._fields | self._notes(), refresh=False)
         self._bar.update(0)
 
 
@@ -108,3 +124,15 @@ def prune_line(fields: dict[str, Any]) -> str:
         f"{took}"
         + (f"; the floor held in {', '.join(fields['floored'])}" if fields["floored"] else "")
     )
+
+
+def span(seconds: float) -> str:
+    """Write a duration in its two largest units."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -144,14 +145,22 @@ def _check_counts(config: RunConfig) -> None:
 
 def load_splits(config: RunConfig) -> Splits:
     """Load the data set at the size the learner takes, its pool long-tailed if asked for."""
-    splits = data.load(
-        config.dataset,
-        root=Path(config.data_root) if config.data_root else None,
-        size=_image_size(config),
-        skip_unreadable=config.skip_unreadable,
-        follow_links=config.follow_links,
-        progress=True,
-    )
+    return thinned(config, data.load(**data_options(config), progress=True))
+
+
+def data_options(config: RunConfig) -> dict[str, Any]:
+    """Return what a run passes to `alprune.data.load`; runs that agree in it can share the data."""
+    return {
+        "name": config.dataset,
+        "root": Path(config.data_root) if config.data_root else None,
+        "size": _image_size(config),
+        "skip_unreadable": config.skip_unreadable,
+        "follow_links": config.follow_links,
+    }
+
+
+def thinned(config: RunConfig, splits: Splits) -> Splits:
+    """Return a data set as a run sees it: its pool long-tailed if asked for."""
     if config.imbalance == 1:
         return splits
     generator = torch.Generator().manual_seed(config.seed + 4)
@@ -311,6 +320,7 @@ def _free_folder(config: RunConfig) -> Path:
 __all__ = [
     "DEFAULTS",
     "complete",
+    "data_options",
     "first_labels",
     "fit_settings",
     "load_splits",
@@ -320,4 +330,5 @@ __all__ = [
     "prune_learner",
     "run",
     "simulation",
+    "thinned",
 ]

@@ -13,10 +13,11 @@ LEVELS = [
     {"data", "augment", "pool", "models", "cost", "metrics"},
     {"prune", "train"},
     {"acquire", "oracle", "start", "testing"},
-    {"store", "loop"},
-    {"experiment", "reopen", "estimator"},
-    {"rerun", "compare", "report", "bench"},
-    {"display", "signals", "cli"},
+    {"store", "loop", "observers", "signals"},
+    {"experiment", "reopen", "estimator", "tensorboard"},
+    {"rerun", "report", "bench", "history"},
+    {"compare", "display", "follow"},
+    {"overview", "cli"},
 ]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from alprune.compare import read_grid_recipe
+from alprune.compare.grid import cells
 from alprune.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +27,10 @@ def test_there_are_recipes_and_scripts():
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=by_name)
-def test_recipe_is_a_valid_configuration(recipe):
-    assert isinstance(RunConfig.from_toml(recipe), RunConfig)
+def test_recipe_is_a_valid_configuration_or_a_grid_of_them(recipe):
+    options, grid = read_grid_recipe(recipe)
+    config = RunConfig.from_mapping(options)
+    assert not grid or cells(config, grid, Path("outputs"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=by_name)

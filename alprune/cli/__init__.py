@@ -7,10 +7,12 @@ import click
 import alprune
 from alprune.cli.bench import bench_command
 from alprune.cli.common import show_warning
+from alprune.cli.compare import compare_command
 from alprune.cli.listing import list_command
 from alprune.cli.prune import prune_command
 from alprune.cli.report import report_command
 from alprune.cli.run import rerun_command, run_command
+from alprune.cli.watch import watch_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,8 +24,10 @@ def main() -> None:
 
 for _command in (
     run_command,
-    rerun_command,
+    watch_command,
+    compare_command,
     report_command,
+    rerun_command,
     prune_command,
     list_command,
     bench_command,

@@ -14,10 +14,13 @@ from alprune.config import RunConfig
 from alprune.display import observer_for
 from alprune.experiment import complete, open_run
 from alprune.loop import RunResult
+from alprune.observers import Several
 from alprune.reopen import finished, options, reopen
 from alprune.report import plot_curves
 from alprune.rerun import Comparison, again, compare
 from alprune.signals import Signals, how_to_resume
+from alprune.store.record import Observer
+from alprune.tensorboard import TensorBoard
 
 _RUN_EXAMPLES = """\b
 Without a download:      alprune run --dataset digits --budget 60
@@ -35,14 +38,17 @@ After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
     metavar="DIR",
     help="Go on with the run in DIR; beside it only --budget and --steps, to extend that run.",
 )
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard files in the run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def run_command(recipe: Path | None, path: Path | None, as_json: bool, **given: Any) -> None:
+def run_command(
+    recipe: Path | None, path: Path | None, tensorboard: bool, as_json: bool, **given: Any
+) -> None:
     """Label, train, score and acquire until the budget ends."""
     with Signals() as signals:
         if path is None:
-            result = _run(signals, complete(config_of(recipe, given)))
+            result = _run(signals, complete(config_of(recipe, given)), tensorboard)
         else:
-            result = _resume(signals, path, {"recipe": recipe} | given)
+            result = _resume(signals, path, {"recipe": recipe} | given, tensorboard)
         with contextlib.suppress(KeyboardInterrupt):  # the record is written; the picture may wait
             plot_curves([result.path], result.path / "curve.png")
         click.echo(_result_json(result) if as_json else _result_table(result))
@@ -51,13 +57,21 @@ def run_command(recipe: Path | None, path: Path | None, as_json: bool, **given: 
             sys.exit(signals.exit_code or 130)
 
 
-def _run(signals: Signals, config: RunConfig) -> RunResult:
-    session, oracle = open_run(config, observer=observer_for(config))
+def _run(signals: Signals, config: RunConfig, tensorboard: bool = False) -> RunResult:
+    session, oracle = open_run(config, observer=_observer(config, tensorboard))
     signals.end(session)
     return session.run(oracle)
 
 
-def _resume(signals: Signals, path: Path, given: dict[str, Any]) -> RunResult:
+def _observer(config: RunConfig, tensorboard: bool) -> Observer:
+    assert config.out is not None
+    if not tensorboard:
+        return observer_for(config)
+    written = TensorBoard(Path(config.out))  # first: it may be refused
+    return Several(observer_for(config), written)
+
+
+def _resume(signals: Signals, path: Path, given: dict[str, Any], tensorboard: bool) -> RunResult:
     limits = {name: given.pop(name) for name in ("budget", "steps")}
     others = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
     if others:
@@ -68,7 +82,8 @@ def _resume(signals: Signals, path: Path, given: dict[str, Any]) -> RunResult:
     ended = finished(path, **limits)
     if ended is not None:
         return ended
-    session, oracle = reopen(path, None, observer_for(options(path, **limits)), **limits)
+    observer = _observer(options(path, **limits), tensorboard)
+    session, oracle = reopen(path, None, observer, **limits)
     signals.end(session)
     return session.run(oracle)
 

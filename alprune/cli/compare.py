@@ -1,0 +1,190 @@
+"""`alprune compare`."""
+
+import json
+import shlex
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alprune.cli.common import Command, run_options
+from alprune.compare import (
+    MANIFEST,
+    Cell,
+    Outcome,
+    compare,
+    merged,
+    plan,
+    read_grid_recipe,
+    read_manifest,
+    seeds_of,
+    summary_table,
+    values_of,
+)
+from alprune.config import RunConfig
+from alprune.errors import AlpruneError, ConfigError, printable
+from alprune.overview import Overview
+from alprune.report import write_report
+from alprune.signals import Signals, Stopped
+
+_AXES = {"methods": "method", "models": "model", "acquisitions": "acquisition"}
+_EXAMPLES = """\b
+Without a download:  alprune compare --methods dense,3sp-ca --seeds 3 --dataset digits
+                     --model lenet-5-caffe --budget 20 --out outputs/cmp
+Go on with it:       alprune compare --resume outputs/cmp
+"""
+
+
+@click.command("compare", cls=Command, epilog=_EXAMPLES)
+@click.option("--methods", metavar="A,B", help="Methods to compare.")
+@click.option("--models", metavar="A,B", help="Learners to compare.")
+@click.option("--acquisitions", metavar="A,B", help="Acquisition functions to compare.")
+@click.option("--seeds", metavar="N|A,B", help="How many seeds, from 0 on; or which, with commas.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="OPTION=V1,V2",
+    help="Vary any other option; may be given several times.",
+)
+@click.option("--jobs", type=int, default=1, show_default=True, help="Runs side by side.")
+@click.option(
+    "--resume", "path", type=click.Path(path_type=Path), metavar="DIR", help="Go on with DIR."
+)
+@click.option("--dry-run", is_flag=True, help="List the runs and begin none.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard files in each run folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of each run as JSON.")
+@run_options()
+def compare_command(
+    recipe: Path | None,
+    path: Path | None,
+    jobs: int,
+    dry_run: bool,
+    tensorboard: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Make the runs of a grid one after another, each in a folder of its own within --out.
+
+    Runs that are there are kept, unended ones go on, and a failed one does not keep the others
+    from being made. All options of `alprune run` may be given, and hold for every run; a recipe
+    may hold a [grid] table: lists of values by option name.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+    if path is None:
+        config, grid, path = _asked(recipe, chosen)
+    else:
+        _refuse_beside_resume(path, {"recipe": recipe} | given)
+        config, grid = read_manifest(path)
+    if dry_run:
+        _list(plan(config, grid, path), as_json)
+        return
+    with Signals() as signals:
+        try:
+            outcomes = compare(
+                config,
+                grid,
+                path,
+                jobs=jobs,
+                monitor=Overview(signals),
+                tensorboard=tensorboard,
+            )
+        except KeyboardInterrupt as stopped:
+            if not (path / MANIFEST).exists():
+                raise
+            number = getattr(stopped, "signum", signal.SIGINT)
+            raise Stopped(number, f"Stopped at once. {_how_to_go_on(path)}") from None
+    ended = [o.path for o in outcomes if o.state in ("done", "kept")]
+    page = _report(ended, path) if ended else None
+    if as_json:
+        click.echo(_json(path, outcomes, page))
+    else:
+        click.echo(_text(outcomes, page))
+    _exit(signals, path, outcomes)
+
+
+def _report(ended: list[Path], path: Path) -> Path | None:
+    try:
+        return write_report(ended, path)
+    except AlpruneError as error:  # the runs are made, and `alprune report` can be called again
+        warnings.warn(f"there is no report: {error}", stacklevel=2)
+        return None
+
+
+def _asked(
+    recipe: Path | None, chosen: dict[str, Any]
+) -> tuple[RunConfig, dict[str, list[Any]], Path]:
+    """Read what is to be compared off the command line and the recipe."""
+    axes = {option: values_of(option, chosen.pop(a)) for a, option in _AXES.items() if a in chosen}
+    if "seeds" in chosen:
+        axes["seed"] = seeds_of(chosen.pop("seeds"))
+    for setting in chosen.pop("settings", ()):
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes OPTION=V1,V2, got {setting!r}.")
+        name = name.strip().replace("-", "_")
+        if name in axes:
+            raise ConfigError(f"{name} is varied twice. Give all its values at once.")
+        axes[name] = values_of(name, text)
+    from_recipe = read_grid_recipe(recipe) if recipe else ({}, {})
+    options, grid = merged(from_recipe, chosen, axes)
+    if "out" not in options:
+        raise ConfigError("name the folder of all runs: --out outputs/NAME.")
+    out = Path(options.pop("out"))
+    return RunConfig.from_mapping(options), grid, out
+
+
+def _refuse_beside_resume(path: Path, given: dict[str, Any]) -> None:
+    named = [name for name, value in given.items() if value is not None and value != ()]
+    if named:
+        options = ", ".join("--" + name.replace("_", "-") for name in named)
+        options = options.replace("--settings", "--set")
+        raise click.UsageError(
+            f"with --resume no other options of runs may be given, not {options}: all is as the "
+            f"comparison in {path} began."
+        )
+
+
+def _list(planned: list[tuple[Cell, str]], as_json: bool) -> None:
+    if as_json:
+        rows = [{"name": c.name, "values": c.values, "state": s} for c, s in planned]
+        click.echo(json.dumps({"runs": rows}))
+        return
+    width = max(len(cell.name) for cell, _ in planned)
+    for cell, state in planned:
+        click.echo(printable(f"{cell.name:{width}}  {state}"))
+    click.echo(f"{len(planned)} runs")
+
+
+def _json(path: Path, outcomes: list[Outcome], page: Path | None) -> str:
+    report = None if page is None else str(page)
+    rows = [outcome.record() for outcome in outcomes]
+    return json.dumps({"path": str(path), "report": report, "runs": rows})
+
+
+def _text(outcomes: list[Outcome], page: Path | None) -> str:
+    lines = [summary_table(outcomes)]
+    lines += [f"{o.name} FAILED: {o.error}" for o in outcomes if o.state == "failed"]
+    if page is not None:
+        lines.append(f"report: {page}")
+    return printable("\n".join(lines))
+
+
+def _exit(signals: Signals, path: Path, outcomes: list[Outcome]) -> None:
+    if any(outcome.state in ("interrupted", "waiting") for outcome in outcomes):
+        click.echo(f"Interrupted. {_how_to_go_on(path)}", err=True)
+        sys.exit(signals.exit_code or 130)
+    if any(outcome.state == "failed" for outcome in outcomes):
+        click.echo(f"Some runs failed. To try again: {_command(path)}", err=True)
+        sys.exit(1)
+
+
+def _how_to_go_on(path: Path) -> str:
+    return f"To go on: {_command(path)}"
+
+
+def _command(path: Path) -> str:
+    return f"alprune compare --resume {shlex.quote(str(path))}"
