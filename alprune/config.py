@@ -34,7 +34,7 @@ class RunConfig:
     steps: int | None = _option(None, "Acquisition steps at most, instead of or beside --budget.")
     method: str = _option("3sp-ca", "How the learner is pruned; `alprune list` names all.")
     flops_reduction: float | None = _option(
-        None, "Share of the FLOPs to remove (3sp and uniform: 0.5, 3sp-ca: 0.8)."
+        None, "Share of the FLOPs to remove (3sp and uniform: 0.5, 3sp-ca: 0.9)."
     )
     params_reduction: float | None = _option(
         None, "Share of the parameters to remove instead (of the weights, for weight masks)."
@@ -57,7 +57,11 @@ class RunConfig:
     temperature: float = _option(200.0, "Divides the logits in structured-grasp.")
     rounds: int = _option(10, "Rounds of 3sp-iterative.")
     min_channels: int = _option(4, "Channels that every layer keeps at least.")
-    round_to: int = _option(1, "Make widths multiples of this.")
+    round_to: int | None = _option(
+        None,
+        "Make widths multiples of this (0: of 8 in wide layers and less in narrow ones; 1 where "
+        "nothing is narrowed before training).",
+    )
     after_pruning: str | None = _option(
         None,
         "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model).",
@@ -208,7 +212,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 _LEAST: dict[str, float] = {
     "steps": 1,
     "min_channels": 1,
-    "round_to": 1,
+    "round_to": 0,
     "rounds": 1,
     "latency_batch": 1,
     "initial": 1,

@@ -45,7 +45,7 @@ class BenchSettings:
         methods: Pruning methods to compare; "dense" among them for ratios to dense.
         model: Name of the learner.
         batch_size: Of training.
-        round_to: Widths after pruning are multiples of this.
+        round_to: Widths after pruning are multiples of this; None: as in a run.
         dataset: "synthetic" for random images of the learner's size, or a data set's name.
         data_root: Folder for downloads.
         seconds: For training and for scoring; half of it for the loop's own time, a quarter for
@@ -62,7 +62,7 @@ class BenchSettings:
     methods: Sequence[str] = ("dense", "3sp", "3sp-ca")
     model: str = "vgg19"
     batch_size: int = 64
-    round_to: int = 1
+    round_to: int | None = None
     dataset: str = "synthetic"
     data_root: str | None = None
     seconds: float = 40.0

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Subject:
 
 
 def subject(config: RunConfig, splits: Splits, method: str) -> Subject:
-    """Prune the learner of one method as a run would.
+    """Prune the learner of one method as a run would, by as much as its paper does.
 
     Raises:
         ConfigError: A method that prunes during training: there is no one network to measure.
@@ -52,7 +52,9 @@ def subject(config: RunConfig, splits: Splits, method: str) -> Subject:
         raise ConfigError(
             f"method {method!r} prunes during training, so it has no one speed. Take another."
         )
-    config = complete(replace(config, method=method))
+    published = find_method(method).reductions
+    asked = {f"{quantity}_reduction": share for quantity, share in published.items()}
+    config = complete(RunConfig.from_mapping(asdict(config) | asked | {"method": method}))
     device = pick_device(config.device)
     pool, first = first_labels(config, splits.train)
     pruned = prune_learner(config, splits.train, first, pool.labels[first])
