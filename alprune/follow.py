@@ -243,8 +243,6 @@ def progress(course: Course) -> tuple[float, float | None]:
     last = course.events[-1]
     done = max((e["step"] + 1 for e in course.events if e["event"] == "step"), default=0)
     shares, left = [0.0], []
-    if course.state == ENDED:
-        return 1.0, 0.0
     elapsed_s = last["elapsed_s"] + course.quiet_s
     if budget:
         shares.append(elapsed_s / budget)

@@ -33,7 +33,7 @@ from alprune.signals import Signals, Stopped
 _AXES = {"methods": "method", "models": "model", "acquisitions": "acquisition"}
 _EXAMPLES = """\b
 Without a download:  alprune compare --methods dense,3sp-ca --seeds 3 --dataset digits
-                     --model lenet-5-caffe --budget 20 --out outputs/cmp
+                     --model resnet20 --budget 30 --out outputs/cmp
 Go on with it:       alprune compare --resume outputs/cmp
 """
 

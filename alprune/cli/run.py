@@ -1,8 +1,8 @@
 """`alprune run` and `alprune rerun`."""
 
-import contextlib
 import json
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import click
 from alprune.cli.common import Command, config_of, run_options
 from alprune.config import RunConfig
 from alprune.display import observer_for
+from alprune.errors import StoreError
 from alprune.experiment import complete, open_run
 from alprune.loop import RunResult
 from alprune.observers import Several
@@ -49,12 +50,21 @@ def run_command(
             result = _run(signals, complete(config_of(recipe, given)), tensorboard)
         else:
             result = _resume(signals, path, {"recipe": recipe} | given, tensorboard)
-        with contextlib.suppress(KeyboardInterrupt):  # the record is written; the picture may wait
-            plot_curves([result.path], result.path / "curve.png")
+        _draw(result.path)
         click.echo(_result_json(result) if as_json else _result_table(result))
         if result.reason == "interrupted":
             click.echo(f"Interrupted. {how_to_resume(result.path)}", err=True)
             sys.exit(signals.exit_code or 130)
+
+
+def _draw(path: Path) -> None:
+    """Draw the picture, if that goes: the record is written, and the picture may wait."""
+    try:
+        plot_curves([path], path / "curve.png")
+    except StoreError as error:
+        warnings.warn(str(error), stacklevel=2)
+    except KeyboardInterrupt:
+        pass
 
 
 def _run(signals: Signals, config: RunConfig, tensorboard: bool = False) -> RunResult:
@@ -82,6 +92,7 @@ def _resume(signals: Signals, path: Path, given: dict[str, Any], tensorboard: bo
     ended = finished(path, **limits)
     if ended is not None:
         return ended
+    signals.going_on(path)
     observer = _observer(options(path, **limits), tensorboard)
     session, oracle = reopen(path, None, observer, **limits)
     signals.end(session)

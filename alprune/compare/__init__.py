@@ -1,9 +1,11 @@
 """Comparisons: a grid of runs, made one after another so that their clocks are fair."""
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -69,6 +71,7 @@ def compare(
         AlpruneError: A run cannot be set up as asked; none has begun then.
     """
     out, monitor = Path(out), monitor or Monitor()
+    grid = {name: _plain(values) for name, values in grid.items()}
     if jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {jobs}.")
     if tensorboard:
@@ -102,6 +105,13 @@ def plan(config: RunConfig, grid: Grid, out: Path) -> list[tuple[Cell, str]]:
     if (out / CONFIG).exists():
         raise StoreError(f"{out} is itself a run folder; choose another --out for all runs.")
     return [(cell, state_of(cell)) for cell in cells(config, grid, out)]
+
+
+def _plain(values: Sequence[Any]) -> Sequence[Any]:
+    """Write paths among the values as text, as a recipe holds them."""
+    if not isinstance(values, list | tuple):
+        return values
+    return [os.fspath(value) if isinstance(value, os.PathLike) else value for value in values]
 
 
 def _one_by_one(

@@ -121,6 +121,7 @@ def name_of(values: Mapping[str, Any]) -> str:
         if name in values:
             value = values[name]
             text = f"{value:g}" if isinstance(value, float) else str(value)
+            text = text.lower() if isinstance(value, bool) else text
             text = re.sub(r"[^\w.+-]+", "-", text).strip("-.")[-_NAME_MOST:] or "_"
             parts.append(text if name in _PLAIN else f"{name.replace('_', '-')}{text}")
     return "-".join(parts)
@@ -152,6 +153,11 @@ def _check_axes(grid: Grid) -> None:
             raise ConfigError(
                 f"{name} is varied, so it takes a list of values with at least one; got "
                 f"{quoted(values)}."
+            )
+        if None in values:
+            raise ConfigError(
+                f"{name} lists None, which cannot be written down. Give the value that it stands "
+                "for, or make those runs without the option, in a folder of their own."
             )
         twice = [value for place, value in enumerate(values) if value in values[:place]]
         if twice:

@@ -31,7 +31,7 @@ from alprune.loop import RunResult, Session
 from alprune.observers import Several
 from alprune.reopen import finished, options, reopen
 from alprune.report import plot_curves
-from alprune.store import CONFIG
+from alprune.store import CONFIG, check_new
 from alprune.store.record import Observer
 from alprune.tensorboard import TensorBoard
 
@@ -99,10 +99,11 @@ def state_of(cell: Cell) -> str:
     """Return whether a run is "new", "unended" or "ended".
 
     Raises:
-        StoreError: Its folder holds a run of other options, or a damaged one.
+        StoreError: Its folder holds a run of other options, a damaged one, or something else.
         ConfigError: The run's options cannot be read.
     """
     if not (cell.path / CONFIG).exists():
+        check_new(cell.path)
         return NEW
     now, then = asdict(cell.config), asdict(options(cell.path))
     changed = [name for name in now if name not in _WHERE and now[name] != then[name]]
@@ -188,6 +189,7 @@ def make(
         gc.collect()  # a session and what it calls refer to each other
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()  # what the next run records is its own
     interrupted = result.reason == "interrupted"
     return outcome("interrupted" if interrupted else "done", result=result)
 

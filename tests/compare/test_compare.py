@@ -156,6 +156,14 @@ def test_a_run_folder_is_no_place_for_a_comparison(tmp_path):
         compare(tmp_path)
 
 
+def test_a_folder_with_something_else_in_it_is_refused_before_anything_begins(tmp_path):
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "thesis.tex").write_text("")
+    with pytest.raises(StoreError, match="dense is not empty .it holds 'thesis.tex'"):
+        compare(tmp_path)
+    assert not (tmp_path / "3sp").exists() and not (tmp_path / "compare.toml").exists()
+
+
 def test_no_jobs_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="jobs must be at least 1, got 0"):
         alprune.compare(fast(), GRID, tmp_path, jobs=0)

@@ -52,6 +52,7 @@ def test_names_are_made_of_the_values_with_the_seed_last():
     assert name_of({"query_size": 5, "acquisition": "balanced:bald"}) == (
         "balanced-bald-query-size5"
     )
+    assert name_of({"flip": False}) == "flipfalse"
     assert name_of({"dataset": "npz:/a/../b.npz"}) == "npz-a-..-b.npz"
     assert name_of({"dataset": "../.."}) == "_"
 
@@ -81,6 +82,7 @@ def test_open_options_are_filled_for_each_run_by_itself(tmp_path):
         ({"metod": ["dense"]}, "unknown option 'metod'.*'method'"),
         ({"method": "dense"}, "takes a list"),
         ({"method": []}, "takes a list"),
+        ({"flops_reduction": [None, 0.5]}, "lists None, which cannot be written down"),
         ({"seed": [1, 2, 1]}, "lists 1 twice"),
         ({"seed": range(40), "query_size": list(range(1, 31))}, "1,200 runs; at most 1,000"),
         ({"method": ["dense", "3sp-c"]}, "run 3sp-c: unknown method '3sp-c'.*'3sp-ca'"),
