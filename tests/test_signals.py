@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM end a run within a batch, with its state written."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -148,6 +149,16 @@ def test_a_signal_after_the_last_step_changes_nothing(tmp_path, send, reference)
     send(alprune.store.record.Record, "network", 1, TERM)
     assert call(tmp_path).exit_code == 0
     assert_same(tmp_path / "run", reference)
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_fail_a_run(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    done = call(tmp_path)
+    assert done.exit_code == 0 and "test accuracy" in done.stdout
+    assert "curve.png: [Errno 28] No space left on device" in done.stderr
 
 
 def test_handlers_are_those_of_before_after_a_run_and_not_touched_by_python(tmp_path):

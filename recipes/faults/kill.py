@@ -1,11 +1,12 @@
 """SIGKILL a run at random instants, resume it each time: is it the run that nobody killed?
 
 A small run on the digits is killed, resumed, killed again ... until it has ended; then the next
-one begins. Each kill aims at the phase that was hit least so far, at a random instant of a random
-one of its next turns; the table counts the phases that were really hit. After every kill the
-folder must be sound: every line of events.jsonl whole but for a last one, no step missing or twice,
-the clock never back, both checkpoints whole and fitting the record, at most one step lost. Every
-run that ends must equal the uninterrupted one bit for bit: events, labels, weights.
+one begins. Each kill aims at one of the three phases that were hit least so far, at a random
+instant of a random one of its next turns; the table counts the phases that were really hit. After
+every kill the folder must be sound: every line of events.jsonl whole but for a last one, no step
+missing or twice, the clock never back, both checkpoints whole and fitting the record, at most one
+step lost. Every run that ends must equal the uninterrupted one bit for bit: events, labels and
+weights.
 
     python recipes/faults/kill.py --kills 200
 
@@ -54,6 +55,7 @@ WORK = [
 ]
 SETUP, BETWEEN = 0, len(WORK) + 1
 PHASES = ["set-up", *(name for name, _, _ in WORK), "in between"]
+SCORE, ACQUIRE = PHASES.index("score"), PHASES.index("acquire")
 # Shared with the children: what they are doing, how often they began it, how long it took in all.
 now, begun, spent = RawArray("i", 1), RawArray("i", len(PHASES)), RawArray("d", len(PHASES))
 
@@ -231,11 +233,13 @@ def kill_runs(folder, tally, draw, stopping):
     print(f"uninterrupted: {time.perf_counter() - tally.begin:.2f} s; a turn takes in ms: ", end="")
     print(", ".join(f"{PHASES[p]} {1000 * s:.1f}" for p, s in length.items()), flush=True)
     while tally.hit.total() < tally.wanted and not stopping:
-        aim = min(length, key=lambda phase: (tally.hit[PHASES[phase]], draw.random()))
+        rarest = sorted(length, key=lambda phase: (tally.hit[PHASES[phase]], draw.random()))
+        aim = draw.choice(rarest[:3])
         child = start(path)
         if aim != SETUP:
             wait_for(aim, 1 if PHASES[aim] == "end" else draw.randint(1, 3), child)
-        wait(draw.uniform(0, length[aim]))
+        earliest = length[SCORE] if aim == ACQUIRE else 0.0  # of what acquiring does, the first
+        wait(draw.uniform(earliest, length[aim]))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         tally.aimed[PHASES[aim]] += 1
