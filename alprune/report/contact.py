@@ -54,12 +54,12 @@ def load_pool(run: Run) -> Dataset:
     root = cache_folder(Path(config.data_root) if config.data_root else None)
     if name in _DOWNLOADED and not (root / _DOWNLOADED[name]).is_dir():
         raise DataError(f"the data set {name!r} is not in {root}, and a report downloads nothing.")
-    train = load_splits(config).train
-    if train.digest != run.digest:
+    splits = load_splits(config)
+    if run.digest not in (splits.digest, splits.train.digest):  # old runs wrote down the latter
         raise DataError(
             f"the data set {name!r} as it is found here is not the one that the run began with."
         )
-    return train
+    return splits.train
 
 
 def sheet(group: Group, train: Dataset) -> "tuple[Figure, str] | None":
@@ -85,13 +85,14 @@ def sheet(group: Group, train: Dataset) -> "tuple[Figure, str] | None":
     cells = _chosen(known, stages, rows)
     shown = sum(index is not None for row in cells for index in row)
     picture = _mosaic(cells, train.x)
-    figure, axes = new_figure(1.1 + 0.55 * len(rows), width=2.0 + 0.55 * len(stages))
+    names = [plain(train.classes[row], 18) for row in rows]
+    width = 0.5 + 0.09 * max(map(len, names)) + 0.55 * len(stages)
+    figure, axes = new_figure(1.1 + 0.55 * len(rows), max(width, 3.5))
     axes.imshow(picture, interpolation="none", cmap="gray", vmin=0, vmax=255, aspect="equal")
     axes.set_anchor("W")
     axes.spines[:].set_visible(False)
     pitch_y, pitch_x = picture.shape[0] / len(rows), picture.shape[1] / len(stages)
-    axes.set_yticks((np.arange(len(rows)) + 0.5) * pitch_y - 0.5,
-                    [plain(train.classes[row], 18) for row in rows])  # fmt: skip
+    axes.set_yticks((np.arange(len(rows)) + 0.5) * pitch_y - 0.5, names)
     axes.set_xticks((np.arange(len(stages)) + 0.5) * pitch_x - 0.5,
                     [_span(stage) for stage in stages], fontsize=8)  # fmt: skip
     axes.tick_params(length=0)

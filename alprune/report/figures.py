@@ -29,6 +29,7 @@ _PARTS = {  # colour, hatch
     "rest": ("#8a8a8a", ""),
 }
 _POINTS = 400  # of the common clock
+_MARKS = 40  # tests of a run that have one
 _WIDTH = 5.6  # inches
 _NAME = 60  # characters of a group's name in a picture
 _LAYERS = 32  # names below the axis
@@ -163,7 +164,7 @@ def time_bars(groups: Sequence[Group]) -> "Figure":
         colour, hatch = _PARTS[part]
         axes.barh(rows, spent[part], 0.62, left, color=colour, hatch=hatch, edgecolor="white",
                   linewidth=0.6, label=part)  # fmt: skip
-        for row in rows[spent[part] > 0.07 * widest]:
+        for row in rows[spent[part] > 0.09 * widest]:
             axes.text(left[row] + spent[part][row] / 2, row, f"{spent[part][row] / clock[row]:.0%}",
                       ha="center", va="center", color="#111111", fontsize=9,
                       bbox={"fc": "white", "ec": "none", "pad": 1.2, "alpha": 0.85})  # fmt: skip
@@ -271,8 +272,21 @@ def _thin(axes: "Axes", run: Run, look: Look, by_labels: bool) -> None:
     begin, end = _reach(run, by_labels)
     x = np.union1d(np.linspace(begin, end, _POINTS), run.tested[:, 1 if by_labels else 0])
     axes.plot(x, 100 * accuracy_at(run, x, by_labels), color=look.colour, lw=1.0, alpha=0.75)
-    at = run.tested[:, 1 if by_labels else 0]
-    axes.plot(at, 100 * run.tested[:, 2], look.marker, color=look.colour, ms=3, alpha=0.75)
+    marked = _marked(run)
+    axes.plot(
+        marked[:, 1 if by_labels else 0],
+        100 * marked[:, 2],
+        look.marker,
+        color=look.colour,
+        ms=3,
+        alpha=0.75,
+    )
+
+
+def _marked(run: Run) -> np.ndarray:
+    """Return some of the tests, the last among them; each mark makes the picture larger."""
+    every = -(-len(run.tested) // _MARKS)
+    return run.tested[(len(run.tested) - 1) % every :: every] if every else run.tested
 
 
 def _mean_line(
@@ -295,8 +309,8 @@ def _mean_line(
     mean = band(x, curves)
     known = np.isfinite(mean.mean)
     if len(runs) == 1:  # its tests are marked, joined or not
-        tested = runs[0].tested
-        axes.plot(tested[:, 1 if by_labels else 0], 100 * tested[:, 2], look.marker, **style)
+        marked = _marked(runs[0])
+        axes.plot(marked[:, 1 if by_labels else 0], 100 * marked[:, 2], look.marker, **style)
         axes.plot(x, mean.mean, color=look.colour, linestyle=look.line, lw=2.2)
         axes.plot([], [], label=name, **shape, **style)
         return

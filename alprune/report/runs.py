@@ -67,7 +67,7 @@ class Run:
         cost: Of the learner; None if pruning is not on record.
         widths: `{layer: (channels before or None, after)}`.
         facts: Hardware, precision and versions, as text.
-        digest: Of the training data.
+        digest: Of the data: training and test images, in old runs of the former alone.
         warnings: Messages.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from alprune.report.runs import Run
 
-GAP = 0.4  # of a run: tests further apart than this are not joined by a line
+GAP = 0.4  # of a run: tests further apart, with untested steps between, are not joined by a line
 WILCOXON_PAIRS = 6  # with fewer, its smallest p is above 0.05
 _EXACT_PAIRS = 5  # up to which all resamples are enumerated, 5^5 of them
 _RESAMPLES = 10_000
@@ -54,7 +54,7 @@ def accuracy_at(run: Run, x: np.ndarray, by_labels: bool = False) -> np.ndarray:
 
     The last learner is the one that is there until the run's end, so its accuracy holds until
     then; nothing is known before the first test, after the end (of an unfinished run: after its
-    last test), and between tests that lie more than `GAP` of the run apart.
+    last test), and between tests that are not `joined`.
 
     Args:
         run: With tests or without.
@@ -70,11 +70,21 @@ def accuracy_at(run: Run, x: np.ndarray, by_labels: bool = False) -> np.ndarray:
     end = at[-1] if by_labels else known_until(run)
     values = np.interp(x, at, accuracy)
     values[(x < at[0]) | (x > end)] = np.nan
-    reach = GAP * ((end - at[0]) if by_labels else end)
-    for left, right in zip(at, at[1:], strict=False):
-        if right - left > reach:
+    for left, right, whole in zip(at, at[1:], joined(run), strict=False):
+        if not whole:
             values[(x > left) & (x < right)] = np.nan
     return values
+
+
+def joined(run: Run) -> np.ndarray:
+    """Return whether each test and the next are near enough to draw a line, `(tests - 1,)`.
+
+    They are if no step between them went untested, or if they lie at most `GAP` of the run apart.
+    """
+    at = run.tested[:, 0]
+    first = np.searchsorted(run.fitted_s, at[:-1], side="right")
+    untested = np.searchsorted(run.fitted_s, at[1:], side="left") - first
+    return (untested <= 0) | (np.diff(at) <= GAP * run.elapsed_s)
 
 
 def known_until(run: Run) -> float:
@@ -110,8 +120,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 def tested_enough(run: Run) -> bool:
     """Whether all tests are near enough to each other to be joined."""
-    at = run.tested[:, 0]
-    return len(at) > 0 and not bool((np.diff(at) > GAP * run.elapsed_s).any())
+    return len(run.tested) > 0 and bool(joined(run).all())
 
 
 def area(run: Run, until_s: float) -> float | None:
@@ -151,7 +160,7 @@ def time_to(run: Run, accuracy: float) -> float:
     if first == 0:
         return float(at[0])
     left, right = float(at[first - 1]), float(at[first])
-    if right - left > GAP * run.elapsed_s:
+    if not joined(run)[first - 1]:
         return math.nan
     share = (accuracy - found[first - 1]) / (found[first] - found[first - 1])
     return left + float(share) * (right - left)

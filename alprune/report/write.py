@@ -98,8 +98,8 @@ def _pictures(findings: Findings) -> list[Picture]:
     findings = replace(findings, groups=tuple(groups))
     bands = (
         "Bold: the mean; band: one standard deviation over seeds; thin: single runs. Lines join "
-        f"tests at most {GAP:.0%} of a run apart; where the mean is known at the end only, it is "
-        "a point with its deviation."
+        f"tests that follow on each other or are at most {GAP:.0%} of a run apart; where the mean "
+        "is known at the end only, it is a point with its deviation."
     )
     said = words.curve_text(findings)
     by_time, by_labels = accuracy_curves(groups), accuracy_curves(groups, by_labels=True)
@@ -148,7 +148,7 @@ def _width_pictures(groups: Sequence[Group]) -> list[Picture]:
     for number, same in enumerate(alike.values()):
         numbers = [groups.index(group) for group in same]
         key = "widths" if number == 0 else f"widths-{number + 1}"
-        note = "Lines: means over seeds, from the fewest to the most channels."
+        note = "Marks are means over seeds; upright bars go from the fewest to the most."
         figure = width_steps(same, numbers)
         text = words.width_text(same)
         title = "Channels of each layer before and after pruning"

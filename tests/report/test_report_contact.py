@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from tiny_run import options
 
-from alprune.report.contact import _chosen, _mosaic, _rows, _stages
+import alprune
+from alprune.report.contact import _chosen, _mosaic, _rows, _stages, load_pool, sheet
+from alprune.report.groups import group_runs
+from alprune.report.runs import read_run
 
 KNOWN = {0: (1, 0), 1: (0, 0), 2: (1, 0), 5: (1, 3), 9: (0, 7), 4: (1, 7)}
 
@@ -40,3 +44,20 @@ def test_images_lie_where_their_cell_is(shape, kind):
     found = [centre[0, 1], centre[1, 0], centre[1, 1]]
     assert [int(c[0]) for c in found] == pytest.approx(expected, abs=1)
     assert out.dtype == np.uint8
+
+
+def test_a_run_of_today_is_read_and_its_images_are_shown(tmp_path):
+    result = alprune.run(options(tmp_path / "run", steps=2))
+    run = read_run(result.path)
+    assert (run.state, run.final) == ("ended", result.test_accuracy)
+    assert run.labelled[-1] == result.labelled and len(run.labelled) == 3
+    assert sum(run.seconds[p] for p in ("train", "score", "acquire", "rest")) == pytest.approx(
+        result.elapsed_s, abs=0.01
+    )
+    assert run.seconds["train"] > 0 and run.seconds["test"] > 0 and run.examples > 0
+    assert run.cost.flops_left < 1
+    assert all(after <= before for before, after in run.widths.values() if before)
+    figure, said = sheet(group_runs([run])[0], load_pool(run))
+    shape = figure.axes[0].images[0].get_array().shape
+    assert shape == (10 * (8 + 3), 3 * (8 + 3), 4)  # ten digits in three stages, 8 x 8 pixels
+    assert f"of {result.labelled:,} labelled images" in said

@@ -11,6 +11,7 @@ from alprune.report.statistics import (
     band,
     difference,
     estimate,
+    joined,
     labelled_at,
     mean_and_error,
     speed_up,
@@ -33,22 +34,29 @@ def test_accuracy_is_interpolated_held_to_the_end_and_never_further(run):
 
 
 def test_an_unfinished_run_is_known_up_to_its_last_test(run):
-    one = run(points=[(10, 0.2), (16, 0.4), (40, None)], end=None)
-    np.testing.assert_allclose(accuracy_at(one, np.array([13, 16, 17])), [0.3, 0.4, NAN])
-    assert area(one, 17) is None
+    one = run(points=[(10, 0.2), (20, 0.4), (40, None)], end=None)
+    np.testing.assert_allclose(accuracy_at(one, np.array([15, 20, 21])), [0.3, 0.4, NAN])
+    assert area(one, 21) is None
 
 
 def test_accuracy_by_labels_ends_with_the_last_learner(run):
     one = run(points=[(10, 0.2), (15, None), (20, 0.4)])
     found = accuracy_at(one, np.array([99, 100, 105, 120, 121]), by_labels=True)
-    # The tests lie the whole run apart: nothing is drawn between.
+    # A step between went untested, and they lie the whole run apart: nothing is known there.
     np.testing.assert_allclose(found, [NAN, 0.2, NAN, 0.4, NAN])
 
 
 def test_tests_far_apart_are_not_joined(run):
-    one = run(points=[(10, 0.2), (60, 0.4), (80, 0.6)], elapsed=100)
+    one = run(points=[(10, 0.2), (40, None), (60, 0.4), (70, None), (80, 0.6)], elapsed=100)
     found = accuracy_at(one, np.array([10, 35, 60, 70, 95]))
     np.testing.assert_allclose(found, [0.2, NAN, 0.4, 0.5, 0.6])
+    assert joined(one).tolist() == [False, True]
+
+
+def test_tests_of_steps_that_follow_each_other_are_joined_however_long_these_took(run):
+    one = run(points=[(10, 0.2), (90, 0.4)], elapsed=100)
+    np.testing.assert_allclose(accuracy_at(one, np.array([50])), [0.3])
+    assert accuracy_at(one, np.array([105.0]), by_labels=True) == pytest.approx(0.3)
 
 
 def test_labels_count_from_the_end_of_the_step_that_asked_for_them(run):
@@ -79,7 +87,7 @@ def test_the_area_counts_nothing_before_the_first_test(run):
     assert area(one, 15) == pytest.approx((5 * 0.25) / 15)
     assert area(one, 5) == 0
     assert area(one, 31) is None  # the run is over by then
-    assert area(run(points=[(10, 0.2), (90, 0.4)]), 90) is None  # tested too seldom
+    assert area(run(points=[(10, 0.2), (50, None), (90, 0.4)]), 90) is None  # tested too seldom
 
 
 def test_the_time_to_an_accuracy_lies_between_tests(run):
@@ -88,7 +96,7 @@ def test_the_time_to_an_accuracy_lies_between_tests(run):
     assert time_to(one, 0.3) == 15  # the first time
     assert time_to(one, 0.5) == pytest.approx(30 + 10 * 2 / 3)
     assert time_to(one, 0.7) == math.inf
-    assert math.isnan(time_to(run(points=[(10, 0.2), (90, 0.4)]), 0.3))
+    assert math.isnan(time_to(run(points=[(10, 0.2), (50, None), (90, 0.4)]), 0.3))
     assert time_to(run(points=[(10, None)], end=None), 0.1) == math.inf
 
 

@@ -18,6 +18,8 @@ from alprune.report.contact import load_pool
 from alprune.report.groups import baseline_of, group_runs
 from alprune.report.runs import find_runs, read_run
 from alprune.report.tables import Findings, speed_ups, tables
+from alprune.report.words import headline
+from alprune.report.write import _drawn_groups
 
 NASTY = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>$\\frac{$|`a`](javascript:b)"
 
@@ -169,6 +171,18 @@ def test_six_pairs_have_a_p(tmp_path):
     table = speed_ups(Findings.of(groups, baseline_of(groups)))
     assert table.rows[0][2].text == "+10.0 (+10.0 to +10.0; 6 pairs; p = 0.031)"
     assert "certainty" not in table.note
+
+
+def test_of_many_groups_pictures_show_the_best_and_the_baselines(tmp_path):
+    write_run(tmp_path / "dense", "dense", points=[(10, 0.1)])
+    for number in range(14):
+        write_run(tmp_path / f"{number:02}", f"m{number:02}", points=[(10, 0.2 + number / 50)])
+    groups = group_runs(find_runs([tmp_path])[0])
+    findings = Findings.of(groups, baseline_of(groups))
+    shown = [group.name for group in _drawn_groups(findings)]
+    assert shown == ["dense", *(f"m{number:02}" for number in range(5, 14))]
+    said = headline(findings)
+    assert said[0].startswith("m13 ended at 46.0%") and said[-1].startswith("7 more groups")
 
 
 def test_nothing_that_a_run_folder_says_is_markup(tmp_path):
