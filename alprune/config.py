@@ -53,10 +53,16 @@ class RunConfig:
     epi_criterion: str = _option("taylor", "With method epi: taylor or magnitude.")
     prune_batch: int = _option(32, "Labelled examples whose loss decides what is pruned.")
     prune_batches: int = _option(1, "Such batches; their scores are accumulated.")
-    smoothing: float = _option(0.05, "Lambda of 3SP+CA: larger listens less to the cost.")
+    smoothing: float | None = _option(
+        None, "Lambda of 3SP+CA: larger listens less to the cost (0.05; 0.01 for our models)."
+    )
     temperature: float = _option(200.0, "Divides the logits in structured-grasp.")
     rounds: int = _option(10, "Rounds of 3sp-iterative.")
-    min_channels: int = _option(4, "Channels that every layer keeps at least.")
+    min_channels: int | None = _option(
+        None,
+        "Channels that every layer keeps at least (0: a sixteenth of its own, at least 4; 4 where "
+        "nothing is narrowed before training).",
+    )
     round_to: int | None = _option(
         None,
         "Make widths multiples of this (0: of 8 in wide layers and less in narrow ones; 1 where "
@@ -211,7 +217,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 _LEAST: dict[str, float] = {
     "steps": 1,
-    "min_channels": 1,
+    "min_channels": 0,
     "round_to": 0,
     "rounds": 1,
     "latency_batch": 1,

@@ -19,9 +19,11 @@ from alprune.data.dataset import Dataset, channel_statistics
 from alprune.errors import InputError
 from alprune.experiment import complete, new_learner, prune_learner
 from alprune.models import MODELS
+from alprune.prune import find_method
 
 _LARGE_MODEL, _SMALL_MODEL = "vgg19", "lenet-300-100"
-_WARMUP_BATCHES = 10  # fits are short here
+_WARMUP_BATCHES = 10  # fits are short here,
+_WIDE_LR = 0.02  # too short for a wide network to get up to a run's rate
 _NO_LABELS: Any = object()
 
 
@@ -187,12 +189,15 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         if model == "auto":
             large = min(height, width) >= MODELS[_LARGE_MODEL].least
             model = _LARGE_MODEL if large else _SMALL_MODEL
+        lr = self.lr
+        if lr is None and not find_method(self.method).saves_time:
+            lr = _WIDE_LR
         given = {
             "model": model,
             "method": self.method,
             "flops_reduction": self.flops_reduction,
             "batch_size": self.batch_size,
-            "lr": self.lr,
+            "lr": lr,
             "warmup_batches": _WARMUP_BATCHES,
             "pad": self.pad,
             "flip": self.flip,

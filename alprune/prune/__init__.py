@@ -208,7 +208,7 @@ def prune(
         latency_reduction: Share of the latency to remove, measured on this machine, instead.
         smoothing: lambda of 3SP+CA, and of `latency_aware`.
         temperature: Divides the logits in structured-grasp.
-        min_channels: Floor of channels that every layer keeps.
+        min_channels: Floor of channels that every layer keeps; 0: a sixteenth of them, at least 4.
         round_to: Widths are multiples of this, for hardware that likes them, in layers that are
             large enough; 0: of 8 in wide layers and of less in narrow ones. This, `rounds` and
             `latency_aware` are refused, unless left at their defaults, by methods that would

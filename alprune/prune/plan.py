@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alprune.errors import PruneError, quoted
 from alprune.prune.channels import ChannelGraph
-from alprune.prune.rounding import AUTO, multiple_for, steps_of
+from alprune.prune.limits import AUTO, floor_for, multiple_for, named
 
 TARGETS = ("flops", "params", "channels", "latency")
 KINDS = ("channels", "widths", "masks")
@@ -32,9 +32,9 @@ class Target:
     Attributes:
         quantity: "flops", "params", "channels" (the percentile p itself) or "latency".
         reduction: Share to remove, in [0, 1).
-        min_channels: Floor of channels that every layer keeps.
+        min_channels: Floor of channels that every layer keeps; 0: a sixteenth of them, at least 4.
         round_to: Widths are multiples of this where the group is large enough; 0: multiples of 8
-            in wide groups, of less in narrow ones (`alprune.prune.rounding`).
+            in wide groups, of less in narrow ones (`alprune.prune.limits`).
     """
 
     quantity: str
@@ -50,9 +50,9 @@ class Target:
                 f"the {self.quantity} reduction must be at least 0 and less than 1, got "
                 f"{self.reduction:g}: 0.8 removes 80%."
             )
-        for name, least in (("min_channels", 1), ("round_to", AUTO)):
-            if getattr(self, name) < least:
-                raise PruneError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("min_channels", "round_to"):
+            if getattr(self, name) < AUTO:
+                raise PruneError(f"{name} must be at least {AUTO}, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -270,8 +270,8 @@ def _measure(graph: ChannelGraph, quantity: str) -> Callable[[Tensor], float]:
     )
 
 
-def _floor(graph: ChannelGraph, scores: Tensor, least: int) -> Tensor:
-    """Mark the best `least` channels of every axis that makes or reads, pinned ones counted."""
+def _floor(graph: ChannelGraph, scores: Tensor, min_channels: int) -> Tensor:
+    """Mark the best channels of every axis that makes or reads, pinned ones counted."""
     floor = torch.zeros(graph.channels, dtype=torch.bool)
     for tensor in graph.tensors:
         for dim, role in tensor.roles.items():
@@ -281,6 +281,7 @@ def _floor(graph: ChannelGraph, scores: Tensor, least: int) -> Tensor:
             if bool((axis < 0).any()):
                 continue  # what is pinned keeps the layer alive
             own = axis.unique()
+            least = floor_for(own.numel(), min_channels)
             floor[own[torch.argsort(scores[own], descending=True)[:least]]] = True
     return floor
 
@@ -316,8 +317,7 @@ def _out_of_reach(graph: ChannelGraph, target: Target, before: float, least: flo
         limits = f"round_to (now {target.round_to}) or min_channels (now {target.min_channels})"
     return PruneError(
         f"a {target.quantity} reduction of {target.reduction:g} is out of reach: with at least "
-        f"{target.min_channels} channels a layer and widths in steps of "
-        f"{steps_of(target.round_to)} the most is {1 - least / before:.3f}. Ask for less, or "
-        f"lower {limits}."
+        f"{named(target.min_channels, target.round_to)} the most is {1 - least / before:.3f}. Ask "
+        f"for less, or lower {limits}."
         + (f" Layers with channels that cannot be pruned: {pinned}." if pinned else "")
     )

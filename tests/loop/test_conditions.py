@@ -127,12 +127,16 @@ def test_under_steps_alone_every_step_is_tested_and_under_a_budget_when_there_is
     assert tested == [True, False, False, False, True]  # a step takes no 10 s on the clock
 
 
-@pytest.mark.parametrize("start", ["random", "typiclust", "test_start:last"])
+def last(pool, count, generator):
+    return torch.arange(len(pool) - count, len(pool))
+
+
+@pytest.mark.parametrize("start", ["random", "typiclust", "test_conditions:last"])
 def test_a_run_starts_as_it_is_told(tmp_path, start):
     result = alprune.run(options(tmp_path / "run", steps=1, start=start, initial=40))
     initial = events_of(result.path)[0]["initial"]
     assert len(initial) == 40 and result.labelled == 50
-    if start == "test_start:last":
+    if start == "test_conditions:last":
         assert initial == list(range(1257, 1297))
 
 

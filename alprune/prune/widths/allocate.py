@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alprune.cost import cost
 from alprune.errors import PruneError
 from alprune.prune.channels.graph import ChannelGraph
-from alprune.prune.rounding import AUTO, multiple_for, steps_of
+from alprune.prune.limits import AUTO, floor_for, multiple_for, named
 from alprune.prune.widths.crop import Layers, Widths, simulate, survey
 
 Costs = Sequence[float] | np.ndarray
@@ -140,9 +140,10 @@ def precrop(
         params_reduction: Share of the parameters to remove, in [0, 1); None for no limit.
         flops_reduction: Share of the FLOPs to remove, in [0, 1); None for no limit.
         widen: PreConfig: densities may pass 1.
-        min_channels: Floor of every layer's width (of its own width where that is smaller).
+        min_channels: Floor of every layer's width (of its own width where that is smaller); 0: a
+            sixteenth of it, at least 4.
         round_to: Widths are multiples of this, rounded down, in layers that have as many channels;
-            0: as `alprune.prune.rounding` says. A trunk's are, as its widest layer's; inputs and
+            0: as `alprune.prune.limits` says. A trunk's are, as its widest layer's; inputs and
             classes stay.
         calibrate: Widths are rounded and shared, so the paper's one solution misses its targets
             by some per cent. If True, the programme's budgets are scaled, both alike, to the
@@ -166,9 +167,9 @@ def precrop(
                 f"{name}_reduction must be at least 0 and less than 1, got {value:g}: 0.8 removes "
                 "80%."
             )
-    for name, value, least in (("min_channels", min_channels, 1), ("round_to", round_to, AUTO)):
-        if value < least:
-            raise PruneError(f"{name} must be at least {least}, got {value}.")
+    for name, value in (("min_channels", min_channels), ("round_to", round_to)):
+        if value < AUTO:
+            raise PruneError(f"{name} must be at least {AUTO}, got {value}.")
     layers = survey(model, example)
     by_layer = cost(layers.model, layers.example).by_layer
 
@@ -289,7 +290,8 @@ def _allocate(
     def width(name: str, channels: int) -> int:
         wanted = int(sqrt(densities[name]) * channels + 1e-9)  # 1e-9: p = 1 keeps all
         multiple = multiple_for(channels, round_to)
-        return _rounded_down(wanted, channels, min(min_channels, channels), multiple)
+        floor = min(floor_for(channels, min_channels), channels)
+        return _rounded_down(wanted, channels, floor, multiple)
 
     widths, sizes, params_after = simulate(layers, width)
     return Allocation(
@@ -339,8 +341,7 @@ def _calibrated(
     if best is None:
         asked = ", ".join(f"{name} by {limit:g}" for name, limit in limits.items())
         raise PruneError(
-            f"cannot reduce {asked} with at least {min_channels} channels a layer in steps of "
-            f"{steps_of(round_to)}: the floor alone costs more. Lower the reductions, "
-            "min_channels or round_to."
+            f"cannot reduce {asked} with at least {named(min_channels, round_to)}: the floor "
+            "alone costs more. Lower the reductions, min_channels or round_to."
         )
     return best

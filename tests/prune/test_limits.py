@@ -6,7 +6,7 @@ from alprune import prune
 from alprune.config import RunConfig
 from alprune.experiment import complete
 from alprune.models import MODELS, build
-from alprune.prune.rounding import AUTO, multiple_for
+from alprune.prune.limits import AUTO, floor_for, multiple_for
 
 
 def test_wide_layers_are_rounded_to_eight_and_narrow_ones_to_less():
@@ -14,6 +14,11 @@ def test_wide_layers_are_rounded_to_eight_and_narrow_ones_to_less():
         *(1, 1, 2, 2, 4, 4, 8, 8)
     ]
     assert [multiple_for(n, 3) for n in (1, 512)] == [3, 3]
+
+
+def test_wide_layers_keep_a_sixteenth():
+    assert [floor_for(n, AUTO) for n in (3, 64, 128, 512)] == [4, 4, 8, 32]
+    assert [floor_for(n, 6) for n in (3, 512)] == [6, 6]
 
 
 def test_automatic_rounding_leaves_narrow_networks_prunable():
@@ -30,19 +35,19 @@ def test_automatic_rounding_leaves_narrow_networks_prunable():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_what_a_run_removes_by_default_is_within_reach_of_every_model_of_ours(name):
     config = complete(RunConfig(method="3sp-ca", model=name, dataset="digits"))
-    assert (config.flops_reduction, config.round_to) == (0.9, AUTO)
+    found = (config.flops_reduction, config.smoothing, config.min_channels, config.round_to)
+    assert found == (0.9, 0.01, AUTO, AUTO)
     shape = MODELS[name].input_shape
     model = build(name, 10, shape, seed=0)
     batch = (torch.randn(4, *shape), torch.arange(4))
-    pruned = prune(
-        model, "3sp-ca", batch=batch, flops_reduction=config.flops_reduction, round_to=AUTO
-    )
+    limits = {"min_channels": AUTO, "round_to": AUTO, "smoothing": 0.01}
+    pruned = prune(model, "3sp-ca", batch=batch, flops_reduction=0.9, **limits)
     assert pruned.flops_reduction >= 0.9
 
 
 def test_a_network_of_ones_own_loses_what_the_paper_removed():
     config = complete(RunConfig(method="3sp-ca", model="torch.nn:Identity", dataset="digits"))
-    assert (config.flops_reduction, config.round_to) == (None, AUTO)
+    assert (config.flops_reduction, config.smoothing, config.round_to) == (None, 0.05, AUTO)
     dense = complete(RunConfig(method="dense", dataset="digits"))
     assert (dense.round_to, dense.warmup_batches, dense.lr) == (1, 200, 0.05)
     asked = complete(RunConfig(method="3sp-ca", params_reduction=0.5, dataset="digits"))
