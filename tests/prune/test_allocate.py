@@ -328,7 +328,7 @@ def test_networks_beyond_the_method_are_refused(model, message):
     [
         ({}, "needs params_reduction"),
         ({"flops_reduction": 1.0}, "less than 1"),
-        ({"flops_reduction": 0.5, "min_channels": 0}, "min_channels"),
+        ({"flops_reduction": 0.5, "min_channels": -1}, "min_channels"),
         ({"flops_reduction": 0.999, "min_channels": 16}, "floor"),
     ],
 )

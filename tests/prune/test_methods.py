@@ -134,7 +134,7 @@ def test_precrop_takes_two_limits():
         ({"method": "epi"}, "prunes during training"),
         ({"method": "precrop-flops", "params_reduction": 0.5}, "limits flops, not params"),
         ({"method": "3sp", "flops_reduction": 1.0}, "less than 1"),
-        ({"method": "3sp", "min_channels": 0}, "min_channels must be at least 1"),
+        ({"method": "3sp", "min_channels": -1}, "min_channels must be at least 0"),
         ({"method": "3sp-ca", "smoothing": -1.0}, "smoothing"),
     ],
 )
