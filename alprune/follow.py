@@ -91,10 +91,13 @@ def follow(
 def is_written(path: Path) -> bool | None:
     """Tell whether a process of this machine writes to a run folder; None if it cannot be told."""
     try:
-        inode = (path / LOCK).stat().st_ino
         held = _LOCKS.read_text().splitlines()
     except OSError:
         return None
+    try:
+        inode = (path / LOCK).stat().st_ino
+    except OSError:
+        return False  # whoever writes makes it first
     # 1: FLOCK  ADVISORY  WRITE 4242 fe:00:16270167 0 EOF; file systems differ in the device.
     return any(line.split()[-3].endswith(f":{inode}") for line in held if line.count(":") >= 3)
 
@@ -152,6 +155,7 @@ class Watcher:
             if self._terminal:
                 self._draw(block(course, self._levels))
             if course.state == ENDED:
+                self._height = 0  # the last block stays
                 self._end(course)
         except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise StoreError(
@@ -210,7 +214,8 @@ def block(course: Course, levels: str = _BLOCKS) -> list[str]:
     last = course.events[-1]
     share, left_s = progress(course)
     filled = round(_BAR * share)
-    lines = [f"{share:4.0%} [{'#' * filled}{'.' * (_BAR - filled)}] {span(last['elapsed_s'])}"]
+    elapsed_s = last["elapsed_s"] + course.quiet_s
+    lines = [f"{share:4.0%} [{'#' * filled}{'.' * (_BAR - filled)}] {span(elapsed_s)}"]
     if course.state == RUNNING and left_s is not None:
         lines[0] += f", about {span(left_s)} left"
     if not steps:

@@ -124,11 +124,13 @@ def test_waiting_ends_with_what_is_missing(tmp_path):
 def test_a_killed_run_is_told_by_its_free_lock(tmp_path, locks):
     path = tmp_path / "run"
     write(path, WHOLE[:3])
-    (path / ".lock").touch()
     world = World()
     with pytest.raises(StoreError, match="no process .* holds the lock .*alprune run --resume"):
         followed(path, world)
     assert world.s < 10
+    (path / ".lock").touch()
+    with pytest.raises(StoreError, match="no process"):
+        followed(path, World())
     locks(path)
     quiet = World(*[lambda: None] * 50, lambda: write(path, WHOLE), (path / ".lock").unlink)
     assert followed(path, quiet)[-1].state == ENDED
@@ -197,7 +199,7 @@ def test_time_left_counts_the_clock_on_and_the_steps(tmp_path):
 def test_the_block_holds_state_curves_and_time(tmp_path):
     events = [START, PRUNE, step(0, 0.5), step(1, 0.7), step(2, 0.6)]
     lines = block(Course(tmp_path, RUNNING, events, 7.0))
-    assert lines[0].startswith(" 67% [####################..........] 60 s, about 33 s left")
+    assert lines[0].startswith(" 67% [####################..........] 67 s, about 33 s left")
     assert lines[1] == "  step 2, 120 labelled, accuracy 60.0%, best 70.0%"
     assert lines[2] == "  accuracy  ▁█▅  50.0% to 60.0%"
     assert lines[3] == "  labelled  ▁▅█  100 to 120"
@@ -230,7 +232,8 @@ def test_off_a_terminal_each_step_is_a_line_and_nothing_is_repeated(tmp_path):
 
 def test_on_a_terminal_the_block_is_drawn_over_itself(tmp_path):
     text = shown(Terminal(), tmp_path, WHOLE[:3], WHOLE[:4], WHOLE)
-    assert text.count("\033[5F\033[J") == 2  # five lines, wiped before each new drawing
+    assert text.count("\033[5F\033[J") == text.count("\033[J") == 2  # five lines, drawn over twice
+    assert text.index("Ended (budget)") > text.rindex("labelled  ")
     assert "digits, 3sp, seed 4, budget 100" in text and "Ended (budget)" in text
 
 
