@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alprune.errors import StoreError
-from alprune.store import read_events
+from alprune.store import Fields, read_events
 
 # By name, what a step's number is; one that a step lacks, as those of the oldest runs may, is NaN.
 COLUMNS = {
@@ -16,7 +16,7 @@ COLUMNS = {
     "labelled": "labelled points that it trained on",
     "elapsed_s": "seconds on the budget clock when it ended",
     "fitted_s": "the same when its fit ended: the time to which its accuracy belongs",
-    "test_accuracy": "0 to 1; NaN where the step was not tested, as with the next two",
+    "test_accuracy": "0 to 1, the last one final; NaN where not tested, as with the next two",
     "macro_f1": "mean F1 score of the classes, 0 to 1",
     "ece": "expected calibration error, 0 to 1",
     "uncertainty": "mean entropy of the scored points, in nats",
@@ -31,6 +31,7 @@ COLUMNS = {
     "save_s": "seconds in which the checkpoint before it was written, off the clock",
 }
 _WHOLE = ("step", "labelled")
+_EARLY = ("interrupted", "stopped", "error")  # reasons after which the last step is not tested
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class RunHistory:
         initial: `(k,)` int64, indices of the points labelled at the start.
         acquired: By step, `(k,)` int64, indices of the points that it asked for.
         prune: What the pruning did, as in events.jsonl; empty if it was not recorded.
+        end: What the last event says: final accuracy, by class, peak memory; empty before it.
         warnings: What the run warned of.
     """
 
@@ -58,6 +60,7 @@ class RunHistory:
     initial: np.ndarray
     acquired: tuple[np.ndarray, ...]
     prune: Mapping[str, Any]
+    end: Mapping[str, Any]
     warnings: tuple[str, ...]
 
     def __getattr__(self, name: str) -> np.ndarray:
@@ -102,14 +105,19 @@ def load_run(path: str | Path) -> RunHistory:
     columns = {name: _array([event.get(name) for event in told]) for name in COLUMNS}
     if told and "fitted_s" not in told[0]:
         columns["fitted_s"] = columns["elapsed_s"]
-    last = events[-1]
+    end = events[-1] if events[-1]["event"] == "end" else Fields()
+    reason = str(end["reason"]) if end else None
+    accuracy = columns["test_accuracy"]
+    if told and reason and not reason.startswith(_EARLY) and np.isnan(accuracy[-1]):
+        accuracy[-1] = _array([end["test_accuracy"]])[0]
     return RunHistory(
         path=path,
         config=dict(start["config"]),
-        reason=str(last["reason"]) if last["event"] == "end" else None,
+        reason=reason,
         columns=columns | {name: columns[name].astype(np.int64) for name in _WHOLE},
         initial=_indices(start.get("initial", [])),
         acquired=tuple(_indices(event["acquired"]) for event in told),
+        end=dict(end),
         prune=dict(next((event for event in events if event["event"] == "prune"), {})),
         warnings=tuple(str(e.get("message")) for e in events if e["event"] == "warning"),
     )

@@ -53,7 +53,7 @@ def test_an_unended_run_and_a_half_written_line_are_read(path, tmp_path):
     with open(tmp_path / "events.jsonl", "a") as file:
         file.write('{"event": "end", "elapsed')
     run = alprune.load_run(tmp_path)
-    assert run.reason is None and len(run) == 3
+    assert run.reason is None and len(run) == 3 and run.end == {}
     only_started = alprune.load_run(copy_of(path, tmp_path, most=1))
     assert len(only_started) == 0 and only_started.rows() == [] and only_started.prune == {}
 
@@ -66,6 +66,20 @@ def test_an_old_run_lacks_what_was_not_recorded_yet(path, tmp_path):
     assert run.fitted_s.tolist() == run.elapsed_s.tolist() == now.elapsed_s.tolist()
     assert np.isnan(run.ece).all() and np.isnan(run.save_s).all()
     assert run.test_accuracy[-1] == now.test_accuracy[-1]
+
+
+def test_the_final_test_is_that_of_the_last_step_unless_it_ended_early(path, tmp_path):
+    def untested(event):
+        return event | {"test_accuracy": None} if event["event"] == "step" else event
+
+    final = events_of(path, "end")[0]["test_accuracy"]
+    run = alprune.load_run(copy_of(path, tmp_path, untested))
+    assert np.isnan(run.test_accuracy[:-1]).all() and run.test_accuracy[-1] == final
+    assert run.end["test_accuracy"] == final
+    broken = alprune.load_run(
+        copy_of(path, tmp_path, lambda e: untested(e) | {"reason": "error: x"})
+    )
+    assert np.isnan(broken.test_accuracy).all() and broken.reason == "error: x"
 
 
 def test_a_step_that_was_done_again_stands_once(path, tmp_path):
