@@ -9,7 +9,7 @@ import numpy as np
 
 from alprune.report.groups import REDUCTIONS, Group
 from alprune.report.runs import OFF_CLOCK, PARTS, Run
-from alprune.report.statistics import accuracy_at, band, known_until, labelled_at
+from alprune.report.statistics import accuracy_at, band, joined, known_until, labelled_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,7 @@ _PARTS = {  # colour, hatch
 }
 _POINTS = 400  # of the common clock
 _MARKS = 40  # tests of a run that have one
+_MARKED_RUNS = 3  # of a group: with more, marks hide the lines
 _WIDTH = 5.6  # inches
 _NAME = 60  # characters of a group's name in a picture
 _LAYERS = 32  # names below the axis
@@ -109,7 +110,7 @@ def accuracy_curves(groups: Sequence[Group], by_labels: bool = False) -> "Figure
         runs = [run for run in group.sound if len(run.tested)]
         for run in group.runs:
             if len(runs) > 1 or run not in runs:
-                _thin(axes, run, look, by_labels)
+                _thin(axes, run, look, by_labels, among=len(group.runs))
         x = _common([_reach(run, by_labels) for run in runs])
         curves = [100 * accuracy_at(run, x, by_labels) for run in runs]
         _mean_line(axes, group, look, number, x, curves, runs, by_labels)
@@ -266,12 +267,17 @@ def _common(reaches: Sequence[tuple[float, float]]) -> np.ndarray:
     return np.linspace(begin, end, _POINTS) if end > begin else np.array([end])
 
 
-def _thin(axes: "Axes", run: Run, look: Look, by_labels: bool) -> None:
+def _thin(axes: "Axes", run: Run, look: Look, by_labels: bool, among: int) -> None:
+    """Draw a single run; its tests are marked unless it is one of many."""
     if not len(run.tested):
         return
     begin, end = _reach(run, by_labels)
     x = np.union1d(np.linspace(begin, end, _POINTS), run.tested[:, 1 if by_labels else 0])
-    axes.plot(x, 100 * accuracy_at(run, x, by_labels), color=look.colour, lw=1.0, alpha=0.75)
+    many = among > _MARKED_RUNS
+    line: dict[str, Any] = {"color": look.colour, "lw": 1.0, "alpha": 0.5 if many else 0.75}
+    axes.plot(x, 100 * accuracy_at(run, x, by_labels), **line)
+    if many and joined(run).all():
+        return
     marked = _marked(run)
     axes.plot(
         marked[:, 1 if by_labels else 0],

@@ -106,13 +106,13 @@ def results(findings: Findings) -> Table:
         )
     columns = (
         *("Group", "Runs ended", "Final accuracy (%)", "Labelled points"),
-        f"Mean accuracy over {findings.until_s:.0f} s (%)",
+        f"Mean accuracy over {seconds_text(findings.until_s)} s (%)",
         *("FLOPs left (%)", "Parameters"),
     )
     note = (
         "± is the standard error of the mean over seeds. The mean accuracy is the area under the "
-        f"accuracy-time curve over the first {findings.until_s:.0f} s that all runs have, divided "
-        "by that time; before a run's first test it counts as 0."
+        f"accuracy-time curve over the first {seconds_text(findings.until_s)} s that all runs "
+        "have, divided by that time; before a run's first test it counts as 0."
     )
     masked = [g.name for g in findings.groups if any(r.cost and r.cost.sparsity for r in g.runs)]
     if masked:
@@ -143,13 +143,15 @@ def speed_ups(findings: Findings) -> Table:
         base = findings.baselines.get(group.name)
         if base is None:
             continue
+        more = gain(base, group)
+        pairs = more.pairs if more else 0
+        sooner = [_sooner(base, group, level) for level in findings.levels]
         rows.append(
             (
                 _name(group),
                 Cell(base.name, base.name),
-                _difference_cell(gain(base, group)),
-                _ratio_cell(catch_up(base, group)),
-                *(_ratio_cell(_sooner(base, group, level)) for level in findings.levels),
+                _estimate_cell(more, "{:+.1f}", pairs=0),
+                *(_estimate_cell(e, "{:.2f}", pairs) for e in (catch_up(base, group), *sooner)),
             )
         )
     columns = (
@@ -179,10 +181,10 @@ def seconds(findings: Findings) -> Table:
             _mean([100 * r.seconds[part] / r.elapsed_s for r in runs], 1, error=False)
             for part in PARTS
         ]
-        aside = [_mean([r.seconds[p] for r in runs], 0, error=False) for p in OFF_CLOCK]
+        aside = [_seconds([r.seconds[p] for r in runs]) for p in OFF_CLOCK]
         trained = [r.examples / r.seconds["train"] for r in runs if r.seconds["train"] > 0]
         scored = [r.scored / r.seconds["score"] for r in runs if r.seconds["score"] > 0]
-        clock = _mean([r.elapsed_s for r in runs], 0, error=False)
+        clock = _seconds([r.elapsed_s for r in runs])
         rates = (_mean(trained, 0), _mean(scored, 0))
         rows.append((_name(group), clock, *parts, *aside, *rates))
     columns = (
@@ -308,6 +310,17 @@ def _mean(values: Sequence[float], digits: int, of: int | None = None, error: bo
     return Cell(text, mean)
 
 
+def seconds_text(seconds: float) -> str:
+    """Write seconds for people: the shorter, the more digits."""
+    return f"{seconds:,.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}"
+
+
+def _seconds(values: Sequence[float], of: int | None = None) -> Cell:
+    mean, _ = mean_and_error(values)
+    some = f" ({len(values)} of {of})" if of is not None and len(values) < of else ""
+    return Cell(seconds_text(mean) + some, mean)
+
+
 def _time_cell(found: Sequence[float], runs: int) -> Cell:
     known = [t for t in found if not math.isnan(t)]
     never = sum(math.isinf(t) for t in known)
@@ -316,36 +329,30 @@ def _time_cell(found: Sequence[float], runs: int) -> Cell:
     if never:
         some = f" ({len(known) - never} of {len(known)} runs)" if 0 < never < len(known) else ""
         return Cell(NONE + some)
-    return _mean(known, 0, of=runs, error=False)
+    return _seconds(known, of=runs)
 
 
-def _difference_cell(found: Estimate | None) -> Cell:
+def _estimate_cell(found: Estimate | None, form: str, pairs: int) -> Cell:
+    """Write an estimate, its interval, and of how many pairs it is unless of `pairs`."""
     if found is None:
         return Cell(NONE)
-    return Cell(f"{found.value:+.1f}{_interval(found, '{:+.1f}')}", found.value)
-
-
-def _ratio_cell(found: Estimate | None) -> Cell:
-    if found is None:
-        return Cell(NONE)
-    return Cell(f"{found.value:.2f}{_interval(found, '{:.2f}')}", found.value)
-
-
-def _interval(found: Estimate, form: str) -> str:
-    pairs = f"{found.pairs} pair" + "s" * (found.pairs > 1)
-    if found.low is None or found.high is None:
-        return f" ({pairs})"
-    told = [f"{form.format(found.low)} to {form.format(found.high)}", pairs]
+    told = []
+    if found.low is not None and found.high is not None:
+        told.append(f"{form.format(found.low)} to {form.format(found.high)}")
+    if found.pairs != pairs:
+        told.append(f"{found.pairs} pair" + "s" * (found.pairs > 1))
     if found.p is not None:
         told.append(f"p = {found.p:.2g}")
-    return f" ({'; '.join(told)})"
+    brackets = f" ({'; '.join(told)})" if told else ""
+    return Cell(form.format(found.value) + brackets, found.value)
 
 
 def _pairs_note(findings: Findings) -> str:
     note = (
         "Runs of the same seed are paired. In brackets the 95% interval of a percentile bootstrap "
-        "over pairs (all resamples up to 5 pairs, 10,000 above), the number of pairs and, from 6 "
-        "pairs on, p of Wilcoxon's two-sided signed-rank test; below 6 that test cannot fall under "
+        "over pairs (all resamples up to 5 pairs, 10,000 above), the number of pairs (beside a "
+        "ratio where it is another than beside the difference) and, from 6 pairs on, p of "
+        "Wilcoxon's two-sided signed-rank test; below 6 that test cannot fall under "
         "0.05. Ratios are geometric means of the baseline's seconds over the group's; - means that "
         "a run of either did not get there or no pair was tested often enough."
     )

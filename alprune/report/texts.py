@@ -52,7 +52,7 @@ def summary(findings: Findings) -> str:
     levels = [f"s_to_{100 * level:.0f}" for level in findings.levels]
     header = [
         *("run", "group", "seed", "state", "reason", "elapsed_s", "steps", "labelled"),
-        *("test_accuracy", f"mean_accuracy_over_{findings.until_s:.0f}_s", *levels),
+        *("test_accuracy", "mean_accuracy", "mean_accuracy_until_s", *levels),
         *(f"{part}_s" for part in (*PARTS, *OFF_CLOCK)),
         *("macs_before", "macs_after", "params_before", "params_after", "sparsity"),
         *(f"option_{option}" for option in options),
@@ -77,7 +77,7 @@ def _rows(group: Group, findings: Findings, options: Sequence[str]) -> list[list
                 *(run.path, group.name, run.seed, run.state, run.reason, run.elapsed_s),
                 len(run.labelled),
                 int(run.labelled[-1]) if len(run.labelled) else None,
-                *(last, area(run, findings.until_s)),
+                *(last, area(run, findings.until_s), findings.until_s),
                 *(seconds if seconds < float("inf") else None for seconds in reached),
                 *(run.seconds[part] for part in (*PARTS, *OFF_CLOCK)),
                 *((*cost.macs, *cost.params, cost.sparsity) if cost else [None] * 5),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from alprune.report.groups import Group
 from alprune.report.statistics import Estimate, mean_and_error
-from alprune.report.tables import Findings, catch_up, gain
+from alprune.report.tables import Findings, catch_up, gain, seconds_text
 
 _LINES = 8  # of the headline
 _NAMED = 6  # groups that a picture's words tell of
@@ -22,7 +22,9 @@ def headline(findings: Findings) -> list[str]:
         clock, _ = mean_and_error([run.elapsed_s for run in group.ended])
         spread = f" ± {error:.1f}" if error is not None else ""
         number = "one run" if len(final) == 1 else f"{len(final)} runs"
-        text = f"{group.name} ended at {mean:.1f}%{spread} after {clock:,.0f} s ({number})."
+        text = (
+            f"{group.name} ended at {mean:.1f}%{spread} after {seconds_text(clock)} s ({number})."
+        )
         base = findings.baselines.get(group.name)
         if base is not None and (more := gain(base, group)):
             text += f" That is {_points(more)} {base.name}."
