@@ -13,7 +13,9 @@ weights.
 Needs Linux or macOS (it forks). Exits with 1 at the first difference. Ctrl-C or SIGTERM ends it
 after the current run, with the table of what was done until then.
 
-Measured: nothing yet.
+Measured (--kills 200 --seed 11, one thread of an Intel Xeon at 2.3 GHz, 50 s): set-up 18, fit 18,
+evaluate 18, score 62, acquire 9, write event 17, write checkpoint 18, write labels 18, end 18, in
+between 4; 12 left a half-written file, 46 a step to do again; 34 runs ended, all equal.
 """
 
 import argparse
