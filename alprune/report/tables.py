@@ -61,7 +61,7 @@ class Findings:
         groups: All groups.
         baselines: `{group: what it is compared with}`.
         levels: Accuracies (0 to 1) to which times are told.
-        until_s: The end of the areas under the curves: the earliest end of a run.
+        until_s: The end of the areas under the curves: the earliest of a run that has ended.
     """
 
     groups: tuple[Group, ...]
@@ -73,7 +73,9 @@ class Findings:
     def of(cls, groups: Sequence[Group], baselines: Mapping[str, Group]) -> "Findings":
         """Choose levels and the common end."""
         runs = [run for group in groups for run in group.sound if len(run.tested)]
-        until_s = min(map(known_until, runs), default=0.0)
+        # Runs that failed early would shorten the areas of all others.
+        counted = [run for run in runs if run.ended] or runs
+        until_s = min(map(known_until, counted), default=0.0)
         return cls(tuple(groups), baselines, _levels(runs), until_s)
 
 

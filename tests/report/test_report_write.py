@@ -157,6 +157,8 @@ def test_a_lone_unfinished_run_has_tables(tmp_path):
     assert "speedups" not in made
     assert made["results"][0][1].text == "0 of 1"
     assert made["runs"][0][3].text == "unfinished"
+    whole = read_run(write_run(tmp_path / "b", "3sp"))
+    assert Findings.of(group_runs([run, whole]), {}).until_s == 31  # of the run that has ended
 
 
 def test_six_pairs_have_a_p(tmp_path):
