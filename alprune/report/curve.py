@@ -1,10 +1,12 @@
 """The picture in a run folder: accuracy and labelled points against time."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from alprune.errors import StoreError
 from alprune.store import Fields, read_events
+from alprune.store.disk import replace
 
 
 def curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, int]]]:
@@ -14,12 +16,17 @@ def curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, int
         path: A run folder.
 
     Returns:
-        `(seconds, test accuracy)` of every step that was tested, and `(seconds, labelled points)`
-        of every step; seconds on the budget clock when the step's fit ended, accuracy 0 to 1.
+        `(seconds, test accuracy)` of every step that was tested and of the end, and
+        `(seconds, labelled points)` of every step; seconds on the budget clock when the step's
+        fit ended, accuracy 0 to 1.
     """
-    steps = [event for event in read_events(path) if event["event"] == "step"]
+    events = read_events(path)
+    steps = [event for event in events if event["event"] == "step"]
     tested = [s for s in steps if s["test_accuracy"] is not None]
     accuracy = [(s["fitted_s"], s["test_accuracy"]) for s in tested]
+    if events and events[-1]["event"] == "end" and events[-1]["test_accuracy"] is not None:
+        last = (events[-1]["elapsed_s"], events[-1]["test_accuracy"])
+        accuracy = [point for point in accuracy if point[0] < last[0]] + [last]
     return accuracy, [(s["fitted_s"], s["labelled"]) for s in steps]
 
 
@@ -54,6 +61,8 @@ def plot_curves(paths: Sequence[Path], out: Path) -> None:
         axes.set_xlim(left=0)
     left.legend()
     try:
-        figure.savefig(out, dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, format=out.suffix.removeprefix("."))
+        replace(out, picture.getvalue())
     except OSError as error:
         raise StoreError(f"cannot draw {out}: {error}.") from error

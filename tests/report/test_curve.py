@@ -21,6 +21,15 @@ def test_curves_hold_tested_accuracies_and_all_labels(run):
     assert labelled == [(2.0, 100), (4.0, 110), (6.0, 120)]
 
 
+def test_a_curve_ends_with_the_final_test(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.event("start", 0.0, config={"method": "3sp", "seed": 4})
+    folder.event("step", 2.5, fitted_s=2.0, labelled=100, test_accuracy=0.25)
+    folder.event("step", 4.0, fitted_s=4.0, labelled=110, test_accuracy=0.5)
+    folder.event("end", 4.0, test_accuracy=0.5)
+    assert curves(tmp_path / "run")[0] == [(2.0, 0.25), (4.0, 0.5)]
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_picture_is_drawn_of_several_runs(run, tmp_path, suffix):
     out = tmp_path / f"curve.{suffix}"
