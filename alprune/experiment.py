@@ -124,6 +124,7 @@ def complete(config: RunConfig) -> RunConfig:
         if all(getattr(config, reduction) is None for reduction in REDUCTIONS):
             config = config.resolved(OUR_REDUCTIONS.get(config.method, {}))
         config = config.resolved(OUR_DEFAULTS.get(config.method, {}))
+        config = config.resolved({"lr": models.MODELS[config.model].lr})
     config = config.resolved(DEFAULTS)
     config = config.resolved({"start": "balanced" if config.imbalance == 1 else "random"})
     find_start(config.start or "")

@@ -42,12 +42,14 @@ class ModelEntry:
         build: `(classes, (c, h, w)) -> nn.Module`, initialised as PyTorch does.
         input_shape: `(c, h, w)` of the paper.
         least: Smallest height and width that it takes, in pixels.
+        lr: Peak rate of a run, where that of the others is too high; None: as the others.
     """
 
     summary: str
     build: Callable[[int, Shape], nn.Module]
     input_shape: Shape
     least: int = 1
+    lr: float | None = None
 
 
 _WITH_SIDE_OUTPUTS = ("googlenet", "inception_v3")
@@ -61,7 +63,7 @@ MODELS: dict[str, ModelEntry] = {
     "gru-b": ModelEntry("GRU of 256 units over rows, SNIP, 404k", partial(gru, 256), _MNIST),
     "gru-s": ModelEntry("GRU of 128 units over rows, SNIP, 104k", partial(gru, 128), _MNIST),
     "lenet-300-100": ModelEntry("two hidden layers, 267k", lenet_300_100, _MNIST),
-    "lenet-5-caffe": ModelEntry("two convolutions, 431k", lenet_5_caffe, _MNIST, 16),
+    "lenet-5-caffe": ModelEntry("two convolutions, 431k", lenet_5_caffe, _MNIST, 16, lr=0.01),
     "lstm-b": ModelEntry("LSTM of 256 units over rows, SNIP, 535k", partial(lstm, 256), _MNIST),
     "lstm-s": ModelEntry("LSTM of 128 units over rows, SNIP, 137k", partial(lstm, 128), _MNIST),
     "mobilenet-v1": ModelEntry("MobileNetV1, CIFAR form, 3.2 M", mobilenet_v1, _CIFAR, 16),

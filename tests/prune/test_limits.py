@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -52,3 +54,9 @@ def test_a_network_of_ones_own_loses_what_the_paper_removed():
     assert (dense.round_to, dense.warmup_batches, dense.lr) == (1, 200, 0.05)
     asked = complete(RunConfig(method="3sp-ca", params_reduction=0.5, dataset="digits"))
     assert asked.flops_reduction is None
+
+
+def test_a_model_without_normalisation_has_a_rate_at_which_it_does_not_diverge():
+    config = RunConfig(dataset="digits", model="lenet-5-caffe")
+    assert complete(config).lr == 0.01
+    assert complete(replace(config, lr=0.3)).lr == 0.3
