@@ -23,7 +23,14 @@ from alprune.experiment import (
 from alprune.loop import Oracle, RunResult, Session
 from alprune.pool import LabelPool
 from alprune.prune import Plan, rebuild
-from alprune.store import CONFIG, RunFolder, read_events, read_labels
+from alprune.store import (
+    CONFIG,
+    RunFolder,
+    is_asking,
+    read_events,
+    read_labels,
+    resume_command,
+)
 from alprune.store.checkpoint import SLOTS, load_checkpoint
 from alprune.store.record import Observer
 
@@ -71,6 +78,10 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
     """Return the options of the run in a folder, with a new budget or steps if given."""
     if not (path / CONFIG).exists():
         raise StoreError(f"{path} holds no run to go on with; start one with --out {path}.")
+    if is_asking(path):
+        raise StoreError(
+            f"in {path} people are asked for labels. Go on with: {resume_command(path)}."
+        )
     new = {"budget": budget, "steps": steps, "out": str(path)}
     given = {name: value for name, value in new.items() if value is not None}
     return complete(RunConfig.from_toml(path / CONFIG, **given))

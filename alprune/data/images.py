@@ -34,10 +34,12 @@ class Decoder:
     Args:
         size: `(h, w)` to which images are resized.
         threads: How many call it.
+        proportions: Keep them, for people who look at the image: `size` is what it has to fit
+            into, and one that does is left as it is.
     """
 
-    def __init__(self, size: tuple[int, int], threads: int) -> None:
-        self._size = size
+    def __init__(self, size: tuple[int, int], threads: int, proportions: bool = False) -> None:
+        self._size, self._proportions = size, proportions
         self._large_pixels = MAX_PIXELS // threads
         self._alone = threading.RLock()
         Image.init()
@@ -77,7 +79,9 @@ class Decoder:
         with self._alone_if(pixels > self._large_pixels):
             ImageOps.exif_transpose(image, in_place=True)
             rgb = _rgb(image)
-            if rgb.size != (w, h):
+            if self._proportions:
+                rgb.thumbnail((w, h), Image.Resampling.BILINEAR)
+            elif rgb.size != (w, h):
                 rgb = rgb.resize((w, h), Image.Resampling.BILINEAR)  # Pillow's is antialiased
         return np.asarray(rgb), grey
 

@@ -6,9 +6,11 @@ from alprune.store.folder import (
     RunFolder,
     check_new,
     from_cell,
+    is_asking,
     read_events,
     read_labels,
     resume_command,
+    sound_bytes,
     to_cell,
 )
 
@@ -18,8 +20,10 @@ __all__ = [
     "RunFolder",
     "check_new",
     "from_cell",
+    "is_asking",
     "read_events",
     "read_labels",
     "resume_command",
+    "sound_bytes",
     "to_cell",
 ]

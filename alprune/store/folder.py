@@ -191,7 +191,20 @@ class RunFolder:
 
 def resume_command(path: Path) -> str:
     """Return the command that goes on with the run in a folder."""
-    return f"alprune run --resume {shlex.quote(str(path))}"
+    return f"alprune {'ask' if is_asking(path) else 'run --resume'} {shlex.quote(str(path))}"
+
+
+def is_asking(path: Path) -> bool:
+    """Tell whether a folder's record is that of `alprune ask`, by its first event."""
+    try:
+        return _event(next(_lines(path / EVENTS), b"")).get("asking") is True
+    except (OSError, ValueError, RecursionError, StoreError):
+        return False
+
+
+def sound_bytes(path: Path) -> int:
+    """Return how many bytes of a folder's record are whole lines; a torn one may follow them."""
+    return sum(map(len, _lines(path / EVENTS)))
 
 
 def check_new(path: Path) -> None:
