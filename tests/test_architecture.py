@@ -10,12 +10,12 @@ PACKAGE = Path(alprune.__file__).parent
 # A part may import parts of its own level or of the levels before it.
 LEVELS = [
     {"errors", "files", "names", "config", "clock", "device"},
-    {"data", "augment", "pool", "models", "cost", "metrics"},
+    {"data", "inputs", "augment", "pool", "models", "cost", "metrics"},
     {"prune", "train"},
-    {"acquire", "oracle", "start", "testing"},
+    {"acquire", "classifier", "oracle", "start", "testing"},
     {"store", "loop", "observers", "signals"},
-    {"experiment", "reopen", "estimator", "tensorboard"},
-    {"rerun", "report", "bench", "history"},
+    {"experiment", "learned", "nearby", "reopen", "estimator", "tensorboard", "asking"},
+    {"rerun", "report", "bench", "export", "history", "prediction"},
     {"compare", "display", "follow"},
     {"overview", "cli"},
 ]

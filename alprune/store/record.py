@@ -18,6 +18,7 @@ from alprune.clock import Budget
 from alprune.config import RunConfig
 from alprune.data import Splits
 from alprune.device import hardware
+from alprune.inputs import INPUTS, Inputs
 from alprune.pool import LabelPool
 from alprune.prune import Pruned
 from alprune.prune.early import EarlyPruner
@@ -60,6 +61,7 @@ class Record:
         """Write down everything that the run depends on; `acquisition` is the function's name."""
         self.folder.write(CONFIG, config.to_toml())
         self.folder.rewind(0)
+        self.folder.write(INPUTS, Inputs.of(splits.train).to_json())
         self._event(
             "start",
             config={k: v for k, v in asdict(config).items() if v is not None},
