@@ -3,18 +3,31 @@
 from pathlib import Path
 
 from alprune.data import digits, downloads, folder, npz
-from alprune.data.dataset import Dataset, DataSource, LoadOptions, Splits, make_splits
+from alprune.data.dataset import (
+    Dataset,
+    DataSource,
+    LoadOptions,
+    Splits,
+    check_several,
+    make_splits,
+    relabelled,
+)
+from alprune.data.files import Files
 from alprune.errors import AlpruneError, DataError, failure
 from alprune.names import lookup
+from alprune.pool import UNKNOWN
 
 __all__ = [
     "DATASETS",
     "DataSource",
     "Dataset",
+    "Files",
     "LoadOptions",
     "Splits",
+    "UNKNOWN",
     "load",
     "make_splits",
+    "relabelled",
     "source",
 ]
 
@@ -59,6 +72,7 @@ def load(
     skip_unreadable: bool = False,
     progress: bool = False,
     follow_links: bool = False,
+    incomplete: bool = False,
 ) -> Splits:
     """Load a data set by name.
 
@@ -70,16 +84,44 @@ def load(
         skip_unreadable: Leave out image files that do not decode, with a warning.
         progress: Show a progress bar where loading takes long.
         follow_links: Read files to which links lead out of a folder of images; refused otherwise.
+        incomplete: Take data as they are before people have labelled them: labels may be missing
+            (-1), so may test images (none, as `(0, h, w, c)`) and images of some or all classes.
+            In a folder, `train/` may be left out: `folder:PATH` is `PATH/<class>/...` with images
+            that have no label yet in `PATH/unlabelled/...` then. Refused otherwise.
 
     Returns:
-        Training and test images on the CPU.
+        Training and test images on the CPU. Of `folder:PATH`, `Dataset.files` says which file
+        each came from.
 
     Raises:
         ConfigError: The name is not known.
         DataError: The data is missing, damaged or not as described; the message says what to do.
     """
     found, path = _resolve(name)
-    return found.load(path, LoadOptions(root, size, skip_unreadable, progress, follow_links))
+    options = LoadOptions(
+        root, size, skip_unreadable, progress, follow_links, incomplete=incomplete
+    )
+    splits = found.load(path, options)
+    if not incomplete:
+        _check_complete(name, splits)
+    return splits
+
+
+def _check_complete(name: str, splits: Splits) -> None:
+    """Refuse what a run cannot be simulated on."""
+    train = splits.train
+    unknown = int((train.y == UNKNOWN).sum())
+    if unknown:
+        raise DataError(
+            f"{unknown:,} of {len(train):,} training images of {name!r} have no label, and this "
+            "needs labelled ones. A person can label them: alprune ask, or alprune label."
+        )
+    if not len(splits.test) or bool((splits.test.y == UNKNOWN).any()):
+        raise DataError(
+            f"{name!r} has no test images, or some without a label, and accuracy is measured on "
+            "labelled images that are never trained on: put a fifth of them aside, say."
+        )
+    check_several(train.classes)
 
 
 def _resolve(name: str) -> tuple[DataSource, str]:

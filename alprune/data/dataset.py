@@ -8,12 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alprune.data.files import Files
 from alprune.data.mapped import IN_MEMORY, parts, rows_at_once, spool
 from alprune.errors import DataError
+from alprune.pool import UNKNOWN
 
 _STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
 
@@ -25,12 +28,13 @@ class Dataset:
     Attributes:
         x: Images `(n, h, w, c)`, uint8 (0..255) or float32 (any finite values); many of them may
             lie in a file, see `alprune.data.mapped`.
-        y: Class of each image `(n,)`, int64, in `0..len(classes)-1`.
+        y: Class of each image `(n,)`, int64, in `0..len(classes)-1`, or -1 where it is unknown.
         classes: Name of each class.
         mean: Mean of each channel, in the units of `x / 255` for uint8 and of `x` for float.
         std: Standard deviation of each channel, same units, > 0.
         flip: Whether a horizontal flip leaves the label true, so that training may use it.
         digest: Hash of the content of `x` and `y`.
+        files: Where the images were read from; None if they did not come from files of their own.
 
     Raises:
         DataError: On construction, if the parts do not fit together.
@@ -43,10 +47,13 @@ class Dataset:
     std: tuple[float, ...]
     flip: bool
     digest: str
+    files: Files | None = None
 
     def __post_init__(self) -> None:
-        _check_images("x", self.x)
-        _check_labels("y", self.y, len(self.x), self.classes)
+        _check_images("x", self.x, least=0)
+        _check_labels("y", self.y, len(self.x), self.classes, least=UNKNOWN)
+        if self.files is not None and len(self.files) != len(self.x):
+            raise DataError(f"{len(self.files)} files cannot make {len(self.x)} images.")
         channels = self.x.shape[3]
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels or not all(math.isfinite(v) for v in values):
@@ -63,6 +70,11 @@ class Dataset:
         _, h, w, c = self.x.shape
         return c, h, w
 
+    @property
+    def paths(self) -> tuple[str, ...] | None:
+        """Path of each image's file below its folder; None if images have no such files."""
+        return None if self.files is None else self.files.paths
+
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the same data on `device`."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
@@ -70,7 +82,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training images, the pool to label from, and the test images; same classes and scale."""
+    """Training images, the pool to label from, and the test images; same classes and scale.
+
+    Where labels come from people, training images may have none yet, and there may be no test
+    image at all: see `incomplete` of `alprune.data.load`.
+    """
 
     train: Dataset
     test: Dataset
@@ -105,6 +121,7 @@ class LoadOptions:
         follow_links: Read files to which links lead out of a folder of images.
         in_memory: Bytes up to which the images of an array are held in memory; larger arrays stay
             in a file, where the source can do so.
+        incomplete: Take data that lack labels, test images or all images of a class.
     """
 
     root: Path | None = None
@@ -113,6 +130,7 @@ class LoadOptions:
     progress: bool = False
     follow_links: bool = False
     in_memory: int = IN_MEMORY
+    incomplete: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
@@ -161,14 +179,9 @@ def make_splits(
     """
     for name, (x, y) in (("train", train), ("test", test)):
         _check_images(f"x_{name}", x)
+        check_several(classes)
         _check_labels(f"y_{name}", y, len(x), classes)
-    counts = torch.bincount(train[1], minlength=len(classes))
-    empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
-    if empty:
-        raise DataError(
-            f"{len(empty)} of {len(classes)} classes have no training image: {first_few(empty)}. "
-            "Add images, or leave these classes out and number the others 0..k-1."
-        )
+    check_classes_present(train[1], classes)
     x_train, x_test = (resize(x, size, in_memory) for x, _ in (train, test))
     mean, std = channel_statistics(x_train)
 
@@ -176,6 +189,56 @@ def make_splits(
         return Dataset(x, y, classes, mean, std, flip, content_digest(x, y))
 
     return Splits(dataset(x_train, train[1]), dataset(x_test, test[1]))
+
+
+def check_classes_present(y: Tensor, classes: tuple[str, ...]) -> None:
+    """Refuse classes that none of the labels `y` `(n,)` names.
+
+    Raises:
+        DataError: There is one.
+    """
+    counts = torch.bincount(y, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {len(classes)} classes have no training image: {first_few(empty)}. "
+            "Add images, or leave these classes out and number the others 0..k-1."
+        )
+
+
+def check_several(classes: tuple[str, ...]) -> None:
+    """Refuse a single class, or none, which leaves nothing to tell apart.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    if len(classes) < 2:
+        raise DataError(f"at least two classes with different names are needed, got {classes}.")
+
+
+def relabelled(splits: Splits, y: Tensor, classes: tuple[str, ...]) -> Splits:
+    """Return a data set with other labels of its training images, and perhaps more classes.
+
+    Args:
+        splits: The data; left as they are.
+        y: New label of each training image, `(n,)` int64, in `0..len(classes)-1`, or -1.
+        classes: Names that the labels stand for: those of `splits` in any order, and new ones.
+            Test images keep their class by name.
+
+    Raises:
+        DataError: A class of the test images is missing, or the parts do not fit.
+    """
+    old = splits.test.classes
+    missing = [old[c] for c in splits.test.y.unique().tolist() if old[c] not in classes]
+    if missing:
+        raise DataError(f"there are test images of classes that are left out: {missing}.")
+    place = [classes.index(name) if name in classes else UNKNOWN for name in old] or [UNKNOWN]
+    y_test = torch.tensor(place)[splits.test.y.cpu()].to(splits.test.y.device)
+
+    def dataset(part: Dataset, y: Tensor) -> Dataset:
+        return replace(part, y=y, classes=classes, digest=digest_of(part.x, y, part.files))
+
+    return Splits(dataset(splits.train, y), dataset(splits.test, y_test))
 
 
 def resize(x: Tensor, size: tuple[int, int] | None, in_memory: int = IN_MEMORY) -> Tensor:
@@ -243,10 +306,20 @@ def content_digest(x: Tensor, y: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _check_images(name: str, x: Tensor) -> None:
+def digest_of(x: Tensor, y: Tensor, files: Files | None = None) -> str:
+    """Hash images and labels as `content_digest` does; of files without reading the images."""
+    if files is None:
+        return content_digest(x, y)
+    digest = hashlib.blake2b(f"files {tuple(x.shape)}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(files.pixels).data)
+    digest.update(y.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _check_images(name: str, x: Tensor, least: int = 1) -> None:
     if x.dtype not in (torch.uint8, torch.float32):
         raise DataError(f"{name} must be uint8 or float32, got {x.dtype}.")
-    if x.ndim != 4 or 0 in x.shape:
+    if x.ndim != 4 or len(x) < least or 0 in x.shape[1:]:
         raise DataError(
             f"{name} must hold images (n, h, w, c), none of these zero; got {tuple(x.shape)}."
         )
@@ -261,15 +334,15 @@ def _check_images(name: str, x: Tensor) -> None:
                 )
 
 
-def _check_labels(name: str, y: Tensor, n: int, classes: tuple[str, ...]) -> None:
-    if len(classes) < 2 or len(set(classes)) != len(classes):
-        raise DataError(f"at least two classes with different names are needed, got {classes}.")
+def _check_labels(name: str, y: Tensor, n: int, classes: tuple[str, ...], least: int = 0) -> None:
+    if len(set(classes)) != len(classes):
+        raise DataError(f"classes must have different names, got {classes}.")
     if y.dtype != torch.int64 or tuple(y.shape) != (n,):
         raise DataError(
             f"{name} must be one int64 label an image, ({n},); got {y.dtype}, {tuple(y.shape)}."
         )
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= len(classes):
+    low, high = (int(y.min()), int(y.max())) if n else (0, -1)
+    if low < least or high >= len(classes):
         raise DataError(
             f"{name} has labels {low}..{high}; allowed for {len(classes)} classes: "
             f"0..{len(classes) - 1}."

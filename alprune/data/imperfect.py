@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from alprune.data.dataset import Dataset, content_digest
+from alprune.data.dataset import Dataset, digest_of
 from alprune.errors import ConfigError
 
 
@@ -49,7 +49,8 @@ def long_tail(train: Dataset, ratio: float, generator: torch.Generator) -> Datas
         kept.append(members[torch.randperm(members.numel(), generator=generator)[:wanted]])
     stay = torch.cat(kept).sort().values
     x, y = train.x[stay.to(train.x.device)], train.y[stay.to(train.y.device)]
-    return replace(train, x=x, y=y, digest=content_digest(x, y))
+    files = train.files and train.files.select(stay.numpy())
+    return replace(train, x=x, y=y, files=files, digest=digest_of(x, y, files))
 
 
 def wrong_labels(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
