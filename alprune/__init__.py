@@ -10,9 +10,12 @@ from alprune.config import RunConfig
 from alprune.data import DATASETS, Dataset
 from alprune.errors import AlpruneError
 from alprune.experiment import run
+from alprune.export import export
 from alprune.history import RunHistory, load_run
+from alprune.learned import load_learner
 from alprune.loop import RunResult, Session
 from alprune.models import MODELS, build
+from alprune.prediction import predict
 from alprune.prune import METHODS, Plan, Pruned, prune, rebuild
 from alprune.reopen import resume
 from alprune.store import read_events
@@ -38,8 +41,11 @@ __all__ = [
     "Session",
     "build",
     "compare",
+    "export",
     "fold",
+    "load_learner",
     "load_run",
+    "predict",
     "prune",
     "read_events",
     "rebuild",

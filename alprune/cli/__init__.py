@@ -8,7 +8,9 @@ import alprune
 from alprune.cli.bench import bench_command
 from alprune.cli.common import show_warning
 from alprune.cli.compare import compare_command
+from alprune.cli.export import export_command
 from alprune.cli.listing import list_command
+from alprune.cli.predict import predict_command
 from alprune.cli.prune import prune_command
 from alprune.cli.report import report_command
 from alprune.cli.run import rerun_command, run_command
@@ -29,6 +31,8 @@ for _command in (
     report_command,
     rerun_command,
     prune_command,
+    export_command,
+    predict_command,
     list_command,
     bench_command,
 ):

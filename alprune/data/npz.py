@@ -37,7 +37,7 @@ def load(path: str, options: LoadOptions) -> Splits:
         DataError: The file or one of its arrays cannot be used; the message names which.
     """
     stored = _find(user_path(path))
-    images = [_checked_images(stored[name]) for name in ("x_train", "x_test")]
+    images = [checked_images(stored[name]) for name in ("x_train", "x_test")]
     labels = [_labels(stored[name]) for name in ("y_train", "y_test")]
     for part, x, y in zip(("train", "test"), images, labels, strict=True):
         if x.shape[0] != len(y):
@@ -50,7 +50,9 @@ def load(path: str, options: LoadOptions) -> Splits:
         )
     flip = _flip(stored.get("flip"), colour=shapes[0][2] > 1)
     classes = _classes(stored.get("classes"), labels[0])
-    train, test = ((_images(x, options.in_memory), y) for x, y in zip(images, labels, strict=True))
+    train, test = (
+        (open_images(x, options.in_memory), y) for x, y in zip(images, labels, strict=True)
+    )
     return make_splits(
         train, test, classes, flip=flip, size=options.size, in_memory=options.in_memory
     )
@@ -75,7 +77,12 @@ def _find(path: Path) -> dict[str, StoredArray]:
     return {name: describe(name, places[name]) for name in (*ARRAYS, *EXTRAS) if name in places}
 
 
-def _checked_images(array: StoredArray) -> StoredArray:
+def checked_images(array: StoredArray) -> StoredArray:
+    """Return an array that can hold images.
+
+    Raises:
+        DataError: It cannot: the type or the shape is another.
+    """
     name, dtype, shape = array.name, array.dtype, array.shape
     if dtype != np.uint8 and dtype.kind != "f":
         raise DataError(
@@ -94,7 +101,7 @@ def _image_shape(array: StoredArray) -> tuple[int, ...]:
     return array.shape[1:] if len(array.shape) == 4 else (*array.shape[1:], 1)
 
 
-def _images(array: StoredArray, in_memory: int) -> Tensor:
+def open_images(array: StoredArray, in_memory: int) -> Tensor:
     """Read images, or map those that take more than `in_memory` bytes."""
     kind = torch.uint8 if array.dtype == np.uint8 else torch.float32
     shape = (array.shape[0], *_image_shape(array))

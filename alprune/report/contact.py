@@ -1,7 +1,6 @@
 """The contact sheet: what was acquired when, and what it turned out to be."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alprune.config import RunConfig
-from alprune.data import DATASETS, Dataset
-from alprune.data.downloads import cache_folder
+from alprune.data import Dataset
 from alprune.errors import AlpruneError, DataError
-from alprune.experiment import load_splits
+from alprune.nearby import nearby_splits
 from alprune.report.figures import label, new_figure, plain
 from alprune.report.groups import Group
 from alprune.report.runs import Run
@@ -26,13 +24,6 @@ _CLASSES = 10  # rows
 _STAGES = 12  # columns
 _SIDE = 48  # pixels of a thumbnail at most
 _GAP = 3  # pixels between thumbnails
-# Where torchvision keeps what it has downloaded: a report downloads nothing.
-_DOWNLOADED = {
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "mnist": "MNIST/raw",
-    "fashion-mnist": "FashionMNIST/raw",
-}
 
 
 def load_pool(run: Run) -> Dataset:
@@ -43,21 +34,13 @@ def load_pool(run: Run) -> Dataset:
     Raises:
         AlpruneError: They cannot be had; the message says why.
     """
-    name = str(run.config["dataset"])
-    if not (name in DATASETS or f"{name.partition(':')[0]}:PATH" in DATASETS):
-        raise DataError(
-            f"the data set {name!r} is a function, and a report runs no code that a run folder "
-            "names."
-        )
     known = RunConfig.__dataclass_fields__
     config = RunConfig.from_mapping({k: v for k, v in run.config.items() if k in known})
-    root = cache_folder(Path(config.data_root) if config.data_root else None)
-    if name in _DOWNLOADED and not (root / _DOWNLOADED[name]).is_dir():
-        raise DataError(f"the data set {name!r} is not in {root}, and a report downloads nothing.")
-    splits = load_splits(config)
+    splits = nearby_splits(config, "a report")
     if run.digest not in (splits.digest, splits.train.digest):  # old runs wrote down the latter
         raise DataError(
-            f"the data set {name!r} as it is found here is not the one that the run began with."
+            f"the data set {config.dataset!r} as it is found here is not the one that the run "
+            "began with."
         )
     return splits.train
 

@@ -1,0 +1,73 @@
+"""`alprune export`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alprune.cli.common import Command
+from alprune.errors import printable
+from alprune.export import FORMATS, Exported, export
+
+_FORMATS = "\b\n" + "\n".join(f"{name:<12} {entry.summary}" for name, entry in FORMATS.items())
+
+
+@click.command("export", cls=Command, epilog=_FORMATS)
+@click.argument("learner", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "formats",
+    default="onnx",
+    show_default=True,
+    metavar="|".join(FORMATS),
+    help="One or more, with commas.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file (learner.<format> in DIR).",
+)
+@click.option(
+    "--check/--no-check", default=True, help="Compare its predictions with the learner's."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def export_command(
+    learner: Path, formats: str, out: Path | None, check: bool, as_json: bool
+) -> None:
+    """Write the learner of the run in DIR as a file that classifies images by itself.
+
+    Images go in as they are stored, (n, height, width, channels) of 0 to 255; probabilities come
+    out, with the run's temperature if it has one (--hold-out). What the outputs are called stands
+    beside it, in FILE.labels.json. The run's images are not needed.
+
+    Exits with 1, and leaves no file, if the file does not predict what the learner does.
+    """
+    made = export(learner, formats.split(","), out, check=check)
+    if as_json:
+        click.echo(json.dumps([_record(one) for one in made]))
+        return
+    click.echo(printable("\n".join(map(_text, made))))
+
+
+def _record(made: Exported) -> dict[str, Any]:
+    return asdict(made) | {"path": str(made.path), "labels": str(made.labels)}
+
+
+def _text(made: Exported) -> str:
+    lines = [f"{made.path}: the learner of {made.state}; labels in {made.labels.name}"]
+    if not made.calibrated:
+        lines.append(
+            "  probabilities are not calibrated: the run kept no points back (--hold-out 100 does)"
+        )
+    found = made.difference
+    if found is None:
+        lines.append("  not checked")
+    else:
+        lines.append(
+            f"  checked on {found.source}: probabilities differ by {found.largest:.2g} at most, "
+            f"{found.argmax} of {found.images} images get another class"
+        )
+    return "\n".join(lines)

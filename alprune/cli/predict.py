@@ -1,0 +1,148 @@
+"""`alprune predict`."""
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from alprune.cli.common import METAVARS, Command
+from alprune.device import pick_device
+from alprune.errors import printable
+from alprune.learned import find_learner
+from alprune.prediction import Tally, open_source, write_file, write_stream
+from alprune.signals import Stopped
+
+_EXAMPLES = """\b
+A folder of photos:        alprune predict outputs/photos photos/new
+After Ctrl-C or a reboot:  alprune predict outputs/photos photos/new --resume
+Into another program:      alprune predict outputs/photos one.jpg --out -
+"""
+
+
+@click.command("predict", cls=Command, epilog=_EXAMPLES)
+@click.argument("learner", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGES...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    default="predictions.csv",
+    show_default=True,
+    metavar="FILE",
+    help="The table; - writes it to the standard output.",
+)
+@click.option("--all", "every", is_flag=True, help="Add a column for each class's probability.")
+@click.option("--resume", is_flag=True, help="Go on with a table that was interrupted.")
+@click.option("--follow-links", is_flag=True, help="Read images behind links that lead out.")
+@click.option("--device", default="auto", show_default=True, metavar=METAVARS["device"])
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def predict_command(
+    learner: Path,
+    images: tuple[str, ...],
+    out: str,
+    every: bool,
+    resume: bool,
+    follow_links: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Classify images with the learner of the run in DIR, and write a table of them.
+
+    IMAGES are folders (or folder:PATH), image files, or npz:PATH with an array x. DIR may also be
+    a file made by alprune export --format safetensors. The run's own images are not needed.
+
+    A row an image: path, class, its probability (the network's), its confidence (calibrated; empty
+    unless the run kept points back with --hold-out), the entropy in nats, the label if the image
+    lies in a folder of a class's name, and the error if it could not be read.
+    """
+    if out == "-" and (as_json or resume):
+        raise click.UsageError("--out - writes the table to where --json prints, with no --resume.")
+    found = find_learner(learner)
+    found.warn()
+    classifier = found.classifier
+    source = open_source(images, classifier.inputs, follow_links)
+    place = pick_device(device)
+    if out == "-":
+        write_stream(classifier, source, sys.stdout.buffer, place, every)
+        return
+    begin = time.monotonic()
+    bar = tqdm(total=source.total, desc="classifying", unit="img", disable=None)
+
+    def tick(tally: Tally) -> None:
+        if not bar.n:
+            bar.initial = tally.images  # of a table that goes on, so that the rate is right
+        bar.update(tally.images - bar.n)
+
+    with _terminated(), bar:
+        try:
+            tally = write_file(classifier, source, Path(out), place, every, resume, tick)
+        except KeyboardInterrupt as interrupt:
+            bar.close()
+            again = _again(learner, images, out, every, follow_links)
+            raise Stopped(
+                getattr(interrupt, "signum", signal.SIGINT),
+                f"Interrupted after {bar.n:,} of {source.total:,} images. To go on: {again}",
+            ) from None
+    seconds = time.monotonic() - begin
+    record = _record(tally, classifier.temperature, out, seconds)
+    click.echo(json.dumps(record) if as_json else _text(record))
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(signum, "")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _again(learner: Path, images: tuple[str, ...], out: str, every: bool, links: bool) -> str:
+    words = ["alprune", "predict", str(learner), *images, "--out", out, "--resume"]
+    words += ["--all"] * every + ["--follow-links"] * links
+    return shlex.join(words)
+
+
+def _record(tally: Tally, temperature: float | None, out: str, seconds: float) -> dict[str, Any]:
+    return {
+        "out": out,
+        "images": tally.images,
+        "errors": tally.errors,
+        "classes": tally.classes,
+        "temperature": temperature,
+        "labelled": tally.labelled,
+        "accuracy": tally.accuracy,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _text(record: dict[str, Any]) -> str:
+    most = sorted(record["classes"].items(), key=lambda item: -item[1])
+    named = ", ".join(f"{name} {count:,}" for name, count in most[:8] if count)
+    rest = sum(count for _, count in most[8:])
+    rows = {"images": f"{record['images']:,} in {record['seconds']:.1f} s"}
+    if record["errors"]:
+        rows["unreadable"] = f"{record['errors']:,}, see the column error"
+    rows["classes"] = (named or "none") + (f", others {rest:,}" if rest else "")
+    if record["accuracy"] is not None:
+        count = f"{record['labelled']:,} images in folders of a class's name"
+        rows["accuracy"] = f"{record['accuracy']:.2%} of {count}"
+    rows["confidence"] = (
+        "not calibrated: the run kept no points back (--hold-out 100 does)"
+        if record["temperature"] is None
+        else f"calibrated (temperature {record['temperature']:.3g})"
+    )
+    rows["table"] = record["out"]
+    return printable("\n".join(f"{name:<12} {value}" for name, value in rows.items()))
