@@ -77,7 +77,7 @@ class Inputs:
             DataError: It is no such record.
         """
         try:
-            parts = {name: record[name] for name in cls.__dataclass_fields__}
+            parts: dict[str, Any] = {name: record[name] for name in cls.__dataclass_fields__}
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts.items()})
         except (KeyError, TypeError, IndexError) as error:
             raise DataError(f"this describes no learner's inputs: {error!r}.") from error
