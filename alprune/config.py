@@ -81,10 +81,15 @@ class RunConfig:
     imbalance: float = _option(
         1.0, "Long-tail the pool: times as many points of the first class as of the last."
     )
+    cache: str | None = _option(
+        None, "Folder for decoded images of folder:PATH ($ALPRUNE_CACHE or ~/.cache/alprune)."
+    )
     label_noise: float = _option(0.0, "Share of the pool for which the answer is a wrong label.")
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
     init: str = _option("he", "Initialisation: he, default (PyTorch's), vs-x (Glorot), ...")
-    image_size: int | None = _option(None, "Resize images to this square (the learner's own size).")
+    image_size: int | None = _option(
+        None, "Resize images to this square, whole, not cropped (the learner's own size)."
+    )
     acquisition: str = _option("entropy", "What is labelled next; module:function works.")
     start: str | None = _option(
         None,

@@ -185,6 +185,7 @@ def open_session(
     acquisition: Acquisition | None = None,
     observer: Observer | None = None,
     folder: RunFolder | None = None,
+        "cache": Path(config.cache) if config.cache else None,
 ) -> Session:
     """Label the first points, prune the learner and open the run folder.
 

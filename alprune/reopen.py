@@ -36,7 +36,7 @@ from alprune.store.record import Observer
 
 # Options that may differ from those the run was started with.
 # `_check_same` looks at what the data are, not at where they lie.
-_FREE = {"budget", "steps", "out", "data_root", "dataset", "device"}
+_FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache"}
 
 
 def resume(

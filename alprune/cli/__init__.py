@@ -7,6 +7,7 @@ import click
 import alprune
 from alprune.cli.bench import bench_command
 from alprune.cli.common import show_warning
+from alprune.cli.cache import cache_command
 from alprune.cli.compare import compare_command
 from alprune.cli.export import export_command
 from alprune.cli.listing import list_command
@@ -37,5 +38,6 @@ for _command in (
     bench_command,
 ):
     main.add_command(_command)
+    cache_command,
 
 __all__ = ["main"]

@@ -20,7 +20,13 @@ CHOICES = {
     "precision": PRECISIONS,
     "schedule": tuple(SCHEDULES),
 }
-METAVARS = {"budget": "SECONDS", "out": "DIR", "data_root": "DIR", "device": "|".join(DEVICES)}
+METAVARS = {
+    "budget": "SECONDS",
+    "out": "DIR",
+    "data_root": "DIR",
+    "cache": "DIR",
+    "device": "|".join(DEVICES),
+}
 
 
 class Command(click.Command):

@@ -73,6 +73,7 @@ def load(
     progress: bool = False,
     follow_links: bool = False,
     incomplete: bool = False,
+    cache: Path | None = None,
 ) -> Splits:
     """Load a data set by name.
 
@@ -88,6 +89,8 @@ def load(
             (-1), so may test images (none, as `(0, h, w, c)`) and images of some or all classes.
             In a folder, `train/` may be left out: `folder:PATH` is `PATH/<class>/...` with images
             that have no label yet in `PATH/unlabelled/...` then. Refused otherwise.
+        cache: Folder in which the decoded images of `folder:PATH` are kept; None: see
+            `alprune.data.cache.caches_folder`.
 
     Returns:
         Training and test images on the CPU. Of `folder:PATH`, `Dataset.files` says which file
@@ -99,7 +102,7 @@ def load(
     """
     found, path = _resolve(name)
     options = LoadOptions(
-        root, size, skip_unreadable, progress, follow_links, incomplete=incomplete
+        root, size, skip_unreadable, progress, follow_links, incomplete=incomplete, cache=cache
     )
     splits = found.load(path, options)
     if not incomplete:

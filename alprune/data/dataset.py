@@ -122,6 +122,8 @@ class LoadOptions:
         in_memory: Bytes up to which the images of an array are held in memory; larger arrays stay
             in a file, where the source can do so.
         incomplete: Take data that lack labels, test images or all images of a class.
+        cache: Folder in which decoded images are kept; None: the user's, see
+            `alprune.data.cache`, and only where decoding takes long.
     """
 
     root: Path | None = None
@@ -131,6 +133,7 @@ class LoadOptions:
     follow_links: bool = False
     in_memory: int = IN_MEMORY
     incomplete: bool = False
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):

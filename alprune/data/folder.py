@@ -1,16 +1,17 @@
 """A user's own images: `train/<class>/...` and `test/<class>/...`."""
 
-import hashlib
-import os
+import math
+import sys
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
+from torch import Tensor
 from tqdm import tqdm
 
+from alprune.data.cache import UNREADABLE, place_for, said, temporary, unwritable
 from alprune.data.dataset import (
     Dataset,
     LoadOptions,
@@ -20,36 +21,18 @@ from alprune.data.dataset import (
     digest_of,
     first_few,
 )
+from alprune.data.decoding import open_rows
 from alprune.data.files import Files
-from alprune.data.images import Decoder
 from alprune.data.listing import Listing, list_folder
-from alprune.errors import DataError, printable
-from alprune.files import open_ordinary, user_path
+from alprune.data.mapped import map_images
+from alprune.data.refresh import Decoded, refresh
+from alprune.data.rows import ChosenRows
+from alprune.errors import DataError
+from alprune.files import user_path
 
 DEFAULT_SIZE = (32, 32)
-_BATCH = 64  # files a task decodes, so that a million files are not a million tasks
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Images in the order of their files; `ok` says which could be read."""
-
-    x: np.ndarray  # (n, h, w, 3) uint8
-    grey: np.ndarray  # (n,) bool
-    ok: np.ndarray  # (n,) bool
-    contents: np.ndarray  # (n, 16) uint8, hash of each file's bytes
-
-    @classmethod
-    def room(cls, n: int, size: tuple[int, int]) -> "_Decoded":
-        try:
-            x = np.zeros((n, *size, 3), np.uint8)
-        except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
-            raise DataError(
-                f"{n:,} images of {size[0]}x{size[1]} pixels take "
-                f"{n * size[0] * size[1] * 3 / 2**30:,.1f} GiB, more than there is. Choose a "
-                "smaller --image-size."
-            ) from error
-        return cls(x, np.zeros(n, bool), np.zeros(n, bool), np.zeros((n, 16), np.uint8))
+_SMALL = 1000  # so few files are decoded each time, if they take less than _SMALL_BYTES
+_SMALL_BYTES = 2**25
 
 
 def load(path: str, options: LoadOptions) -> Splits:
@@ -60,113 +43,94 @@ def load(path: str, options: LoadOptions) -> Splits:
     of both parts are grey, they get one channel instead of three. A horizontal flip is taken to
     keep labels true for colour images and not for grey ones, which are often writing.
 
+    More than a few files are decoded once and kept, see `alprune.data.cache`; images of more than
+    `options.in_memory` bytes stay in that file.
+
     Raises:
-        DataError: A folder is missing or empty, train and test have different classes, or files
-            do not decode (unless `options.skip_unreadable`); the message names them.
+        DataError: A folder is missing or empty, train and test have different classes, the images
+            cannot be kept, or files do not decode (unless `options.skip_unreadable`); the message
+            names them.
     """
     listing = list_folder(
         user_path(path), follow_links=options.follow_links, incomplete=options.incomplete
     )
     size = options.size or DEFAULT_SIZE
-    decoded, failures = _decode_all(listing, size, options.progress)
-    _report(listing, failures, options.skip_unreadable)
-    ok = np.flatnonzero(decoded.ok)
-    tests = int(decoded.ok[len(listing) - listing.tests :].sum())
-    begin = len(ok) - tests  # of the test images
-    for part, count, listed in (
-        ("train", begin, len(listing) - listing.tests),
-        ("test", tests, listing.tests),
-    ):
-        if listed and not count:
-            raise DataError(f"no {part} file in {str(listing.root)!r} could be read as an image.")
-    grey = bool(decoded.grey[ok].all())
-    x = decoded.x if len(ok) == len(listing) else decoded.x[ok]
-    x = np.ascontiguousarray(x[..., :1]) if grey else x
-    mean, std = channel_statistics(torch.from_numpy(x[:begin]))
+    with ExitStack() as stack:
+        if _is_small(listing) and options.cache is None:
+            place, stays = stack.enter_context(temporary()), False
+        else:
+            place, stays = stack.enter_context(place_for(listing.root, size, options.cache))
+        try:
+            decoded = refresh(place, listing, size, options.progress)
+        except OSError as error:
+            raise unwritable(place, error) from error
+        if stays and decoded.fresh and options.progress:
+            tqdm.write(said(place), file=sys.stderr)
+        _report(listing, decoded, options.skip_unreadable, place if stays else None)
+        return _splits(listing, decoded, size, options)
 
-    def dataset(part: slice) -> Dataset:
-        chosen = ok[part]
+
+def _is_small(listing: Listing) -> bool:
+    return len(listing) <= _SMALL and np.maximum(listing.sizes, 0).sum() <= _SMALL_BYTES
+
+
+def _splits(
+    listing: Listing, decoded: Decoded, size: tuple[int, int], options: LoadOptions
+) -> Splits:
+    ok = np.flatnonzero(decoded.rows >= 0)
+    begin = int(np.searchsorted(ok, len(listing) - listing.tests))  # of the test images
+    train, test = ok[:begin], ok[begin:]
+    for part, chosen, listed in (
+        ("training", train, len(listing) - listing.tests),
+        ("test", test, listing.tests),
+    ):
+        if listed and not len(chosen):
+            raise DataError(f"no {part} file in {str(listing.root)!r} could be read as an image.")
+    channels = 1 if decoded.grey[ok].all() else 3
+    x_train, x_test = _images(decoded, (train, test), (*size, channels), options.in_memory)
+    mean, std = channel_statistics(x_train)
+
+    def dataset(x: Tensor, chosen: np.ndarray) -> Dataset:
         y = torch.from_numpy(listing.labels[chosen])
         paths = tuple(listing.paths[index] for index in chosen)
-        files = Files(listing.root, paths, decoded.contents[chosen], _hashes(x[part]))
-        images = torch.from_numpy(x[part])
-        digest = digest_of(images, y, files)
-        return Dataset(images, y, listing.classes, mean, std, not grey, digest, files)
+        files = Files(listing.root, paths, decoded.contents[chosen], decoded.pixels[chosen])
+        digest = digest_of(x, y, files)
+        return Dataset(x, y, listing.classes, mean, std, channels == 3, digest, files)
 
-    train, test = dataset(slice(0, begin)), dataset(slice(begin, len(ok)))
+    splits = Splits(dataset(x_train, train), dataset(x_test, test))
     if not options.incomplete:
-        check_classes_present(train.y, train.classes)
-    return Splits(train, test)
+        check_classes_present(splits.train.y, listing.classes)
+    return splits
 
 
-def _hashes(x: np.ndarray) -> np.ndarray:
-    """Hash each image `(n, h, w, c)`, `(n, 16)` uint8."""
-    hashes = b"".join(hashlib.blake2b(image, digest_size=16).digest() for image in x)
-    return np.frombuffer(hashes, np.uint8).reshape(-1, 16)
+def _images(
+    decoded: Decoded, parts: tuple[np.ndarray, ...], shape: tuple[int, int, int], in_memory: int
+) -> list[Tensor]:
+    """Return the images of each part, in memory if they take little, else where they lie."""
+    with open_rows(decoded.file) as file:
+        count = file.seek(0, 2) // (shape[0] * shape[1] * 3)
+        stored = map_images(file, 0, torch.uint8, (count, *shape[:2], 3))
+    images = []
+    for chosen in parts:
+        x = ChosenRows(stored, torch.from_numpy(decoded.rows[chosen]), shape[2])
+        images.append(x.read() if len(chosen) * math.prod(shape) <= in_memory else x)
+    return images
 
 
-def _decode_all(
-    listing: Listing, size: tuple[int, int], progress: bool
-) -> tuple[_Decoded, list[str]]:
-    """Decode all files in threads; return the images and what went wrong, in the files' order."""
-    threads = min(16, os.cpu_count() or 1)
-    with (
-        # Pillow warns about odd metadata and near bombs, from every thread, file by file.
-        warnings.catch_warnings(),
-        tqdm(
-            total=len(listing),
-            desc="reading images",
-            unit="img",
-            disable=None if progress else True,
-        ) as bar,
-        ThreadPoolExecutor(max_workers=threads) as pool,
-    ):
-        warnings.simplefilter("ignore")
-        decode = Decoder(size, threads)
-        out = _Decoded.room(len(listing), size)
-        starts = range(0, len(listing), _BATCH)
-        tasks = [pool.submit(_decode_batch, decode, listing, start, out) for start in starts]
-        try:
-            for task in as_completed(tasks):
-                bar.update(task.result()[0])
-        except BaseException:  # Ctrl-C too must not wait for all that is queued
-            pool.shutdown(cancel_futures=True)
-            raise
-        return out, listing.unusable + _failures(tasks)
-
-
-def _failures(tasks: "list[Future[tuple[int, list[str]]]]") -> list[str]:
-    return [failure for task in tasks for failure in task.result()[1]]
-
-
-def _decode_batch(
-    decode: Decoder, listing: Listing, start: int, out: _Decoded
-) -> tuple[int, list[str]]:
-    """Decode a batch of the files into `out`; return their number and the failures."""
-    batch, failures = listing.paths[start : start + _BATCH], []
-    for index, path in enumerate(batch, start):
-        where = listing.root / path
-        try:
-            out.x[index], out.grey[index] = decode(where)
-            with open_ordinary(where) as file:
-                content = hashlib.blake2b(file.read(), digest_size=16).digest()
-            out.contents[index] = np.frombuffer(content, np.uint8)
-            out.ok[index] = True
-        except UnidentifiedImageError:
-            failures.append(f"{str(where)!r} (an image in no known format)")
-        except Exception as error:  # decoders raise nearly everything on a damaged file
-            reason = " ".join(str(error).split()) or type(error).__name__
-            failures.append(f"{str(where)!r} ({printable(reason)})")
-    return len(batch), failures
-
-
-def _report(listing: Listing, failures: list[str], skip: bool) -> None:
+def _report(listing: Listing, decoded: Decoded, skip: bool, place: Path | None) -> None:
+    """Say which files cannot be read."""
+    failures = [
+        f"{str(listing.root / listing.paths[index])!r} ({why})"
+        for index, why in sorted(decoded.reasons.items())
+    ] + listing.unusable
     if not failures:
         return
     message = (
-        f"{len(failures)} of {len(listing) + len(listing.unusable)} files in {str(listing.root)!r} "
-        f"cannot be read as images: {first_few(failures)}."
+        f"{len(failures):,} of {len(listing) + len(listing.unusable):,} files in "
+        f"{str(listing.root)!r} cannot be read as images: {first_few(failures)}."
     )
+    if place is not None and len(failures) > 5:
+        message += f" All are listed in {place / UNREADABLE}."
     if not skip:
         raise DataError(f"{message} Mend or remove them, or pass --skip-unreadable.")
-    warnings.warn(f"{message} They are left out.", stacklevel=2)
+    warnings.warn(f"{message} They are left out.", stacklevel=3)

@@ -1,10 +1,13 @@
 """Decode image files that a stranger may have made."""
 
 import contextlib
+import hashlib
+import io
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +22,22 @@ _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N"}
 _MAX_BYTES = 4 * MAX_PIXELS  # of a file; so much could be read as one piece of metadata
 _LARGE_BYTES = 2**25  # of a file; metadata can fill memory as well as pixels
 _MAX_SCANS = 64  # of a JPEG, which has 1 to 15; each takes as long as decoding the image once
+_AT_ONCE = 2**20  # bytes of a file that are read in one piece
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a file is, whatever its name.
+
+    Attributes:
+        size: Its length in bytes.
+        modified: When it was changed last, in nanoseconds.
+        content: Hash of its bytes, 16 of them.
+    """
+
+    size: int
+    modified: int
+    content: bytes
 
 
 class Decoder:
@@ -36,12 +55,20 @@ class Decoder:
         threads: How many call it.
         proportions: Keep them, for people who look at the image: `size` is what it has to fit
             into, and one that does is left as it is.
+        alone: Held while a large image is decoded, again by who holds it already; None: a lock of
+            this decoder's own.
     """
 
-    def __init__(self, size: tuple[int, int], threads: int, proportions: bool = False) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        threads: int,
+        proportions: bool = False,
+        alone: contextlib.AbstractContextManager[Any] | None = None,
+    ) -> None:
         self._size, self._proportions = size, proportions
         self._large_pixels = MAX_PIXELS // threads
-        self._alone = threading.RLock()
+        self._alone = alone or threading.RLock()
         Image.init()
         self._formats = [name for name in FORMATS if name in Image.OPEN]
 
@@ -53,14 +80,24 @@ class Decoder:
             Exception: Nearly any, on a damaged file.
         """
         with open_ordinary(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > _MAX_BYTES:
-                raise DataError(f"a file of {size:,} bytes; at most {_MAX_BYTES:,} are read")
-            with (
-                self._alone_if(size > _LARGE_BYTES),
-                Image.open(file, formats=self._formats) as image,
-            ):
-                return self._decode(image, file)
+            return self._opened(file, _size(file))
+
+    def read(self, path: Path) -> tuple[np.ndarray, bool, Identity]:
+        """Return what a call does, and what the file is.
+
+        Raises:
+            DataError, Exception: As from a call.
+        """
+        with open_ordinary(path) as file:
+            identity, whole = _identified(file)
+            return *self._opened(whole or file, identity.size), identity
+
+    def _opened(self, file: BinaryIO, size: int) -> tuple[np.ndarray, bool]:
+        with (
+            self._alone_if(size > _LARGE_BYTES),
+            Image.open(file, formats=self._formats) as image,
+        ):
+            return self._decode(image, file)
 
     def _decode(self, image: Image.Image, file: BinaryIO) -> tuple[np.ndarray, bool]:
         h, w = self._size
@@ -87,6 +124,40 @@ class Decoder:
 
     def _alone_if(self, large: bool) -> contextlib.AbstractContextManager[object]:
         return self._alone if large else contextlib.nullcontext()
+
+
+def identify(path: Path) -> Identity:
+    """Read a file without decoding it.
+
+    Raises:
+        DataError: It is larger than any that is decoded.
+        OSError: It cannot be read.
+    """
+    with open_ordinary(path) as file:
+        return _identified(file)[0]
+
+
+def hash_of(content: Any) -> bytes:
+    """Hash bytes, or a contiguous array of them, to 16."""
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _identified(file: BinaryIO) -> tuple[Identity, BinaryIO | None]:
+    """Hash a file and go back to its start; return its content too if that is little."""
+    size, modified, whole = _size(file), os.fstat(file.fileno()).st_mtime_ns, None
+    digest = hashlib.blake2b(digest_size=16)
+    while content := file.read(_AT_ONCE):
+        digest.update(content)
+        whole = io.BytesIO(content) if len(content) == size else None
+    file.seek(0)
+    return Identity(size, modified, digest.digest()), whole
+
+
+def _size(file: BinaryIO) -> int:
+    size = os.fstat(file.fileno()).st_size
+    if size > _MAX_BYTES:
+        raise DataError(f"a file of {size:,} bytes; at most {_MAX_BYTES:,} are read")
+    return size
 
 
 def _rgb(image: Image.Image) -> Image.Image:

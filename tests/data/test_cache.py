@@ -1,0 +1,530 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alprune.cli import main
+from alprune.data import Splits, decoding, folder, hands, load, refresh
+from alprune.data.cache import (
+    INDEX,
+    UNREADABLE,
+    cache_of,
+    caches_folder,
+    list_caches,
+    locked,
+    remove_cache,
+)
+from alprune.data.decoding import Batch, Outcome
+from alprune.data.index import read_index
+from alprune.data.listing import list_folder
+from alprune.errors import DataError
+
+SIZE = (6, 5)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for part, count in (("train", 8), ("test", 2)):
+        for name in ("cat", "dog"):
+            for index in range(count):
+                draw(root / part / name / f"{index}.png")
+    return root
+
+
+def draw(path: Path, seed: int | None = None) -> None:
+    """Write an image of its own, changed long enough ago to be trusted by its time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(abs(hash(path)) if seed is None else seed)
+    Image.fromarray(drawn.integers(0, 256, (6, 5, 3), np.uint8)).save(path)
+    age(path)
+
+
+def age(path: Path, seconds: float = 3600) -> None:
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+def read(root: Path, cache: Path | None, **options: Any) -> Splits:
+    return load(f"folder:{root}", size=SIZE, cache=cache, **options)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the files that are decoded, as long as that happens in this process."""
+    paths: list[str] = []
+    plain = decoding.Reader.__call__
+
+    def noting(self: decoding.Reader, batch: Batch) -> list[Outcome]:
+        paths.extend(path for path in batch.paths if batch.first >= 0)
+        return plain(self, batch)
+
+    monkeypatch.setattr(decoding.Reader, "__call__", noting)
+    return paths
+
+
+def expected(root: Path, part: str) -> np.ndarray:
+    files = sorted((root / part).rglob("*.png"))
+    return np.stack([np.asarray(Image.open(path)) for path in files])
+
+
+def place(root: Path, cache: Path) -> Path:
+    return cache_of(root, SIZE, cache)
+
+
+# --- what is decoded again ---------------------------------------------------------------------
+
+
+def test_a_second_start_decodes_nothing_and_gives_the_same(
+    photos: Path, cache: Path, decoded: list[str]
+) -> None:
+    first = read(photos, cache)
+    assert len(decoded) == 20
+    assert np.array_equal(first.train.x.numpy(), expected(photos, "train"))
+    second = read(photos, cache)
+    assert len(decoded) == 20
+    assert torch.equal(first.train.x, second.train.x) and torch.equal(first.test.x, second.test.x)
+    assert first.digest == second.digest
+    assert first.train.paths == second.train.paths
+
+
+def test_kept_and_unkept_images_have_one_digest(photos: Path, cache: Path) -> None:
+    assert read(photos, cache).digest == read(photos, None).digest
+
+
+def test_a_changed_added_or_deleted_file_costs_only_itself(
+    photos: Path, cache: Path, decoded: list[str]
+) -> None:
+    read(photos, cache)
+    draw(photos / "train" / "cat" / "3.png", seed=1)
+    draw(photos / "train" / "cat" / "2b.png", seed=2)
+    (photos / "train" / "dog" / "0.png").unlink()
+    decoded.clear()
+    splits = read(photos, cache)
+    assert sorted(decoded) == ["train/cat/2b.png", "train/cat/3.png"]
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+    assert np.array_equal(splits.test.x.numpy(), expected(photos, "test"))
+    fresh = read(photos, None)
+    assert splits.digest == fresh.digest
+    assert splits.train.files is not None and fresh.train.files is not None
+    assert np.array_equal(splits.train.files.contents, fresh.train.files.contents)
+
+
+def test_a_moved_or_touched_file_is_known_by_its_content(
+    photos: Path, cache: Path, decoded: list[str]
+) -> None:
+    read(photos, cache)
+    (photos / "train" / "cat" / "3.png").rename(photos / "train" / "dog" / "9.png")
+    age(photos / "train" / "cat" / "1.png", 60)
+    decoded.clear()
+    splits = read(photos, cache)
+    assert decoded == []
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+    assert splits.train.y.tolist() == [0] * 7 + [1] * 9
+
+
+def test_a_file_that_was_new_is_looked_at_again_though_its_size_and_time_are_the_same(
+    photos: Path, cache: Path, decoded: list[str]
+) -> None:
+    now = time.time_ns()
+    for seed, count in ((1, 21), (2, 22)):
+        pixels = np.full((6, 5, 3), seed, np.uint8)
+        for name, changed in (("new.bmp", now), ("old.bmp", now - 10**12)):
+            path = photos / "train" / "dog" / name
+            Image.fromarray(pixels).save(path)
+            os.utime(path, ns=(changed, changed))
+        splits = read(photos, cache)
+        assert splits.train.x[-2:, 0, 0, 0].tolist() == [seed, 1]  # the old one is trusted
+        assert len(decoded) == count + 1
+
+
+def test_caches_of_several_sizes_stand_side_by_side(photos: Path, cache: Path) -> None:
+    small = load(f"folder:{photos}", size=(3, 3), cache=cache)
+    large = load(f"folder:{photos}", size=(6, 5), cache=cache)
+    assert (small.train.image_shape, large.train.image_shape) == ((3, 3, 3), (3, 6, 5))
+    assert np.array_equal(large.train.x.numpy(), expected(photos, "train"))
+    assert len(list_caches(cache)) == 2
+
+
+# --- broken files ------------------------------------------------------------------------------
+
+
+def test_broken_files_are_counted_listed_and_not_tried_again(
+    photos: Path, cache: Path, decoded: list[str]
+) -> None:
+    for index in range(7):
+        path = photos / "train" / "cat" / f"b{index}.png"
+        path.write_bytes(b"no image")
+        age(path)
+    with pytest.raises(DataError, match="^7 of 27 files .*b0.png.*and 2 more.*unreadable.txt.*--s"):
+        read(photos, cache)
+    assert len(decoded) == 27
+    with pytest.warns(UserWarning, match="^7 of 27 files .*left out"):
+        splits = read(photos, cache, skip_unreadable=True)
+    assert len(decoded) == 27
+    assert len(splits.train) == 16
+    lines = (place(photos, cache) / UNREADABLE).read_text().splitlines()
+    assert len(lines) == 7
+    assert lines[0] == "train/cat/b0.png\tan image in no known format"
+
+
+def test_a_file_that_was_mended_or_could_not_be_opened_is_tried_again(
+    photos: Path, cache: Path
+) -> None:
+    broken, gone = (photos / "train" / "cat" / f"{name}.png" for name in ("broken", "gone"))
+    broken.write_bytes(b"no image")
+    age(broken)
+    gone.symlink_to("later.png")
+    with pytest.warns(UserWarning, match="^2 of 22"):
+        read(photos, cache, skip_unreadable=True)
+    draw(broken, seed=5)
+    draw(photos / "train" / "cat" / "later.png", seed=6)
+    splits = read(photos, cache)
+    assert len(splits.train) == 19
+    assert not (place(photos, cache) / UNREADABLE).exists()
+
+
+# --- kills, damage, other processes ------------------------------------------------------------
+
+
+def test_what_was_decoded_before_an_interruption_is_kept(
+    photos: Path, cache: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "_BATCH", 2)
+    monkeypatch.setattr(refresh, "cores", lambda: 1)
+    plain = decoding.Reader.__call__
+
+    def interrupted(self: decoding.Reader, batch: Batch) -> list[Outcome]:
+        if len(decoded) >= 10:
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(decoding.Reader, "__call__", interrupted)
+        read(photos, cache)
+    assert len(decoded) == 10
+    splits = read(photos, cache)
+    assert len(decoded) == 20
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+
+
+KILLED = """
+import sys
+from alprune.data import load, refresh
+refresh.MANY, refresh._BATCH, refresh._SETTLE_S = 1, 2, 0.0
+print("ready", flush=True)
+load(f"folder:{sys.argv[1]}", size=(6, 5), cache=__import__("pathlib").Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_a_cache_that_the_next_one_completes(
+    photos: Path, cache: Path
+) -> None:
+    for index in range(400):
+        draw(photos / "train" / "cat" / f"m{index:03}.png", seed=index)
+    for _ in range(4):
+        command = [sys.executable, "-c", KILLED, str(photos), str(cache)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.35)
+            process.send_signal(signal.SIGKILL)
+    known = read_index(place(photos, cache) / INDEX)
+    splits = read(photos, cache)
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+    assert known is None or len(known.paths) <= 420
+
+
+def damage(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [0, 30, -1, -900])
+def test_a_damaged_index_is_not_trusted(
+    photos: Path, cache: Path, decoded: list[str], at: int
+) -> None:
+    read(photos, cache)
+    damage(place(photos, cache) / INDEX, at)
+    splits = read(photos, cache)
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+    decoded.clear()
+    read(photos, cache)
+    assert decoded == []
+
+
+@pytest.mark.parametrize("content", [b"", b"alpr", b"\x80\x04junk" * 50])
+def test_what_is_no_index_is_replaced(photos: Path, cache: Path, content: bytes) -> None:
+    before = read(photos, cache)
+    (place(photos, cache) / INDEX).write_bytes(content)
+    assert torch.equal(read(photos, cache).train.x, before.train.x)
+    assert len(list(place(photos, cache).glob("rows-*"))) == 1
+
+
+def test_an_index_of_another_folder_is_not_believed(
+    photos: Path, cache: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            for index in range(8 if part == "train" else 2):
+                path = other / part / name / f"{index}.png"
+                draw(path, seed=index)
+                same = photos / part / name / f"{index}.png"
+                os.utime(path, ns=(same.stat().st_mtime_ns,) * 2)
+    read(photos, cache)
+    read(other, cache)
+    for path in place(photos, cache).iterdir():
+        (place(other, cache) / path.name).write_bytes(path.read_bytes())
+    assert np.array_equal(read(other, cache).train.x.numpy(), expected(other, "train"))
+
+
+def test_damaged_pixels_are_decoded_again(photos: Path, cache: Path, decoded: list[str]) -> None:
+    read(photos, cache)
+    [rows] = place(photos, cache).glob("rows-*.bin")
+    damage(rows, 95)
+    decoded.clear()
+    splits = read(photos, cache)
+    assert len(decoded) == 1
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+
+
+@pytest.mark.parametrize("looked_at", [2**29, 180])
+def test_pixels_that_are_cut_off_are_decoded_again(
+    photos: Path, cache: Path, looked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "_LOOKED_AT", looked_at)
+    read(photos, cache)
+    [rows] = place(photos, cache).glob("rows-*.bin")
+    os.truncate(rows, 90 * 13 + 5)
+    assert np.array_equal(read(photos, cache).train.x.numpy(), expected(photos, "train"))
+
+
+def test_of_many_images_a_part_is_looked_at_and_all_if_one_is_wrong(
+    photos: Path, cache: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "_LOOKED_AT", 90 * 5)
+    read(photos, cache)
+    [rows] = place(photos, cache).glob("rows-*.bin")
+    content = bytearray(rows.read_bytes())
+    content[: 90 * 11] = bytes(90 * 11)
+    rows.write_bytes(content)
+    decoded.clear()
+    assert np.array_equal(read(photos, cache).train.x.numpy(), expected(photos, "train"))
+    assert len(decoded) == 11
+
+
+def test_a_second_process_waits_and_finds_all_done(
+    photos: Path, cache: Path, decoded: list[str]
+) -> None:
+    read(photos, cache)
+    decoded.clear()
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(place(photos, cache)):
+            held.set()
+            let_go.wait(5)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(5)
+    threading.Timer(0.2, let_go.set).start()
+    with pytest.warns(UserWarning, match="another process is decoding the same images"):
+        read(photos, cache)
+    holder.join()
+    assert decoded == []
+
+
+def test_images_in_use_stay_as_they_are_while_others_are_added_or_the_cache_is_removed(
+    photos: Path, cache: Path
+) -> None:
+    before = load_mapped(photos, cache)
+    pixels = expected(photos, "train")
+    for index in range(20):
+        draw(photos / "train" / "cat" / f"more{index}.png", seed=index)
+    read(photos, cache)
+    assert np.array_equal(before.numpy(), pixels)
+    (place(photos, cache) / INDEX).write_bytes(b"junk")
+    read(photos, cache)
+    assert np.array_equal(before.numpy(), pixels)
+    remove_cache(place(photos, cache))
+    assert np.array_equal(before.numpy(), pixels)
+
+
+def load_mapped(root: Path, cache: Path) -> torch.Tensor:
+    options = folder.LoadOptions(size=SIZE, cache=cache, in_memory=0)
+    return folder.load(str(root), options).train.x
+
+
+# --- processes that decode ---------------------------------------------------------------------
+
+
+def test_processes_decode_to_the_same_as_threads(
+    photos: Path, cache: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "train" / "cat" / "x.png").write_bytes(b"no image")
+    monkeypatch.setattr(refresh, "MANY", 1)
+    monkeypatch.setattr(refresh, "_BATCH", 3)
+    with pytest.warns(UserWarning, match="^1 of 21 files"):
+        splits = read(photos, cache, skip_unreadable=True)
+    assert decoded == []  # not in this process
+    (photos / "train" / "cat" / "x.png").unlink()
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+    assert splits.digest == read(photos, None).digest
+
+
+def test_a_file_that_kills_its_decoder_is_left_out_and_the_others_are_read(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = """
+import alprune.data.decoding as decoding
+plain = decoding.Reader._one
+def one(self, path, row, image):
+    if path.name == "5.png":
+        import os
+        os.kill(os.getpid(), 11)
+    return plain(self, path, row, image)
+decoding.Reader._one = one
+from alprune.data.decoding import serve
+"""
+    child = hands._CHILD.replace("from alprune.data.decoding import serve\n", evil)
+    monkeypatch.setattr(hands, "_CHILD", child)
+    monkeypatch.setattr(refresh, "MANY", 1)
+    with pytest.warns(UserWarning, match="^2 of 20.*ended the process, by signal 11"):
+        splits = read(photos, cache, skip_unreadable=True)
+    assert (len(splits.train), len(splits.test)) == (14, 4)
+    for part in ("cat", "dog"):
+        (photos / "train" / part / "5.png").unlink()
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+
+
+def test_processes_that_cannot_start_say_so(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "MANY", 1)
+    monkeypatch.setattr(hands, "_CHILD", "raise SystemExit(3)")
+    with pytest.raises(DataError, match="ended at its start, with status 3"):
+        read(photos, cache)
+
+
+def test_a_decoding_process_imports_no_torch() -> None:
+    places = hands.packages()
+    code = hands._CHILD.replace("serve()\n", "print('torch' in sys.modules)\n")
+    command = [sys.executable, "-c", code, json.dumps([*map(str, sys.path)]), places]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+# --- where it lies and what it takes -----------------------------------------------------------
+
+
+def test_few_files_are_not_kept(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "own"))
+    read(photos, None)
+    assert not (tmp_path / "own").exists()
+    monkeypatch.setattr(folder, "_SMALL", 5)
+    read(photos, None)
+    [one] = list_caches()
+    assert (one.root, one.size, one.path.parent) == (photos, SIZE, tmp_path / "own" / "images")
+    assert one.disk_bytes > 0
+    assert (tmp_path / "own" / "images" / "CACHEDIR.TAG").read_text().startswith("Signature: 8a47")
+
+
+def test_the_users_cache_folder_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALPRUNE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert caches_folder() == Path("~/.cache/alprune/images").expanduser()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert caches_folder() == Path("/x/alprune/images")
+    monkeypatch.setenv("ALPRUNE_CACHE", "/y")
+    assert caches_folder() == Path("/y/images")
+    assert caches_folder("/z") == Path("/z/images")
+
+
+def test_a_cache_among_the_images_is_refused_unless_hidden(photos: Path) -> None:
+    with pytest.raises(DataError, match="among the images.*hidden"):
+        read(photos, photos / "cache")
+    read(photos, photos / ".cache")
+    assert len(list_folder(photos)) == 20
+
+
+def test_a_cache_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be kept in .*--cache"):
+        read(photos, tmp_path / "file")
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(folder, "_SMALL", 5)
+    with pytest.warns(UserWarning, match="cannot be kept.*decoded anew each time"):
+        splits = read(photos, None)
+    assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
+
+
+def test_a_disk_that_is_too_full_is_said_before_and_while_decoding(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match="20 images of 9000000x9000000 .* more than there is.*--im"):
+        load(f"folder:{photos}", size=(9_000_000, 9_000_000), cache=cache)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoding, "write_at", full)
+    with pytest.raises(DataError, match="No space left on device.*Make room.*so far is kept"):
+        read(photos, cache)
+
+
+def test_progress_says_where_images_are_kept(
+    photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(photos, cache, progress=True)
+    said = capsys.readouterr().err
+    assert f"kept in {place(photos, cache)} (" in said
+    read(photos, cache, progress=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_alprune_cache_lists_and_removes(
+    photos: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(photos, cache)
+    name = place(photos, cache).name
+    where = ["--cache", str(cache)]
+    main(["cache", "list", *where, "--json"], standalone_mode=False)
+    [record] = json.loads(capsys.readouterr().out)
+    assert (record["name"], record["root"], record["size"]) == (name, str(photos), [*SIZE])
+    main(["cache", "list", *where], standalone_mode=False)
+    assert name in capsys.readouterr().out
+    (place(photos, cache) / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["cache", "remove", *where, "nothing"])
+    assert "there is no cache 'nothing'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["cache", "remove", *where, name])
+    assert "cannot be removed" in capsys.readouterr().err
+    assert (place(photos, cache) / "notes.txt").read_text() == "mine"
+    read(photos, cache)
+    (place(photos, cache) / "notes.txt").unlink()
+    main(["cache", "remove", *where, "--all"], standalone_mode=False)
+    assert "freed" in capsys.readouterr().out
+    assert list_caches(cache) == []
