@@ -1,5 +1,6 @@
 """`alprune compare` at the command line: what it prints, refuses and exits with."""
 
+import csv
 import json
 import os
 import re
@@ -93,6 +94,19 @@ def test_a_failed_run_is_told_and_exits_with_1(tmp_path, monkeypatch, no_report)
     assert re.search(r"broken_parts-raises FAILED: AcquisitionError: .*boom", done.stdout)
     assert re.search(r"^random +1 of 1", done.stdout, re.MULTILINE)
     assert f"alprune compare --resume {tmp_path / 'cmp'}" in done.stderr
+
+
+def test_the_report_names_a_run_that_failed_and_counts_it_nowhere(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.join(os.path.dirname(__file__), "compare"))
+    monkeypatch.setattr(runs, "plot_curves", lambda paths, out: None)
+    out = tmp_path / "cmp"
+    done = call(*FAST, "--acquisitions", "broken_parts:raises,random", "--out", out)
+    assert done.exit_code == 1 and f"report: {out / 'report.html'}" in done.stdout
+    with open(out / "summary.csv", newline="") as file:
+        states = {row["group"]: row["state"] for row in csv.DictReader(file)}
+    assert states == {"raises": "failed", "random": "ended"}
+    text = (out / "report.md").read_text()
+    assert "raises: no run of it has ended" in text
 
 
 def test_a_report_that_cannot_be_written_fails_no_run(tmp_path, monkeypatch, no_report):

@@ -2,19 +2,26 @@
 
 import ast
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from alprune.cli import main
 from alprune.compare import read_grid_recipe
 from alprune.compare.grid import cells
 from alprune.config import RunConfig
+from alprune.experiment import complete
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 SCRIPTS = sorted((ROOT / "recipes" / "science").glob("*.py"))
+PROGRAMS = sorted(
+    path for path in (ROOT / "recipes").rglob("*.py") if "\nif __name__ == " in path.read_text()
+)
 
 
 def by_name(path: Path) -> str:
@@ -23,14 +30,40 @@ def by_name(path: Path) -> str:
 
 def test_there_are_recipes_and_scripts():
     assert RECIPES
-    assert SCRIPTS
+    assert set(SCRIPTS) <= set(PROGRAMS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=by_name)
-def test_recipe_is_a_valid_configuration_or_a_grid_of_them(recipe):
+def test_recipe_is_a_valid_configuration_or_a_grid_of_them(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where modules that a recipe names are looked for
     options, grid = read_grid_recipe(recipe)
     config = RunConfig.from_mapping(options)
-    assert not grid or cells(config, grid, Path("outputs"))
+    if grid:
+        assert len(cells(config, grid, Path("outputs"))) > 1
+    else:
+        assert complete(config).out
+
+
+def commands_of(recipe: Path) -> list[list[str]]:
+    """Return the words of each `alprune` command in a recipe's header."""
+    lines = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(line.lstrip("# ").removeprefix("Run:").strip() for line in lines)
+    joined = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in joined if line.startswith("alprune ")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=by_name)
+def test_the_commands_in_a_recipe_s_header_can_be_given(recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    commands = commands_of(recipe)
+    assert commands
+    for verb, *words in commands:
+        if verb == "compare":
+            done = CliRunner().invoke(main, [verb, *words, "--dry-run", "--out", str(tmp_path)])
+            assert done.exit_code == 0, done.output
+            assert done.output.endswith(" runs\n")
+        else:
+            main.get_command(None, verb).make_context(verb, words)  # parses and begins nothing
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=by_name)
@@ -49,19 +82,20 @@ def test_script_says_on_top_what_it_reproduces_and_the_command(script):
 
 
 @pytest.mark.parametrize(
-    "name",
+    "script",
     [
-        "snip_picture.py",
-        *(pytest.param(path.name, marks=pytest.mark.slow) for path in SCRIPTS),
+        pytest.param(path, id=path.stem, marks=() if quick else pytest.mark.slow)
+        for path in PROGRAMS
+        for quick in [path.name == "snip_picture.py"]
     ],
 )
-def test_script_answers_help(name):
+def test_program_answers_help(script):
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     answer = subprocess.run(
-        [sys.executable, str(ROOT / "recipes" / "science" / name), "--help"],
+        [sys.executable, str(script), "--help"],
         env={**os.environ, "PYTHONPATH": search},
         capture_output=True,
         text=True,
     )
     assert answer.returncode == 0, answer.stderr
-    assert name in answer.stdout
+    assert script.name in answer.stdout

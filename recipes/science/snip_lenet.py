@@ -34,10 +34,15 @@ as training goes on, and is not closed here. Random masks of 98% err 4 to 7 time
 """
 
 import argparse
+import json
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,6 +54,29 @@ from alprune.prune.criteria.scoring import Batch
 from alprune.train import FitSettings, Learner
 
 SETTINGS = FitSettings(batch_size=100, warmup_batches=100, averaging=0.0, pad=0, flip=False)
+
+
+class Rows:
+    """Results a line of JSON each, so that an experiment that was cut off goes on where it was.
+
+    Args:
+        path: The file, made if it is missing; None keeps nothing.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.path = None if path is None else Path(path)
+        lines = self.path.read_text().splitlines() if self.path and self.path.exists() else []
+        self._known = {tuple(row[0].items()): row[1] for row in map(json.loads, lines)}
+
+    def get(self, measure: Callable[[], Any], **settings: Any) -> Any:
+        """Return what was measured with these settings; measure and note it if nothing was."""
+        key = tuple(settings.items())
+        if key not in self._known:
+            self._known[key] = measure()
+            if self.path:
+                with self.path.open("a") as file:
+                    file.write(json.dumps([settings, self._known[key]]) + "\n")
+        return self._known[key]
 
 
 def scoring_batch(train: Dataset, chosen: torch.Tensor) -> Batch:
@@ -90,27 +118,55 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument(
+        "--rows", help="file of results so far, to go on with after an interruption"
+    )
+    parser.add_argument("--png", help="where to draw error against sparsity")
+    parser.add_argument("--quick", action="store_true", help="one epoch, one seed, 90% masked")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.epochs, asked.seeds, asked.sparsities, asked.controls = 1, [0], [0.9], []
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # emptied layers show in the error
     splits = load(f"npz:{asked.data}")
+    results = Rows(asked.rows)
     controls = asked.sparsities if asked.controls is None else asked.controls
     rows = [("dense", 0.0), *(("snip", s) for s in asked.sparsities)]
     rows += [("random", s) for s in controls]
     print(f"{asked.model}, {asked.epochs} epochs, seeds {asked.seeds}: test error in %")
+    curves: dict[str, list[tuple[float, float]]] = {"snip": [], "random": []}
     for method, sparsity in rows:
         began = time.process_time()
-        errors = [
-            test_error(splits, asked.model, method, sparsity, asked.epochs, asked.lr, seed)
-            for seed in asked.seeds
-        ]
+        errors = []
+        for seed in asked.seeds:
+            settings = {"epochs": asked.epochs, "lr": asked.lr, "seed": seed}
+            measure = partial(test_error, splits, asked.model, method, sparsity, **settings)
+            row = {"model": asked.model, "method": method, "sparsity": sparsity, **settings}
+            errors.append(results.get(measure, **row))
         each = "  ".join(f"{error:.2f}" for error in errors)
-        cpu_s = time.process_time() - began
         print(
             f"{method:7}{sparsity:5.0%}  mean {statistics.mean(errors):5.2f}  ({each})  "
-            f"{cpu_s:.0f} s",
+            f"{time.process_time() - began:.0f} s",
             flush=True,
         )
+        for name in ("snip", "random") if method == "dense" else (method,):
+            curves[name].append((sparsity, statistics.mean(errors)))
+    if asked.png:
+        draw(curves, asked.model, asked.png)
+
+
+def draw(curves: dict[str, list[tuple[float, float]]], name: str, path: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for (method, points), line in zip(curves.items(), ("o-", "s--"), strict=True):
+        if len(points) > 1:
+            sparsities, errors = zip(*points, strict=True)
+            axes.plot([100 * s for s in sparsities], errors, line, label=method)
+    axes.set(xlabel="weights masked (%)", ylabel="test error (%)", title=name)
+    axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

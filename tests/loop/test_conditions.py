@@ -31,6 +31,24 @@ def test_a_label_budget_is_used_up_and_not_exceeded(tmp_path):
     assert steps_of(result.path)[-1]["test_accuracy"] == result.test_accuracy
 
 
+def test_without_a_step_a_run_trains_on_the_first_points_down_to_a_rate_of_zero(
+    tmp_path, monkeypatch
+):
+    rates, step = [], Learner._step
+
+    def watched(learner, *args):
+        rates.append(learner.optimiser.param_groups[0]["lr"])
+        return step(learner, *args)
+
+    monkeypatch.setattr(Learner, "_step", watched)
+    result = alprune.run(options(tmp_path / "run", steps=0, lr=0.1, warmup_batches=0))
+    assert (result.reason, result.steps, result.labelled) == ("steps", 0, 100)
+    [only] = steps_of(result.path)
+    assert only["acquired"] == [] and only["test_accuracy"] == result.test_accuracy
+    assert only["batches"] == len(rates)
+    assert rates == pytest.approx([0.1 * (1 - i / len(rates)) for i in range(len(rates))])
+
+
 def test_an_accuracy_that_is_reached_ends_a_run(tmp_path):
     result = alprune.run(options(tmp_path / "run", steps=9, stop_accuracy=0.2, epochs=10.0))
     assert result.reason == "accuracy reached" and result.test_accuracy >= 0.2
