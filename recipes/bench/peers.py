@@ -14,13 +14,13 @@ LeNet-5 over a set that is labelled whole, through baal's ActiveLearningDataset,
 set, and by alprune. Testing is not timed. `cpu` is the processor's time, of all threads: on a
 machine with other work to do it tells more than the clock.
 
-Measured with --data npz:cifar10.npz --threads 2, nothing else running, two cores of an Intel Xeon at
-2.3 GHz with AVX-512, torch 2.15, baal 2.1.0, scikit-activeml 1.0.1, skorch 1.4.0 (VGG-19, 90% of the
-FLOPs removed, one seed, 7 minutes): alprune 24.9 s, alprune-own 26.1 s, baal 34.4 s (1.38 times as
-long: fit 1.23, score 1.98), scikit-activeml 30.1 s (1.21: 1.10, 1.64); accuracies 22.6, 37.0, 25.6 and
-25.6%. So what the peers add on top of the arithmetic, which is the same, is no factor of 3 with this
-learner. `wrapper`: alprune 9.6 s, baal 12.3 s on the plain data set and 12.9 s through its wrapper: the
-17 times of the report are gone in baal 2.1.0.
+Measured with --data npz:cifar10.npz --threads 2, nothing else running, two cores of an Intel Xeon
+at 2.3 GHz with AVX-512, torch 2.15, baal 2.1.0, scikit-activeml 1.0.1, skorch 1.4.0 (VGG-19, 90%
+of the FLOPs removed, one seed, 7 minutes): alprune 24.9 s, alprune-own 26.1 s, baal 34.4 s (1.38
+times as long: fit 1.23, score 1.98), scikit-activeml 30.1 s (1.21: 1.10, 1.64); accuracies 22.6,
+37.0, 25.6 and 25.6%. So what the peers add on top of the arithmetic, which is the same, is no
+factor of 3 with this learner. `wrapper`: alprune 9.6 s, baal 12.3 s on the plain data set and
+12.9 s through its wrapper: the 17 times of the report are gone in baal 2.1.0.
 """
 
 import argparse
