@@ -74,30 +74,22 @@ class RunConfig:
     )
     after_pruning: str | None = _option(
         None,
-        "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model and "
-        "with --pretrained).",
+        "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model).",
     )
     dataset: str = _option(
         "cifar10", "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH or folder:PATH."
     )
     data_root: str | None = _option(None, "Folder for downloads ($ALPRUNE_DATA or ~/.cache).")
-    cache: str | None = _option(
-        None, "Folder for decoded images of folder:PATH ($ALPRUNE_CACHE or ~/.cache/alprune)."
-    )
     skip_unreadable: bool = _option(False, "Leave out images that do not decode.")
     follow_links: bool = _option(False, "Read images behind links that lead out of folder:PATH.")
     imbalance: float = _option(
         1.0, "Long-tail the pool: times as many points of the first class as of the last."
     )
+    cache: str | None = _option(
+        None, "Folder for decoded images of folder:PATH ($ALPRUNE_CACHE or ~/.cache/alprune)."
+    )
     label_noise: float = _option(0.0, "Share of the pool for which the answer is a wrong label.")
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
-    pretrained: str | None = _option(
-        None,
-        "Weights to start from, .safetensors or .pt of tensors; they are pruned, never drawn anew.",
-    )
-    pretrained_digest: str | None = _option(
-        None, "Hash that the file of --pretrained must have; a run writes it down."
-    )
     init: str = _option("he", "Initialisation: he, default (PyTorch's), vs-x (Glorot), ...")
     image_size: int | None = _option(
         None, "Resize images to this square, whole, not cropped (the learner's own size)."
@@ -109,9 +101,6 @@ class RunConfig:
         "(balanced; random with --imbalance).",
     )
     initial: int | None = _option(None, "Points labelled at the start (1000).")
-    sync_batchnorm: bool = _option(
-        False, "Normalise over the batches of all processes, under torchrun."
-    )
     hold_out: int = _option(
         0, "Of these, points that are not trained on; a temperature is fitted to them at the end."
     )
@@ -126,7 +115,7 @@ class RunConfig:
     initial_epochs: float | None = _option(None, "Passes over the first points before step 1.")
     epochs: float | None = _option(None, "Passes over the labelled points a step.")
     batch_size: int | None = _option(None, "Examples a training batch (64).")
-    lr: float | None = _option(None, "Peak learning rate (0.05; 0.01 with --pretrained).")
+    lr: float | None = _option(None, "Peak learning rate.")
     momentum: float = _option(0.9, "Nesterov momentum of SGD.")
     weight_decay: float = _option(5e-4, "Weight decay of SGD.")
     label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")
