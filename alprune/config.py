@@ -74,7 +74,8 @@ class RunConfig:
     )
     after_pruning: str | None = _option(
         None,
-        "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model).",
+        "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model and "
+        "with --pretrained).",
     )
     dataset: str = _option(
         "cifar10", "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH or folder:PATH."
@@ -90,6 +91,13 @@ class RunConfig:
     )
     label_noise: float = _option(0.0, "Share of the pool for which the answer is a wrong label.")
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
+    pretrained: str | None = _option(
+        None,
+        "Weights to start from, .safetensors or .pt of tensors; they are pruned, never drawn anew.",
+    )
+    pretrained_digest: str | None = _option(
+        None, "Hash that the file of --pretrained must have; a run writes it down."
+    )
     init: str = _option("he", "Initialisation: he, default (PyTorch's), vs-x (Glorot), ...")
     image_size: int | None = _option(
         None, "Resize images to this square, whole, not cropped (the learner's own size)."
@@ -115,7 +123,7 @@ class RunConfig:
     initial_epochs: float | None = _option(None, "Passes over the first points before step 1.")
     epochs: float | None = _option(None, "Passes over the labelled points a step.")
     batch_size: int | None = _option(None, "Examples a training batch (64).")
-    lr: float | None = _option(None, "Peak learning rate.")
+    lr: float | None = _option(None, "Peak learning rate (0.05; 0.01 with --pretrained).")
     momentum: float = _option(0.9, "Nesterov momentum of SGD.")
     weight_decay: float = _option(5e-4, "Weight decay of SGD.")
     label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")

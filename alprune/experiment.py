@@ -16,6 +16,7 @@ from alprune.data.imperfect import long_tail
 from alprune.device import autocast, pick_device, pick_precision
 from alprune.errors import ConfigError, PruneError
 from alprune.loop import Oracle, RunResult, Session
+from alprune.models.pretrained import start_from, with_weights
 from alprune.names import lookup
 from alprune.oracle import Simulation
 from alprune.pool import LabelPool
@@ -122,6 +123,7 @@ def complete(config: RunConfig) -> RunConfig:
     config = config.resolved(NARROW_DEFAULTS if method.saves_time else WIDE_DEFAULTS)
     if config.model in models.MODELS:
         if all(getattr(config, reduction) is None for reduction in REDUCTIONS):
+    config = with_weights(config)
             config = config.resolved(OUR_REDUCTIONS.get(config.method, {}))
         config = config.resolved(OUR_DEFAULTS.get(config.method, {}))
         config = config.resolved({"lr": models.MODELS[config.model].lr})
@@ -279,6 +281,7 @@ def prune_learner(
 def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPruner | None:
     """Make what prunes the learner during training; None for methods that pruned before."""
     method = find_method(config.method)
+    start_from(config, model, len(train.classes))
     if not method.early:
         return None
     asked = {n.removesuffix("_reduction"): getattr(config, n) for n in REDUCTIONS}

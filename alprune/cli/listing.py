@@ -32,3 +32,4 @@ def list_command(as_json: bool) -> None:
         for name, summary in entries.items():
             click.echo(f"  {name:<{width}}  {summary}")
     click.echo("Wherever a name is accepted, package.module:function is too.")
+    click.echo("A model may also be torchvision:NAME, any classifier of torchvision.")

@@ -21,7 +21,8 @@ from alprune.prune import Pruned, find_method
 _PRUNE_ONLY = (
     *PRUNE_OPTIONS,
     *"method after_pruning prune_batch prune_batches dataset data_root skip_unreadable".split(),
-    *"follow_links model image_size initial seed device".split(),
+    *"follow_links cache model image_size pretrained pretrained_digest initial seed".split(),
+    *"device".split(),
     *"start imbalance label_noise hold_out".split(),
 )
 
@@ -71,4 +72,5 @@ def _prune_table(pruned: Pruned) -> str:
     ]
     for name, size in pruned.plan.sizes.items():
         lines.append(f"{name:{width}}  {size:>13,}  {sizes[name]:>13,}")
+    lines += [f"not pruned: {text}" for text in pruned.pinned]
     return "\n".join(lines)

@@ -107,9 +107,12 @@ def _images(
     decoded: Decoded, parts: tuple[np.ndarray, ...], shape: tuple[int, int, int], in_memory: int
 ) -> list[Tensor]:
     """Return the images of each part, in memory if they take little, else where they lie."""
-    with open_rows(decoded.file) as file:
-        count = file.seek(0, 2) // (shape[0] * shape[1] * 3)
-        stored = map_images(file, 0, torch.uint8, (count, *shape[:2], 3))
+    try:
+        with open_rows(decoded.file) as file:
+            count = file.seek(0, 2) // (shape[0] * shape[1] * 3)
+            stored = map_images(file, 0, torch.uint8, (count, *shape[:2], 3))
+    except OSError as error:
+        raise DataError(f"{decoded.file} was removed meanwhile ({error}). Start again.") from error
     images = []
     for chosen in parts:
         x = ChosenRows(stored, torch.from_numpy(decoded.rows[chosen]), shape[2])

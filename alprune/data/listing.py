@@ -80,8 +80,6 @@ class _Part:
         if not _is_text(entry.name):
             self.unusable.append(f"{printable(entry.path)!r} (its name is no UTF-8 text)")
             return
-        if entry.is_symlink():
-            self.links.append(path)
         try:
             found = entry.stat()
         except OSError:  # a broken link; it is named when it is read
@@ -90,6 +88,8 @@ class _Part:
             if not stat.S_ISREG(found.st_mode):
                 return  # opening a pipe or a device could wait for ever
             size, modified = found.st_size, found.st_mtime_ns
+        if entry.is_symlink():
+            self.links.append(path)
         self.paths.append(path)
         self.sizes.append(size)
         self.modified.append(modified)

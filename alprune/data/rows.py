@@ -80,7 +80,7 @@ def _chosen(x: ChosenRows, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "__getitem__":
         if isinstance(key, tuple) and key and isinstance(key[0], int | slice):
             rest = key[1:] if isinstance(key[0], int) else (slice(None), *key[1:])
-            return x[key[0]][rest]
+            return _read(x[key[0]])[rest]
         if isinstance(key, slice):
             return ChosenRows(x._stored, x._rows[key], x.shape[3])
         if isinstance(key, int | Tensor | list):

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torchvision
@@ -20,6 +21,7 @@ from alprune.models.mobilenet import (
     mobilenet_v2,
     mobilenet_v3_small,
 )
+from alprune.models.pretrained import load_pretrained
 from alprune.models.recurrent import gru, lstm
 from alprune.models.resnet import resnet, resnet20, wideresnet20
 from alprune.models.stems import replace_stem
@@ -27,7 +29,7 @@ from alprune.models.vgg import vgg19, vgg_c, vgg_d, vgg_like
 from alprune.models.wrn import wide_resnet
 from alprune.names import lookup, unknown
 
-__all__ = ["INITS", "MODELS", "ModelEntry", "build", "he_normal_", "reinit"]
+__all__ = ["INITS", "MODELS", "ModelEntry", "build", "he_normal_", "load_pretrained", "reinit"]
 
 Shape = tuple[int, int, int]
 """One input without the batch: `(c, h, w)`."""
@@ -92,8 +94,9 @@ def build(name: str, classes: int, input_shape: Shape | None = None, seed: int =
     Args:
         name: A key of `MODELS`, whose weights are drawn by `he_normal_`;
             `torchvision:NAME` for a classifier of torchvision, untrained; or
-            `package.module:function`, called as `function(classes=..., input_shape=...)` and
-            returning an `nn.Module`. The last two keep their own initialisation.
+            `package.module:function`, called as `function(classes=..., input_shape=...)`, or
+            with these by position if its parameters have other names, and returning an
+            `nn.Module`. The last two keep their own initialisation.
         classes: Number of outputs.
         input_shape: `(c, h, w)` of one input; by default the paper's (3x224x224 for
             torchvision). A torchvision network for other than 3 channels gets a new first
@@ -141,9 +144,20 @@ def _from_torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown("torchvision model", name, known)
-    # Two of them have side outputs for training, which would make theirs a tuple.
-    options = {"aux_logits": False, "init_weights": True} if name in _WITH_SIDE_OUTPUTS else {}
-    model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    options: dict[str, Any] = {}
+    if name in _WITH_SIDE_OUTPUTS:  # for training, which would make theirs a tuple
+        options = {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):  # one position a patch: these are made for one size
+        options = {"image_size": shape[1]}
+    if name == "maxvit_t":
+        options = {"input_size": shape[1:]}
+    try:
+        model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"model 'torchvision:{name}' cannot be made for images of {shape[1]}x{shape[2]} "
+            f"pixels: {error}. Choose another --image-size (it was published at 224)."
+        ) from error
     if shape[0] != 3:
         replace_stem(model, shape[0])
     return _checked(f"torchvision:{name}", model, classes, shape)
@@ -153,12 +167,17 @@ def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Mo
     contract = f"expected {name.partition(':')[2]}(classes=..., input_shape=...) -> nn.Module"
     if not callable(function):
         raise ConfigError(f"model {name!r} is a {type(function).__name__}; {contract}.")
+    given: tuple[Any, ...] = ()
+    named: dict[str, Any] = {"classes": classes, "input_shape": shape}
     try:
-        inspect.signature(function).bind(classes=classes, input_shape=shape)
+        signature = inspect.signature(function)
+        if not _binds(signature, *given, **named) and _binds(signature, classes, shape):
+            given, named = (classes, shape), {}
+        signature.bind(*given, **named)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model {name!r}: {error}; {contract}.") from error
     try:
-        model = function(classes=classes, input_shape=shape)
+        model = function(*given, **named)
     except AlpruneError:
         raise
     except Exception as error:
@@ -166,6 +185,14 @@ def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Mo
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} returned a {type(model).__name__}; {contract}.")
     return _checked(name, model, classes, shape)
+
+
+def _binds(signature: inspect.Signature, *given: Any, **named: Any) -> bool:
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def _checked(name: str, model: nn.Module, classes: int, shape: Shape) -> nn.Module:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_run import options
 
 from alprune.cli import main
 from alprune.data import Splits, decoding, folder, hands, load, refresh
@@ -27,7 +29,10 @@ from alprune.data.cache import (
 from alprune.data.decoding import Batch, Outcome
 from alprune.data.index import read_index
 from alprune.data.listing import list_folder
+from alprune.data.rows import ChosenRows
 from alprune.errors import DataError
+from alprune.experiment import complete, open_session
+from alprune.oracle import Simulation
 
 SIZE = (6, 5)
 
@@ -528,3 +533,18 @@ def test_alprune_cache_lists_and_removes(
     main(["cache", "remove", *where, "--all"], standalone_mode=False)
     assert "freed" in capsys.readouterr().out
     assert list_caches(cache) == []
+
+
+def test_a_run_on_images_that_stay_in_the_cache_equals_one_in_memory(
+    photos: Path, cache: Path, tmp_path: Path
+) -> None:
+    weights = []
+    for in_memory in (0, 2**20):
+        loading = folder.LoadOptions(size=(12, 12), cache=cache, in_memory=in_memory)
+        splits = folder.load(str(photos), loading)
+        assert isinstance(splits.train.x, ChosenRows) == (in_memory == 0)
+        config = options(tmp_path / f"run{in_memory}", initial=6, query_size=2, batch_size=4)
+        config = complete(replace(config, dataset=f"folder:{photos}", score_subset=6))
+        open_session(config, splits).run(Simulation(splits.train))
+        weights.append((tmp_path / f"run{in_memory}" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
