@@ -111,6 +111,7 @@ def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any]) -> Learned:
     except Exception as error:  # safetensors has an error of its own
         raise StoreError(f"the learner in {path} cannot be read: {error}.") from error
     inputs = _inputs(path, config)
+    _check_together(inputs, plan, state)
     network = _fitting(path, lambda: _rebuilt(_unpruned(config, inputs), plan, state))
     classifier = Classifier(network, inputs, _temperature(end.get("temperature")))
     notes: tuple[str, ...] = ()
@@ -143,8 +144,10 @@ def _of_checkpoint(path: Path, config: RunConfig, reason: str) -> Learned:
         )
 
     def make() -> tuple[Plan, nn.Module]:
+        before = Plan.from_json(state["plan"])
+        _check_together(inputs, before, weights)
         fresh = _unpruned(config, inputs)
-        plan = _plan(fresh, inputs, Plan.from_json(state["plan"]), learner["early"])
+        plan = _plan(fresh, inputs, before, learner["early"])
         return plan, _rebuilt(fresh, plan, weights)
 
     plan, network = _fitting(path, make)
@@ -171,6 +174,7 @@ def _of_asking(path: Path, config: RunConfig, events: list[dict[str, Any]]) -> L
         inputs = Inputs.from_record(state | {"dtype": str(state["dtype"]).removeprefix("torch.")})
         plan, learner = Plan.from_json(state["plan"]), state["learner"]
         weights = learner["averaged"] or learner["model"]
+        _check_together(inputs, plan, weights)
         return inputs, plan, _rebuilt(_unpruned(config, inputs), plan, weights)
 
     inputs, plan, network = _fitting(path, make)
@@ -185,6 +189,18 @@ def _unpruned(config: RunConfig, inputs: Inputs) -> nn.Module:
 
 def _rebuilt(fresh: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
     return rebuild(fresh, plan, state).eval()
+
+
+def _check_together(inputs: Inputs, plan: Plan, state: Mapping[str, Tensor]) -> None:
+    """Refuse what does not belong together before a network of any size is built for it."""
+    classes = len(inputs.classes)
+    if not any(tensor.ndim and len(tensor) == classes for tensor in state.values()):
+        raise StoreError(f"no layer has an output for each of the {classes:,} classes.")
+    if plan.example_shape != inputs.image_shape:
+        raise StoreError(
+            f"the plan is for images {plan.example_shape}, and the learner takes "
+            f"{inputs.image_shape}."
+        )
 
 
 def _plan(fresh: nn.Module, inputs: Inputs, plan: Plan, early: Mapping[str, Any] | None) -> Plan:
@@ -275,6 +291,7 @@ def _of_file(path: Path, model: nn.Module | None) -> Learned:
             f"{path} holds a network of your own, {quoted(name)}, and no code that a file names is "
             "run. Build it and pass it: alprune.load_learner(path, model=...)."
         )
+    _check_together(inputs, plan, state)
     classes, shape = len(inputs.classes), inputs.image_shape
     network = _fitting(
         path, lambda: _rebuilt(model or models.build(name, classes, shape), plan, state)

@@ -22,6 +22,7 @@ from alprune.store import disk, to_cell
 COLUMNS = ("path", "class", "probability", "confidence", "entropy", "label", "error")
 _BYTES = 2**16  # of rows, a thousand or so, that are written and synced together
 _SECONDS = 5.0  # after which fewer are
+_MARK = b"\xef\xbb\xbf"  # without it spreadsheets take UTF-8 for something else
 _STATE_MOST = 2**26
 
 
@@ -155,7 +156,7 @@ def write_file(
         else:
             _check_free(out, note)
             disk.make_folders(out.parent)
-            header = _csv([table.header])
+            header = _beginning(table)
             _write_note(note, identity, table.tally, len(header))
             disk.replace(out, header)
             length = len(header)
@@ -216,7 +217,7 @@ def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> 
     """Take up where a table was left; return its length in bytes, None if it is complete."""
     if not note.exists():
         with open(out, "rb") as file:
-            if file.readline(2**20) == _csv([table.header]):
+            if file.read(len(_beginning(table))) == _beginning(table):
                 raise StoreError(
                     f"{out} is complete: there is nothing to go on with. To classify the images "
                     "anew remove it, or choose another --out."
@@ -252,6 +253,10 @@ def _digest(classifier: Classifier) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _beginning(table: Table) -> bytes:
+    return _MARK + _csv([table.header])
 
 
 def _csv(rows: Any) -> bytes:

@@ -133,11 +133,10 @@ def test_several_formats_lie_beside_each_other(run):
     ("network", "method"),
     [
         ("lenet-5-caffe", "3sp"),
-        ("lstm-s", "3sp"),
-        ("gru-s", "snip"),
-        ("resnet20", "3sp-ca"),
         ("resnet20", "snip"),
-        ("mobilenet-v3-small", "uniform"),
+        pytest.param("lstm-s", "3sp", marks=pytest.mark.slow),
+        pytest.param("gru-s", "snip", marks=pytest.mark.slow),
+        pytest.param("mobilenet-v3-small", "3sp-ca", marks=pytest.mark.slow),
     ],
 )
 def test_pruned_networks_of_all_kinds_can_be_taken_out(network, method, name, tmp_path):

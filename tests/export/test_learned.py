@@ -164,6 +164,18 @@ def test_damage_is_one_message(ended, tmp_path, name, content):
         load_learner(path)
 
 
+def test_what_does_not_belong_together_is_refused_before_anything_is_built(ended, tmp_path):
+    path = copy_of(ended, tmp_path)
+    record = json.loads((path / "inputs.json").read_text())
+    many = record | {"classes": [str(number) for number in range(10**6)]}
+    (path / "inputs.json").write_text(json.dumps(many))
+    with pytest.raises(StoreError, match="no layer has an output for each of the 1,000,000"):
+        load_learner(path)
+    (path / "inputs.json").write_text(json.dumps(record | {"image_shape": [1, 4096, 4096]}))
+    with pytest.raises(StoreError, match=r"takes \(1, 4096, 4096\)"):
+        load_learner(path)
+
+
 def test_a_learner_of_another_network_is_refused(ended, tmp_path):
     path = copy_of(ended, tmp_path)
     text = (path / "config.toml").read_text()

@@ -45,7 +45,7 @@ def call(*args):
 
 
 def rows_of(text):
-    return list(csv.DictReader(io.StringIO(text)))
+    return list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
 
 
 def test_a_table_says_of_each_image_what_it_is_and_how_surely(run, photos, tmp_path):
@@ -96,12 +96,15 @@ def test_predictions_from_python_are_those_of_the_loop(run, photos):
 
 def test_broken_files_have_an_error_and_no_class(run, tmp_path):
     write_photo(tmp_path / "photos" / "=1+1.png", "red", 1)
+    write_photo(tmp_path / "photos" / "ärger.png", "red", 1)
     (tmp_path / "photos" / "b.png").write_bytes(b"nothing")
     done = call("predict", run, tmp_path / "photos", "--out", tmp_path / "p.csv")
     assert done.exit_code == 0, done.output
     assert "unreadable   1, see the column error" in done.stdout
     assert "accuracy" not in done.stdout and "calibrated (temperature" in done.stdout
-    first, second = rows_of((tmp_path / "p.csv").read_text())
+    assert (tmp_path / "p.csv").read_bytes().startswith(b"\xef\xbb\xbfpath,class,")
+    first, second, third = rows_of((tmp_path / "p.csv").read_text())
+    assert third["path"] == "ärger.png" and third["class"] == first["class"]
     assert first["path"] == "'=1+1.png" and first["error"] == ""
     assert second["error"] == "an image in no known format"
     assert second["class"] == second["probability"] == second["confidence"] == ""
