@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 from alprune.acquire import ACQUISITIONS, Evidence
+from alprune.asking import Asking, open_asking
 from alprune.compare import compare
 from alprune.config import RunConfig
 from alprune.data import DATASETS, Dataset
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACQUISITIONS",
     "AlpruneError",
+    "Asking",
     "DATASETS",
     "Dataset",
     "Evidence",
@@ -45,6 +47,7 @@ __all__ = [
     "fold",
     "load_learner",
     "load_run",
+    "open_asking",
     "predict",
     "prune",
     "read_events",

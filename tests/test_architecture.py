@@ -15,7 +15,7 @@ LEVELS = [
     {"acquire", "classifier", "oracle", "start", "testing"},
     {"store", "loop", "observers", "signals"},
     {"experiment", "learned", "nearby", "reopen", "estimator", "tensorboard", "asking"},
-    {"rerun", "report", "bench", "export", "history", "prediction"},
+    {"rerun", "report", "bench", "export", "history", "labelling", "prediction"},
     {"compare", "display", "follow"},
     {"overview", "cli"},
 ]

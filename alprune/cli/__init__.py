@@ -5,11 +5,13 @@ import warnings
 import click
 
 import alprune
+from alprune.cli.ask import ask_command, tell_command
 from alprune.cli.bench import bench_command
-from alprune.cli.common import show_warning
 from alprune.cli.cache import cache_command
+from alprune.cli.common import show_warning
 from alprune.cli.compare import compare_command
 from alprune.cli.export import export_command
+from alprune.cli.label import label_command
 from alprune.cli.listing import list_command
 from alprune.cli.predict import predict_command
 from alprune.cli.prune import prune_command
@@ -27,6 +29,9 @@ def main() -> None:
 
 for _command in (
     run_command,
+    ask_command,
+    tell_command,
+    label_command,
     watch_command,
     compare_command,
     report_command,
@@ -35,9 +40,9 @@ for _command in (
     export_command,
     predict_command,
     list_command,
+    cache_command,
     bench_command,
 ):
     main.add_command(_command)
-    cache_command,
 
 __all__ = ["main"]

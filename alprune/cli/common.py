@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,19 @@ class Command(click.Command):
 
 
 def run_options(
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None, helps: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a click option of each field of RunConfig, or of those named."""
+    """Make a click option of each field of RunConfig, or of those named.
+
+    Args:
+        names: Of fields; None: all.
+        helps: Texts of options that mean something else to this command.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for entry in reversed(fields(RunConfig)):
             if names is None or entry.name in names:
-                function = _option(entry)(function)
+                function = _option(entry, (helps or {}).get(entry.name))(function)
         return click.option(
             "--recipe",
             type=click.Path(path_type=Path),
@@ -62,7 +67,7 @@ def run_options(
     return decorate
 
 
-def _option(entry: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(entry: Any, told: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     kind, _ = option_type(entry)
     flag = "--" + entry.name.replace("_", "-")
     text = entry.metadata["help"]
@@ -70,7 +75,9 @@ def _option(entry: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     # The default stays None: only what is given on the command line may win over a recipe.
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", entry.name, default=None, help=text)
-    if default is not None:
+    if told is not None:
+        text = told
+    elif default is not None:
         text = f"{text} [default: {default}]"
     choices = CHOICES.get(entry.name)
     param: Any = click.Choice(choices) if choices else kind

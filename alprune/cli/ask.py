@@ -1,0 +1,189 @@
+"""`alprune ask` and `alprune tell`."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alprune.asking import Asking, Round, Told, open_asking
+from alprune.asking.accuracy import in_words
+from alprune.asking.options import NAMES
+from alprune.asking.papers import QUERIES, SHEET, TASKS
+from alprune.cli.common import Command, run_options, tell
+from alprune.config import read_recipe
+from alprune.errors import printable
+from alprune.store.record import Observer
+
+_ASK_EXAMPLES = """\b
+Begin:      alprune ask birds --dataset folder:photos --budget 60
+Answer:     fill in the column label of birds/queries.csv, then
+            alprune tell birds birds/queries.csv
+Go on:      alprune ask birds
+Try it out: alprune ask trial --dataset folder:labelled --initial 20
+            alprune tell trial --simulate
+"""
+_HELPS = {
+    "budget": "Seconds that a round of learning and choosing may take (60).",
+    "dataset": "folder:PATH, the folder of images; needed the first time.",
+    "start": "How images are chosen before there are labels: typiclust or random (typiclust).",
+    "initial": "To try things out on a labelled folder: hide all labels but so many.",
+    "hold_out": (
+        "Draw so many images at random, over the rounds, and keep them from training to measure "
+        "accuracy [default: 0]."
+    ),
+    "query_size": "Images asked about in a round (50).",
+    "score_share": "Share of the budget that is kept for choosing [default: 0.25].",
+    "initial_epochs": "Passes over the labels in the first round of learning, at most (60).",
+    "epochs": "Passes over the labels in every later round, at most (20).",
+}
+_DIR = click.Path(path_type=Path, file_okay=False)
+
+
+class _Training(Observer):
+    """Shows on a terminal how far the training is."""
+
+    def __init__(self, stream_is_terminal: bool) -> None:
+        self._shown = stream_is_terminal
+
+    def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
+        if self._shown:
+            tell(f"training: {elapsed_s:.0f} s, batch {done} of at most {planned}")
+
+
+def asking_options(function: Any) -> Any:
+    """Add the options that `alprune ask` and `alprune label` share."""
+    function = run_options(NAMES, _HELPS)(function)
+    return click.option(
+        "--classes",
+        metavar="A,B,C",
+        help="Names of classes; others may come with class folders and with labels.",
+    )(function)
+
+
+def opened(
+    path: Path, recipe: Path | None, classes: str | None, given: Mapping[str, Any]
+) -> Asking:
+    """Open a folder with the options of a command line."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    options = (read_recipe(recipe) if recipe else {}) | chosen
+    names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    return open_asking(path, classes=names, observer=_Training(sys.stderr.isatty()), **options)
+
+
+@click.command("ask", cls=Command, epilog=_ASK_EXAMPLES)
+@click.argument("path", metavar="DIR", type=_DIR)
+@asking_options
+@click.option("--json", "as_json", is_flag=True, help="Print the round as JSON.")
+def ask_command(
+    path: Path, recipe: Path | None, classes: str | None, as_json: bool, **given: Any
+) -> None:
+    """Learn from the labels so far for --budget seconds, and choose the next images to label.
+
+    DIR takes the questions and the answers; images lie in folder:PATH, those without a label in
+    PATH/unlabelled/. The questions are written to DIR/queries.csv (fill in its column label),
+    DIR/queries.png (the images) and DIR/label-studio.json. Asked again before anything was told,
+    it repeats them.
+    """
+    with opened(path, recipe, classes, given) as asking:
+        asked = asking.ask()
+    tell("")
+    click.echo(json.dumps(_record(path, asked)) if as_json else _table(path, asked))
+
+
+@click.command("tell", cls=Command)
+@click.argument("path", metavar="DIR", type=_DIR)
+@click.argument("labels", metavar="[LABELS]", required=False, type=click.Path(path_type=Path))
+@click.option("--new-classes", is_flag=True, help="Take labels that are no class yet.")
+@click.option("--replace", is_flag=True, help="Take answers that differ from those told before.")
+@click.option("--unasked", is_flag=True, help="Take images that were never asked for.")
+@click.option("--simulate", is_flag=True, help="In a trial (--initial): answer by the folders.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was taken as JSON.")
+def tell_command(
+    path: Path,
+    labels: Path | None,
+    new_classes: bool,
+    replace: bool,
+    unasked: bool,
+    simulate: bool,
+    as_json: bool,
+) -> None:
+    """Take the labels of a file: all of them, or none if something in it is not right.
+
+    LABELS is a CSV with the columns path and label (DIR/queries.csv, filled in), or an export of
+    Label Studio (JSON, JSON-MIN or CSV). An empty label leaves an image open; skip, unsure or ?
+    says that nobody can tell.
+    """
+    if simulate == (labels is not None):
+        raise click.UsageError("give either the file LABELS or --simulate.")
+    with open_asking(path) as asking:
+        if labels is None:
+            told = asking.tell_truth()
+        else:
+            told = asking.tell(
+                labels, new_classes=new_classes, replace=replace, unasked=unasked, by="file"
+            )
+        total = len(asking.labels)
+    click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total))
+
+
+def _record(path: Path, asked: Round) -> dict[str, Any]:
+    return {
+        "round": asked.number,
+        "again": asked.again,
+        "labelled": asked.labelled,
+        "pool": asked.pool,
+        "classes": list(asked.classes),
+        "queries": [asdict(query) for query in asked.queries],
+        "learnt": dict(asked.learnt),
+        "changes": asdict(asked.changes),
+        "table": str(path / QUERIES),
+        "contact_sheet": str(path / SHEET),
+        "tasks": str(path / TASKS),
+    }
+
+
+def _table(path: Path, asked: Round) -> str:
+    again = " (as before: nothing was told since)" if asked.again else ""
+    classes = ", ".join(asked.classes[:10]) + (", ..." if len(asked.classes) > 10 else "")
+    rows = {
+        "round": f"{asked.number}{again}",
+        "asked": f"{len(asked)} images",
+        "labelled": f"{asked.labelled:,} of {asked.pool:,}",
+        "classes": classes or "none yet: they come with the first labels",
+        **in_words(asked.learnt),
+    }
+    if asked.changes.arrived:
+        rows["new images"] = f"{asked.changes.arrived:,} since the last round"
+    if asked.changes.gone:
+        rows["gone"] = f"{asked.changes.gone:,} images since the last round"
+    rows |= {"table": path / QUERIES, "images": path / SHEET, "Label Studio": path / TASKS}
+    lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
+    where, table = shlex.quote(str(path)), shlex.quote(str(path / QUERIES))
+    advice = f"Fill in the column label, save, and: alprune tell {where} {table}"
+    return "\n".join([*lines, advice])
+
+
+def _told(path: Path, told: Told, total: int) -> str:
+    taken = sum(told.labels.values())
+    by_class = ", ".join(f"{name} {count}" for name, count in sorted(told.labels.items()))
+    rows = {"taken": f"{taken} labels" + (f": {by_class}" if by_class else "")}
+    if told.new_classes:
+        rows["new classes"] = ", ".join(told.new_classes)
+    for name, count in (
+        ("skipped", told.skipped),
+        ("known already", told.known),
+        ("replaced", told.replaced),
+        ("still open", told.left),
+    ):
+        if count:
+            rows[name] = str(count)
+    if told.guessed:
+        rows["guesses"] = f"{told.right} of {told.guessed} were right"
+    rows["labels in all"] = f"{total}, in {path / 'labels.csv'}"
+    lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
+    return "\n".join([*lines, f"Go on: alprune ask {shlex.quote(str(path))}"])

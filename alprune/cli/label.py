@@ -1,0 +1,72 @@
+"""`alprune label`."""
+
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from alprune.cli.ask import asking_options, opened
+from alprune.cli.common import Command
+from alprune.signals import Stopped
+
+_EXAMPLES = """\b
+Begin:  alprune label birds --dataset folder:photos --classes robin,wren,tit
+Go on:  alprune label birds
+"""
+
+
+@click.command("label", cls=Command, epilog=_EXAMPLES)
+@click.argument("path", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@asking_options
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port (a free one).")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
+def label_command(
+    path: Path,
+    recipe: Path | None,
+    classes: str | None,
+    port: int,
+    no_browser: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Label images on a page in the browser, while the learner learns in the background.
+
+    DIR is a folder as of alprune ask, and may be used by both in turn. The page is served to this
+    machine only. Each answer is on the disk before the next image is shown: Ctrl-C, a closed
+    browser or a power cut loses nothing.
+    """
+    from alprune.labelling import Server  # here: no other command needs the web server
+
+    def ready(url: str) -> None:
+        told = json.dumps({"url": url}) if as_json else f"Label here: {url}\nCtrl-C ends."
+        click.echo(told)
+        sys.stdout.flush()
+
+    ended = signal.SIGINT
+
+    def terminated(signum: int, frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        with opened(path, recipe, classes, given) as asking:
+            server = Server(asking, port)
+            try:
+                server.run(ready, browse=not no_browser)
+            finally:
+                server.close()
+            total = len(asking.labels)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    where = shlex.quote(str(path))
+    raise Stopped(
+        ended, f"Ended. {total} labels, in {path / 'labels.csv'}. Go on: alprune label {where}"
+    )

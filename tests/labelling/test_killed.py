@@ -1,0 +1,66 @@
+"""A server that is killed in the middle of things has lost no answer that it acknowledged."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from alprune.asking import open_asking
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS / "asking"))
+import photos  # noqa: E402
+
+MAIN = "import sys; from alprune.cli import main; sys.exit(main())"
+
+
+def post(url, path, body):
+    request = urllib.request.Request(
+        url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def get(url, path):
+    with urllib.request.urlopen(url + path, timeout=60) as answer:
+        return json.load(answer)
+
+
+def wait_for_image(url):
+    while (state := get(url, "state"))["image"] is None:
+        assert not state["message"], state
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, kill):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", f"{TESTS}:{TESTS.parent}")
+    options = photos.options(photos.make(tmp_path / "photos"))
+    open_asking(tmp_path / "run", classes=photos.NAMES, **options).close()
+    command = [sys.executable, "-c", MAIN, "label", str(tmp_path / "run"), "--no-browser", "--json"]
+    told = {}
+    for _ in range(2):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+            url = json.loads(server.stdout.readline())["url"]
+            state = wait_for_image(url)
+            for _ in range(5):
+                number = state["image"]["number"]
+                state = post(url, "answer", {"number": number, "label": "dark"})
+                told[number] = "dark"
+            server.send_signal(kill)
+            said = server.communicate(timeout=60)[1].decode()
+        if kill is signal.SIGKILL:
+            assert server.returncode == -kill
+        else:
+            assert server.returncode == 128 + kill and "Traceback" not in said
+    with open_asking(tmp_path / "run") as asking:
+        assert list(asking.labels.values()) == ["dark"] * 10
+    rows = (tmp_path / "run" / "labels.csv").read_text("utf-8-sig").splitlines()
+    assert len(rows) == 11
