@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from alprune.errors import printable
-from alprune.report.tables import Cell, Table
+from alprune.report.cells import Cell
+from alprune.report.tables import Table
 
 _TEXT = ' class="text"'
 

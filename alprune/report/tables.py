@@ -4,34 +4,35 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from alprune.report.cells import (
+    NONE,
+    Cell,
+    estimate_cell,
+    mean_cell,
+    name_cell,
+    number_cell,
+    option_cell,
+    seconds_cell,
+    seconds_text,
+    time_cell,
+)
 from alprune.report.groups import Group, option_text
 from alprune.report.runs import OFF_CLOCK, PARTS, Run
 from alprune.report.statistics import (
     WILCOXON_PAIRS,
     Estimate,
+    accuracy_at,
     area,
     difference,
     known_until,
-    mean_and_error,
     speed_up,
     time_to,
 )
 
-NONE = "-"
 _LEVELS_MOST = 12
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry of a table.
-
-    Attributes:
-        text: What is read.
-        sort: What it is sorted by; None stands last.
-    """
-
-    text: str
-    sort: float | str | None = None
+_SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class Findings:
 
 def tables(findings: Findings) -> list[Table]:
     """Return every table that has something to say, in the order of the page."""
-    made = [results(findings), times(findings), speed_ups(findings), seconds(findings)]
-    made += [differences(findings), all_runs(findings)]
+    made = [results(findings), shares(findings), times(findings), speed_ups(findings)]
+    made += [seconds(findings), differences(findings), all_runs(findings)]
     return [table for table in made if table.rows and len(table.columns) > 1]
 
 
@@ -97,13 +98,13 @@ def results(findings: Findings) -> Table:
         costs = [run.cost for run in runs if run.cost]
         rows.append(
             (
-                _name(group),
+                name_cell(group),
                 Cell(f"{len(ended)} of {len(group.runs)}", len(ended)),
-                _mean(final, 1),
-                _mean([float(run.labelled[-1]) for run in ended if len(run.labelled)], 0),
-                _mean(known, 1, of=len(runs)),
-                _mean([100 * cost.flops_left for cost in costs], 1, error=False),
-                _mean([cost.params[1] for cost in costs], 0, error=False),
+                mean_cell(final, 1),
+                mean_cell([float(run.labelled[-1]) for run in ended if len(run.labelled)], 0),
+                mean_cell(known, 1, of=len(runs)),
+                mean_cell([100 * cost.flops_left for cost in costs], 1, error=False),
+                mean_cell([cost.params[1] for cost in costs], 0, error=False),
             )
         )
     columns = (
@@ -122,13 +123,37 @@ def results(findings: Findings) -> Table:
     return Table("results", "What each group ended with", columns, tuple(rows), note)
 
 
+def shares(findings: Findings) -> Table:
+    """Tabulate how accurate each group was after shares of the time that all runs have."""
+    clock = np.array([share * findings.until_s for share in _SHARES])
+    rows = []
+    for group in findings.groups:
+        runs = [100 * accuracy_at(run, clock) for run in group.sound]
+        at_shares = [
+            [float(v) for v in values if not math.isnan(v)] for values in zip(*runs, strict=True)
+        ]
+        if any(at_shares):
+            cells = [mean_cell(values, 1, of=len(runs)) for values in at_shares]
+            rows.append((name_cell(group), *cells))
+    columns = (
+        "Group",
+        *(f"{100 * s:.0f}% ({seconds_text(t)} s)" for s, t in zip(_SHARES, clock, strict=True)),
+    )
+    note = (
+        f"Accuracy in percent after shares of the {seconds_text(findings.until_s)} s that all runs "
+        "have, interpolated between tests; ± is the standard error over seeds, - means that no run "
+        "was tested near then."
+    )
+    return Table("shares", "Accuracy on the way", columns, tuple(rows), note)
+
+
 def times(findings: Findings) -> Table:
     """Tabulate when each group first reached each accuracy."""
     rows = []
     for group in findings.groups:
-        cells = [_time_cell([time_to(run, level) for run in group.sound], len(group.sound))
+        cells = [time_cell([time_to(run, level) for run in group.sound], len(group.sound))
                  for level in findings.levels]  # fmt: skip
-        rows.append((_name(group), *cells))
+        rows.append((name_cell(group), *cells))
     columns = ("Group", *(f"{level:.0%}" for level in findings.levels))
     note = (
         "Seconds on the clock, the mean over runs, interpolated between tests; what stood at the "
@@ -150,10 +175,10 @@ def speed_ups(findings: Findings) -> Table:
         sooner = [_sooner(base, group, level) for level in findings.levels]
         rows.append(
             (
-                _name(group),
+                name_cell(group),
                 Cell(base.name, base.name),
-                _estimate_cell(more, "{:+.1f}", pairs=0),
-                *(_estimate_cell(e, "{:.2f}", pairs) for e in (catch_up(base, group), *sooner)),
+                estimate_cell(more, "{:+.1f}", pairs=0),
+                *(estimate_cell(e, "{:.2f}", pairs) for e in (catch_up(base, group), *sooner)),
             )
         )
     columns = (
@@ -180,15 +205,15 @@ def seconds(findings: Findings) -> Table:
         if not runs:
             continue
         parts = [
-            _mean([100 * r.seconds[part] / r.elapsed_s for r in runs], 1, error=False)
+            mean_cell([100 * r.seconds[part] / r.elapsed_s for r in runs], 1, error=False)
             for part in PARTS
         ]
-        aside = [_seconds([r.seconds[p] for r in runs]) for p in OFF_CLOCK]
+        aside = [seconds_cell([r.seconds[p] for r in runs]) for p in OFF_CLOCK]
         trained = [r.examples / r.seconds["train"] for r in runs if r.seconds["train"] > 0]
         scored = [r.scored / r.seconds["score"] for r in runs if r.seconds["score"] > 0]
-        clock = _seconds([r.elapsed_s for r in runs])
-        rates = (_mean(trained, 0), _mean(scored, 0))
-        rows.append((_name(group), clock, *parts, *aside, *rates))
+        clock = seconds_cell([r.elapsed_s for r in runs])
+        rates = (mean_cell(trained, 0), mean_cell(scored, 0))
+        rows.append((name_cell(group), clock, *parts, *aside, *rates))
     columns = (
         *("Group", "Clock (s)", *(f"{part.capitalize()} (%)" for part in PARTS)),
         *("Testing (s)", "Saving (s)", "Examples trained / s", "Points scored / s"),
@@ -204,7 +229,7 @@ def differences(findings: Findings) -> Table:
     """Tabulate the options in which groups differ."""
     options = list(findings.groups[0].options) if findings.groups else []
     rows = tuple(
-        (_name(group), *(_option_cell(group.options[option]) for option in options))
+        (name_cell(group), *(option_cell(group.options[option]) for option in options))
         for group in findings.groups
     )
     columns = ("Group", *(option.replace("_", "-") for option in options))
@@ -222,12 +247,12 @@ def all_runs(findings: Findings) -> Table:
             rows.append(
                 (
                     Cell(option_text(str(run.path)), str(run.path)),
-                    _name(group),
+                    name_cell(group),
                     Cell(str(run.seed), run.seed),
                     Cell(run.state + (f" ({option_text(run.reason)})" if run.reason else "")),
-                    _number(run.elapsed_s, 1),
-                    _number(labelled, 0),
-                    _number(None if last is None else 100 * last, 2),
+                    number_cell(run.elapsed_s, 1),
+                    number_cell(labelled, 0),
+                    number_cell(None if last is None else 100 * last, 2),
                 )
             )
     columns = (
@@ -283,70 +308,6 @@ def _levels(runs: Sequence[Run]) -> tuple[float, ...]:
         if len(levels) <= _LEVELS_MOST:
             break
     return tuple(levels)
-
-
-def _name(group: Group) -> Cell:
-    return Cell(group.name, group.name)
-
-
-def _number(value: float | None, digits: int) -> Cell:
-    return Cell(NONE) if value is None else Cell(f"{value:,.{digits}f}", value)
-
-
-def _option_cell(value: object) -> Cell:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = option_text(value)
-    return Cell(text, float(value) if is_number else text)  # type: ignore[arg-type]
-
-
-def _mean(values: Sequence[float], digits: int, of: int | None = None, error: bool = True) -> Cell:
-    """Write a mean and its standard error, and of how many of `of` runs if not of all."""
-    if not values:
-        return Cell(NONE)
-    mean, spread = mean_and_error(values)
-    text = f"{mean:,.{digits}f}"
-    if error and spread is not None:
-        text += f" ± {spread:,.{digits or 0}f}"
-    if of is not None and len(values) < of:
-        text += f" ({len(values)} of {of})"
-    return Cell(text, mean)
-
-
-def seconds_text(seconds: float) -> str:
-    """Write seconds for people: the shorter, the more digits."""
-    return f"{seconds:,.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}"
-
-
-def _seconds(values: Sequence[float], of: int | None = None) -> Cell:
-    mean, _ = mean_and_error(values)
-    some = f" ({len(values)} of {of})" if of is not None and len(values) < of else ""
-    return Cell(seconds_text(mean) + some, mean)
-
-
-def _time_cell(found: Sequence[float], runs: int) -> Cell:
-    known = [t for t in found if not math.isnan(t)]
-    never = sum(math.isinf(t) for t in known)
-    if not known:
-        return Cell("?")
-    if never:
-        some = f" ({len(known) - never} of {len(known)} runs)" if 0 < never < len(known) else ""
-        return Cell(NONE + some)
-    return _seconds(known, of=runs)
-
-
-def _estimate_cell(found: Estimate | None, form: str, pairs: int) -> Cell:
-    """Write an estimate, its interval, and of how many pairs it is unless of `pairs`."""
-    if found is None:
-        return Cell(NONE)
-    told = []
-    if found.low is not None and found.high is not None:
-        told.append(f"{form.format(found.low)} to {form.format(found.high)}")
-    if found.pairs != pairs:
-        told.append(f"{found.pairs} pair" + "s" * (found.pairs > 1))
-    if found.p is not None:
-        told.append(f"p = {found.p:.2g}")
-    brackets = f" ({'; '.join(told)})" if told else ""
-    return Cell(form.format(found.value) + brackets, found.value)
 
 
 def _pairs_note(findings: Findings) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from alprune.report.cells import seconds_text
 from alprune.report.groups import Group
 from alprune.report.statistics import Estimate, mean_and_error
-from alprune.report.tables import Findings, catch_up, gain, seconds_text
+from alprune.report.tables import Findings, catch_up, gain
 
 _LINES = 8  # of the headline
 _NAMED = 6  # groups that a picture's words tell of

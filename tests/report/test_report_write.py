@@ -120,6 +120,10 @@ def test_the_figures_are_those_of_the_runs(report):
     assert rows["dense"][:3] == ["3 of 4", "51.0 ± 0.6", "120 ± 0"]
     assert rows["3sp-ca"][:3] == ["3 of 3", "72.0 ± 1.2", "140 ± 0"]
     assert rows["3sp-ca"][4:6] == ["25.0", "66,652"]
+    ways = dict(zip(cells["shares"][0], cells["shares"][1], strict=True))
+    # Dense begins with 30, 31 and 32% at 10 s and has 50, 51 and 52% from 30 s on.
+    assert list(ways) == ["Group", "25% (7.75 s)", "50% (15.5 s)", "75% (23.2 s)", "100% (31.0 s)"]
+    assert list(ways.values()) == ["dense", "-", "36.5 ± 0.6", "44.2 ± 0.6", "51.0 ± 0.6"]
     times = dict(zip(cells["times"][0], cells["times"][1], strict=True))
     assert times["Group"] == "dense" and times["40%"] == "19.0"  # 20, 19 and 18 s
     assert times["55%"] == "-"
