@@ -3,8 +3,8 @@ import pytest
 import torch
 from known_evidence import KnownEvidence, seeded
 
-from alprune.acquire import acquire, find_acquisition, needs, snapshots_of
-from alprune.acquire.protocol import wrap
+from alprune.acquire import acquire, find_acquisition, needs, protocol, snapshots_of
+from alprune.acquire.protocol import top, wrap
 from alprune.acquire.uncertainty import entropy
 from alprune.errors import AcquisitionError, ConfigError
 
@@ -86,6 +86,18 @@ def test_ties_for_the_last_places_are_drawn_at_random_and_only_those():
     assert counts[tied].sum() == 7 * 2000
     # each is drawn 500 times, give or take 19 (one standard deviation)
     assert (counts[tied] - 500).abs().max() < 5 * 19
+
+
+def test_the_best_of_many_are_the_best_of_the_best_of_pieces(monkeypatch):
+    monkeypatch.setattr(protocol, "_PIECE", 10)
+    draws = torch.Generator().manual_seed(0)
+    scores = torch.rand(57, generator=draws)
+    for count in (1, 7, 25):
+        assert top(scores, count, draws).equal(scores.topk(count).indices)
+    scores = torch.zeros(57)
+    scores[[3, 44]] = 1.0
+    seen = {tuple(sorted(top(scores, 3, draws).tolist())) for _ in range(200)}
+    assert all({3, 44} < set(chosen) for chosen in seen) and len(seen) > 40
 
 
 def test_without_ties_the_generator_is_not_touched():
