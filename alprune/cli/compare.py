@@ -12,9 +12,11 @@ import click
 
 from alprune.cli.common import Command, run_options
 from alprune.compare import (
+    ENGINES,
     MANIFEST,
     Cell,
     Outcome,
+    Resources,
     compare,
     merged,
     plan,
@@ -54,6 +56,16 @@ Go on with it:       alprune compare --resume outputs/cmp
 @click.option(
     "--resume", "path", type=click.Path(path_type=Path), metavar="DIR", help="Go on with DIR."
 )
+@click.option("--engine", metavar="NAME", help=f"Who makes the runs: {', '.join(ENGINES)}.")
+@click.option("--cpus-per-run", type=int, metavar="N", help="Processors of each, with --engine.")
+@click.option("--gpus-per-run", type=int, metavar="N", help="GPUs of each, with --engine.")
+@click.option(
+    "--engine-option",
+    "engine_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of the engine, as slurm_partition=gpu or timeout_min=240; may be given several times.",
+)
 @click.option("--dry-run", is_flag=True, help="List the runs and begin none.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard files in each run folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of each run as JSON.")
@@ -62,6 +74,10 @@ def compare_command(
     recipe: Path | None,
     path: Path | None,
     jobs: int,
+    engine: str | None,
+    cpus_per_run: int | None,
+    gpus_per_run: int | None,
+    engine_options: tuple[str, ...],
     dry_run: bool,
     tensorboard: bool,
     as_json: bool,
@@ -74,6 +90,7 @@ def compare_command(
     may hold a [grid] table: lists of values by option name.
     """
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+    resources = _resources(engine, cpus_per_run, gpus_per_run, engine_options)
     if path is None:
         config, grid, path = _asked(recipe, chosen)
     else:
@@ -91,6 +108,8 @@ def compare_command(
                 jobs=jobs,
                 monitor=Overview(signals),
                 tensorboard=tensorboard,
+                engine=engine,
+                resources=resources,
             )
         except KeyboardInterrupt as stopped:
             if not (path / MANIFEST).exists():
@@ -112,6 +131,24 @@ def _report(runs: list[Path], path: Path) -> Path | None:
     except AlpruneError as error:  # the runs are made, and `alprune report` can be called again
         warnings.warn(f"there is no report: {error}", stacklevel=2)
         return None
+
+
+def _resources(
+    engine: str | None, cpus: int | None, gpus: int | None, settings: tuple[str, ...]
+) -> Resources | None:
+    if engine is None:
+        if cpus is not None or gpus is not None or settings:
+            raise click.UsageError(
+                "--cpus-per-run, --gpus-per-run and --engine-option are of an --engine."
+            )
+        return None
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--engine-option takes NAME=VALUE, got {setting!r}.")
+        options[name.strip()] = int(text) if text.strip().isdecimal() else text.strip()
+    return Resources(1 if cpus is None else cpus, gpus or 0, options)
 
 
 def _asked(

@@ -9,6 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from alprune.compare.elsewhere import make_elsewhere
+from alprune.compare.engines import ENGINES, Resources, open_engine
 from alprune.compare.grid import Cell, Grid, cells, name_of, seeds_of, values_of
 from alprune.compare.manifest import (
     MANIFEST,
@@ -45,6 +47,8 @@ def compare(
     jobs: int = 1,
     monitor: Monitor | None = None,
     tensorboard: bool = False,
+    engine: str | None = None,
+    resources: Resources | None = None,
 ) -> list[Outcome]:
     """Make every run of a grid; those that are there are kept, unended ones go on.
 
@@ -60,6 +64,9 @@ def compare(
             every run then gets less done, and a warning says so.
         monitor: Is told how it goes.
         tensorboard: Write TensorBoard files beside each record.
+        engine: Who runs them instead of this process, a key of `ENGINES`. All machines see `out`
+            and the data under the same paths.
+        resources: Of each run there.
 
     Returns:
         What came of each run, in the order in which they are made. A run that failed says why,
@@ -74,6 +81,8 @@ def compare(
     grid = {name: _plain(values) for name, values in grid.items()}
     if jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {jobs}.")
+    if jobs > 1 and engine is not None:
+        raise ConfigError(f"the engine {engine!r} decides how many runs go on; leave jobs out.")
     if tensorboard:
         require_tensorboard()
     planned = plan(config, grid, out)
@@ -89,6 +98,9 @@ def compare(
     with _locked(out):
         planned = [(cell, state_of(cell)) for cell, _ in planned]  # again, now that none can change
         write_manifest(out, config, grid)
+        if engine is not None:
+            load.release()
+            return _by_engine(planned, engine, resources or Resources(), out, monitor, tensorboard)
         monitor.planned(planned, jobs)
         if jobs > 1:
             load.release()  # each process loads its own
@@ -131,6 +143,23 @@ def _one_by_one(
     return outcomes
 
 
+def _by_engine(
+    planned: list[tuple[Cell, str]],
+    name: str,
+    resources: Resources,
+    out: Path,
+    monitor: Monitor,
+    tensorboard: bool,
+) -> list[Outcome]:
+    engine = open_engine(name, resources, out)
+    try:
+        monitor.planned(planned, engine.most or len(planned))
+        threads = resources.cpus
+        return make_elsewhere(planned, engine, monitor, threads=threads, tensorboard=tensorboard)
+    finally:
+        engine.close()
+
+
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keep other processes from making the same comparison."""
@@ -151,12 +180,14 @@ def _locked(out: Path) -> Iterator[None]:
 __all__ = [
     "Cell",
     "ENDED",
+    "ENGINES",
     "Forecast",
     "Grid",
     "MANIFEST",
     "Monitor",
     "NEW",
     "Outcome",
+    "Resources",
     "UNENDED",
     "compare",
     "merged",
