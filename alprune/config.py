@@ -81,13 +81,13 @@ class RunConfig:
         "cifar10", "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH or folder:PATH."
     )
     data_root: str | None = _option(None, "Folder for downloads ($ALPRUNE_DATA or ~/.cache).")
+    cache: str | None = _option(
+        None, "Folder for decoded images of folder:PATH ($ALPRUNE_CACHE or ~/.cache/alprune)."
+    )
     skip_unreadable: bool = _option(False, "Leave out images that do not decode.")
     follow_links: bool = _option(False, "Read images behind links that lead out of folder:PATH.")
     imbalance: float = _option(
         1.0, "Long-tail the pool: times as many points of the first class as of the last."
-    )
-    cache: str | None = _option(
-        None, "Folder for decoded images of folder:PATH ($ALPRUNE_CACHE or ~/.cache/alprune)."
     )
     label_noise: float = _option(0.0, "Share of the pool for which the answer is a wrong label.")
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
@@ -109,6 +109,9 @@ class RunConfig:
         "(balanced; random with --imbalance).",
     )
     initial: int | None = _option(None, "Points labelled at the start (1000).")
+    sync_batchnorm: bool = _option(
+        False, "Normalise over the batches of all processes, under torchrun."
+    )
     hold_out: int = _option(
         0, "Of these, points that are not trained on; a temperature is fitted to them at the end."
     )

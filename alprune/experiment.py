@@ -20,12 +20,22 @@ from alprune.models.pretrained import start_from, with_weights
 from alprune.names import lookup
 from alprune.oracle import Simulation
 from alprune.pool import LabelPool
-from alprune.prune import AFTER_PRUNING, Pruned, Target, find_method, prune, trace
+from alprune.prune import (
+    AFTER_PRUNING,
+    Plan,
+    Pruned,
+    Target,
+    find_method,
+    prune,
+    rebuild,
+    trace,
+)
 from alprune.prune.early import EarlyPruner, EarlySettings
 from alprune.prune.limits import AUTO, LEAST
 from alprune.start import ColdPool, find_start, first_points, trained_on
-from alprune.store import RunFolder, check_new
+from alprune.store import RunFolder, SilentFolder, check_new
 from alprune.store.record import Observer
+from alprune.team import ALONE, Team, join
 from alprune.train import FitSettings, Learner
 from alprune.train.predict import out_of_memory
 
@@ -65,6 +75,8 @@ def run(
 ) -> RunResult:
     """Run the acquisition loop on a labelled data set, whose labels are shown when asked for.
 
+    Under `torchrun` all processes call it and make one run together.
+
     Args:
         config: The options.
         acquisition: Your own function instead of the one that `config` names.
@@ -77,25 +89,28 @@ def run(
         AlpruneError: Something in the options, the data or the folder is not usable; or the
             loss became infinite or NaN. The record up to there is kept.
     """
-    session, oracle = open_run(config, acquisition, observer)
-    return session.run(oracle)
+    with join(config.sync_batchnorm) as team:
+        session, oracle = open_run(config, acquisition, observer, team)
+        return session.run(oracle)
 
 
 def open_run(
     config: RunConfig,
     acquisition: Acquisition | None = None,
     observer: Observer | None = None,
+    team: Team = ALONE,
 ) -> tuple[Session, Oracle]:
-    """Return the session of a new run and where its labels come from.
+    """Return the session of a new run and where its labels come from; `team` makes it together.
 
     Raises:
         AlpruneError: As from `run`.
     """
-    config = complete(config)
+    config = team.same(complete(config))
     assert config.out is not None
-    check_new(Path(config.out))  # before the data are loaded, which may take long
+    if team.rank == 0:
+        check_new(Path(config.out))  # before the data are loaded, which may take long
     splits = load_splits(config)
-    session = open_session(config, splits, acquisition, observer)
+    session = open_session(config, splits, acquisition, observer, team=team)
     return session, simulation(config, splits.train)
 
 
@@ -108,6 +123,7 @@ def complete(config: RunConfig) -> RunConfig:
     find_acquisition(config.acquisition)
     # The weights of a network of your own may be more than a random draw.
     own = config.model not in models.MODELS and not config.model.startswith("torchvision:")
+    config = with_weights(config)
     config = config.resolved({"after_pruning": "inherit" if own else "reinit"})
     lookup("after-pruning treatment", config.after_pruning or "", AFTER_PRUNING)
     lookup("initialisation", config.init, models.INITS)
@@ -123,7 +139,6 @@ def complete(config: RunConfig) -> RunConfig:
     config = config.resolved(NARROW_DEFAULTS if method.saves_time else WIDE_DEFAULTS)
     if config.model in models.MODELS:
         if all(getattr(config, reduction) is None for reduction in REDUCTIONS):
-    config = with_weights(config)
             config = config.resolved(OUR_REDUCTIONS.get(config.method, {}))
         config = config.resolved(OUR_DEFAULTS.get(config.method, {}))
         config = config.resolved({"lr": models.MODELS[config.model].lr})
@@ -170,6 +185,7 @@ def data_options(config: RunConfig) -> dict[str, Any]:
         "size": _image_size(config),
         "skip_unreadable": config.skip_unreadable,
         "follow_links": config.follow_links,
+        "cache": Path(config.cache) if config.cache else None,
     }
 
 
@@ -187,7 +203,7 @@ def open_session(
     acquisition: Acquisition | None = None,
     observer: Observer | None = None,
     folder: RunFolder | None = None,
-        "cache": Path(config.cache) if config.cache else None,
+    team: Team = ALONE,
 ) -> Session:
     """Label the first points, prune the learner and open the run folder.
 
@@ -197,6 +213,7 @@ def open_session(
         acquisition: Overrides `config.acquisition`.
         observer: Is told of events.
         folder: Takes the record; if None, the new folder `config.out`.
+        team: The processes that make the run; the first one takes the record.
 
     Returns:
         A session whose clock has not started.
@@ -205,10 +222,11 @@ def open_session(
     chosen = acquisition or find_acquisition(config.acquisition)
     pool, first = first_labels(config, splits.train)
     pruned = prune_learner(config, splits.train, first, pool.labels[first])
-    learner = new_learner(config, pruned.model, splits.train)
+    pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
+    learner = new_learner(config, pruned.model, splits.train, team)
     if folder is None:  # last: what is refused before leaves no folder behind
         assert config.out is not None
-        folder = RunFolder(Path(config.out))
+        folder = (RunFolder if team.rank == 0 else SilentFolder)(Path(config.out))
     session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer)
     try:
         session.begin(pruned)
@@ -218,12 +236,22 @@ def open_session(
     return session
 
 
-def new_learner(config: RunConfig, model: nn.Module, train: Dataset) -> Learner:
+def _of_first(team: Team, config: RunConfig, train: Dataset, pruned: Pruned) -> nn.Module:
+    """Return a network of the widths that the first process chose, perhaps by measured times."""
+    plan = team.same(pruned.plan.to_json())
+    if plan == pruned.plan.to_json():
+        return pruned.model
+    fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
+    return rebuild(fresh, Plan.from_json(plan))
+
+
+def new_learner(config: RunConfig, model: nn.Module, train: Dataset, team: Team = ALONE) -> Learner:
     """Make a pruned network ready to train; one that is pruned during training is watched."""
     device = pick_device(config.device)
     settings = fit_settings(config, train)
     early = early_pruner(config, model.to(device), train)
-    return Learner(model, train, settings, device, pick_precision(config.precision, device), early)
+    precision = pick_precision(config.precision, device)
+    return Learner(model, train, settings, device, precision, early, team)
 
 
 def simulation(config: RunConfig, train: Dataset) -> Simulation:
@@ -253,6 +281,7 @@ def prune_learner(
     model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
     if config.model in models.MODELS:
         models.INITS[config.init](model, generator)
+    start_from(config, model, len(train.classes))
     mean, std = torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
     batches = []
     for _ in range(config.prune_batches):
@@ -281,7 +310,6 @@ def prune_learner(
 def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPruner | None:
     """Make what prunes the learner during training; None for methods that pruned before."""
     method = find_method(config.method)
-    start_from(config, model, len(train.classes))
     if not method.early:
         return None
     asked = {n.removesuffix("_reduction"): getattr(config, n) for n in REDUCTIONS}

@@ -26,6 +26,7 @@ from alprune.prune import Plan, rebuild
 from alprune.store import (
     CONFIG,
     RunFolder,
+    SilentFolder,
     is_asking,
     read_events,
     read_labels,
@@ -33,6 +34,7 @@ from alprune.store import (
 )
 from alprune.store.checkpoint import SLOTS, load_checkpoint
 from alprune.store.record import Observer
+from alprune.team import ALONE, Team, join
 
 # Options that may differ from those the run was started with.
 # `_check_same` looks at what the data are, not at where they lie.
@@ -70,8 +72,9 @@ def resume(
     ended = finished(path, budget, steps)
     if ended is not None:
         return ended
-    session, oracle = reopen(path, acquisition, observer, budget, steps)
-    return session.run(oracle)
+    with join(options(path).sync_batchnorm) as team:
+        session, oracle = reopen(path, acquisition, observer, budget, steps, team=team)
+        return session.run(oracle)
 
 
 def options(path: Path, budget: float | None = None, steps: int | None = None) -> RunConfig:
@@ -122,15 +125,17 @@ def reopen(
     budget: float | None = None,
     steps: int | None = None,
     load: Callable[[RunConfig], Splits] = load_splits,
+    team: Team = ALONE,
 ) -> tuple[Session, Oracle]:
     """Return a session that goes on with a run, and where its labels come from.
 
-    A run that was killed before its first checkpoint begins anew. `load` returns its data.
+    A run that was killed before its first checkpoint begins anew. `load` returns its data, and
+    `team` makes the run from here on, of whatever size the one before was.
 
     Raises:
         AlpruneError: As from `resume`.
     """
-    folder = RunFolder(path, resume=True)
+    folder = RunFolder(path, resume=True) if team.rank == 0 else SilentFolder(path)
     try:
         config = options(path, budget, steps)
         state = load_checkpoint(path)
@@ -144,10 +149,10 @@ def reopen(
                 f"`data_root` in {path / CONFIG}."
             ) from error
         if state is None:
-            session = open_session(config, splits, acquisition, observer, folder)
+            session = open_session(config, splits, acquisition, observer, folder, team)
         else:
             chosen = acquisition or find_acquisition(config.acquisition)
-            session = _restored(config, splits, chosen, observer, folder, state)
+            session = _restored(config, splits, chosen, observer, folder, state, team)
         return session, simulation(config, splits.train)
     except BaseException:
         folder.close()
@@ -173,6 +178,7 @@ def _restored(
     observer: Observer | None,
     folder: RunFolder,
     state: Mapping[str, Any],
+    team: Team,
 ) -> Session:
     train = splits.train
     try:
@@ -181,7 +187,7 @@ def _restored(
         plan = Plan.from_json(state["plan"])
         # The masks of a masked network stand in its state dict.
         weights = state["learner"]["model"] if plan.kind == "masks" else None
-        learner = new_learner(config, rebuild(fresh, plan, weights), train)
+        learner = new_learner(config, rebuild(fresh, plan, weights), train, team)
         pool = LabelPool(len(train), len(train.classes))
         session = Session(config, splits, pool, learner, plan, folder, acquisition, observer)
         session.restore(state)

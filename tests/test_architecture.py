@@ -9,7 +9,7 @@ PACKAGE = Path(alprune.__file__).parent
 
 # A part may import parts of its own level or of the levels before it.
 LEVELS = [
-    {"errors", "files", "names", "config", "clock", "device"},
+    {"errors", "files", "names", "config", "clock", "device", "team"},
     {"data", "inputs", "augment", "pool", "models", "cost", "metrics"},
     {"prune", "train"},
     {"acquire", "classifier", "oracle", "start", "testing"},

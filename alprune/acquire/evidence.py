@@ -170,7 +170,8 @@ class Evidence:
             weights = (head.weight * masks.to(self.device)).flatten(0, 1)  # (count * classes, d)
             bias = None if head.bias is None else head.bias.repeat(count)
             for begin in range(0, len(self.embeddings), _ROWS):
-                if self._budget is not None and self._budget.expired:
+                over = self._budget is not None and self._budget.expired
+                if self._learner.team.any(over):
                     raise BudgetSpent
                 rows = slice(begin, begin + _ROWS)
                 logits = F.linear(self.embeddings[rows], weights, bias)
@@ -183,28 +184,34 @@ class Evidence:
         network: nn.Module | None = None,
         see: Callable[[slice, Tensor], None] | None = None,
     ) -> Tensor:
-        """Return softmax outputs; `see` is told each chunk's place and logits."""
-        probabilities = torch.empty(indices.numel(), self.classes, device=self.device)
+        """Return softmax outputs; `see` is told each chunk's place in this process's share."""
+        mine = indices[self._learner.team.share(indices.numel())]
+        probabilities = torch.empty(mine.numel(), self.classes, device=self.device)
         with self._computing():
-            chunks = self._learner.predict(self._learner.x, indices, self._budget, network=network)
-            for part, logits in chunks:
-                probabilities[part] = logits.softmax(1)
-                if see is not None:
-                    see(part, logits)
-        return probabilities
+            chunks = self._learner.predict(self._learner.x, mine, self._budget, network=network)
+            try:
+                for part, logits in chunks:
+                    probabilities[part] = logits.softmax(1)
+                    if see is not None:
+                        see(part, logits)
+            except BudgetSpent:
+                return self._learner.gathered(None, indices.numel())
+            return self._learner.gathered(probabilities, indices.numel())
 
     def _embed(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return softmax outputs and what enters the last linear layer."""
         layer = _last_linear(self._network)
         passed: list[tuple[Tensor, Tensor]] = []
         embeddings = torch.empty(0, device=self.device)
+        share = self._learner.team.share(indices.numel())
 
         def keep(part: slice, logits: Tensor) -> None:
             nonlocal embeddings
             entered, left = passed.pop()
             rows = entered.flatten(1)
             if not embeddings.numel():
-                embeddings = torch.empty(indices.numel(), rows.shape[1], device=self.device)
+                size = share.stop - share.start
+                embeddings = torch.empty(size, rows.shape[1], device=self.device)
                 # Only where this layer's output is the network's can it be applied alone.
                 self._head = layer if torch.equal(left.float(), logits) else None
             embeddings[part] = rows
@@ -213,9 +220,10 @@ class Evidence:
             lambda module, inputs, output: passed.append((inputs[0], output))
         )
         try:
-            return self._stream(indices, see=keep), embeddings
+            probabilities = self._stream(indices, see=keep)
         finally:
             hook.remove()
+        return probabilities, self._learner.gathered(embeddings, indices.numel())
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

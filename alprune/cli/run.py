@@ -21,6 +21,7 @@ from alprune.report import plot_curves
 from alprune.rerun import Comparison, again, compare
 from alprune.signals import Signals, how_to_resume
 from alprune.store.record import Observer
+from alprune.team import ALONE, Team, helps, join
 from alprune.tensorboard import TensorBoard
 
 _RUN_EXAMPLES = """\b
@@ -44,12 +45,20 @@ After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
 def run_command(
     recipe: Path | None, path: Path | None, tensorboard: bool, as_json: bool, **given: Any
 ) -> None:
-    """Label, train, score and acquire until the budget ends."""
+    """Label, train, score and acquire until the budget ends.
+
+    Several processes or GPUs make one run under torchrun:
+    torchrun --nproc-per-node N -m alprune run ...
+    """
     with Signals() as signals:
         if path is None:
-            result = _run(signals, complete(config_of(recipe, given)), tensorboard)
+            config = config_of(recipe, given)
+            with _team(config) as team:
+                result = _run(signals, team.same(complete(config)), tensorboard, team)
         else:
             result = _resume(signals, path, {"recipe": recipe} | given, tensorboard)
+        if helps():
+            return
         _draw(result.path)
         click.echo(_result_json(result) if as_json else _result_table(result))
         if result.reason == "interrupted":
@@ -67,8 +76,18 @@ def _draw(path: Path) -> None:
         pass
 
 
-def _run(signals: Signals, config: RunConfig, tensorboard: bool = False) -> RunResult:
-    session, oracle = open_run(config, observer=_observer(config, tensorboard))
+def _team(config: RunConfig) -> Team:
+    team = join(config.sync_batchnorm)
+    if helps():
+        warnings.simplefilter("ignore")  # the first process says the same
+    return team
+
+
+def _run(
+    signals: Signals, config: RunConfig, tensorboard: bool = False, team: Team = ALONE
+) -> RunResult:
+    observer = Observer() if helps() else _observer(config, tensorboard)
+    session, oracle = open_run(config, observer=observer, team=team)
     signals.end(session)
     return session.run(oracle)
 
@@ -93,10 +112,12 @@ def _resume(signals: Signals, path: Path, given: dict[str, Any], tensorboard: bo
     if ended is not None:
         return ended
     signals.going_on(path)
-    observer = _observer(options(path, **limits), tensorboard)
-    session, oracle = reopen(path, None, observer, **limits)
-    signals.end(session)
-    return session.run(oracle)
+    config = options(path, **limits)
+    with _team(config) as team:
+        observer = Observer() if helps() else _observer(config, tensorboard)
+        session, oracle = reopen(path, None, observer, **limits, team=team)
+        signals.end(session)
+        return session.run(oracle)
 
 
 @click.command("rerun", cls=Command)

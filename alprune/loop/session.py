@@ -4,8 +4,6 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from alprune.data import Splits, duplicates
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop.alarms import Alarms
 from alprune.loop.exam import Exam
+from alprune.loop.result import RunResult
 from alprune.loop.state import restore_session, session_state
 from alprune.loop.stopping import CRITERIA, Progress, reason_to_stop
 from alprune.loop.subset import ScoringShare
@@ -34,28 +33,6 @@ from alprune.train import BudgetSpent, Diverged, FitReport, Learner
 from alprune.train.state import restore_learner
 
 Oracle = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended.
-
-    Attributes:
-        path: The run folder.
-        reason: "budget", "steps", "pool empty", "interrupted" or a criterion's, see
-            `alprune.loop.stopping`.
-        elapsed_s: Seconds on the budget clock.
-        labelled: Labelled points at the end.
-        steps: Acquisition steps made.
-        test_accuracy: Of the final learner, 0 to 1; None if it was never tested.
-    """
-
-    path: Path
-    reason: str
-    elapsed_s: float
-    labelled: int
-    steps: int
-    test_accuracy: float | None
 
 
 class Session:
@@ -87,7 +64,7 @@ class Session:
         observer: Observer | None = None,
     ) -> None:
         self.config, self.splits, self.pool = config, splits, pool
-        self.learner, self.plan = learner, plan
+        self.learner, self.plan, self.team = learner, plan, learner.team
         self.budget = Budget(config.budget)
         self.record = Record(folder, observer or Observer(), self.budget)
         self.step = 0
@@ -131,6 +108,7 @@ class Session:
         digest = str(state["events_digest"])
         self.record.resume(self.config, self.step, state["events_bytes"], digest, self.learner)
         self._answers.read(self.record.folder.path)
+        self.team.same(None)  # all have read what one now writes
         self._write_labels()
         if self.asked is not None and (labels := self._answers.to(self.asked)) is not None:
             self.tell(self.asked, labels)
@@ -182,14 +160,15 @@ class Session:
         with watch.part("train_s"):
             report = self._fit()
         fitted_s = self.budget.elapsed_s
-        self.reason = self._reason_to_end(report)
+        self.reason = self.team.same(self._reason_to_end(report))
         with self.budget.paused(), watch.part("eval_s"):
-            if self.reason or self.exam.due(self.step, self.budget):
+            if self.reason or self.team.same(self.exam.due(self.step, self.budget)):
                 self._test()
-        self.reason = self.reason or self._reason_to_stop()
+        self.reason = self.team.same(self.reason or self._reason_to_stop())
         asked, scored, uncertainty = torch.empty(0, dtype=torch.int64), 0, None
         if not self.reason:
             asked, scored, uncertainty = self._acquire(watch)
+            asked, self.reason = self.team.same((asked, self.reason))
         self.budget.stop()
         if self.reason == "interrupted":
             return asked  # what this step did so far is done again when the run goes on
@@ -238,7 +217,7 @@ class Session:
         self._write_labels()
         held = held_out(self.pool, self.config.hold_out, self.config.seed)
         figures = self.exam.at_end(self.step, held, self.pool.labels[held])
-        self.record.end(self.learner, _summary(result) | figures)
+        self.record.end(self.learner, result.summary() | figures)
         self.record.folder.close()
         return result
 
@@ -264,7 +243,7 @@ class Session:
             with contextlib.suppress(StoreError):
                 self._write_labels()
             with contextlib.suppress(StoreError):
-                self.record.end(self.learner, _summary(self._result(said)))
+                self.record.end(self.learner, self._result(said).summary())
         self.record.folder.close()
 
     def _save(self, number: int) -> None:
@@ -387,9 +366,6 @@ class Session:
     def _candidates(self, fit_s: float) -> Tensor:
         size = self.config.score_subset
         if size is None and self.budget.limit_s is not None and self.share.share < 1:
-            size = self.share.size(fit_s)  # without a budget nothing may depend on the clock
+            # Without a budget nothing may depend on the clock.
+            size = self.team.same(self.share.size(fit_s))
         return self.pool.unlabelled if size is None else self.pool.draw(size, self.draws)
-
-
-def _summary(result: RunResult) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if name != "path"}

@@ -13,11 +13,13 @@ from alprune.store.folder import (
     sound_bytes,
     to_cell,
 )
+from alprune.store.silent import SilentFolder
 
 __all__ = [
     "CONFIG",
     "Fields",
     "RunFolder",
+    "SilentFolder",
     "check_new",
     "from_cell",
     "is_asking",

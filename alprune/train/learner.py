@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,97 +15,16 @@ from alprune.augment import Augment, normalise
 from alprune.clock import Budget
 from alprune.data import Dataset
 from alprune.device import autocast
-from alprune.errors import ConfigError, TrainError
+from alprune.errors import TrainError
 from alprune.metrics import Metrics, measure
 from alprune.models.init import forked_rng
 from alprune.prune.channels.surgery import narrow
 from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
+from alprune.team import ALONE, Team
 from alprune.train.fold import Folded, fold
-from alprune.train.predict import Pace, Predictor, good_chunk, moved, out_of_memory
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1.0 - progress,
-    "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
-}
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a learner is trained: SGD with Nesterov momentum on softmax cross-entropy.
-
-    Attributes:
-        lr: Peak learning rate.
-        momentum: Of SGD.
-        weight_decay: On every parameter with more than one dimension.
-        batch_size: Examples a batch; all batches are of this size, or of all labelled points.
-        label_smoothing: Share of the target spread over the classes.
-        warmup_batches: Batches over which the rate climbs to `lr`, once at the beginning.
-        schedule: How the rate falls over the run: "constant", "linear" or "cosine".
-        averaging: Decay a batch of the averaged weights that score and evaluate; 0 for none.
-        pad: Pixels of padding for the random crop; 0 for none.
-        flip: Random horizontal flips.
-    """
-
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    label_smoothing: float = 0.0
-    warmup_batches: int = 0
-    schedule: str = "linear"
-    averaging: float = 0.99
-    pad: int = 4
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}.")
-        if not self.lr > 0:
-            raise ConfigError(f"lr must be more than 0, got {self.lr:g}.")
-        if self.batch_size < 2:
-            raise ConfigError(f"batch_size must be at least 2, got {self.batch_size}.")
-        for name in ("momentum", "label_smoothing", "averaging"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name):g}.")
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What one fit did.
-
-    Attributes:
-        loss: Mean over its batches; None if there were none.
-        epochs: Passes over the labelled points.
-        batches: Batches done.
-        stopped: Whether time ran out.
-    """
-
-    loss: float | None
-    epochs: float
-    batches: int
-    stopped: bool
-
-
-class Diverged(TrainError):
-    """Training produced numbers that are not finite.
-
-    Args:
-        what: Became what.
-        batch: The batch of the run after which it was seen, counted from 1.
-        lr: Peak learning rate.
-        points: Absolute indices of that batch, if it is known to be the one, `(b,)`.
-    """
-
-    def __init__(self, what: str, batch: int, lr: float, points: Tensor | None = None) -> None:
-        self.batch, self.lr = batch, lr
-        self.points: list[int] = [] if points is None else points.tolist()
-        shown = ", ".join(map(str, self.points[:5])) + (", ..." if len(self.points) > 5 else "")
-        super().__init__(
-            f"{what} in batch {batch}" + (f" (points {shown})" if shown else "") + f", at a rate "
-            f"of {lr:g}. Lower --lr (a tenth is a good try) or add --warmup-batches."
-        )
+from alprune.train.predict import BudgetSpent, Pace, Predictor, good_chunk, moved, out_of_memory
+from alprune.train.settings import SCHEDULES, Diverged, FitReport, FitSettings
 
 
 class Learner:
@@ -119,6 +37,7 @@ class Learner:
         device: Where to compute.
         precision: Type of the matrix products, `torch.float32` or `torch.bfloat16`.
         early: Prunes the network while it is trained; None for a network that stays.
+        team: The processes that train it together, each with its own copy.
 
     Attributes:
         lr: Peak learning rate; that of the settings, until someone lowers it.
@@ -132,8 +51,9 @@ class Learner:
         device: torch.device,
         precision: torch.dtype,
         early: EarlyPruner | None = None,
+        team: Team = ALONE,
     ) -> None:
-        self.early = early
+        self.early, self.team = early, team
         self.device, self.precision, self.settings = device, precision, settings
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
@@ -148,6 +68,7 @@ class Learner:
         self._predictor = Predictor(self.mean, self.std, device, precision, chunk)
         example = normalise(self.x[:2], self.mean, self.std)
         self._folded = fold(self.averaged, example)
+        self._wrapped: tuple[nn.Module, nn.Module] | None = None  # the network, and what to call
         self.snapshots: deque[nn.Module] = deque(maxlen=0)
         # Reading the loss makes a GPU wait; on a CPU it costs nothing.
         self._check_every = 1 if device.type == "cpu" else 50
@@ -187,6 +108,11 @@ class Learner:
         """
         indices, labels = indices.to(self.device), labels.to(self.device)
         size = min(self.settings.batch_size, indices.numel())
+        if size < 2 * self.team.size and self.team.size > 1:
+            raise TrainError(
+                f"a batch of {size} images cannot be divided among {self.team.size} processes, 2 "
+                "for each at least. Start fewer, or give a larger --batch-size or --initial."
+            )
         planned = max(1, math.ceil(epochs * indices.numel() / size))
         self.model.train()
         total = torch.zeros((), device=self.device)
@@ -194,9 +120,11 @@ class Learner:
         done = 0
         with self._own_randomness(generator):
             for chosen in _batches(indices.numel(), size, planned, generator):
-                if budget is not None and budget.expired:
+                over = budget is not None and budget.expired
+                over, share = self.team.same((over, progress(done / planned)))
+                if over:
                     break
-                self._set_rate(progress(done / planned))
+                self._set_rate(share)
                 total += self._step(indices[chosen], labels[chosen], generator)
                 done += 1
                 if done % self._check_every == 0:
@@ -208,6 +136,8 @@ class Learner:
                 if tick is not None:
                     tick(done, planned)
         loss = self._check_loss(total, done) if done else None
+        self.team.align(self.model)
+        self.team.align(self.averaged)
         self._check_weights()
         if self.snapshots.maxlen:
             self.snapshots.append(copy.deepcopy(self.averaged))
@@ -236,6 +166,8 @@ class Learner:
             return self._train_on(indices, labels, generator)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
+                if gone := self.team.lost(error):
+                    raise gone from error
                 raise
             size = indices.numel()
             less = f"--batch-size {max(2, size // 2)}, " if size > 2 else ""
@@ -246,11 +178,14 @@ class Learner:
 
     def _train_on(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         inputs = self.augment(self.x.index_select(0, indices), generator)
+        mine = self.team.share(len(inputs))
         with autocast(self.device, self.precision):
-            logits = self.model(inputs)
+            logits = self._network_of_all(inputs)(inputs[mine])
         loss = F.cross_entropy(
-            logits.float(), labels, label_smoothing=self.settings.label_smoothing
+            logits.float(), labels[mine], label_smoothing=self.settings.label_smoothing
         )
+        if self.team.size > 1:  # it averages gradients, but shares may differ by an image
+            loss = loss * (len(logits) * self.team.size / len(inputs))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.early is not None:
@@ -258,7 +193,13 @@ class Learner:
         self.optimiser.step()
         self.batches += 1
         self._average()
-        return loss.detach()
+        return self.team.total(loss.detach()) / self.team.size
+
+    def _network_of_all(self, example: Tensor) -> nn.Module:
+        """Return what to call for gradients over the whole batch, wherever its images are."""
+        if self._wrapped is None or self._wrapped[0] is not self.model:
+            self._wrapped = self.model, self.team.wrap(self.model, example[:2])
+        return self._wrapped[1]
 
     def _prune_if_due(self, early: EarlyPruner, batches_an_epoch: int) -> None:
         removal = early.after_batch(batches_an_epoch)
@@ -340,8 +281,37 @@ class Learner:
     def logits(
         self, x: Tensor, indices: Tensor | None = None, budget: Budget | None = None
     ) -> Tensor:
-        """Return the logits that `predict` streams, in one piece: `(n, classes)`, on the CPU."""
-        return torch.cat([part.cpu() for _, part in self.predict(x, indices, budget)])
+        """Return the logits that `predict` streams, in one piece: `(n, classes)`, on the CPU.
+
+        Each process of the team predicts its share.
+
+        Raises:
+            BudgetSpent: The budget ended before that, in one of them.
+        """
+        count = len(x) if indices is None else indices.numel()
+        if self.team.size > 1:
+            rows = torch.arange(count) if indices is None else indices
+            indices = rows[self.team.share(count)]
+        try:
+            found = torch.cat([part.cpu() for _, part in self.predict(x, indices, budget)])
+        except BudgetSpent:
+            return self.gathered(None, count)
+        return self.gathered(found, count)
+
+    def gathered(self, rows: Tensor | None, count: int) -> Tensor:
+        """Return all processes' rows.
+
+        Args:
+            rows: Those of this one's share; None if its time ran out.
+            count: Rows of all.
+
+        Raises:
+            BudgetSpent: Somebody's time ran out.
+        """
+        if self.team.any(rows is None):
+            raise BudgetSpent
+        assert rows is not None
+        return self.team.gather(rows, count)
 
 
 def _batches(count: int, size: int, planned: int, generator: torch.Generator) -> Iterator[Tensor]:
