@@ -1,8 +1,11 @@
 """Runs that an engine makes: here processes of this machine, by submitit and by Ray."""
 
 import os
+import re
 import signal
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny_run import events_of, options
@@ -81,8 +84,8 @@ class Told(Monitor):
         self.order.append((outcome.state, cell.name))
 
 
-def grid_of(tmp_path, seeds=(0, 1)):
-    config = replace(options(tmp_path / "x"), out=None)
+def grid_of(tmp_path, seeds=(0, 1), **changes):
+    config = replace(options(tmp_path / "x"), out=None, **changes)
     found = cells(config, {"seed": list(seeds)}, tmp_path / "cmp")
     return [(cell, state_of(cell)) for cell in found]
 
@@ -149,7 +152,7 @@ def test_resources_and_engines_are_checked(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_processes_of_this_machine_make_runs_and_a_killed_one_goes_on(tmp_path):
     pytest.importorskip("submitit")
-    planned = grid_of(tmp_path, [0])
+    planned = grid_of(tmp_path, [0], steps=60, model="lenet-300-100")
     engine = open_engine("processes", Resources(), tmp_path / "cmp")
     killed = []
     give = engine.submit
@@ -163,13 +166,29 @@ def test_processes_of_this_machine_make_runs_and_a_killed_one_goes_on(tmp_path):
     class Kills(Told):
         def begins(self, cell, state):
             if len(killed) == 1:
-                os.kill(int(killed[0]._job.job_id), signal.SIGKILL)
+                for process in _below(int(killed[0]._job.job_id)):
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
                 killed.append("done")
             return super().begins(cell, state)
 
     engine.submit = submit
     [done] = make_elsewhere(planned, engine, Kills(), every_s=0.1)
-    assert done.state == "done" and done.result.steps == planned[0][0].config.steps
+    assert len(killed) == 2
+    assert (done.state, done.error) == ("done", None)
+    assert done.result.steps == planned[0][0].config.steps
+
+
+def _below(parent):
+    """Return a process's number and those of the ones that it started."""
+    found = [parent]
+    for entry in Path("/proc").iterdir():
+        status = entry / "status"
+        if entry.name.isdigit() and status.exists():
+            above = re.search(r"PPid:\s+(\d+)", status.read_text())
+            if above and int(above.group(1)) == parent:
+                found.extend(_below(int(entry.name)))
+    return found
 
 
 @pytest.mark.slow
@@ -184,6 +203,7 @@ def test_ray_makes_runs_on_a_cluster_of_two_nodes_and_one_may_die(tmp_path):
         with pytest.raises(ConfigError, match="no machine of the Ray cluster has the 9 proc"):
             open_engine("ray", Resources(cpus=9), tmp_path / "cmp")
         engine = open_engine("ray", Resources(), tmp_path / "cmp")
+        planned = grid_of(tmp_path, steps=60, model="lenet-300-100")
 
         class Kills(Told):
             def begins(self, cell, state):
@@ -192,8 +212,8 @@ def test_ray_makes_runs_on_a_cluster_of_two_nodes_and_one_may_die(tmp_path):
                     cluster.add_node(num_cpus=1)
                 return super().begins(cell, state)
 
-        done = make_elsewhere(grid_of(tmp_path), engine, Kills(), every_s=0.2)
-        assert [o.state for o in done] == ["done", "done"]
+        done = make_elsewhere(planned, engine, Kills(), every_s=0.2)
+        assert [(o.state, o.error) for o in done] == [("done", None)] * 2
     finally:
         ray.shutdown()
         cluster.shutdown()
