@@ -64,6 +64,10 @@ def load(path: str, options: LoadOptions) -> Splits:
             decoded = refresh(place, listing, size, options.progress)
         except OSError as error:
             raise unwritable(place, error) from error
+        except KeyboardInterrupt:
+            if stays and options.progress:
+                tqdm.write("What was decoded is kept: the next start goes on.", file=sys.stderr)
+            raise
         if stays and decoded.fresh and options.progress:
             tqdm.write(said(place), file=sys.stderr)
         _report(listing, decoded, options.skip_unreadable, place if stays else None)

@@ -146,8 +146,13 @@ class IndexWriter:
         self._file.close()
 
 
+def _hash(count: int, payload: bytes, link: bytes) -> bytes:
+    begin = link + count.to_bytes(4, "little")
+    return hashlib.blake2b(begin + payload, digest_size=HASH_BYTES).digest()
+
+
 def _pack_block(count: int, payload: bytes, link: bytes) -> tuple[bytes, bytes]:
-    digest = hashlib.blake2b(link + payload, digest_size=HASH_BYTES).digest()
+    digest = _hash(count, payload, link)
     return _BLOCK.pack(_MARK, len(payload), count, digest) + payload, digest
 
 
@@ -159,8 +164,8 @@ def _read_block(file: BinaryIO, link: bytes) -> tuple[int, bytes, bytes] | None:
     if mark != _MARK or length > _LONGEST:
         return None
     payload = file.read(length)
-    found = hashlib.blake2b(link + payload, digest_size=HASH_BYTES).digest()
-    return (count, payload, digest) if len(payload) == length and found == digest else None
+    sound = len(payload) == length and _hash(count, payload, link) == digest
+    return (count, payload, digest) if sound else None
 
 
 def _unpack(count: int, payload: bytes) -> tuple[list[str], np.ndarray, dict[int, str]]:

@@ -158,4 +158,4 @@ def parts(x: Tensor) -> Iterator[slice]:
 
 def gigabytes(size: int) -> str:
     """Write a number of bytes for people."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.3g} MB"
+    return f"{size / 1e9:.2f} GB" if size >= 999.5e6 else f"{size / 1e6:.3g} MB"

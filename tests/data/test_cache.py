@@ -207,7 +207,11 @@ def test_a_file_that_was_mended_or_could_not_be_opened_is_tried_again(
 
 
 def test_what_was_decoded_before_an_interruption_is_kept(
-    photos: Path, cache: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    photos: Path,
+    cache: Path,
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(refresh, "_BATCH", 2)
     monkeypatch.setattr(refresh, "cores", lambda: 1)
@@ -220,7 +224,8 @@ def test_what_was_decoded_before_an_interruption_is_kept(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(decoding.Reader, "__call__", interrupted)
-        read(photos, cache)
+        read(photos, cache, progress=True)
+    assert capsys.readouterr().err == "What was decoded is kept: the next start goes on.\n"
     assert len(decoded) == 10
     splits = read(photos, cache)
     assert len(decoded) == 20
