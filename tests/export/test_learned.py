@@ -1,12 +1,15 @@
 import json
 import shutil
 
+import photos
 import pytest
 import tiny_run
 import torch
 from made_photos import write_photos
+from safetensors.torch import load
 
 import alprune
+from alprune.asking import open_asking
 from alprune.classifier import Classifier
 from alprune.errors import DataError, StoreError
 from alprune.experiment import complete, load_splits, open_session
@@ -134,6 +137,30 @@ def test_the_data_are_not_needed(tmp_path):
     path = alprune.run(config).path
     shutil.rmtree(photos)
     assert load_learner(path).classes == ("blue", "red")
+
+
+def test_people_who_are_asked_get_the_learner_of_the_last_round(tmp_path):
+    root = photos.make(tmp_path / "photos")
+    path, options = tmp_path / "asked", photos.options(root, hold_out=6)
+    with open_asking(path, **options) as asking:
+        for _ in range(3):
+            answers = {query.path: photos.truth(query.path) for query in asking.ask()}
+            asking.tell(answers, new_classes=True)
+            if not (path / "model.safetensors").exists():
+                with pytest.raises(StoreError, match="no learner in .* yet: label images of two"):
+                    load_learner(path)
+        wanted = (path / "model.safetensors").read_bytes()
+    found = find_learner(path)
+    assert found.state == "round 3" and not found.notes
+    assert set(found.classifier.classes) == set(photos.NAMES)
+    state = found.classifier.network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in load(wanted).items())
+    predicted = alprune.predict(path, root)
+    right = [
+        name == photos.truth(file)
+        for file, name in zip(predicted.paths, predicted.predicted, strict=True)
+    ]
+    assert len(right) == 36 and sum(right) > 24
 
 
 def test_a_run_of_an_older_version_looks_at_its_data(ended, tmp_path):
