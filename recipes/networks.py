@@ -1,25 +1,30 @@
-"""Networks for reduced runs of the recipes: `--model recipes.networks:vgg19_quarter`.
+"""Networks for reduced runs of the recipes: `--model recipes.networks:small_vgg`.
 
 Found where the command is given in the root of the repository. Each is a function
 `(classes, input_shape) -> nn.Module`, as any network of your own may be.
 """
 
+import torch
 from torch import nn
 
+from alprune.models import he_normal_
 
-def vgg19_quarter(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:
-    """Return 3SP's VGG-19 at a quarter of its width, initialised as PyTorch does.
 
-    16 convolutions of 16x2, 32x2, 64x4, 128x4 and 128x4 channels, linear 256, 128, `classes`.
-    At 3x32x32 and 10 classes: 1,421,002 parameters and 25,421,056 multiply-accumulates.
+def small_vgg(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:
+    """Return a VGG of 6 convolutions and 2 linear layers, initialised as He et al. do.
+
+    32, 64, 128x2 and 256x2 channels, each 3x3 convolution - BatchNorm - ReLU, 2x2 max-pooling
+    between the four blocks; average pooling to 1x1, linear 256, ReLU, linear `classes`.
     """
     layers: list[nn.Module] = []
     channels = input_shape[0]
-    for width, count in ((16, 2), (32, 2), (64, 4), (128, 4), (128, 4)):
+    for widths in ((32,), (64,), (128, 128), (256, 256)):
         if layers:
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        for _ in range(count):
+        for width in widths:
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
-    layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 256), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, classes))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 256), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(256, classes))
+    he_normal_(model, torch.default_generator)
+    return model
