@@ -78,7 +78,9 @@ class Inputs:
         """
         try:
             parts: dict[str, Any] = {name: record[name] for name in cls.__dataclass_fields__}
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in parts.items()})
+            for name, value in parts.items():
+                parts[name] = tuple(value) if isinstance(value, list) else value
+            return cls(**parts)
         except (KeyError, TypeError, IndexError) as error:
             raise DataError(f"this describes no learner's inputs: {error!r}.") from error
 
