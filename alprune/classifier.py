@@ -38,7 +38,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.inputs, self.temperature = network, inputs, temperature
-        mean, std = torch.tensor(inputs.mean), torch.tensor(inputs.std)
+        mean, std = (torch.tensor([float(v) for v in part]) for part in (inputs.mean, inputs.std))
         unit = 255.0 if inputs.dtype == "uint8" else 1.0
         self.register_buffer("scale", 1 / (std * unit), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)

@@ -15,6 +15,7 @@ DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 # What a stranger's file may ask for.
 _TEXT_MOST = 2**24
 _CLASSES_MOST = 2**20
+_NUMBER_MOST = 1e30  # float32 ends at 3e38
 _PIXELS_MOST = 2**26
 
 
@@ -105,10 +106,10 @@ class Inputs:
 
 
 def _check_numbers(name: str, values: tuple[float, ...], channels: int, above: float) -> None:
-    right = all(type(v) in (int, float) and math.isfinite(v) and v > above for v in values)
+    right = all(type(v) in (int, float) and above < v and abs(v) <= _NUMBER_MOST for v in values)
     if len(values) != channels or not right:
         raise DataError(
-            f"{name} must be {channels} finite numbers, one a channel"
+            f"{name} must be {channels} numbers, one a channel, of at most {_NUMBER_MOST:g}"
             f"{' and above 0' if above == 0 else ''}; got {quoted(values)}."
         )
 

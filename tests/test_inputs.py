@@ -54,6 +54,11 @@ def test_what_is_no_record_is_refused(text):
         Inputs.from_json(text)
 
 
+def test_numbers_that_no_float_holds_are_refused():
+    with pytest.raises(DataError, match="of at most 1e\\+30"):
+        replace(GOOD, mean=(0.5, 10**40, 0.5))
+
+
 def test_a_name_that_is_missing_is_told():
-    with pytest.raises(DataError, match="finite numbers, one a channel and above 0"):
+    with pytest.raises(DataError, match="3 numbers, one a channel, .* and above 0"):
         replace(GOOD, std=(1.0, -1.0, 1.0))

@@ -178,7 +178,10 @@ def _annotated(where: str, task: Mapping[str, Any]) -> Iterable[Given]:
         if not isinstance(annotation, Mapping):
             raise DataError(f"{where}: an annotation is no object.")
         cancelled = annotation.get("was_cancelled") is True
-        chosen = [_choices(where, part) for part in annotation.get("result") or []]
+        results = annotation.get("result") or []
+        if not isinstance(results, list):
+            raise DataError(f"{where}: the results of an annotation are no list.")
+        chosen = [_choices(where, part) for part in results]
         labels = [label for some in chosen for label in some]
         yield _one(where, path, [] if cancelled else labels, cancelled)
 

@@ -18,6 +18,7 @@ from mutations import (
     inside_npz,
     other_value,
 )
+from parsers_of_people import parts
 from PIL import Image
 
 from alprune import Plan, RunConfig
@@ -95,6 +96,7 @@ def targets() -> dict[str, Target]:
             FLAGS + ARGUMENTS,
             _command_line,
         ),
+        **{name: Target(*made) for name, made in parts(JSON).items()},
     }
 
 
