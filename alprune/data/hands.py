@@ -6,7 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,10 @@ def cores() -> int:
 
 def share_out(
     batches: Iterator[Batch], make: Callable[[], Hand], hands: int
-) -> Iterator[tuple[Batch, list[Outcome]]]:
+) -> Generator[tuple[Batch, list[Outcome]], None, None]:
     """Let several hands do batches side by side, and yield each with its outcomes when it is done.
 
-    Only as many batches are taken ahead as there are hands. Leaving the loop early stops them.
+    Only as many batches are taken ahead as there are hands. Closing the generator stops them.
 
     Args:
         batches: What is to be done.

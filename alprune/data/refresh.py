@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -268,33 +268,28 @@ class _Reading:
             for index, fine in zip(gone, sound, strict=True)
             if fine
         }
-        for where, outcomes in self._done(todo, UNREAD):
-            for position, out in zip(where, outcomes, strict=True):
-                if not out.reason and (index := by_content.get(out.content)) is not None:
-                    old = known.records[index]
-                    self._note(
-                        position,
-                        replace(
-                            out,
-                            row=int(old["row"]),
-                            grey=bool(old["grey"]),
-                            pixels=old["pixels"].tobytes().hex(),
-                        ),
-                    )
-            self._settle_in_time()
+        with closing(self._done(todo, UNREAD)) as done:
+            for where, outcomes in done:
+                for position, out in zip(where, outcomes, strict=True):
+                    if not out.reason and (index := by_content.get(out.content)) is not None:
+                        self._note(position, _as_known(out, known.records[index]))
+                self._settle_in_time()
 
     def decode(self) -> None:
         """Decode all the others."""
         # What a killed process has had in hand may still be written, beyond the end.
         spare = cores() * self._batch if self._went_before else 0
         first = -(-self._pixels.seek(0, 2) // self._row) + spare
-        for where, outcomes in self._done(self._out.missing, first):
-            for position, out in zip(where, outcomes, strict=True):
-                self._note(position, out)
-            self.decoded += len(where)
-            self._settle_in_time()
+        with closing(self._done(self._out.missing, first)) as done:  # Ctrl-C ends them at once
+            for where, outcomes in done:
+                for position, out in zip(where, outcomes, strict=True):
+                    self._note(position, out)
+                self.decoded += len(where)
+                self._settle_in_time()
 
-    def _done(self, todo: np.ndarray, first: int) -> Iterator[tuple[np.ndarray, list[Outcome]]]:
+    def _done(
+        self, todo: np.ndarray, first: int
+    ) -> Generator[tuple[np.ndarray, list[Outcome]], None, None]:
         """Let hands read the files at the positions `todo`, into rows from `first` on."""
         places: dict[int, np.ndarray] = {}
 
@@ -306,8 +301,9 @@ class _Reading:
                 yield Batch(number, str(self._listing.root), paths, row)
 
         make, hands = self._hands(todo)
-        for batch, outcomes in share_out(batches(), make, hands):
-            yield places.pop(batch.number), outcomes
+        with closing(share_out(batches(), make, hands)) as done:
+            for batch, outcomes in done:
+                yield places.pop(batch.number), outcomes
 
     def _hands(self, todo: np.ndarray) -> tuple[Callable[[], Hand], int]:
         hands = min(16, cores())
@@ -345,6 +341,12 @@ class _Reading:
             self._index.append(paths, outcomes)
         self._waiting.clear()
         self._settled = time.monotonic()
+
+
+def _as_known(out: Outcome, record: np.void) -> Outcome:
+    """Return the outcome of a file that has the content of a known one."""
+    pixels = record["pixels"].tobytes().hex()
+    return replace(out, row=int(record["row"]), grey=bool(record["grey"]), pixels=pixels)
 
 
 def _list_unreadable(place: Path, listing: Listing, out: Decoded) -> None:

@@ -553,3 +553,26 @@ def test_a_run_on_images_that_stay_in_the_cache_equals_one_in_memory(
         open_session(config, splits).run(Simulation(splits.train))
         weights.append((tmp_path / f"run{in_memory}" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_an_interruption_leaves_no_process_behind(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "MANY", 1)
+    monkeypatch.setattr(refresh, "_BATCH", 2)
+    started: list[subprocess.Popen[str]] = []
+    plain = hands.Helper._start
+
+    def noting(self: hands.Helper) -> "subprocess.Popen[str]":
+        started.append(plain(self))
+        return started[-1]
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hands.Helper, "_start", noting)
+    monkeypatch.setattr(refresh._Reading, "_note", interrupted)
+    with pytest.raises(KeyboardInterrupt) as kept_alive:
+        read(photos, cache)
+    assert started and all(process.returncode is not None for process in started)
+    assert kept_alive.traceback
