@@ -56,7 +56,8 @@ def predict_command(
     """Classify images with the learner of the run in DIR, and write a table of them.
 
     IMAGES are folders (or folder:PATH), image files, or npz:PATH with an array x. DIR may also be
-    a file made by alprune export --format safetensors. The run's own images are not needed.
+    a file made by alprune export --format safetensors. The run's own images are not needed; where
+    they are, and were decoded by the run, they are not decoded again.
 
     A row an image: path, class, its probability (the network's), its confidence (calibrated; empty
     unless the run kept points back with --hold-out), the entropy in nats, the label if the image
@@ -67,7 +68,8 @@ def predict_command(
     found = find_learner(learner)
     found.warn()
     classifier = found.classifier
-    source = open_source(images, classifier.inputs, follow_links)
+    cache = found.config and found.config.cache
+    source = open_source(images, classifier.inputs, follow_links, cache)
     place = pick_device(device)
     if out == "-":
         write_stream(classifier, source, sys.stdout.buffer, place, every)

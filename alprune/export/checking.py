@@ -12,7 +12,7 @@ from alprune.export.formats import Run
 from alprune.inputs import Inputs
 from alprune.learned import Learned
 from alprune.nearby import nearby_splits
-from alprune.prediction.sources import sample_files
+from alprune.prediction.files import sample_files
 
 TOLERANCE = 1e-3  # of a probability; float32 in another order leaves some 1e-6
 _BATCH = 64

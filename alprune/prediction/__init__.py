@@ -12,7 +12,8 @@ from alprune.classifier import Classifier
 from alprune.device import pick_device
 from alprune.learned import find_learner
 from alprune.prediction.classify import classify
-from alprune.prediction.sources import Source, array_source, open_source
+from alprune.prediction.files import Source
+from alprune.prediction.sources import array_source, open_source
 from alprune.prediction.table import Tally, write_file, write_stream
 
 __all__ = ["Predictions", "Tally", "open_source", "predict", "write_file", "write_stream"]
@@ -77,13 +78,14 @@ def predict(
         StoreError: No learner is there.
         DataError: The images are not there, or not what the learner takes.
     """
+    cache = None
     if isinstance(learner, Classifier):
         classifier = learner
     else:
         found = find_learner(learner)
         found.warn()
-        classifier = found.classifier
-    source = _source(images, classifier, follow_links)
+        classifier, cache = found.classifier, found.config and found.config.cache
+    source = _source(images, classifier, follow_links, cache)
     paths: list[str] = []
     rows: list[Tensor] = []
     errors: dict[int, str] = {}
@@ -113,9 +115,10 @@ def _source(
     images: "Tensor | np.ndarray | str | Path | Sequence[str | Path]",
     classifier: Classifier,
     follow_links: bool,
+    cache: str | None,
 ) -> Source:
     if isinstance(images, str | Path):
-        return open_source([images], classifier.inputs, follow_links)
+        return open_source([images], classifier.inputs, follow_links, cache)
     if isinstance(images, Tensor | np.ndarray):
         return array_source("image", torch.as_tensor(images), classifier.inputs)
-    return open_source(list(images), classifier.inputs, follow_links)
+    return open_source(list(images), classifier.inputs, follow_links, cache)

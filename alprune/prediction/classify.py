@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alprune.classifier import Classifier
-from alprune.prediction.sources import Entry, Source
+from alprune.prediction.files import Entry, Source
 from alprune.train.predict import Predictor, good_chunk
 
 

@@ -16,7 +16,7 @@ from alprune.classifier import Classifier
 from alprune.errors import StoreError, quoted
 from alprune.files import read_whole
 from alprune.prediction.classify import Classified, classify
-from alprune.prediction.sources import Source
+from alprune.prediction.files import Source
 from alprune.store import disk, to_cell
 
 COLUMNS = ("path", "class", "probability", "confidence", "entropy", "label", "error")
@@ -36,6 +36,7 @@ class Tally:
         classes: Images by predicted class.
         labelled: Images that were read and whose class was known from their folder.
         right: Of these, how many got that class.
+        last: Path of the last row.
     """
 
     images: int = 0
@@ -43,6 +44,7 @@ class Tally:
     classes: dict[str, int] = field(default_factory=dict)
     labelled: int = 0
     right: int = 0
+    last: str = ""
 
     @property
     def accuracy(self) -> float | None:
@@ -81,6 +83,7 @@ class Table:
         )
         for entry in batch.entries:
             self.tally.images += 1
+            self.tally.last = entry.shown
             if entry.error is not None:
                 self.tally.errors += 1
                 none = [""] * (len(self.header) - len(COLUMNS))
@@ -151,8 +154,7 @@ def write_file(
     try:
         if resume and out.exists():
             length = _restored(table, out, note, identity)
-            if length is None:
-                return table.tally
+            _check_same(source, table.tally, out)
         else:
             _check_free(out, note)
             disk.make_folders(out.parent)
@@ -213,8 +215,8 @@ def _check_free(out: Path, note: Path) -> None:
         )
 
 
-def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> int | None:
-    """Take up where a table was left; return its length in bytes, None if it is complete."""
+def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> int:
+    """Take up where a table was left; return its length in bytes."""
     if not note.exists():
         with open(out, "rb") as file:
             if file.read(len(_beginning(table))) == _beginning(table):
@@ -239,6 +241,19 @@ def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> 
         )
     table.tally = tally
     return length
+
+
+def _check_same(source: Source, tally: Tally, out: Path) -> None:
+    """Refuse to go on with images that are not where they were."""
+    if not tally.images:
+        return
+    batches = source.batches(tally.images - 1)
+    found = next(batches, None)
+    if found is None or found.entries[0].shown != tally.last:
+        raise StoreError(
+            f"{out} was begun with other images: number {tally.images:,} was {tally.last!r} then. "
+            "Files were added or removed since; remove the table, or choose another --out."
+        )
 
 
 def _write_note(note: Path, identity: dict[str, Any], tally: Tally, length: int) -> None:

@@ -189,6 +189,15 @@ def test_a_table_is_never_written_over(run, photos, tmp_path):
     assert done.exit_code == 1 and "no table of predictions" in done.stderr
 
 
+def test_a_folder_that_has_changed_is_not_gone_on_with(run, tmp_path):
+    photos = write_photos(tmp_path / "photos", train=80, test=40)
+    out = tmp_path / "p.csv"
+    interrupted(run, photos, out, 100)
+    (photos / "test/blue/000.png").unlink()
+    done = call("predict", run, photos, "--out", out, "--resume")
+    assert done.exit_code == 1 and "Files were added or removed since" in done.stderr
+
+
 def test_another_learner_does_not_go_on_with_a_table(run, photos, tmp_path):
     out = tmp_path / "p.csv"
     interrupted(run, photos, out, 10)

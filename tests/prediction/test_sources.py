@@ -6,9 +6,12 @@ import torch
 from made_photos import write_photo, write_photos
 from PIL import Image
 
+from alprune.data import load
 from alprune.errors import DataError
 from alprune.inputs import Inputs
-from alprune.prediction.sources import BATCH, array_source, open_source, sample_files
+from alprune.prediction import files
+from alprune.prediction.files import BATCH, sample_files
+from alprune.prediction.sources import array_source, open_source
 
 COLOUR = Inputs(("blue", "red"), (3, 6, 6), "uint8", (0.5,) * 3, (0.3,) * 3)
 GREY = Inputs(("blue", "red"), (1, 6, 6), "uint8", (0.5,), (0.3,))
@@ -49,12 +52,43 @@ def test_it_can_begin_anywhere(tmp_path):
 
 
 def test_images_are_what_a_run_on_the_folder_reads(tmp_path):
-    from alprune.data import load
-
     write_photos(tmp_path, train=3, test=2)
     splits = load(f"folder:{tmp_path}", size=(6, 6))
     wanted = torch.cat([splits.test.x, splits.train.x])
     assert torch.equal(images_of(open_source([tmp_path], COLOUR)), wanted)
+
+
+def test_what_was_decoded_before_is_not_decoded_again(tmp_path, monkeypatch):
+    root = write_photos(tmp_path / "photos", train=50, test=20)
+    streamed = {
+        entry.shown: image
+        for batch in open_source([root], COLOUR).batches(0)
+        for entry, image in zip(batch.entries, batch.images, strict=True)
+    }
+    load(f"folder:{root}", size=(6, 6), cache=tmp_path / "cache")
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "Decoder", None)
+        source = open_source([f"folder:{root}"], COLOUR, cache=tmp_path / "cache")
+        found, images = entries_of(source), images_of(source)
+        assert entries_of(source, 100) == found[100:]
+    assert source.total == len(found) == 140
+    assert {entry.label for entry in found} == {"red", "blue"}
+    for entry, image in zip(found, images, strict=True):
+        assert torch.equal(image, streamed[entry.shown])
+    grey = images_of(open_source([root], GREY, cache=tmp_path / "cache"))
+    assert grey.shape == (140, 6, 6, 1)
+
+    write_photo(root / "train" / "red" / "new.png", "red", 7)
+    (root / "train" / "red" / "broken.png").write_bytes(b"nothing")
+    (root / "notes.txt").write_text("nothing")
+    with pytest.warns(UserWarning, match="cannot be read as images"):
+        source = open_source([root], COLOUR, cache=tmp_path / "cache")
+    found = entries_of(source)
+    assert source.total == len(found) == 143 and len(images_of(source)) == 141
+    errors = {entry.shown: entry.error for entry in found if entry.error}
+    assert errors == dict.fromkeys(
+        ["notes.txt", "train/red/broken.png"], "an image in no known format"
+    )
 
 
 def test_grey_learners_get_luminance_and_colour_learners_get_three_channels(tmp_path):
