@@ -3,7 +3,7 @@
 import json
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -92,13 +92,13 @@ class Asking:
         again = None if self.journal.told_in_round else self.left()
         return again or self.open_round(self.prepare())
 
-    def left(self) -> Round | None:
+    def left(self, hand_out: bool = True) -> Round | None:
         """Return what is still open of the last round; None if nothing is."""
         journal = self.journal
         there = [query for query in journal.open if self._is_there(query)]
         if not there:
             return None
-        if not papers.is_written(self.path, journal.pending):
+        if hand_out and not papers.is_written(self.path, journal.pending):
             self._write_round()
         return Round(
             journal.round, tuple(there), True, classes=tuple(journal.offered), **journal.asked
@@ -170,8 +170,13 @@ class Asking:
         self._halted = True
         self._clock.halt()
 
-    def open_round(self, prepared: Prepared) -> Round:
-        """Ask what was prepared, except for what has been told meanwhile."""
+    def open_round(self, prepared: Prepared, hand_out: bool = True) -> Round:
+        """Ask what was prepared, except for what has been told meanwhile.
+
+        Args:
+            prepared: By `prepare`.
+            hand_out: Write the round's table, sheet and tasks, which takes a while.
+        """
         with self.lock:
             known = self.journal.answers
             queries = [query for query in prepared.queries if query.content not in known]
@@ -180,11 +185,10 @@ class Asking:
             learnt["guesses"] = None if guessed is None else asdict(guessed)
             described = pictures.described(prepared.pictures)
             self.journal.ask(queries, learnt=learnt, **described)
-            self._write_round()
             summary = {"round": self.journal.round} | described | learnt
             self._folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
             self.write_labels()
-            return Round(
+            opened = Round(
                 self.journal.round,
                 tuple(queries),
                 False,
@@ -195,6 +199,9 @@ class Asking:
                 learnt,
                 prepared.pictures.changes,
             )
+        if hand_out:
+            self._write_round()
+        return opened
 
     def tell(
         self,
@@ -224,11 +231,13 @@ class Asking:
         if isinstance(answers, str | Path):
             answers = read_answers(Path(answers))
         elif isinstance(answers, Mapping):
-            answers = [_given(path, label) for path, label in answers.items()]
+            answers = [_given(str(path), label) for path, label in answers.items()]
         with self.lock:
-            teller = Teller(self.journal, self.root, self._identify if unasked else _nowhere)
-            told = teller.take(answers, Rules(new_classes, replace, unasked), by)
-        return told
+            teller = self._teller(self._identify if unasked else _nowhere)
+            return teller.take(answers, Rules(new_classes, replace, unasked), by)
+
+    def _teller(self, identify: Callable[[str], str | None]) -> Teller:
+        return Teller(self.journal, self.root, identify)
 
     def tell_truth(self) -> Told:
         """In a trial, answer the round by the labels of the folders.
@@ -274,8 +283,14 @@ class Asking:
                 self._folder.write(papers.LABELS, content)
 
     def _write_round(self) -> None:
-        pending, classes = self.journal.pending, self.journal.offered
-        papers.write_round(self._folder, pending, classes, self.root, self.config.follow_links)
+        papers.write_round(
+            self._folder,
+            self.journal.pending,
+            self.journal.offered,
+            self.root,
+            self._teller(_nowhere).says_more,
+            self.config.follow_links,
+        )
 
     def _checkpoint(self) -> dict[str, Any]:
         if self._state is None:

@@ -49,8 +49,8 @@ def open_asking(
         config = changed(RunConfig.from_toml(path / CONFIG, out=str(path)), given)
     elif "dataset" not in given:
         raise ConfigError(
-            f"{path} is new: say where the images are, with --dataset folder:PATH. Images without "
-            "a label go into PATH/unlabelled/, others into a folder for each class."
+            f"{path} is new. Say where the images are: alprune ask {path} --dataset folder:PATH. "
+            "Those without a label go into PATH/unlabelled/, others into a folder for each class."
         )
     else:
         config = completed(RunConfig.from_mapping(given | {"out": str(path)}))

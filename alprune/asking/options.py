@@ -13,6 +13,7 @@ from alprune.prune import find_method
 # Options of a run that asking has no use for: its pool has labels for nobody to simulate with.
 _UNUSED = (
     "steps imbalance label_noise prune_at epi_criterion score_subset eval_every out "
+    "sync_batchnorm pretrained_digest "
     "stop_labels stop_accuracy stop_uncertainty stop_plateau"
 ).split()
 # What may be given anew at any time: all else is in the network that was pruned at the beginning.
@@ -22,6 +23,7 @@ _FREE = (
     "warmup_batches schedule averaging flip pad device precision cache"
 ).split()
 NAMES = [entry.name for entry in fields(RunConfig) if entry.name not in _UNUSED]
+_WARMUP_BATCHES = 10  # rounds are short
 DEFAULTS = {"budget": 60.0, "start": "typiclust", "initial_epochs": 60.0, "epochs": 20.0}
 
 
@@ -32,13 +34,15 @@ def completed(config: RunConfig) -> RunConfig:
         ConfigError: One cannot.
     """
     plain = RunConfig()
-    unused = [name for name in _UNUSED if getattr(config, name) != getattr(plain, name)]
-    unused = [name for name in unused if name != "out"]
+    ours = ("out", "pretrained_digest")  # written by us
+    unused = [n for n in _UNUSED if n not in ours and getattr(config, n) != getattr(plain, n)]
     if unused:
         raise ConfigError(
             f"{', '.join(unused)} mean(s) nothing where people are asked for labels; leave it out."
         )
     root_of(config)
+    if find_method(config.method).saves_time:
+        config = config.resolved({"warmup_batches": _WARMUP_BATCHES})
     # What a run takes for the number of its first points is another thing here.
     full = complete(replace(config.resolved(DEFAULTS), initial=None, hold_out=0))
     if find_method(config.method).early:

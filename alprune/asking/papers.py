@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from alprune.asking.journal import Answer, Query
-from alprune.asking.reading import read_answers
+from alprune.asking.reading import Given, read_answers
 from alprune.data.images import Decoder
 from alprune.errors import DataError, printable, quoted
 from alprune.store import RunFolder, to_cell
@@ -37,22 +37,25 @@ def write_round(
     queries: Sequence[Query],
     classes: Sequence[str],
     root: Path,
+    says_more: Callable[[Sequence[Given]], bool],
     follow_links: bool = False,
 ) -> None:
     """Write a round's sheet, tasks and, last, its table.
 
-    A queries.csv that somebody may have written in is kept, as queries-before-1.csv and so on.
+    A queries.csv in which somebody wrote what was not told is kept, as queries-before-1.csv and so
+    on.
 
     Args:
         folder: Takes the files.
         queries: Of this round.
         classes: Names that may be given.
         root: The folder of images.
+        says_more: Tells whether some of these answers are not known.
         follow_links: Whether links may lead out of it.
     """
     folder.write(SHEET, contact_sheet(root, queries, follow_links))
     write_tasks(folder, queries, classes)
-    _keep_written(folder)
+    _keep_written(folder, says_more)
     folder.write(QUERIES, table(queries))
 
 
@@ -65,14 +68,14 @@ def is_written(path: Path, queries: Sequence[Query]) -> bool:
     return there == {to_cell(query.path) for query in queries}
 
 
-def _keep_written(folder: RunFolder) -> None:
-    """Put a queries.csv aside in which something stands that was not written here."""
+def _keep_written(folder: RunFolder, says_more: Callable[[Sequence[Given]], bool]) -> None:
+    """Put a queries.csv aside in which something stands that is not known."""
     path = folder.path / QUERIES
     if not path.is_file():
         return
     content = path.read_bytes()
     with contextlib.suppress(DataError):
-        if content.startswith(_BOM) and not any(entry.label for entry in read_answers(path)):
+        if not says_more(read_answers(path)):
             return
     number = 1
     while (kept := folder.path / f"queries-before-{number}.csv").exists():

@@ -99,7 +99,7 @@ class Teller:
         guessed = [(q.guess, label) for q, label in guesses if q is not None and q.guess]
         journal.tell(answers, by=by)
         return Told(
-            labels=Counter(answer.label for answer in answers if answer.label is not None),
+            labels=dict(Counter(answer.label for answer in answers if answer.label is not None)),
             skipped=sum(answer.label is None for answer in answers),
             known=found.known,
             replaced=found.replaced,
@@ -108,6 +108,17 @@ class Teller:
             guessed=len(guessed),
             right=sum(guess == label for guess, label in guessed),
         )
+
+    def says_more(self, given: Sequence[Given]) -> bool:
+        """Tell whether some of these answers are not known."""
+        paths = _Paths(self._journal.queries, self._root)
+        names = _Names(self._journal.offered, growing=False)
+        for entry in given:
+            asked, label = paths.find(entry.path), names.meaning(entry)
+            answer = self._journal.answers.get(asked[1]) if asked else None
+            if label != "" and (answer is None or answer.label != label):
+                return True
+        return False
 
     def _sort_in(
         self, entry: Given, paths: "_Paths", names: "_Names", rules: Rules, found: _Findings

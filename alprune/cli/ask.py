@@ -161,7 +161,8 @@ def _table(path: Path, asked: Round) -> str:
         rows["new images"] = f"{asked.changes.arrived:,} since the last round"
     if asked.changes.gone:
         rows["gone"] = f"{asked.changes.gone:,} images since the last round"
-    rows |= {"table": path / QUERIES, "images": path / SHEET, "Label Studio": path / TASKS}
+    files = {"table": QUERIES, "images": SHEET, "Label Studio": TASKS}
+    rows |= {title: str(path / name) for title, name in files.items()}
     lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
     where, table = shlex.quote(str(path)), shlex.quote(str(path / QUERIES))
     advice = f"Fill in the column label, save, and: alprune tell {where} {table}"

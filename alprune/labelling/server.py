@@ -5,10 +5,12 @@ import logging
 import secrets
 import webbrowser
 from collections.abc import Callable
+from typing import Any
 
 # Of the well-kept servers waitress is pure Python, answers from threads (the desk has a lock) and
 # ends cleanly; Flask is the smallest framework that comes with a test client.
 import waitress
+from waitress import wasyncore
 
 from alprune.asking import Asking
 from alprune.errors import StoreError
@@ -42,6 +44,8 @@ class Server:
         self._trainer = Trainer(asking, self.desk)
         token = secrets.token_urlsafe(18)
         hosts: set[str] = set()
+        self._map: dict[int, Any] = {}  # of the sockets that are open
+        self._serving = False
         previews = Previews(asking.root, asking.config.follow_links)
         app = make_app(self.desk, previews, token, hosts)
         logging.getLogger("waitress").setLevel(logging.ERROR)
@@ -70,18 +74,25 @@ class Server:
             ready: Told the page's address when it answers.
             browse: Open a browser there.
         """
-        if (left := self._asking.left()) is not None:
+        if (left := self._asking.left(hand_out=False)) is not None:
             self.desk.put(left)
         self._trainer.start()
+        self._serving = True
         ready(self.url)
         if browse:
             with contextlib.suppress(Exception):  # a machine without one
                 webbrowser.open(self.url)
-        self._server.run()  # returns after KeyboardInterrupt
+        try:
+            self._server.run()  # returns after KeyboardInterrupt, or when the map is empty
+        finally:
+            self._serving = False
+            wasyncore.close_all(self._map)
+            self._server.task_dispatcher.shutdown(timeout=1)
 
     def close(self) -> None:
-        """Stop serving and learning."""
-        self._server.close()
+        """Stop serving and learning; any thread may call it."""
+        if self._serving:  # sockets are closed by the thread that waits for them
+            self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
         self._trainer.stop()
 
 

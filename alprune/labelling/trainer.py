@@ -50,7 +50,7 @@ class Trainer:
         try:
             prepared = asking.prepare()
             if not self._ending.is_set():
-                desk.put(asking.open_round(prepared))
+                desk.put(asking.open_round(prepared, hand_out=False))
                 desk.stock(prepared)
                 desk.message = ""
         except KeyboardInterrupt:  # halted

@@ -1,8 +1,7 @@
 import io
-import sys
-from pathlib import Path
 
 import numpy as np
+import photos
 import pytest
 from PIL import Image
 
@@ -10,9 +9,6 @@ from alprune.asking import open_asking
 from alprune.labelling.app import content_policy, make_app
 from alprune.labelling.desk import Desk
 from alprune.labelling.previews import Previews
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "asking"))
-import photos  # noqa: E402
 
 TOKEN = "a-token"
 HOST = "127.0.0.1:8000"

@@ -1,14 +1,9 @@
-import sys
-from pathlib import Path
-
+import photos
 import pytest
 
 from alprune.asking import open_asking
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling.desk import Desk
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "asking"))
-import photos  # noqa: E402
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import photos
 import pytest
 
 from alprune.asking import open_asking
 
 TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS / "asking"))
-import photos  # noqa: E402
 
 MAIN = "import sys; from alprune.cli import main; sys.exit(main())"
 

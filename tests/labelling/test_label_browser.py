@@ -3,17 +3,14 @@
 import os
 import re
 import shutil
-import sys
 import threading
-from pathlib import Path
+import time
 
+import photos
 import pytest
 
 from alprune.asking import open_asking
 from alprune.labelling import Server
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "asking"))
-import photos  # noqa: E402
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="needs a browser's driver: pip install 'alprune[browser]'"
@@ -41,7 +38,7 @@ def browser():
 def start(tmp_path, monkeypatch):
     """Start a server over a folder, again and again; return it and its folder."""
     monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
-    root = photos.make(tmp_path / "photos")
+    root = photos.make(tmp_path / "photos", each=60)
     stops = []
 
     def start(**changes):
@@ -75,6 +72,7 @@ def open_page(browser):
     def open_page(url, width=1000, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": 720}, color_scheme=scheme)
         contexts.append(context)
+        context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         page.on("console", lambda m: complaints.append(m.text) if m.type != "log" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -128,16 +126,14 @@ def test_rounds_go_on_while_the_learner_learns_and_nobody_waits(start, open_page
     page.wait_for_function("() => document.querySelectorAll('#classes button').length === 3")
     page.keyboard.press("z")  # the first image was labelled striped with it
     page.wait_for_function("() => document.querySelector('#counts').innerText.startsWith('0 of')")
-    for _ in range(30):
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while asking.journal.round < 3 and time.monotonic() < deadline:
         assert not page.is_hidden("#image")
         number = int(page.get_attribute("#image", "src").removeprefix("image/"))
         name = photos.truth(server.desk.query(number).path)
         press(page, str(photos.NAMES.index(name) + 1))
-        if asking.journal.round >= 3:
-            break
-    page.wait_for_function(
-        "() => document.querySelector('#learner').innerText.includes('guesses')", timeout=WAIT_MS
-    )
+        page.wait_for_timeout(200)
+    assert asking.journal.round >= 3
     assert all(photos.truth(path) == label for path, label in asking.labels.items())
 
 
@@ -159,19 +155,19 @@ def test_a_closed_browser_and_a_stopped_server_lose_nothing(start, open_page):
     told = asking.labels
     page.close()
     page = open_page(server.url)
-    assert page.inner_text("#counts").startswith("1 of 36")
+    assert page.inner_text("#counts").startswith("1 of 180")
     stop()
     shown = page.get_attribute("#image", "src")
     page.keyboard.press("2")
     page.wait_for_selector("#note:not([hidden])")
     assert "Not saved" in page.inner_text("#note")
     assert page.get_attribute("#image", "src") == shown  # it is not passed over
-    page.complaints[:] = [text for text in page.complaints if "ERR_CONNECTION" not in text]
     page.close()
+    page.complaints[:] = [text for text in page.complaints if "ERR_" not in text]
     server, asking, _ = start()
     assert asking.labels == told
     page = open_page(server.url)
-    assert page.inner_text("#counts").startswith("1 of 36")
+    assert page.inner_text("#counts").startswith("1 of 180")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -185,7 +181,7 @@ def test_the_page_fits_the_window_and_has_names_for_everything(start, open_page,
     assert page.evaluate("() => getComputedStyle(document.querySelector('#image')).imageRendering"
                          ) == "pixelated"  # fmt: skip
     tree = page.locator("body").aria_snapshot()
-    for name in ('button "1 dark"', 'button "s Skip"', 'button "z Undo"', "Name of a class"):
+    for name in ('button "dark"', 'button "Skip"', 'button "Undo"', "Name of a class"):
         assert name in tree, tree
     assert re.search(r'img "Image \d+, to be labelled"', tree)
     ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")

@@ -1,0 +1,97 @@
+import csv
+import io
+import json
+
+import photos
+import pytest
+from click.testing import CliRunner
+
+from alprune.cli import main
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+
+
+def call(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def options(root, **changes):
+    pairs = photos.options(root, **changes).items()
+    return [word for k, v in pairs for word in (f"--{k.replace('_', '-')}", v)]
+
+
+def fill_in(path, delimiter=";"):
+    """Fill in a round's table as a spreadsheet with semicolons would save it."""
+    rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows(
+        [
+            ["path", "label"],
+            *([r["path"].replace("/", "\\"), photos.truth(r["path"])] for r in rows),
+        ]
+    )
+    path.write_bytes(text.getvalue().encode("utf-16"))
+
+
+def test_asking_and_telling_in_turn_from_the_command_line(tmp_path):
+    root, run = photos.make(tmp_path / "photos"), tmp_path / "run"
+    first = call("ask", run, *options(root), "--classes", "dark, light,striped")
+    assert first.exit_code == 0, first.output
+    assert "6 images" in first.stdout and f"alprune tell {run}" in first.stdout
+    assert "dark, light, striped" in first.stdout
+    again = call("ask", run)
+    assert "as before: nothing was told since" in again.stdout
+    fill_in(run / "queries.csv")
+    told = call("tell", run, run / "queries.csv")
+    assert told.exit_code == 0, told.output
+    assert "6 labels: " in told.stdout and f"Go on: alprune ask {run}" in told.stdout
+    second = json.loads(call("ask", run, "--json").stdout)
+    assert second["round"] == 2 and second["labelled"] == 6 and len(second["queries"]) == 6
+    assert {"path", "guess", "probability", "entropy"} <= set(second["queries"][0])
+    fill_in(run / "queries.csv")
+    told = json.loads(call("tell", run, run / "queries.csv", "--json").stdout)
+    assert sum(told["labels"].values()) == 6 and told["guessed"] == 6 and told["left"] == 0
+
+
+def test_a_trial_answers_itself(tmp_path):
+    for name in photos.NAMES:
+        photos.fill(tmp_path / "photos" / name, name, range(8))
+    run = tmp_path / "run"
+    assert call("ask", run, *options(tmp_path / "photos"), "--initial", 6).exit_code == 0
+    told = call("tell", run, "--simulate")
+    assert told.exit_code == 0 and "6 labels" in told.stdout
+    assert "labels in all  12" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label\nx.png,dark\n", "never asked for"),
+        ("path\nx.png\n", "names no column 'label'"),
+    ],
+)
+def test_what_cannot_be_taken_is_one_message_and_exit_code_1(tmp_path, content, message):
+    root, run = photos.make(tmp_path / "photos", each=3), tmp_path / "run"
+    assert call("ask", run, *options(root)).exit_code == 0
+    (tmp_path / "labels.csv").write_text(content)
+    done = call("tell", run, tmp_path / "labels.csv")
+    assert done.exit_code == 1 and done.stderr.startswith("DataError: ")
+    assert message in done.stderr and "Traceback" not in done.output
+
+
+def test_the_folder_must_be_begun_and_labels_must_be_named(tmp_path):
+    done = call("tell", tmp_path / "none", tmp_path / "labels.csv")
+    assert done.exit_code == 1 and "--dataset folder:PATH" in done.stderr
+    assert call("tell", tmp_path / "none").exit_code == 2
+    assert call("ask", tmp_path / "none", "--steps", 3).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["ask", "tell", "label"])
+def test_every_command_has_help(command):
+    done = call(command, "--help")
+    assert done.exit_code == 0 and len(done.stdout) > 500
+    assert "Points labelled at the start" not in done.stdout
