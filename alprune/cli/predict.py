@@ -76,11 +76,14 @@ def predict_command(
         return
     begin = time.monotonic()
     bar = tqdm(total=source.total, desc="classifying", unit="img", disable=None)
+    done = 0  # the bar counts nothing where it is not shown
 
     def tick(tally: Tally) -> None:
-        if not bar.n:
+        nonlocal done
+        if not done:
             bar.initial = tally.images  # of a table that goes on, so that the rate is right
-        bar.update(tally.images - bar.n)
+        bar.update(tally.images - done)
+        done = tally.images
 
     with _terminated(), bar:
         try:
@@ -90,7 +93,7 @@ def predict_command(
             again = _again(learner, images, out, every, follow_links)
             raise Stopped(
                 getattr(interrupt, "signum", signal.SIGINT),
-                f"Interrupted after {bar.n:,} of {source.total:,} images. To go on: {again}",
+                f"Interrupted after {done:,} of {source.total:,} images. To go on: {again}",
             ) from None
     seconds = time.monotonic() - begin
     record = _record(tally, classifier.temperature, out, seconds)

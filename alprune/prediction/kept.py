@@ -1,5 +1,6 @@
 """A folder whose images were decoded before, by a run or by asking: they are not decoded again."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -52,18 +53,20 @@ def kept_source(
     size = inputs.image_shape[1:]
     if not cache_of(root, size, cache).is_dir():
         return None
-    try:
-        splits = data.load(
-            f"folder:{root}",
-            size=size,
-            skip_unreadable=True,
-            follow_links=follow_links,
-            incomplete=True,
-            cache=cache,
-            progress=True,
-        )
-    except DataError:  # links that lead out, say: file by file they are named
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what cannot be read has a row of its own here
+        try:
+            splits = data.load(
+                f"folder:{root}",
+                size=size,
+                skip_unreadable=True,
+                follow_links=follow_links,
+                incomplete=True,
+                cache=cache,
+                progress=True,
+            )
+        except DataError:  # links that lead out, say: file by file they are named
+            return None
     parts = [_part(split, prefix, inputs) for split in (splits.train, splits.test) if len(split)]
     known = {path for split in (splits.train, splits.test) for path in split.paths or ()}
     others = [e for e in walk(root, inputs, follow_links) if e.shown not in known]

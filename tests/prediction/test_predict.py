@@ -237,8 +237,9 @@ def test_a_signal_leaves_whole_rows_and_the_command_to_go_on(run, tmp_path, numb
         pytest.skip("it was faster than the signal")
     assert process.returncode == 128 + number, said
     assert "To go on: alprune predict" in said and "--resume" in said and "Traceback" not in said
+    counted = int(re.search(r"Interrupted after ([\d,]+) of 6,020", said)[1].replace(",", ""))
     rows = rows_of(out.read_text())
-    assert all(row["class"] for row in rows)
+    assert all(row["class"] for row in rows) and counted <= len(rows) <= counted + 64
     done = call("predict", *arguments, "--resume", "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)["images"] == 6020
     assert len({row["path"] for row in rows_of(out.read_text())}) == 6020
