@@ -68,7 +68,7 @@ def predict_command(
     found = find_learner(learner)
     found.warn()
     classifier = found.classifier
-    cache = found.config and found.config.cache
+    cache = found.config.cache if found.config else None
     source = open_source(images, classifier.inputs, follow_links, cache)
     place = pick_device(device)
     if out == "-":

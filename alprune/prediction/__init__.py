@@ -84,7 +84,8 @@ def predict(
     else:
         found = find_learner(learner)
         found.warn()
-        classifier, cache = found.classifier, found.config and found.config.cache
+        classifier = found.classifier
+        cache = found.config.cache if found.config else None
     source = _source(images, classifier, follow_links, cache)
     paths: list[str] = []
     rows: list[Tensor] = []
