@@ -1,7 +1,6 @@
 """The processes that make one run together, each with a share of the work; mostly just one."""
 
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -103,15 +102,10 @@ class Processes(Team):
 
     def same(self, value: Value) -> Value:
         """Return the first process's value."""
+        shared = [value]
         with _others("agree"):
-            content = pickle.dumps(value) if self.rank == 0 else b""
-            length = torch.tensor([len(content)])
-            torch.distributed.broadcast(length, 0)
-            data = torch.empty(int(length), dtype=torch.uint8)
-            if self.rank == 0:
-                data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            torch.distributed.broadcast(data, 0)
-        return value if self.rank == 0 else pickle.loads(data.numpy().tobytes())
+            torch.distributed.broadcast_object_list(shared, 0, device=torch.device("cpu"))
+        return shared[0]
 
     def any(self, flag: bool) -> bool:
         """Tell whether a flag is up in any process."""

@@ -1,7 +1,6 @@
 """Weights to start from: a file of tensors, safetensors or PyTorch's, put into a network."""
 
 import hashlib
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -173,13 +172,13 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         raise ModelError(
             f"the weights {str(path)!r} cannot be read: {error.strerror or error}."
         ) from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{str(path)!r} holds more than tensors, or is no file of weights; what would run code "
-            "is not loaded. Save the tensors alone: torch.save(model.state_dict(), path), or "
-            "safetensors."
-        ) from error
     except Exception as error:  # whatever the parsers raise on a damaged file
+        if type(error).__name__ == "UnpicklingError":
+            raise ModelError(
+                f"{str(path)!r} holds more than tensors, or is no file of weights; what would run "
+                "code is not loaded. Save the tensors alone: torch.save(model.state_dict(), path), "
+                "or safetensors."
+            ) from error
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(f"{str(path)!r} is no whole file of weights: {reason}.") from error
     if not isinstance(found, Mapping):
