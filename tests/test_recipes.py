@@ -19,8 +19,10 @@ from alprune.experiment import complete
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 SCRIPTS = sorted((ROOT / "recipes" / "science").glob("*.py"))
-PROGRAMS = sorted(
-    path for path in (ROOT / "recipes").rglob("*.py") if "\nif __name__ == " in path.read_text()
+PROGRAMS = sorted(  # peers_run.py is started by peers.py alone
+    path
+    for path in (ROOT / "recipes").rglob("*.py")
+    if "\nif __name__ == " in path.read_text() and path.name != "peers_run.py"
 )
 
 
