@@ -122,7 +122,7 @@ def main() -> None:
         "--rows", help="file of results so far, to go on with after an interruption"
     )
     parser.add_argument("--png", help="where to draw error against sparsity")
-    parser.add_argument("--quick", action="store_true", help="one epoch, one seed, 90% masked")
+    parser.add_argument("--quick", action="store_true", help="one epoch, one seed, 90%% masked")
     asked = parser.parse_args()
     if asked.quick:
         asked.epochs, asked.seeds, asked.sparsities, asked.controls = 1, [0], [0.9], []
