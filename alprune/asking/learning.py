@@ -54,7 +54,11 @@ class Lesson:
                 params_before=pruned.params_before,
                 params_after=pruned.params_after,
                 flops_reduction=pruned.flops_reduction,
+                sparsity=pruned.plan.sparsity,
+                prune_s=round(pruned.prune_s, 4),
                 widths=pruned.widths,
+                floored=list(pruned.plan.floored),
+                pinned=list(pruned.pinned),
             )
         journal.note(
             "fit",

@@ -124,8 +124,9 @@ def test_rounds_go_on_while_the_learner_learns_and_nobody_waits(start, open_page
     page.on("dialog", lambda dialog: dialog.accept())
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelectorAll('#classes button').length === 3")
-    page.keyboard.press("z")  # the first image was labelled striped with it
-    page.wait_for_function("() => document.querySelector('#counts').innerText.startsWith('0 of')")
+    # The first image was labelled striped with it.
+    page.wait_for_function("() => document.querySelector('#counts').innerText.startsWith('1 of')")
+    press(page, "z")
     deadline = time.monotonic() + WAIT_MS / 1000
     while asking.journal.round < 3 and time.monotonic() < deadline:
         assert not page.is_hidden("#image")
