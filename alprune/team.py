@@ -53,7 +53,7 @@ class Team:
         return rows
 
     def align(self, model: nn.Module) -> None:
-        """Give all processes the first one's buffers, as BatchNorm's statistics."""
+        """Give all processes the first one's weights and buffers, as BatchNorm's statistics."""
 
     def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Return what to call in training, so that gradients are those of all processes.
@@ -138,10 +138,10 @@ class Processes(Team):
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def align(self, model: nn.Module) -> None:
-        """Give all processes the first one's buffers."""
-        with _others("compare statistics"):
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        """Give all processes the first one's weights and buffers."""
+        with _others("compare weights"):
+            for tensor in (*model.parameters(), *model.buffers()):
+                torch.distributed.broadcast(tensor.detach(), 0)
 
     def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Return the network in DistributedDataParallel."""

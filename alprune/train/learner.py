@@ -56,6 +56,7 @@ class Learner:
         self.early, self.team = early, team
         self.device, self.precision, self.settings = device, precision, settings
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        team.align(self.model)
         self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
         self.x = moved(train.x, device)
         self.mean = torch.tensor(train.mean, device=device)
