@@ -48,14 +48,15 @@ def label_command(
         click.echo(told)
         sys.stdout.flush()
 
-    ended = signal.SIGINT
+    ended = int(signal.SIGINT)
 
-    def terminated(signum: int, frame: FrameType | None) -> None:
+    def end(signum: int, frame: FrameType | None) -> None:
         nonlocal ended
-        ended = signal.SIGTERM
+        ended = signum
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminated)
+    # Ctrl-C as well: a script's background job is started with that ignored.
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with opened(path, recipe, classes, given) as asking:
             server = Server(asking, port)
@@ -65,7 +66,8 @@ def label_command(
                 server.close()
             total = len(asking.labels)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     where = shlex.quote(str(path))
     raise Stopped(
         ended, f"Ended. {total} labels, in {path / 'labels.csv'}. Go on: alprune label {where}"
