@@ -51,12 +51,7 @@ class Server:
         logging.getLogger("waitress").setLevel(logging.ERROR)
         try:
             self._server = waitress.create_server(
-                app,
-                host=_HOST,
-                port=port,
-                threads=_THREADS,
-                ident=None,
-                clear_untrusted_proxy_headers=True,
+                app, map=self._map, host=_HOST, port=port, threads=_THREADS, ident=None
             )
         except OSError as error:
             raise StoreError(

@@ -55,6 +55,7 @@ def start(tmp_path, monkeypatch):
         def stop():
             server.close()
             thread.join(30)
+            assert not thread.is_alive()
             asking.close()
 
         stops.append(stop)
