@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def get(url, path):
 def wait_for_image(url):
     while (state := get(url, "state"))["image"] is None:
         assert not state["message"], state
-    return state
+        time.sleep(0.2)
+    return state["image"]["number"]
 
 
 @pytest.mark.slow
@@ -44,17 +46,16 @@ def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, 
     options = photos.options(photos.make(tmp_path / "photos"))
     open_asking(tmp_path / "run", classes=photos.NAMES, **options).close()
     command = [sys.executable, "-c", MAIN, "label", str(tmp_path / "run"), "--no-browser", "--json"]
-    told = {}
     for _ in range(2):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
-            url = json.loads(server.stdout.readline())["url"]
-            state = wait_for_image(url)
-            for _ in range(5):
-                number = state["image"]["number"]
-                state = post(url, "answer", {"number": number, "label": "dark"})
-                told[number] = "dark"
-            server.send_signal(kill)
-            said = server.communicate(timeout=60)[1].decode()
+            try:
+                url = json.loads(server.stdout.readline())["url"]
+                for _ in range(5):
+                    post(url, "answer", {"number": wait_for_image(url), "label": "dark"})
+                server.send_signal(kill)
+                said = server.communicate(timeout=60)[1].decode()
+            finally:
+                server.kill()
         if kill is signal.SIGKILL:
             assert server.returncode == -kill
         else:
