@@ -13,7 +13,7 @@ from alprune.compare import MANIFEST
 from alprune.display import Lines, span
 from alprune.errors import StoreError, printable
 from alprune.signals import how_to_resume
-from alprune.store import Fields, read_events
+from alprune.store import Fields, is_asking, read_events
 from alprune.store.folder import EVENTS, LOCK
 
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
@@ -81,10 +81,7 @@ def follow(
         else:
             yield Course(path, RUNNING, events, now() - changed)
             if now() - changed >= _SILENT_S and is_written(path) is False and _mark(path) == mark:
-                raise StoreError(
-                    f"no process on this machine holds the lock of {path}, and its record has no "
-                    f"end: it was killed, or runs elsewhere. {how_to_resume(path)}"
-                )
+                raise StoreError(_nobody(path))
         sleep(every_s)
 
 
@@ -109,6 +106,15 @@ def _mark(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns
+
+
+def _nobody(path: Path) -> str:
+    if is_asking(path):
+        return f"nothing runs in {path}; its questions wait for labels. {how_to_resume(path)}"
+    return (
+        f"no process on this machine holds the lock of {path}, and its record has no end: it was "
+        f"killed, or runs elsewhere. {how_to_resume(path)}"
+    )
 
 
 def _nothing(path: Path, wait_s: float) -> str:

@@ -121,6 +121,12 @@ def test_waiting_ends_with_what_is_missing(tmp_path):
         followed(tmp_path, World())
 
 
+def test_a_folder_in_which_people_are_asked_is_not_called_killed(tmp_path, locks):
+    write(tmp_path / "birds", [START | {"asking": True}])
+    with pytest.raises(StoreError, match="questions wait for labels. To go on: alprune ask"):
+        followed(tmp_path / "birds", World())
+
+
 def test_a_killed_run_is_told_by_its_free_lock(tmp_path, locks):
     path = tmp_path / "run"
     write(path, WHOLE[:3])
