@@ -1,14 +1,14 @@
 """The processes that make one run together, each with a share of the work; mostly just one."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn import functional as summed
 
 from alprune.errors import AlpruneError, ConfigError
 
@@ -149,7 +149,8 @@ class Processes(Team):
             _sync(model)
         devices = [example.device] if example.device.type == "cuda" else None
         unused = _has_unused(model, example)
-        with _others("train"):
+        with _others("train"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # newer versions have another name for an option
             return nn.parallel.DistributedDataParallel(
                 model,
                 device_ids=devices,
@@ -195,6 +196,20 @@ def helps() -> bool:
     return int(os.environ.get("RANK", "0")) > 0
 
 
+class _Summed(torch.autograd.Function):
+    """The sum over the processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Summed.forward(ctx, gradient)
+
+
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batches of all processes, on a GPU and on processors alike.
 
@@ -210,11 +225,11 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         x = input.float()
         count = x.new_tensor([x.numel() / x.shape[1]])
         sums = torch.cat([x.sum(over), count])
-        sums = summed.all_reduce(sums)
+        sums = _Summed.apply(sums)
         count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
         # From the mean, not from squares: those would cancel.
         spread = (x - mean.view(shape)).square().sum(over)
-        variance = summed.all_reduce(spread) / count
+        variance = _Summed.apply(spread) / count
         if self.track_running_stats and self.running_mean is not None:
             self._follow(mean.detach(), variance.detach() * count / (count - 1))
         normed = (x - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
