@@ -1,9 +1,12 @@
 """One thread a test process, since several run side by side; no test writes to the user's cache."""
 
 import os
+import shutil
 
 import pytest
 import torch
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 torch.set_num_threads(1)
 
@@ -11,3 +14,22 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory):
     os.environ["ALPRUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless browser, where there are one and its driver."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="needs a browser's driver: pip install 'alprune[browser]'"
+    )
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_api.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        if found is None and not os.path.exists(own):
+            pytest.skip(f"no browser: none of {', '.join(BROWSERS)}, nor playwright's own")
+        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
+        browser = driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox"] if root else []
+        )
+        yield browser
+        browser.close()

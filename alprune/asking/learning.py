@@ -14,6 +14,7 @@ from alprune.asking.network import Network, open_network
 from alprune.asking.pictures import Pictures
 from alprune.clock import Budget
 from alprune.config import RunConfig
+from alprune.store.record import pruning_fields
 from alprune.train import FitReport
 
 
@@ -46,20 +47,7 @@ class Lesson:
         pruned = self.network.pruned
         journal.spend(self.round_s)
         if pruned is not None:
-            journal.note(
-                "prune",
-                method=pruned.method,
-                macs_before=pruned.macs_before,
-                macs_after=pruned.macs_after,
-                params_before=pruned.params_before,
-                params_after=pruned.params_after,
-                flops_reduction=pruned.flops_reduction,
-                sparsity=pruned.plan.sparsity,
-                prune_s=round(pruned.prune_s, 4),
-                widths=pruned.widths,
-                floored=list(pruned.plan.floored),
-                pinned=list(pruned.pinned),
-            )
+            journal.note("prune", **pruning_fields(pruned))
         journal.note(
             "fit",
             new_outputs=list(self.network.added),

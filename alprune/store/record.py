@@ -109,20 +109,7 @@ class Record:
         self.folder.write("plan.json", pruned.plan.to_json())
         if early:
             return  # `pruned_early` tells, once it is done
-        self._event(
-            "prune",
-            method=pruned.method,
-            macs_before=pruned.macs_before,
-            macs_after=pruned.macs_after,
-            params_before=pruned.params_before,
-            params_after=pruned.params_after,
-            flops_reduction=pruned.flops_reduction,
-            sparsity=pruned.plan.sparsity,
-            prune_s=round(pruned.prune_s, 4),
-            widths=pruned.widths,
-            floored=list(pruned.plan.floored),
-            pinned=list(pruned.pinned),
-        )
+        self._event("prune", **pruning_fields(pruned))
 
     def pruned_early(self, early: EarlyPruner | None, method: str) -> None:
         """Write down, once, what pruning during training did, when it is done."""
@@ -250,6 +237,23 @@ class Record:
         elapsed_s = self.budget.elapsed_s
         self.folder.event(name, elapsed_s, **fields)
         self.observer.event(name, fields | {"elapsed_s": elapsed_s})
+
+
+def pruning_fields(pruned: Pruned) -> dict[str, Any]:
+    """Return what the event "prune" says of pruning before training, JSON values."""
+    return {
+        "method": pruned.method,
+        "macs_before": pruned.macs_before,
+        "macs_after": pruned.macs_after,
+        "params_before": pruned.params_before,
+        "params_after": pruned.params_after,
+        "flops_reduction": pruned.flops_reduction,
+        "sparsity": pruned.plan.sparsity,
+        "prune_s": round(pruned.prune_s, 4),
+        "widths": pruned.widths,
+        "floored": list(pruned.plan.floored),
+        "pinned": list(pruned.pinned),
+    }
 
 
 def _told(pool: LabelPool, step: int) -> list[int]:

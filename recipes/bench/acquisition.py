@@ -19,12 +19,10 @@ and all of Python in it.
 import argparse
 import json
 import platform
-import resource
-import sys
-import time
 from types import SimpleNamespace
 
 import torch
+from measuring import peak_bytes, timed
 
 from alprune.acquire import Evidence, acquire
 from alprune.acquire.clusters import clue, cluster_margin
@@ -115,17 +113,6 @@ def peer(name: str, evidence: Ready, count: int):
     return lambda: strategy.query(x, y, batch_size=count, **more)
 
 
-def timed(work) -> tuple[float, object]:
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
-
-
-def peak_gb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # bytes, elsewhere KiB
-
-
 def versions(peers: bool) -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
     if peers:
@@ -144,9 +131,9 @@ def measure(name: str, options: argparse.Namespace, peers: bool) -> dict[str, fl
     sizes = (options.dimensions, options.classes, options.labelled)
     ours(make_evidence(500, *sizes))  # imports and start-up are not what is asked
     evidence = make_evidence(options.points, *sizes)
-    row: dict[str, float | str] = {"function": name, "before_gb": peak_gb()}
+    row: dict[str, float | str] = {"function": name, "before_gb": peak_bytes() / 1e9}
     row["ours_s"] = ours(evidence)
-    row["peak_gb"] = peak_gb()
+    row["peak_gb"] = peak_bytes() / 1e9
     if not peers:
         return row
     points = min(options.points, options.peer_points or PEER_POINTS.get(name, options.points))

@@ -19,7 +19,6 @@ import json
 import platform
 import resource
 import statistics
-import sys
 import tempfile
 import time
 import zipfile
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import peak_bytes
 from numpy.lib import format as npy
 
 from alprune import data, models, prune
@@ -78,13 +78,8 @@ def resident_mb() -> float:
     """Resident set now; its peak so far where the system has no /proc."""
     status = Path("/proc/self/statm")
     if not status.exists():
-        return peak_mb()
+        return peak_bytes() / 1e6
     return int(status.read_text().split()[1]) * resource.getpagesize() / 1e6
-
-
-def peak_mb() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def measure(options: argparse.Namespace, path: Path) -> dict[str, float]:
@@ -123,8 +118,8 @@ def measure(options: argparse.Namespace, path: Path) -> dict[str, float]:
         "ratio": whole_s / statistics.mean(part_s),
         "ratio_cpu": whole_cpu_s / statistics.mean(part_cpu_s),
         "images_per_s": scored / whole_s,
-        "added_mb": peak_mb() - before_mb,
-        "added_from_start_mb": peak_mb() - start_mb,
+        "added_mb": peak_bytes() / 1e6 - before_mb,
+        "added_from_start_mb": peak_bytes() / 1e6 - start_mb,
     }
 
 

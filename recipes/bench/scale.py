@@ -15,28 +15,16 @@ Measured, one core of an Intel Xeon at 2.3 GHz which other work shared, torch 2.
 
 import argparse
 import json
-import resource
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import peak_bytes, timed
 
 from alprune.acquire.protocol import top
 from alprune.pool import LabelPool
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
-
-
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes, elsewhere KiB
 
 
 def merged(scores: torch.Tensor, count: int, ranks: int) -> torch.Tensor:
@@ -64,9 +52,9 @@ def main() -> None:
     rows: dict[str, tuple[float, float]] = {}
 
     def row(name: str, work: Callable[[], Any]) -> Any:
-        before = peak_mb()
+        before = peak_bytes() / 1e6
         seconds, result = timed(work)
-        rows[name] = seconds, peak_mb() - before
+        rows[name] = seconds, peak_bytes() / 1e6 - before
         print(f"{name:44} {seconds:9.3f} s {rows[name][1]:9.0f} MB more", flush=True)
         return result
 

@@ -1,8 +1,6 @@
 """The page in a headless browser, used with the keyboard, while the learner learns beside it."""
 
-import os
 import re
-import shutil
 import threading
 import time
 
@@ -12,26 +10,7 @@ import pytest
 from alprune.asking import open_asking
 from alprune.labelling import Server
 
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="needs a browser's driver: pip install 'alprune[browser]'"
-)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WAIT_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_api.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        if found is None and not os.path.exists(own):
-            pytest.skip(f"no browser: none of {', '.join(BROWSERS)}, nor playwright's own")
-        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
-        browser = driver.chromium.launch(
-            executable_path=found, args=["--no-sandbox"] if root else []
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The page in a headless browser: at phone width, in the dark, and when its tables are sorted."""
 
 import io
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -10,11 +8,6 @@ from made_runs import write_comparison
 from PIL import Image
 
 from alprune.report import write_report
-
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="needs a browser's driver: pip install 'alprune[browser]'"
-)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 # The contrast (WCAG) of every element that holds text with the ground behind it.
 CONTRASTS = """
@@ -45,21 +38,6 @@ CONTRASTS = """
 def report(tmp_path_factory):
     runs = write_comparison(tmp_path_factory.mktemp("cmp"))
     return write_report([runs], tmp_path_factory.mktemp("out"), images=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_api.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        if found is None and not os.path.exists(own):
-            pytest.skip(f"no browser: none of {', '.join(BROWSERS)}, nor playwright's own")
-        root = hasattr(os, "geteuid") and os.geteuid() == 0  # whom Chromium's sandbox refuses
-        browser = driver.chromium.launch(
-            executable_path=found, args=["--no-sandbox"] if root else []
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
