@@ -34,6 +34,7 @@ from alprune.compare.runs import (
 from alprune.compare.summary import summary_table
 from alprune.config import RunConfig
 from alprune.errors import ConfigError, StoreError
+from alprune.names import lookup
 from alprune.store import CONFIG
 from alprune.store.folder import LOCK
 from alprune.tensorboard import require_tensorboard
@@ -83,6 +84,8 @@ def compare(
         raise ConfigError(f"jobs must be at least 1, got {jobs}.")
     if jobs > 1 and engine is not None:
         raise ConfigError(f"the engine {engine!r} decides how many runs go on; leave jobs out.")
+    if engine is not None:
+        lookup("engine", engine, ENGINES)  # now, not after the data are loaded
     if tensorboard:
         require_tensorboard()
     planned = plan(config, grid, out)

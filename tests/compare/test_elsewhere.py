@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_run import events_of, options
 
+from alprune.compare import compare
 from alprune.compare.elsewhere import DEATHS, make_elsewhere
 from alprune.compare.engines import Lost, Resources, open_engine
 from alprune.compare.grid import cells
@@ -142,6 +143,9 @@ def test_resources_and_engines_are_checked(tmp_path, monkeypatch):
         Resources(cpus=0)
     with pytest.raises(ConfigError, match="unknown engine 'cloud'; known: processes, ray, slurm"):
         open_engine("cloud", Resources(), tmp_path)
+    with pytest.raises(ConfigError, match="unknown engine"):
+        compare(options(tmp_path), {"seed": [0]}, tmp_path / "cmp", engine="cloud")
+    assert not (tmp_path / "cmp").exists()
     monkeypatch.setitem(__import__("sys").modules, "submitit", None)
     with pytest.raises(
         ConfigError, match=r"submitit, which is not installed: pip install 'alprune\[slurm\]'"
