@@ -111,6 +111,27 @@ class Augment:
             dtype,
         )
 
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Draw what happens to each of `count` images, `(count,)` int64, from a generator."""
+        choices = 2 * (2 * self.pad + 1) ** 2
+        return torch.randint(choices, (count,), device=generator.device, generator=generator)
+
+    def apply(self, x: Tensor, draw: Tensor) -> Tensor:
+        """Augment and normalise images as was drawn for each.
+
+        Args:
+            x: Images `(b, h, w, c)`, uint8 or float.
+            draw: From `draw`, `(b,)`.
+
+        Returns:
+            `(b, c, h, w)`, contiguous in `torch.channels_last`.
+        """
+        side = 2 * self.pad + 1
+        flip = (draw % 2).bool() if self.flip else None
+        place = draw // 2
+        cropped = crop(x, place // side, place % side, flip, self.pad)
+        return normalise(cropped, self.mean, self.std, self.dtype)
+
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
         """Augment and normalise a batch.
 
@@ -121,9 +142,4 @@ class Augment:
         Returns:
             `(b, c, h, w)`, contiguous in `torch.channels_last`.
         """
-        side = 2 * self.pad + 1
-        draw = torch.randint(2 * side * side, (len(x),), device=x.device, generator=generator)
-        flip = (draw % 2).bool() if self.flip else None
-        place = draw // 2
-        cropped = crop(x, place // side, place % side, flip, self.pad)
-        return normalise(cropped, self.mean, self.std, self.dtype)
+        return self.apply(x, self.draw(len(x), generator))

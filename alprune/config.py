@@ -78,14 +78,15 @@ class RunConfig:
         "with --pretrained).",
     )
     dataset: str = _option(
-        "cifar10", "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH or folder:PATH."
+        "cifar10",
+        "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH, folder:PATH, shards:PATH.",
     )
     data_root: str | None = _option(None, "Folder for downloads ($ALPRUNE_DATA or ~/.cache).")
     cache: str | None = _option(
-        None, "Folder for decoded images of folder:PATH ($ALPRUNE_CACHE or ~/.cache/alprune)."
+        None, "Folder that decoded images are kept in ($ALPRUNE_CACHE or ~/.cache/alprune)."
     )
     skip_unreadable: bool = _option(False, "Leave out images that do not decode.")
-    follow_links: bool = _option(False, "Read images behind links that lead out of folder:PATH.")
+    follow_links: bool = _option(False, "Read images behind links that lead out of the folder.")
     imbalance: float = _option(
         1.0, "Long-tail the pool: times as many points of the first class as of the last."
     )

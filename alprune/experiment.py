@@ -267,6 +267,9 @@ def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Te
     cold = ColdPool(train.x, train.classes, oracle.labels)
     generator = torch.Generator().manual_seed(config.seed)
     first = first_points(config.start, cold, config.initial, generator)
+    bad = train.unreadable(first)
+    pool.set_aside(first[bad])
+    first = first[~bad]
     pool.label(first, oracle(first), step=0)
     return pool, trained_on(pool, config.hold_out, config.seed)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from alprune.errors import DataError
 
 UNKNOWN = -1
+_ASIDE = -2
 
 
 class LabelPool:
@@ -19,8 +20,9 @@ class LabelPool:
         classes: Number of classes; labels are `0 .. classes - 1`.
 
     Attributes:
-        labels: `(size,)` int64, -1 where unknown.
+        labels: `(size,)` int64, -1 where unknown, -2 where none is wanted.
         step_of: `(size,)` int64, the step at which a point was labelled, -1 where it was not.
+        aside: Absolute indices of the points that are not to be labelled, ascending, int64.
     """
 
     def __init__(self, size: int, classes: int) -> None:
@@ -28,6 +30,7 @@ class LabelPool:
         self.labels = torch.full((size,), UNKNOWN, dtype=torch.int64)
         self.step_of = torch.full((size,), UNKNOWN, dtype=torch.int64)
         self._labelled = torch.empty(0, dtype=torch.int64)  # ascending
+        self.aside = torch.empty(0, dtype=torch.int64)
 
     def __len__(self) -> int:
         return self.labels.numel()
@@ -49,8 +52,8 @@ class LabelPool:
 
     @property
     def unlabelled_count(self) -> int:
-        """Number of points without a label."""
-        return len(self) - self.labelled_count
+        """Number of points that have no label and may get one."""
+        return len(self) - self.labelled_count - self.aside.numel()
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw unlabelled points, every set of them equally likely.
@@ -78,6 +81,16 @@ class LabelPool:
             drawn = _distinct(torch.cat([drawn, more[self.labels[more] == UNKNOWN]]))
         # The first to be drawn: the smallest would be a biased choice.
         return drawn[:count].sort().values
+
+    def set_aside(self, indices: Tensor) -> None:
+        """Take points without a label, `(k,)` absolute indices, out of the pool for good.
+
+        Raises:
+            DataError: One is out of range, doubled, labelled or set aside already; none is taken.
+        """
+        self._check(indices, torch.zeros_like(indices))
+        self.labels[indices] = _ASIDE
+        self.aside = torch.cat([self.aside, indices]).sort().values
 
     def label(self, indices: Tensor, labels: Tensor, step: int | Tensor) -> None:
         """Enter labels for points that have none.
@@ -114,7 +127,10 @@ class LabelPool:
             raise DataError(f"{indices.numel()} indices hold doubles; each may stand once.")
         known = indices[self.labels[indices] != UNKNOWN]
         if known.numel():
-            raise DataError(f"point {int(known[0])} has a label already ({known.numel()} such).")
+            raise DataError(
+                f"point {int(known[0])} has a label already, or was set aside; of those given, "
+                f"{known.numel()} do."
+            )
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
             raise DataError(
                 f"labels must lie in 0..{self.classes - 1}, got {int(labels.min())}.."

@@ -89,7 +89,7 @@ WHERE = {
     "in a later fit": (Learner, "fit", 3, False),
     "after a fit": (Learner, "fit", 2, True),
     "while testing": (Learner, "evaluate", 2, False),
-    "while scoring": (Evidence, "_stream", 2, False),
+    "while scoring": (Evidence, "_pass", 2, False),
     "before a step's event": (Record, "step", 2, False),
     "between event and checkpoint": (Record, "step", 2, True),
     "before a checkpoint": ("alprune.loop.session", "save_checkpoint", 3, False),

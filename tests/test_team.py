@@ -3,18 +3,22 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from made_shards import write_shards
 from tiny_run import events_of
 from torch import nn
 
 import alprune
+from alprune import data
 from alprune.errors import ConfigError
 from alprune.store.checkpoint import load_checkpoint
 from alprune.team import ALONE, SyncedBatchNorm, join
@@ -28,7 +32,8 @@ posix = pytest.mark.skipif(os.name == "nt", reason="gloo and signals as on POSIX
 
 
 def begin(processes, *args, script=("-m", "alprune")):
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     env |= {"OMP_NUM_THREADS": "1"}
     env.pop("WORLD_SIZE", None)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -96,6 +101,50 @@ def test_functions_of_embeddings_and_draws_work_on_shares(tmp_path, function):
     for (_, one), (_, other) in zip(steps_of(alone), steps_of(both), strict=True):
         assert len(set(one) & set(other)) >= 0.8 * len(one)
     assert set(steps_of(alone)[0][1]) == set(steps_of(both)[0][1])
+
+
+@posix
+@pytest.mark.slow
+def test_each_process_decodes_its_own_shards(tmp_path, monkeypatch):
+    """With a cache each, as on machines of their own, two hold little more than one alone."""
+    digits = data.load("digits")
+    for name, part in (("train", digits.train), ("test", digits.test)):
+        images = (part.x[..., 0] * (1 if part.x.dtype == torch.uint8 else 15)).byte().numpy()
+        write_shards(tmp_path / "set", name, images[:1000], part.y[:1000].tolist(), 50)
+    (tmp_path / "sharded_digits.py").write_text(SHARDED.format(here=tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = [*OPTIONS[2:], "--dataset", "sharded_digits:load", "--steps", 2, "--initial", 100]
+    run(1, "run", *options, "--out", tmp_path / "alone")
+    alone = _decoded(tmp_path, "0")
+    shutil.rmtree(tmp_path / "cache-0")
+    run(2, "run", *options, "--out", tmp_path / "both")
+    asked = [{*steps_of(tmp_path / name)[0][1]} for name in ("alone", "both")]
+    assert asked[0] == asked[1]
+    first, second = (_decoded(tmp_path, rank) for rank in "01")
+    assert (first | second)[alone].mean() > 0.99  # later queries may differ in a near-tie
+    pool = slice(500, None)  # behind the test images, which each looks at once
+    assert first[pool].sum() < 0.7 * alone[pool].sum() > second[pool].sum()
+
+
+SHARDED = """
+import os
+from pathlib import Path
+
+from alprune.data import shards
+from alprune.data.dataset import LoadOptions
+
+
+def load():
+    shards._LOOKED_AT = 10
+    cache = Path("{here}", "cache-" + os.environ.get("RANK", "0"))
+    options = LoadOptions(size=(8, 8), in_memory=0, cache=cache)
+    return shards.load("{here}/set", options)
+"""
+
+
+def _decoded(folder, rank):
+    [checks] = (folder / f"cache-{rank}").rglob("checks-*.bin")
+    return np.fromfile(checks, "<u4") != 0
 
 
 @posix

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -19,6 +20,19 @@ from alprune.errors import AcquisitionError
 from alprune.train import BudgetSpent, Learner
 
 _ROWS = 4096  # candidates at a time where no images are involved
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the learner predicts for the candidates, in short.
+
+    Attributes:
+        entropy: Mean entropy of the softmax, in nats.
+        counts: Candidates that each class is predicted for, `(classes,)`.
+    """
+
+    entropy: float
+    counts: tuple[int, ...]
 
 
 class Evidence:
@@ -61,17 +75,55 @@ class Evidence:
         self._clock = Budget(None)
         self._draws = torch.empty(0, candidates.numel(), classes, device=self.device)
         self._head: nn.Linear | None = None
+        self._predictions: Predictions | None = None
 
     @cached_property
     def probabilities(self) -> Tensor:
         """Softmax outputs for the candidates, `(n, classes)` float32: 4 n classes bytes."""
-        return self._stream(self.candidates)
+        return self._noted(self._stream(self.candidates))
+
+    def score(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a score of each candidate's softmax output, `(n,)` float32: 4 n bytes.
+
+        Nothing but the scores is kept, and of several processes each hands round only these: with
+        many classes that is much less than `probabilities`. A second call is a second pass over the
+        candidates, unless `probabilities` are known.
+
+        Args:
+            function: From softmax outputs `(b, classes)` to scores `(b,)`, row by row.
+        """
+        if "probabilities" in self.__dict__:
+            return function(self.probabilities)
+        mine = self.candidates[self._learner.team.share(self.candidates.numel())]
+        scores = torch.empty(mine.numel(), device=self.device)
+        seen = torch.zeros(self.classes + 1, dtype=torch.float64, device=self.device)
+
+        def see(part: slice, probabilities: Tensor) -> None:
+            scores[part] = function(probabilities)
+            seen.add_(_summary(probabilities))
+
+        finished = self._pass(mine, see)
+        scores = self._learner.gathered(scores if finished else None, self.candidates.numel())
+        self._see(self._learner.team.total(seen))
+        return scores
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """What was seen of the candidates' softmax outputs; None if nothing asked for them."""
+        return self._predictions
+
+    def look(self) -> Predictions:
+        """Return what the learner predicts for the candidates; a pass, if there was none yet."""
+        if self._predictions is None:
+            self.score(lambda probabilities: probabilities[:, 0])
+        assert self._predictions is not None
+        return self._predictions
 
     @cached_property
     def embeddings(self) -> Tensor:
         """Inputs of the last linear layer for the candidates, `(n, d)` float32: 4 n d bytes."""
         probabilities, embeddings = self._embed(self.candidates)
-        self.__dict__.setdefault("probabilities", probabilities)
+        self.__dict__.setdefault("probabilities", self._noted(probabilities))
         return embeddings
 
     @cached_property
@@ -178,40 +230,63 @@ class Evidence:
                 draws[:, rows] = logits.unflatten(1, (count, -1)).softmax(2).transpose(0, 1)
         return draws
 
-    def _stream(
-        self,
-        indices: Tensor,
-        network: nn.Module | None = None,
-        see: Callable[[slice, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Return softmax outputs; `see` is told each chunk's place in this process's share."""
+    def _stream(self, indices: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Return softmax outputs."""
         mine = indices[self._learner.team.share(indices.numel())]
         probabilities = torch.empty(mine.numel(), self.classes, device=self.device)
+        finished = self._pass(mine, probabilities.__setitem__, network)
+        return self._learner.gathered(probabilities if finished else None, indices.numel())
+
+    def _pass(
+        self,
+        mine: Tensor,
+        see: Callable[[slice, Tensor], None],
+        network: nn.Module | None = None,
+        raw: Callable[[slice, Tensor], None] | None = None,
+    ) -> bool:
+        """Show softmax outputs of this process's share, and what they come from, chunk by chunk.
+
+        Returns:
+            Whether there was time for all.
+        """
         with self._computing():
             chunks = self._learner.predict(self._learner.x, mine, self._budget, network=network)
             try:
                 for part, logits in chunks:
-                    probabilities[part] = logits.softmax(1)
-                    if see is not None:
-                        see(part, logits)
+                    see(part, logits.softmax(1))
+                    if raw is not None:
+                        raw(part, logits)
             except BudgetSpent:
-                return self._learner.gathered(None, indices.numel())
-            return self._learner.gathered(probabilities, indices.numel())
+                return False
+        return True
+
+    def _noted(self, probabilities: Tensor) -> Tensor:
+        """Note what these softmax outputs of all candidates say."""
+        seen = torch.zeros(self.classes + 1, dtype=torch.float64, device=self.device)
+        for rows in probabilities.split(_ROWS):
+            seen += _summary(rows)
+        self._see(seen)
+        return probabilities
+
+    def _see(self, seen: Tensor) -> None:
+        entropy, *counts = seen.tolist()
+        found = max(1.0, sum(counts))  # a few candidates are looked at by all processes
+        self._predictions = Predictions(entropy / found, tuple(map(int, counts)))
 
     def _embed(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return softmax outputs and what enters the last linear layer."""
         layer = _last_linear(self._network)
         passed: list[tuple[Tensor, Tensor]] = []
         embeddings = torch.empty(0, device=self.device)
-        share = self._learner.team.share(indices.numel())
+        mine = indices[self._learner.team.share(indices.numel())]
+        probabilities = torch.empty(mine.numel(), self.classes, device=self.device)
 
         def keep(part: slice, logits: Tensor) -> None:
             nonlocal embeddings
             entered, left = passed.pop()
             rows = entered.flatten(1)
             if not embeddings.numel():
-                size = share.stop - share.start
-                embeddings = torch.empty(size, rows.shape[1], device=self.device)
+                embeddings = torch.empty(mine.numel(), rows.shape[1], device=self.device)
                 # Only where this layer's output is the network's can it be applied alone.
                 self._head = layer if torch.equal(left.float(), logits) else None
             embeddings[part] = rows
@@ -220,10 +295,11 @@ class Evidence:
             lambda module, inputs, output: passed.append((inputs[0], output))
         )
         try:
-            probabilities = self._stream(indices, see=keep)
+            finished = self._pass(mine, probabilities.__setitem__, raw=keep)
         finally:
             hook.remove()
-        return probabilities, self._learner.gathered(embeddings, indices.numel())
+        found = self._learner.gathered(probabilities if finished else None, indices.numel())
+        return found, self._learner.gathered(embeddings, indices.numel())
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -235,6 +311,13 @@ class Evidence:
                 torch.cuda.synchronize(self.device)
             self._clock.stop()
             self.compute_s = self._clock.elapsed_s
+
+
+def _summary(probabilities: Tensor) -> Tensor:
+    """Return the sum of the entropies of `(b, classes)`, then how often each class is likeliest."""
+    entropy = torch.special.entr(probabilities).sum(dtype=torch.float64)
+    counts = torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
+    return torch.cat([entropy[None], counts.double()])
 
 
 def _last_linear(model: nn.Module) -> nn.Linear:

@@ -1,6 +1,6 @@
 """Acquisition by the uncertainty of the softmax: one score a candidate, larger is acquired.
 
-Each costs one pass over the candidates, O(n classes) time and memory beside.
+Each costs one pass over the candidates, O(n classes) time and O(n) memory beside.
 """
 
 import torch
@@ -27,7 +27,7 @@ def entropy(evidence: Evidence, count: int, generator: torch.Generator) -> Tenso
 
     Source: van Amersfoort et al. 2020, appendix C.
     """
-    return torch.special.entr(evidence.probabilities).sum(1)
+    return evidence.score(lambda probabilities: torch.special.entr(probabilities).sum(1))
 
 
 def margin(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor:
@@ -38,8 +38,12 @@ def margin(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor
 
     Source: Scheffer et al. 2001.
     """
-    top = evidence.probabilities.topk(2, dim=1).values
-    return top[:, 1] - top[:, 0]
+
+    def closeness(probabilities: Tensor) -> Tensor:
+        top = probabilities.topk(2, dim=1).values
+        return top[:, 1] - top[:, 0]
+
+    return evidence.score(closeness)
 
 
 def least_confidence(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor:
@@ -50,4 +54,4 @@ def least_confidence(evidence: Evidence, count: int, generator: torch.Generator)
 
     Source: Lewis and Gale 1994.
     """
-    return 1 - evidence.probabilities.max(1).values
+    return evidence.score(lambda probabilities: 1 - probabilities.max(1).values)

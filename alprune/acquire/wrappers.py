@@ -27,8 +27,8 @@ def class_balanced(score: Acquisition) -> Acquisition:
     """
 
     def balanced(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor:
+        predicted = evidence.probabilities.argmax(1).to("cpu")  # first: the score can use them
         values = scores(score, evidence, count, generator)
-        predicted = evidence.probabilities.argmax(1).to("cpu")
         order = top(values, values.numel(), generator)
         queues: list[list[int]] = [[] for _ in range(evidence.classes)]
         for position in reversed(order.tolist()):

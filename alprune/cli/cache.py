@@ -21,7 +21,7 @@ _WHERE = click.option(
 
 @click.group("cache")
 def cache_command() -> None:
-    """List or remove the decoded images that are kept of folder:PATH."""
+    """List or remove the decoded images that are kept of folder:PATH and shards:PATH."""
 
 
 @cache_command.command("list", cls=Command)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alprune.data import digits, downloads, folder, npz
+from alprune.data import digits, downloads, folder, npz, shards
 from alprune.data.dataset import (
     Dataset,
     DataSource,
@@ -47,6 +47,9 @@ DATASETS: dict[str, DataSource] = {
     "folder:PATH": DataSource(
         "images in train/<class>/ and test/<class>/, resized (to 32x32 unless told)", folder.load
     ),
+    "shards:PATH": DataSource(
+        "images in tar files as of WebDataset, train/*.tar and test/*.tar, of any size", shards.load
+    ),
 }
 
 
@@ -81,16 +84,17 @@ def load(
         name: As for `source`.
         root: Cache folder for downloads; None: `$ALPRUNE_DATA` or `~/.cache/alprune`.
         size: `(h, w)` to which images are resized, bilinear with antialiasing; None: as they are
-            (`folder:PATH`: 32x32). A function of your own gets no size: its images stay.
+            (`folder:PATH` and `shards:PATH`: 32x32). A function of your own gets no size: its
+            images stay.
         skip_unreadable: Leave out image files that do not decode, with a warning.
         progress: Show a progress bar where loading takes long.
-        follow_links: Read files to which links lead out of a folder of images; refused otherwise.
+        follow_links: Read files to which links lead out of a folder; refused otherwise.
         incomplete: Take data as they are before people have labelled them: labels may be missing
             (-1), so may test images (none, as `(0, h, w, c)`) and images of some or all classes.
             In a folder, `train/` may be left out: `folder:PATH` is `PATH/<class>/...` with images
             that have no label yet in `PATH/unlabelled/...` then. Refused otherwise.
-        cache: Folder in which the decoded images of `folder:PATH` are kept; None: see
-            `alprune.data.cache.caches_folder`.
+        cache: Folder in which decoded images of `folder:PATH` and `shards:PATH` are kept; None:
+            see `alprune.data.cache.caches_folder`.
 
     Returns:
         Training and test images on the CPU. Of `folder:PATH`, `Dataset.files` says which file

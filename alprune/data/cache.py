@@ -3,7 +3,8 @@
 A cache holds one folder of images at one size, in three files: `index`, what is known of each file
 (see `alprune.data.index`); `rows-*.bin`, the pixels; and `lock`, held while these are written. Rows
 that the index names are never written again, so that other processes may go on reading them.
-`alprune.data.refresh` brings a cache up to date.
+`alprune.data.refresh` brings a cache up to date. That of a folder of shards has other files beside
+them, see `alprune.data.shards`.
 """
 
 import errno
@@ -200,7 +201,9 @@ def is_rows(name: object) -> bool:
 def is_ours(name: str) -> bool:
     """Tell whether a file of this name belongs to a cache."""
     ours = {INDEX, LOCK, LOCK_LARGE, UNREADABLE}
-    return is_rows(name) or name in ours or name in {f".{own}.tmp" for own in ours}
+    if re.fullmatch(r"(rows|places|labels|checks)-[0-9a-f]{16}\.bin", name):
+        return True
+    return name in ours or name in {f".{own}.tmp" for own in ours}
 
 
 def said(place: Path) -> str:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from alprune.data.files import Files
 from alprune.data.mapped import IN_MEMORY, parts, rows_at_once, spool
+from alprune.data.rows import ChosenRows
 from alprune.errors import DataError
 from alprune.pool import UNKNOWN
 
@@ -75,8 +76,23 @@ class Dataset:
         """Path of each image's file below its folder; None if images have no such files."""
         return None if self.files is None else self.files.paths
 
+    def unreadable(self, indices: Tensor) -> Tensor:
+        """Return which of these images, `(k,)` int64, cannot be read, `(k,)` bool.
+
+        Only images that are decoded when they are needed can turn out so; others are all there.
+        """
+        if isinstance(self.x, ChosenRows) and self.x.on_demand:
+            return self.x.unreadable(indices)
+        return torch.zeros(len(indices), dtype=torch.bool)
+
+    def select(self, indices: Tensor) -> "Dataset":
+        """Return some of the images, `(k,)` int64, with the same classes and scale."""
+        x, y = choose(self.x, indices), self.y[indices.to(self.y.device)]
+        files = self.files and self.files.select(indices.cpu().numpy())
+        return replace(self, x=x, y=y, files=files, digest=digest_of(x, y, files))
+
     def to(self, device: torch.device | str) -> "Dataset":
-        """Return the same data on `device`."""
+        """Return the same data on `device`; images that are decoded when needed stay."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
@@ -311,12 +327,20 @@ def content_digest(x: Tensor, y: Tensor) -> str:
 
 def digest_of(x: Tensor, y: Tensor, files: Files | None = None) -> str:
     """Hash images and labels as `content_digest` does; of files without reading the images."""
-    if files is None:
+    if files is not None:
+        digest = hashlib.blake2b(f"files {tuple(x.shape)}".encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(files.pixels).data)
+    elif isinstance(x, ChosenRows) and x.on_demand:
+        digest = hashlib.blake2b(f"made from {x.source_digest()}".encode(), digest_size=16)
+    else:
         return content_digest(x, y)
-    digest = hashlib.blake2b(f"files {tuple(x.shape)}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(files.pixels).data)
     digest.update(y.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def choose(x: Tensor, rows: Tensor) -> Tensor:
+    """Return some of the images `x`, `(k,)` int64; those that lie in files are not read yet."""
+    return x.chosen(rows) if isinstance(x, ChosenRows) else x[rows.to(x.device)]
 
 
 def _check_images(name: str, x: Tensor, least: int = 1) -> None:

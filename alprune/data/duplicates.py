@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alprune.data.dataset import Splits
+from alprune.data.rows import ChosenRows
 
 LARGEST = 16 * 2**30  # bytes of images that `messages` has hashed, at about half a GB a second
 _CHUNK_BYTES = 2**24
@@ -74,9 +75,12 @@ def messages(splits: Splits, largest: int = LARGEST) -> list[str]:
 
     Args:
         splits: The data.
-        largest: Bytes of images; where there are more, none is looked for, and that is said.
+        largest: Bytes of images; where there are more, none is looked for, and that is said. Nor
+            is it where images are decoded when they are needed.
     """
     parts = [part for part in (splits.train, splits.test) if part.files is None]
+    if any(isinstance(part.x, ChosenRows) and part.x.on_demand for part in parts):
+        return []  # they would all have to be decoded for it
     size = sum(part.x.numel() * part.x.element_size() for part in parts)
     if size > largest:
         return [

@@ -19,7 +19,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit of suspicion: a quarter of a GiB o
 # Photographs and scans only. Formats that Pillow hands to another program (EPS) stay out.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N"})
-_MAX_BYTES = 4 * MAX_PIXELS  # of a file; so much could be read as one piece of metadata
+MAX_BYTES = 4 * MAX_PIXELS  # of a file; so much could be read as one piece of metadata
 _LARGE_BYTES = 2**25  # of a file; metadata can fill memory as well as pixels
 _MAX_SCANS = 64  # of a JPEG, which has 1 to 15; each takes as long as decoding the image once
 _AT_ONCE = 2**20  # bytes of a file that are read in one piece
@@ -92,6 +92,14 @@ class Decoder:
             identity, whole = _identified(file)
             return *self._opened(whole or file, identity.size), identity
 
+    def decode(self, content: bytes) -> np.ndarray:
+        """Return the image whose file holds `content`, `(h, w, 3)` uint8.
+
+        Raises:
+            DataError, Exception: As from a call.
+        """
+        return self._opened(io.BytesIO(content), len(content))[0]
+
     def _opened(self, file: BinaryIO, size: int) -> tuple[np.ndarray, bool]:
         with (
             self._alone_if(size > _LARGE_BYTES),
@@ -155,8 +163,8 @@ def _identified(file: BinaryIO) -> tuple[Identity, BinaryIO | None]:
 
 def _size(file: BinaryIO) -> int:
     size = os.fstat(file.fileno()).st_size
-    if size > _MAX_BYTES:
-        raise DataError(f"a file of {size:,} bytes; at most {_MAX_BYTES:,} are read")
+    if size > MAX_BYTES:
+        raise DataError(f"a file of {size:,} bytes; at most {MAX_BYTES:,} are read")
     return size
 
 

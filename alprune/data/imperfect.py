@@ -1,11 +1,9 @@
 """Pools as users meet them, made from a clean data set: long-tailed classes, wrong labels."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from alprune.data.dataset import Dataset, digest_of
+from alprune.data.dataset import Dataset
 from alprune.errors import ConfigError
 
 
@@ -23,8 +21,8 @@ def long_tail(train: Dataset, ratio: float, generator: torch.Generator) -> Datas
         generator: Draws the points that stay, on the CPU.
 
     Returns:
-        A copy in memory of the points that stay, in their old order and numbered anew; classes,
-        mean and standard deviation are those of `train`.
+        The points that stay, in their old order and numbered anew; classes, mean and standard
+        deviation are those of `train`.
 
     Raises:
         ConfigError: The ratio is below 1, or a class would be left without points.
@@ -48,9 +46,7 @@ def long_tail(train: Dataset, ratio: float, generator: torch.Generator) -> Datas
         members = torch.nonzero(labels == c).squeeze(1)
         kept.append(members[torch.randperm(members.numel(), generator=generator)[:wanted]])
     stay = torch.cat(kept).sort().values
-    x, y = train.x[stay.to(train.x.device)], train.y[stay.to(train.y.device)]
-    files = train.files and train.files.select(stay.numpy())
-    return replace(train, x=x, y=y, files=files, digest=digest_of(x, y, files))
+    return train.select(stay)
 
 
 def wrong_labels(labels: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
@@ -63,7 +59,7 @@ def wrong_labels(labels: Tensor, classes: int, share: float, generator: torch.Ge
         generator: Draws the points and their labels, on the CPU.
 
     Returns:
-        `(n,)` int64.
+        `(n,)` int64; `labels` itself if none is to be wrong.
 
     Raises:
         ConfigError: The share is no share.
@@ -73,6 +69,8 @@ def wrong_labels(labels: Tensor, classes: int, share: float, generator: torch.Ge
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"label_noise must be in [0, 1], got {share:g}.")
+    if share == 0:
+        return labels
     noisy = labels.clone()
     struck = torch.randperm(labels.numel(), generator=generator)[: round(share * labels.numel())]
     shift = torch.randint(1, classes, struck.shape, generator=generator)

@@ -35,13 +35,12 @@ class Alarms:
                 "the learner cannot predict them. Raise --initial, or label examples of them.",
             )
 
-    def predictions(self, probabilities: Tensor) -> None:
-        """Look for a collapsed network, one that predicts a single class: `(n, classes)`."""
-        if probabilities.shape[0] < 2:
+    def predictions(self, counts: Sequence[int]) -> None:
+        """Look for a collapsed network, which predicts one class: candidates predicted of each."""
+        if sum(counts) < 2:
             return
-        predicted = probabilities.argmax(1)
-        constant = bool((predicted == predicted[0]).all())
-        self._note("candidate", int(predicted[0]) if constant else None)
+        found = [c for c, count in enumerate(counts) if count]
+        self._note("candidate", found[0] if len(found) == 1 else None)
 
     def tested(self, accuracies: Sequence[float | None]) -> None:
         """Look for the same in a test, where nothing was predicted for the candidates.

@@ -21,7 +21,6 @@ from alprune.loop.result import RunResult
 from alprune.loop.state import restore_session, session_state
 from alprune.loop.stopping import CRITERIA, Progress, reason_to_stop
 from alprune.loop.subset import ScoringShare
-from alprune.metrics import mean_entropy
 from alprune.pool import LabelPool
 from alprune.prune import Plan, Pruned
 from alprune.start import held_out, trained_on
@@ -166,9 +165,12 @@ class Session:
                 self._test()
         self.reason = self.team.same(self.reason or self._reason_to_stop())
         asked, scored, uncertainty = torch.empty(0, dtype=torch.int64), 0, None
-        if not self.reason:
-            asked, scored, uncertainty = self._acquire(watch)
-            asked, self.reason = self.team.same((asked, self.reason))
+        while not self.reason and not asked.numel():
+            chosen, scored, uncertainty = self._acquire(watch)
+            chosen, self.reason = self.team.same((chosen, self.reason))
+            asked = self._readable(chosen)
+            if not self.pool.unlabelled_count:
+                self.reason = self.reason or "pool empty"
         self.budget.stop()
         if self.reason == "interrupted":
             return asked  # what this step did so far is done again when the run goes on
@@ -346,10 +348,11 @@ class Session:
             )
             try:
                 asked = acquire(self.acquisition, evidence, count, self.draws)
-                # Asked for already by most functions; by this criterion in any case.
-                if self.config.stop_uncertainty is not None or "probabilities" in vars(evidence):
-                    uncertainty = mean_entropy(evidence.probabilities)
-                    self.alarms.predictions(evidence.probabilities)
+                if self.config.stop_uncertainty is not None:
+                    evidence.look()
+                if evidence.predictions is not None:
+                    uncertainty = evidence.predictions.entropy
+                    self.alarms.predictions(evidence.predictions.counts)
                 elif self.exam.metrics is not None and self.exam.step == self.step:
                     self.alarms.tested(self.exam.metrics.per_class_accuracy)
             except BudgetSpent:
@@ -362,6 +365,18 @@ class Session:
         watch.seconds["score_s"] = evidence.compute_s
         watch.seconds["acquire_s"] -= evidence.compute_s
         return asked, evidence.candidates.numel(), uncertainty
+
+    def _readable(self, chosen: Tensor) -> Tensor:
+        """Return the points whose images can be read, and never choose the others again."""
+        bad = self.splits.train.unreadable(chosen)
+        if bad.any():
+            self.pool.set_aside(chosen[bad])
+            self._warn(
+                "unreadable",
+                f"{int(bad.sum())} of {chosen.numel()} images chosen cannot be read, point "
+                f"{int(chosen[bad][0])} for one, and are not asked for.",
+            )
+        return chosen[~bad]
 
     def _candidates(self, fit_s: float) -> Tensor:
         size = self.config.score_subset

@@ -34,6 +34,7 @@ def session_state(session: "Session") -> dict[str, Any]:
         "labelled": known,
         "labels": pool.labels[known],
         "steps": pool.step_of[known],
+        "set_aside": pool.aside,
         "draws": session.draws.get_state(),
         "training": session.training.get_state(),
         "exam": session.exam.state(),
@@ -65,6 +66,7 @@ def restore_session(session: "Session", state: Mapping[str, Any]) -> None:
     _check_numbers(state)
     restore_learner(session.learner, state["learner"])
     session.pool.label(state["labelled"], state["labels"], state["steps"])
+    session.pool.set_aside(state.get("set_aside", torch.empty(0, dtype=torch.int64)))
     _check_asked(session, state["asked"])
     session.draws.set_state(state["draws"])
     session.training.set_state(state["training"])

@@ -32,7 +32,8 @@ class Learner:
 
     Args:
         model: Pruned or dense network; moved to `device`, in channels-last memory format.
-        train: The training set; its images are moved to the device whole, its labels not read.
+        train: The training set; its images are moved to the device whole, except those that are
+            decoded when they are needed. Its labels are not read.
         settings: How to train.
         device: Where to compute.
         precision: Type of the matrix products, `torch.float32` or `torch.bfloat16`.
@@ -67,7 +68,7 @@ class Learner:
         self.batches = 0
         chunk = good_chunk(device, train.image_shape)
         self._predictor = Predictor(self.mean, self.std, device, precision, chunk)
-        example = normalise(self.x[:2], self.mean, self.std)
+        example = normalise(self._images(torch.arange(2)), self.mean, self.std)
         self._folded = fold(self.averaged, example)
         self._wrapped: tuple[nn.Module, nn.Module] | None = None  # the network, and what to call
         self.snapshots: deque[nn.Module] = deque(maxlen=0)
@@ -178,15 +179,16 @@ class Learner:
             ) from error
 
     def _train_on(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        inputs = self.augment(self.x.index_select(0, indices), generator)
-        mine = self.team.share(len(inputs))
+        count = indices.numel()
+        draw, mine = self.augment.draw(count, generator), self.team.share(count)
+        inputs = self.augment.apply(self._images(indices[mine]), draw[mine])
         with autocast(self.device, self.precision):
-            logits = self._network_of_all(inputs)(inputs[mine])
+            logits = self._network_of_all(inputs)(inputs)
         loss = F.cross_entropy(
             logits.float(), labels[mine], label_smoothing=self.settings.label_smoothing
         )
         if self.team.size > 1:  # it averages gradients, but shares may differ by an image
-            loss = loss * (len(logits) * self.team.size / len(inputs))
+            loss = loss * (len(logits) * self.team.size / count)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.early is not None:
@@ -195,6 +197,10 @@ class Learner:
         self.batches += 1
         self._average()
         return self.team.total(loss.detach()) / self.team.size
+
+    def _images(self, indices: Tensor) -> Tensor:
+        """Return images as they are stored, `(k, h, w, c)`, on the device."""
+        return self.x.index_select(0, indices.to(self.x.device)).to(self.device)
 
     def _network_of_all(self, example: Tensor) -> nn.Module:
         """Return what to call for gradients over the whole batch, wherever its images are."""

@@ -4,6 +4,7 @@ An acquisition function is `(evidence, count, generator) -> scores or indices`. 
 
     evidence.candidates             (n,)                absolute indices of the unlabelled points
     evidence.probabilities          (n, classes)        softmax outputs
+    evidence.score(function)        (n,)                of softmax outputs, which are not kept
     evidence.embeddings             (n, d)              inputs of the last linear layer
     evidence.draws(t, generator)    (t, n, classes)     softmax outputs under dropout
     evidence.gradient_factors       (n, classes), (n, d)

@@ -48,7 +48,7 @@ from alprune.train import Learner
 WORK = [
     ("fit", Learner, "fit"),
     ("evaluate", Learner, "evaluate"),
-    ("score", Evidence, "_stream"),
+    ("score", Evidence, "_pass"),
     ("acquire", session.Session, "_acquire"),
     ("write event", Record, "step"),
     ("write checkpoint", session, "save_checkpoint"),

@@ -26,6 +26,9 @@ class KnownEvidence:
             probabilities = torch.randn(n, classes, generator=draws).softmax(1)
         self.probabilities = torch.as_tensor(probabilities, dtype=torch.float32)
 
+    def score(self, function):
+        return function(self.probabilities)
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)

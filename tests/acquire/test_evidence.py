@@ -271,3 +271,30 @@ def test_all_that_is_computed_is_accounted_for_and_only_once():
     assert evidence.compute_s == 3
     _ = evidence.labelled_embeddings
     assert evidence.compute_s == 4
+
+
+def test_scores_are_taken_in_a_pass_that_keeps_nothing_else(passes):
+    evidence, whole = evidence_of(mlp), evidence_of(mlp)
+    scores = evidence.score(lambda p: p.max(1).values)
+    assert len(passes) == 1 and "probabilities" not in vars(evidence)
+    assert torch.equal(scores, whole.probabilities.max(1).values)
+    # Known probabilities are used, and both ways say the same of the candidates.
+    passes.clear()
+    assert torch.equal(whole.score(lambda p: p[:, 1]), whole.probabilities[:, 1])
+    assert not passes and whole.look() == evidence.predictions
+    assert sum(evidence.predictions.counts) == 60
+    entropy = torch.special.entr(whole.probabilities.double()).sum(1).mean().item()
+    assert evidence.predictions.entropy == pytest.approx(entropy)
+
+
+def test_a_look_costs_a_pass_only_where_there_was_none(passes):
+    evidence = evidence_of(mlp)
+    assert evidence.predictions is None
+    assert evidence.look() is evidence.look() and len(passes) == 1
+
+
+def test_scores_stop_with_the_budget():
+    budget = Budget(1e-9)
+    budget.start()
+    with pytest.raises(BudgetSpent):
+        evidence_of(mlp, budget=budget).score(lambda p: p[:, 0])

@@ -40,7 +40,7 @@ def test_an_index_says_what_was_written_and_the_last_record_of_a_path_counts(ind
     assert known.reasons == {3: "broken 3"}
     assert known.place == {"a/1.png": 3, "b/ü 2.png": 1, "c.png": 2, "d.png": 4, "e.png": 5}
     assert known.records["content"][4].tobytes().hex() == f"{4:032x}"
-    assert known.end == index.stat().st_size
+    assert known.last.end == index.stat().st_size
 
 
 def test_an_index_can_be_continued_after_its_sound_part(index: Path) -> None:
@@ -75,7 +75,7 @@ def test_of_a_damaged_index_only_whole_blocks_before_the_damage_are_believed(
     complete = [path for paths in BATCHES for path in paths]
     assert known.header == HEADER
     assert known.paths == complete[: len(known.paths)]
-    assert whole[: known.end] == damaged[: known.end]
+    assert whole[: known.last.end] == damaged[: known.last.end]
 
 
 def test_blocks_of_another_index_are_not_believed(index: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from test_resume import assert_same
 from tiny_run import events_of, options
 
 import alprune
-from alprune.acquire.uncertainty import entropy
+from alprune.acquire import Evidence
 from alprune.errors import PruneError, StoreError, TrainError
 from alprune.experiment import complete, load_splits, open_session
 from alprune.loop.alarms import Alarms
@@ -265,14 +265,16 @@ def test_training_images_that_the_device_has_no_room_for_are_a_message(tmp_path,
         moved(images, torch.device("cuda"))
 
 
-def test_a_collapsed_network_is_warned_of_after_three_steps(tmp_path):
-    def constant(evidence, count, generator):
-        evidence.probabilities[:] = 0.05
-        evidence.probabilities[:, 7] = 0.55
-        return entropy(evidence, count, generator)
+def test_a_collapsed_network_is_warned_of_after_three_steps(tmp_path, monkeypatch):
+    def constant(evidence, mine, see):
+        probabilities = torch.full((mine.numel(), 10), 0.05)
+        probabilities[:, 7] = 0.55
+        see(slice(0, mine.numel()), probabilities)
+        return True
 
+    monkeypatch.setattr(Evidence, "_pass", constant)
     with pytest.warns(UserWarning, match="predicted to be '7'.*has collapsed. Lower --lr"):
-        alprune.run(options(tmp_path / "run", steps=5), acquisition=constant)
+        alprune.run(options(tmp_path / "run", steps=5))
     [warning] = events_of(tmp_path / "run", "warning")
     assert (warning["about"], warning["step"]) == ("collapsed network", 2)
 
@@ -280,14 +282,14 @@ def test_a_collapsed_network_is_warned_of_after_three_steps(tmp_path):
 def test_three_constant_steps_have_to_be_on_end():
     said = []
     watch = Alarms(["a", "b"], lambda about, message: said.append(about))
-    constant, mixed = torch.tensor([[0.9, 0.1]] * 4), torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    for probabilities in (constant, constant, mixed, constant, constant):
-        watch.predictions(probabilities)
+    constant, mixed = (4, 0), (1, 1)
+    for counts in (constant, constant, mixed, constant, constant):
+        watch.predictions(counts)
     assert said == []
     watch.predictions(constant)
     watch.predictions(constant)
     assert said == ["collapsed network"]  # once
-    watch.predictions(constant[:1])  # of one candidate nothing can be said
+    watch.predictions((1, 0))  # of one candidate nothing can be said
 
 
 def test_a_collapse_is_seen_in_the_tests_where_nothing_is_scored(tmp_path, monkeypatch):

@@ -1,0 +1,222 @@
+"""Images of shards, decoded when they are needed and kept from then on."""
+
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alprune.data.decoding import open_rows, write_at
+from alprune.data.hands import cores
+from alprune.data.images import MAX_BYTES, Decoder
+from alprune.data.mapped import map_images
+from alprune.data.shards.index import Index, file_of, mapped
+from alprune.data.shards.tar import BLOCK, name_at
+from alprune.errors import DataError
+from alprune.files import open_ordinary
+
+_LEAST_FREE = 2**30  # bytes of the disk that are left to others
+_LOOK_EVERY = 2**26  # bytes kept between looks at what is free
+_CHECK = np.dtype("<u4")
+
+
+class Pixels:
+    """The images of an index, `(n, h, w, 3)` uint8, to be indexed by rows like a tensor.
+
+    What is decoded is written to a file in which every image has its place, with a checksum beside
+    it: the file has holes where nothing was decoded yet, and a machine holds what its processes
+    have looked at and no more. An image whose checksum does not fit, after a power cut, say, is
+    decoded again. Several processes may use the files at once.
+
+    Args:
+        index: Of the shards.
+        place: The index's cache, to keep images in; None to decode them each time.
+        size: `(h, w)` to which images are resized.
+        skip_unreadable: Take an image that does not decode for a black one, with a warning.
+
+    Attributes:
+        shape, dtype, device: As of a tensor.
+        bad: Why an image cannot be read, by its row; of those looked at.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+
+    dtype, device = torch.uint8, torch.device("cpu")
+
+    def __init__(
+        self, index: Index, place: Path | None, size: tuple[int, int], skip_unreadable: bool
+    ) -> None:
+        self.index, self.shape = index, torch.Size([len(index), *size, 3])
+        self.bad: dict[int, str] = {}
+        self._skip = skip_unreadable
+        threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self._decoder = Decoder(size, threads)
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._kept = None if place is None else _Kept(index, place, self.shape)
+
+    @property
+    def digest(self) -> str:
+        """Hash of where the images lie, and of some of them."""
+        return self.index.digest
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return some images, `(*rows.shape, h, w, 3)`.
+
+        Args:
+            rows: Their numbers, int64, of any shape.
+
+        Raises:
+            DataError: A shard or an image cannot be read, unless unreadable ones are skipped.
+        """
+        wanted = rows.reshape(-1).numpy()
+        images = np.zeros((len(wanted), *self.shape[1:]), np.uint8)
+        if self._kept is None:
+            todo = np.arange(len(wanted))
+        else:
+            todo = np.flatnonzero(~self._kept.read(wanted, images))
+        if len(todo):
+            self._decode(wanted[todo], images, todo)
+        return torch.from_numpy(images).view(*rows.shape, *self.shape[1:])
+
+    def _decode(self, rows: np.ndarray, images: np.ndarray, into: np.ndarray) -> None:
+        """Decode some images, each of them once, into their places in `images`."""
+        unique, which = np.unique(rows, return_inverse=True)
+        done: list[tuple[int, np.ndarray | None]] = []
+        for part in self._pool.map(self._read, self._pieces(unique)):
+            done += part
+        decoded = {row: image for row, image in done if image is not None}
+        for number, place in zip(which, into, strict=True):
+            image = decoded.get(int(unique[number]))
+            if image is not None:
+                images[place] = image
+        if self._kept is not None:
+            self._kept.write(decoded)
+
+    def _pieces(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Deal ascending rows to the threads, those of one shard together."""
+        shards = np.searchsorted(self.index.first, rows, "right") - 1
+        most = -(-len(rows) // self._threads)
+        for shard in np.unique(shards):
+            of_shard = rows[shards == shard]
+            for begin in range(0, len(of_shard), most):
+                yield int(shard), of_shard[begin : begin + most]
+
+    def _read(self, piece: tuple[int, np.ndarray]) -> list[tuple[int, np.ndarray | None]]:
+        """Decode some images of one shard; None for what does not decode."""
+        number, rows = piece
+        path = self.index.root / self.index.shards[number]
+        out: list[tuple[int, np.ndarray | None]] = []
+        try:
+            with open_ordinary(path) as file:
+                for row in rows.tolist():
+                    block, size = self.index.places[row].tolist()
+                    if size > MAX_BYTES:
+                        content = b""
+                        why = f"it has {size:,} bytes; at most {MAX_BYTES:,} are read"
+                    else:
+                        file.seek(block * BLOCK)
+                        content, why = file.read(size), ""
+                    if not why and len(content) < size:
+                        raise DataError(
+                            f"shard {str(path)!r} was cut short since it was listed. Copy it anew."
+                        )
+                    out.append((row, self._one(path, row, block, content, why)))
+        except OSError as error:
+            raise DataError(
+                f"shard {str(path)!r} cannot be read: {error.strerror or error}."
+            ) from error
+        return out
+
+    def _one(self, path: Path, row: int, block: int, content: bytes, why: str) -> np.ndarray | None:
+        if not why:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # Pillow's, about odd metadata
+                    return self._decoder.decode(content)
+            except Exception as error:  # nearly any, on a damaged file
+                why = str(error).split("\n")[0][:200] or type(error).__name__
+        said = (
+            f"{name_at(path, block)!r} in shard {str(path)!r} cannot be read as an image ({why})."
+        )
+        if not self._skip:
+            raise DataError(f"{said} Mend or remove it, or pass --skip-unreadable.")
+        if row not in self.bad:
+            self.bad[row] = why
+            if (count := len(self.bad)) in (1, 10, 100, 1000, 10_000, 100_000):
+                more = f" {count:,} such by now." if count > 1 else ""
+                warnings.warn(f"{said} It is left out.{more}", stacklevel=2)
+        return None
+
+
+class _Kept:
+    """The files that decoded images are kept in."""
+
+    def __init__(self, index: Index, place: Path, shape: torch.Size) -> None:
+        self._place, self._full, self._since = place, False, _LOOK_EVERY
+        self._row = shape[1] * shape[2] * shape[3]
+        rows, checks = (file_of(place, kind, index.token) for kind in ("rows", "checks"))
+        for file, size in ((rows, self._row), (checks, _CHECK.itemsize)):
+            with open(file, "ab") as there:
+                if there.tell() < len(index) * size:
+                    there.truncate(len(index) * size)
+        self._files = open_rows(rows), open_rows(checks)
+        self._images = map_images(self._files[0], 0, torch.uint8, tuple(shape))
+        # Not written by the map: where the disk is full that would end the process.
+        self._checks = mapped(checks, _CHECK, len(index))
+
+    def read(self, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Fill in the images that are there; return which these are, `(k,)` bool."""
+        known = self._checks[rows]
+        there = known != 0
+        at = np.flatnonzero(there)
+        if len(at):
+            found = self._images[torch.from_numpy(rows[at])].numpy()
+            for place, image in zip(at, found, strict=True):
+                there[place] = _check(image) == known[place]
+            images[at] = found
+        return there
+
+    def write(self, decoded: dict[int, np.ndarray]) -> None:
+        """Keep some images, while there is room."""
+        if self._full:
+            return
+        self._since += len(decoded) * self._row
+        if self._since >= _LOOK_EVERY:
+            self._since = 0
+            if shutil.disk_usage(self._place).free < _LEAST_FREE:
+                self._stop(f"less than {_LEAST_FREE / 1e9:.1f} GB are free")
+                return
+        try:
+            for row, image in decoded.items():
+                write_at(self._files[0], row * self._row, memoryview(image.tobytes()))
+                check = memoryview(np.array(_check(image), _CHECK).tobytes())
+                write_at(self._files[1], row * _CHECK.itemsize, check)
+        except OSError as error:
+            self._stop(str(error.strerror or error))
+
+    def _stop(self, why: str) -> None:
+        self._full = True
+        warnings.warn(
+            f"no more decoded images are kept in {self._place} ({why}): further ones are decoded "
+            "each time they are needed, which takes longer. --cache names another disk.",
+            stacklevel=2,
+        )
+
+
+def _check(image: np.ndarray) -> int:
+    """Return a checksum that is never 0."""
+    return zlib.crc32(image.tobytes()) or 1
+
+
+__all__ = ["Pixels"]

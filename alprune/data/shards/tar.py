@@ -1,0 +1,149 @@
+"""What one shard holds: the samples of a tar file in the layout of WebDataset."""
+
+import os
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from alprune.data.listing import SUFFIXES
+from alprune.errors import DataError, printable
+from alprune.files import open_ordinary
+
+BLOCK = tarfile.BLOCKSIZE  # bytes; whatever is in a tar file begins at a multiple of it
+_LABEL = "cls"
+_LONGEST_LABEL = 1024  # bytes
+_MOST_BLOCKS = 2**32  # that 32 bits can count: 2 TB
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The samples of a shard, in their order.
+
+    Attributes:
+        places: Where the image of each lies, `(n, 2)` uint32: its first block, and its bytes.
+        labels: What its `.cls` says; None where it has none.
+        without_image: How many more have no image.
+    """
+
+    places: np.ndarray
+    labels: list[str | None]
+    without_image: int
+
+
+@dataclass
+class _Found:
+    """What is put together while a shard is read."""
+
+    places: list[tuple[int, int]] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
+    without_image: int = 0
+    key: str | None = None
+    image: tuple[int, int] | None = None
+    label: str | None = None
+
+    def begin(self, key: str | None) -> None:
+        """Enter the sample that ends here; another one begins."""
+        if self.image is not None:
+            self.places.append(self.image)
+            self.labels.append(self.label)
+        elif self.key is not None:
+            self.without_image += 1
+        self.key, self.image, self.label = key, None, None
+
+
+def list_samples(path: Path) -> Samples:
+    """Read which samples a shard holds; of the images only where they lie.
+
+    Files that follow one another and whose names agree up to the first dot make a sample, as in
+    WebDataset: `7.jpg` and `7.cls`, the class in text. Of other files (`.json`, `.txt`) nothing is
+    read, nor of hidden ones.
+
+    Raises:
+        DataError: It is no plain tar file, is cut short, or a sample cannot be told.
+    """
+    found = _Found()
+    try:
+        with open_ordinary(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # it would grow with the shard
+                if member.isfile():
+                    _enter(found, tar, member, path)
+            _check_end(file, tar.offset)
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{str(path)!r} cannot be read as a tar file: {_why(path, error)}."
+        ) from error
+    found.begin(None)
+    places = np.array(found.places, np.uint32).reshape(-1, 2)
+    return Samples(places, found.labels, found.without_image)
+
+
+def name_at(path: Path, block: int) -> str:
+    """Return the name that an image has in its shard, as far as its header holds it."""
+    try:
+        with open_ordinary(path) as file:
+            file.seek((block - 1) * BLOCK)
+            header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
+        return printable(header.name)
+    except (tarfile.TarError, OSError):
+        return f"at byte {block * BLOCK}"
+
+
+def _enter(found: _Found, tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    folder, name = os.path.split(member.name)
+    stem, _, ending = name.partition(".")
+    if not stem:
+        return
+    key, suffix = os.path.join(folder, stem), ending.lower().rpartition(".")[2]
+    if key != found.key:
+        found.begin(key)
+    if f".{suffix}" in SUFFIXES:
+        if found.image is not None:
+            raise DataError(
+                f"sample {printable(key)!r} of {str(path)!r} has more than one image. Each image "
+                "needs a key of its own: the part of its name before the first dot."
+            )
+        block = member.offset_data // BLOCK
+        if member.issparse():
+            raise DataError(f"{printable(member.name)!r} of {str(path)!r} is stored with holes.")
+        if block >= _MOST_BLOCKS or member.size >= 2**32:
+            raise DataError(f"{str(path)!r} is larger than 2 TB. Make smaller shards.")
+        found.image = block, member.size
+    elif suffix == _LABEL:
+        if member.size > _LONGEST_LABEL:
+            raise DataError(
+                f"the label of sample {printable(key)!r} in {str(path)!r} takes {member.size:,} "
+                f"bytes; at most {_LONGEST_LABEL} are read. A .cls file holds one class."
+            )
+        content = tar.extractfile(member)
+        assert content is not None  # it is a file
+        found.label = content.read().decode().strip() or None
+
+
+def _check_end(file: BinaryIO, offset: int) -> None:
+    """Look for the zeros that end a tar file, which one that is cut short may lack unnoticed."""
+    file.seek(offset)
+    rest = file.read(BLOCK)
+    if len(rest) < BLOCK:
+        raise tarfile.ReadError("its end is missing: it was cut short, or is being written")
+    while rest:
+        if rest.count(0) < len(rest):
+            raise tarfile.ReadError(f"what follows at byte {offset:,} is no file of it")
+        rest = file.read(2**20)
+
+
+def _why(path: Path, error: Exception) -> str:
+    with open_ordinary(path) as file:
+        begin = file.read(6)
+    packed = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+    if begin.startswith(packed):
+        return "it is compressed, and images in the middle could not be found. Unpack it"
+    if isinstance(error, UnicodeDecodeError):
+        return "a .cls file is no text"
+    return str(error) or type(error).__name__
+
+
+__all__ = ["BLOCK", "Samples", "list_samples", "name_at"]
