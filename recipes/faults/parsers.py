@@ -18,7 +18,8 @@ from mutations import (
     inside_npz,
     other_value,
 )
-from parsers_of_people import parts
+from parsers_of_people import parts as parts_of_people
+from parsers_of_shards import parts as parts_of_shards
 from PIL import Image
 
 from alprune import Plan, RunConfig
@@ -96,7 +97,8 @@ def targets() -> dict[str, Target]:
             FLAGS + ARGUMENTS,
             _command_line,
         ),
-        **{name: Target(*made) for name, made in parts(JSON).items()},
+        **{name: Target(*made) for name, made in parts_of_people(JSON).items()},
+        **{name: Target(*made) for name, made in parts_of_shards(JSON).items()},
     }
 
 

@@ -269,6 +269,10 @@ WRONG = {
     "compressed": (_packed, "it is compressed.* Unpack it"),
     "all compressed": (_all_packed, "compressed shards .* Unpack them to .tar"),
     "a link out": (_link_out, "1 link.* lead out of .*z.tar. Pass --follow-links"),
+    "a number that is no class": (
+        lambda root: write_tar(root / "train" / "9.tar", [("k.png", b""), ("k.cls", b"999999999")]),
+        "is 999999999, of 58 images: classes are numbered 0..k-1",
+    ),
     "nothing in it": (
         lambda root: [write_tar(path, []) for path in (root / "train").iterdir()],
         "hold no images to train on",

@@ -135,10 +135,11 @@ def _sample(x: Tensor, pixels: Pixels, progress: bool) -> Tensor:
     rows = torch.arange(taken) * len(x) // taken
     if not (isinstance(x, ChosenRows) and x.on_demand):
         return x[rows]
-    found, bar = [], tqdm(rows.split(_AT_ONCE), "a look", disable=not progress, leave=False)
-    for some in bar:
+    found, parts = [], rows.split(_AT_ONCE)
+    for some in tqdm(parts, "looking at a sample", disable=not progress, leave=False):
         images = x[some]
-        found.append(images[~x.unreadable(some)] if pixels.bad else images)
+        readable = [row not in pixels.bad for row in (some + pixels.index.tests).tolist()]
+        found.append(images[torch.tensor(readable)])
     seen = torch.cat(found)
     if not len(seen):
         raise DataError(f"none of {taken:,} images of {str(pixels.index.root)!r} could be decoded.")
@@ -164,6 +165,11 @@ def _labels(index: Index) -> tuple[Tensor, tuple[str, ...]]:
     codes = torch.from_numpy(index.codes)
     named = _names(index)
     most = int(codes.max())
+    if not named and most >= len(codes):
+        raise DataError(
+            f"a label of {str(index.root)!r} is {most}, of {len(codes):,} images: classes are "
+            f"numbered 0..k-1. Number them so, write their names, or add {CLASSES}."
+        )
     if not index.texts:  # they are mapped, and stay so
         if named and most >= len(named):
             raise DataError(
@@ -173,7 +179,7 @@ def _labels(index: Index) -> tuple[Tensor, tuple[str, ...]]:
         return codes, named or tuple(str(number) for number in range(most + 1))
     texts = [*index.texts, *(str(number) for number in codes[codes >= 0].unique().tolist())]
     names = named or tuple(sorted(texts))
-    if strange := [text for text in texts if text not in names]:
+    if strange := sorted({*texts} - {*names}):
         raise DataError(
             f"{len(strange)} labels of {str(index.root)!r} are not in its {CLASSES}: "
             f"{first_few(strange)}."
