@@ -1,5 +1,6 @@
 """A run that was killed anywhere goes on as if it had not been."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -18,6 +19,7 @@ from alprune.experiment import complete, open_session
 from alprune.loop import Session
 from alprune.rerun import compare
 from alprune.store import RunFolder, checkpoint
+from alprune.store.checkpoint import CheckpointWriter
 from alprune.store.record import Record
 from alprune.train import Learner
 
@@ -29,7 +31,13 @@ class Killed(BaseException):
 @pytest.fixture
 def kill(monkeypatch):
     """Let a method die when it is called for the n-th time, before or after its work."""
-    monkeypatch.setattr(Session, "_fail", lambda self, error: self.record.folder.close())
+
+    def fall(session, error):
+        with contextlib.suppress(StoreError):
+            session._checkpoints.wait()  # a real kill would end this thread too
+        session.record.folder.close()
+
+    monkeypatch.setattr(Session, "_fail", fall)
 
     def arm(owner, name, call, after=False):
         work, calls = getattr(owner, name), []
@@ -92,9 +100,9 @@ WHERE = {
     "while scoring": (Evidence, "_pass", 2, False),
     "before a step's event": (Record, "step", 2, False),
     "between event and checkpoint": (Record, "step", 2, True),
-    "before a checkpoint": ("alprune.loop.session", "save_checkpoint", 3, False),
-    "after a checkpoint": ("alprune.loop.session", "save_checkpoint", 3, True),
-    "before the first checkpoint": ("alprune.loop.session", "save_checkpoint", 1, False),
+    "before a checkpoint": (CheckpointWriter, "save", 3, False),
+    "after a checkpoint": (CheckpointWriter, "save", 3, True),
+    "before the first checkpoint": (CheckpointWriter, "save", 1, False),
     "before labels are written": (Record, "told", 2, False),
     "after labels are written": (Record, "told", 2, True),
     "before the last event": (Record, "end", 1, False),
@@ -105,10 +113,7 @@ WHERE = {
 
 @pytest.mark.parametrize("where", WHERE)
 def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(tmp_path, kill, reference, where):
-    import importlib
-
     owner, name, call, after = WHERE[where]
-    owner = importlib.import_module(owner) if isinstance(owner, str) else owner
     run_killed(options(tmp_path / "run"), kill(owner, name, call, after))
     alprune.resume(tmp_path / "run")
     assert_same(tmp_path / "run", reference)

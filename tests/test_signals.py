@@ -17,6 +17,7 @@ import alprune
 from alprune import experiment
 from alprune.cli import main
 from alprune.signals import Signals, Stopped
+from alprune.store.checkpoint import CheckpointWriter
 from alprune.train import Learner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -108,7 +109,7 @@ def test_a_signal_ends_a_test_and_a_scoring_too(tmp_path, send, reference):
 
 
 def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, send, reference):
-    send(alprune.loop.session, "save_checkpoint", 3, TERM)
+    send(CheckpointWriter, "save", 3, TERM)
     assert call(tmp_path).exit_code == 143
     assert alprune.store.checkpoint.load_checkpoint(tmp_path / "run")["step"] == 1
     assert call(tmp_path, "--resume", str(tmp_path / "run")).exit_code == 0
@@ -134,10 +135,11 @@ def test_a_signal_before_a_run_goes_on_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.parametrize("signals", [(INT, INT), (TERM, INT)])
+@pytest.mark.parametrize("where", [("save", 3), ("wait", 4)])
 def test_a_second_sigint_within_a_checkpoint_leaves_the_one_before(
-    tmp_path, send, reference, signals
+    tmp_path, send, reference, signals, where
 ):
-    send(alprune.store.disk.os, "replace", 8, *signals)  # by then it lies there beside the old one
+    send(CheckpointWriter, *where, *signals)  # in the second case one may be on its way
     done = call(tmp_path)
     assert done.exit_code == 130 and "Stopped at once" in done.stderr
     assert not list((tmp_path / "run").glob(".*.tmp"))

@@ -316,8 +316,10 @@ class Evidence:
 def _summary(probabilities: Tensor) -> Tensor:
     """Return the sum of the entropies of `(b, classes)`, then how often each class is likeliest."""
     entropy = torch.special.entr(probabilities).sum(dtype=torch.float64)
-    counts = torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
-    return torch.cat([entropy[None], counts.double()])
+    counts = torch.zeros(probabilities.shape[1], dtype=torch.float64, device=entropy.device)
+    likeliest = probabilities.argmax(1)
+    counts.index_add_(0, likeliest, torch.ones_like(likeliest, dtype=torch.float64))  # no waiting
+    return torch.cat([entropy[None], counts])
 
 
 def _last_linear(model: nn.Module) -> nn.Linear:

@@ -26,7 +26,7 @@ from alprune.prune import Plan, Pruned
 from alprune.start import held_out, trained_on
 from alprune.store import RunFolder
 from alprune.store.answers import Answers
-from alprune.store.checkpoint import load_checkpoint, save_checkpoint
+from alprune.store.checkpoint import CheckpointWriter, load_checkpoint
 from alprune.store.record import Observer, Record
 from alprune.train import BudgetSpent, Diverged, FitReport, Learner
 from alprune.train.state import restore_learner
@@ -79,7 +79,7 @@ class Session:
         self._off_clock = Budget(None)  # of what isn't on the clock but can be interrupted
         self.asked: Tensor | None = None
         self.stepped_back = False
-        self._save_s = 0.0
+        self._checkpoints, self._save_s = CheckpointWriter(folder), 0.0
         self._answers = Answers(pool)
         learner.keep_snapshots(snapshots_of(acquisition))
 
@@ -96,6 +96,7 @@ class Session:
         for message in duplicates.messages(self.splits):
             self.record.warning(0, "duplicates", message)
         self._save(0)
+        self._checkpoints.wait()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, as `load_checkpoint` returns it.
@@ -214,6 +215,7 @@ class Session:
                 "start (--initial-epochs) or set --prune-at to an earlier epoch.",
                 stacklevel=2,
             )
+        self._checkpoints.wait()
         result = self._result(self.reason or "stopped")
         self.record.network(self.learner)
         self._write_labels()
@@ -240,6 +242,8 @@ class Session:
             said = f"error: {error}" if isinstance(error, AlpruneError) else f"error: {error!r}"
             # Each for itself: the folder may be what failed, or the disk too full for one of them.
             with contextlib.suppress(StoreError):
+                self._checkpoints.wait()
+            with contextlib.suppress(StoreError):
                 if not isinstance(error, Diverged):
                     self.record.network(self.learner)
             with contextlib.suppress(StoreError):
@@ -250,7 +254,7 @@ class Session:
 
     def _save(self, number: int) -> None:
         begin = time.perf_counter()
-        save_checkpoint(self.record.folder, number, session_state(self))
+        self._checkpoints.save(number, session_state(self))
         self._save_s = time.perf_counter() - begin
 
     def _write_labels(self) -> None:
@@ -270,6 +274,7 @@ class Session:
     def _step_back(self, error: Diverged) -> bool:
         """Bring the learner back to the last checkpoint, at half the rate; once in a run."""
         with self.budget.paused():
+            self._checkpoints.wait()
             state = load_checkpoint(self.record.folder.path)
             early = self.learner.early
             if state is None:

@@ -41,7 +41,7 @@ import alprune
 from alprune.acquire import Evidence
 from alprune.loop import session
 from alprune.store import read_labels
-from alprune.store.checkpoint import SLOTS, decode
+from alprune.store.checkpoint import SLOTS, CheckpointWriter, decode
 from alprune.store.record import Record
 from alprune.train import Learner
 
@@ -51,7 +51,7 @@ WORK = [
     ("score", Evidence, "_pass"),
     ("acquire", session.Session, "_acquire"),
     ("write event", Record, "step"),
-    ("write checkpoint", session, "save_checkpoint"),
+    ("write checkpoint", CheckpointWriter, "save"),
     ("write labels", Record, "told"),
     ("end", session.Session, "finish"),
 ]

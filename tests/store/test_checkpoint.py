@@ -1,6 +1,7 @@
 """The state file: what goes in comes out, and what was damaged does not."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -8,7 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from alprune.errors import StoreError
 from alprune.store import RunFolder
-from alprune.store.checkpoint import SLOTS, decode, encode, load_checkpoint, save_checkpoint
+from alprune.store.checkpoint import (
+    SLOTS,
+    CheckpointWriter,
+    decode,
+    encode,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 STATE = {
     "step": 3,
@@ -152,3 +160,44 @@ def test_other_programs_can_read_the_tensors(tmp_path):
     assert torch.equal(
         weights["state/learner/model/0.weight"], STATE["learner"]["model"]["0.weight"]
     )
+
+
+def test_a_state_that_is_written_meanwhile_is_that_of_the_call(folder, monkeypatch):
+    writer, started, go = CheckpointWriter(folder), threading.Event(), threading.Event()
+    write = folder.write
+
+    def slowly(*args):
+        started.set()
+        assert go.wait(10)
+        write(*args)
+
+    monkeypatch.setattr(folder, "write", slowly)
+    weights = torch.zeros(3)
+    writer.save(0, {"weights": weights})
+    assert started.wait(10)
+    weights += 1
+    assert load_checkpoint(folder.path) is None
+    go.set()
+    writer.save(1, {"weights": weights})  # after the one before
+    writer.wait()
+    found = [decode(folder.path / slot)["state"]["weights"].tolist() for slot in SLOTS]
+    assert found == [[0.0] * 3, [1.0] * 3]
+
+
+def test_a_state_that_cannot_be_written_is_an_error_where_one_waits(folder, monkeypatch):
+    writer, write = CheckpointWriter(folder), folder.write
+    writer.save(0, {"step": 1})
+    writer.wait()
+
+    def full(*_):
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(folder, "write", full)
+    writer.save(1, {"step": 2})
+    with pytest.raises(StoreError, match="the disk is full"):
+        writer.wait()
+    writer.wait()  # it was told
+    monkeypatch.setattr(folder, "write", write)
+    writer.save(1, {"step": 3})
+    writer.wait()
+    assert load_checkpoint(folder.path) == {"step": 3}
