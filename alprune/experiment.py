@@ -221,7 +221,7 @@ def open_session(
     fit_settings(config, splits.train)  # refuse now, not after the pruning
     chosen = acquisition or find_acquisition(config.acquisition)
     pool, first = first_labels(config, splits.train)
-    pruned = prune_learner(config, splits.train, first, pool.labels[first])
+    pruned = prune_learner(config, splits.train, first, pool.label_of(first))
     pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
     learner = new_learner(config, pruned.model, splits.train, team)
     if folder is None:  # last: what is refused before leaves no folder behind

@@ -13,22 +13,22 @@ class LabelPool:
     """The labels known so far, over absolute indices of the training set.
 
     What a step does with it (`label`, `labelled`, `draw` of a small share) costs time that grows
-    with the points labelled or drawn, not with the size of the pool.
+    with the points labelled or drawn, not with the size of the pool. It takes 8 bytes a point.
 
     Args:
         size: Number of points, labelled and not.
         classes: Number of classes; labels are `0 .. classes - 1`.
 
     Attributes:
-        labels: `(size,)` int64, -1 where unknown, -2 where none is wanted.
-        step_of: `(size,)` int64, the step at which a point was labelled, -1 where it was not.
+        labels: `(size,)` int32, -1 where unknown, -2 where none is wanted; see `label_of`.
+        step_of: `(size,)` int32, the step at which a point was labelled, -1 where it was not.
         aside: Absolute indices of the points that are not to be labelled, ascending, int64.
     """
 
     def __init__(self, size: int, classes: int) -> None:
         self.classes = classes
-        self.labels = torch.full((size,), UNKNOWN, dtype=torch.int64)
-        self.step_of = torch.full((size,), UNKNOWN, dtype=torch.int64)
+        self.labels = torch.full((size,), UNKNOWN, dtype=torch.int32)
+        self.step_of = torch.full((size,), UNKNOWN, dtype=torch.int32)
         self._labelled = torch.empty(0, dtype=torch.int64)  # ascending
         self.aside = torch.empty(0, dtype=torch.int64)
 
@@ -54,6 +54,10 @@ class LabelPool:
     def unlabelled_count(self) -> int:
         """Number of points that have no label and may get one."""
         return len(self) - self.labelled_count - self.aside.numel()
+
+    def label_of(self, indices: Tensor) -> Tensor:
+        """Return the labels of points, `(k,)` absolute indices, as `(k,)` int64."""
+        return self.labels[indices].long()
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw unlabelled points, every set of them equally likely.
@@ -106,8 +110,8 @@ class LabelPool:
         """
         indices, labels = indices.to("cpu", torch.int64), labels.to("cpu", torch.int64)
         self._check(indices, labels)
-        self.labels[indices] = labels
-        self.step_of[indices] = step
+        self.labels[indices] = labels.int()
+        self.step_of[indices] = step.int() if isinstance(step, Tensor) else step
         self._labelled = torch.cat([self._labelled, indices]).sort().values
 
     def _check(self, indices: Tensor, labels: Tensor) -> None:

@@ -426,8 +426,9 @@ def test_a_checkpoint_of_another_learner_is_refused(tmp_path, kill):
     run_killed(options(path), kill(Learner, "fit", 3))
     state = checkpoint.load_checkpoint(path)
     state["learner"]["model"]["0.weight"] = torch.zeros(3)
+    content = checkpoint.encode({"number": 9, "state": state})  # of tensors that lie in a slot
     for slot in checkpoint.SLOTS:
-        (path / slot).write_bytes(checkpoint.encode({"number": 9, "state": state}))
+        (path / slot).write_bytes(content)
     with pytest.raises(StoreError, match="does not fit the run"):
         alprune.resume(path)
 

@@ -58,7 +58,7 @@ def subject(config: RunConfig, splits: Splits, method: str) -> Subject:
     config = complete(RunConfig.from_mapping(asdict(config) | asked | {"method": method}))
     device = pick_device(config.device)
     pool, first = first_labels(config, splits.train)
-    pruned = prune_learner(config, splits.train, first, pool.labels[first])
+    pruned = prune_learner(config, splits.train, first, pool.label_of(first))
     learner = Learner(
         pruned.model,
         splits.train,
@@ -72,7 +72,7 @@ def subject(config: RunConfig, splits: Splits, method: str) -> Subject:
 def fitting(it: Subject) -> Work:
     """Train through `Learner.fit`, with augmentation, deadline and averaged weights."""
     size, labelled = _batch_size(it), it.pool.labelled
-    labels = it.pool.labels[labelled]
+    labels = it.pool.label_of(labelled)
     generator = torch.Generator(it.learner.device).manual_seed(0)
     budget = Budget(1e9)
     epochs = BATCHES * size / labelled.numel()
@@ -123,7 +123,7 @@ def scoring(it: Subject) -> Work:
             it.learner,
             candidates,
             labelled,
-            it.pool.labels[labelled],
+            it.pool.label_of(labelled),
             it.pool.classes,
             Budget(1e9),
         )

@@ -40,7 +40,7 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
         )
     splits = load_splits(config)
     pool, first = first_labels(config, splits.train)
-    pruned = prune_learner(config, splits.train, first, pool.labels[first])
+    pruned = prune_learner(config, splits.train, first, pool.label_of(first))
     click.echo(json.dumps(_prune_record(pruned)) if as_json else _prune_table(pruned))
 
 

@@ -141,7 +141,7 @@ def rehearse(waiting: list[Cell], load: SharedData, tell: Callable[[Cell], None]
             train = load(cell.config).train
             fit_settings(cell.config, train)
             pool, first = first_labels(cell.config, train)
-            pruned = prune_learner(cell.config, train, first, pool.labels[first])
+            pruned = prune_learner(cell.config, train, first, pool.label_of(first))
             early_pruner(cell.config, pruned.model, train)
         except AlpruneError as error:
             raise type(error)(f"run {cell.name}: {error}") from error

@@ -92,7 +92,7 @@ class Session:
         name = name_of(self.acquisition)
         self.record.start(self.config, self.splits, self.pool, self.learner, name)
         self.record.pruned(pruned, early=self.learner.early is not None)
-        self.alarms.labels(self.pool.labels[self.pool.labelled])
+        self.alarms.labels(self.pool.label_of(self.pool.labelled))
         for message in duplicates.messages(self.splits):
             self.record.warning(0, "duplicates", message)
         self._save(0)
@@ -220,7 +220,7 @@ class Session:
         self.record.network(self.learner)
         self._write_labels()
         held = held_out(self.pool, self.config.hold_out, self.config.seed)
-        figures = self.exam.at_end(self.step, held, self.pool.labels[held])
+        figures = self.exam.at_end(self.step, held, self.pool.label_of(held))
         self.record.end(self.learner, result.summary() | figures)
         self.record.folder.close()
         return result
@@ -297,7 +297,7 @@ class Session:
         assert epochs is not None
         return self.learner.fit(
             labelled,
-            self.pool.labels[labelled],
+            self.pool.label_of(labelled),
             epochs,
             self.training,
             budget=self.budget,
@@ -347,7 +347,7 @@ class Session:
                 self.learner,
                 self._candidates(watch.seconds["train_s"]),
                 labelled,
-                self.pool.labels[labelled],
+                self.pool.label_of(labelled),
                 len(self.splits.train.classes),
                 self.budget,
             )

@@ -32,7 +32,7 @@ def session_state(session: "Session") -> dict[str, Any]:
         "events_bytes": session.record.folder.events_bytes,
         "events_digest": session.record.folder.events_digest,
         "labelled": known,
-        "labels": pool.labels[known],
+        "labels": pool.label_of(known),
         "steps": pool.step_of[known],
         "set_aside": pool.aside,
         "draws": session.draws.get_state(),
@@ -103,5 +103,5 @@ def _check_asked(session: "Session", asked: Any) -> None:
         raise ValueError(f"asked is {quoted(asked)}, no list of points")
     if asked.numel() and not 0 <= int(asked.min()) <= int(asked.max()) < len(session.pool):
         raise ValueError(f"asked names points that the pool of {len(session.pool)} lacks")
-    if bool((session.pool.labels[asked] != UNKNOWN).any()):
+    if bool((session.pool.label_of(asked) != UNKNOWN).any()):
         raise ValueError("asked names points that have a label")

@@ -223,7 +223,7 @@ class Record:
             spare: `{index: (label, step)}`, answers that are known but not in use.
         """
         known = pool.labelled
-        columns = (known.tolist(), pool.labels[known].tolist(), pool.step_of[known].tolist())
+        columns = (known.tolist(), pool.label_of(known).tolist(), pool.step_of[known].tolist())
         rows = [(i, y, classes[y], step) for i, y, step in zip(*columns, strict=True)]
         rows += [(i, y, classes[y], step) for i, (y, step) in (spare or {}).items()]
         self.folder.write_labels(rows)
@@ -260,7 +260,7 @@ def _told(pool: LabelPool, step: int) -> list[int]:
     """Count the points of each class whose labels came after the step before this one."""
     known = pool.labelled
     new = known[pool.step_of[known] == step]
-    return torch.bincount(pool.labels[new], minlength=pool.classes).tolist()
+    return torch.bincount(pool.label_of(new), minlength=pool.classes).tolist()
 
 
 def _machine(learner: Learner) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def start(options: argparse.Namespace, splits: Splits) -> tuple[nn.Module, Tenso
     """Build the learner that alprune begins with, and the points labelled first."""
     config = config_of(options, False, "unused")
     pool, first = first_labels(config, splits.train)
-    model = prune_learner(config, splits.train, first, pool.labels[first]).model
+    model = prune_learner(config, splits.train, first, pool.label_of(first)).model
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, first

@@ -170,7 +170,7 @@ def test_what_is_left_after_pruning_are_the_weights_of_the_file(
     assert config.after_pruning == "inherit" and config.lr == 0.01
     splits = load_splits(config)
     pool, first = first_labels(config, splits.train)
-    pruned = prune_learner(config, splits.train, first, pool.labels[first])
+    pruned = prune_learner(config, splits.train, first, pool.label_of(first))
     assert pruned.flops_reduction > 0.3
     given = build("tiny_learner:build", 10, (1, 8, 8), 9)
     expected = alprune.rebuild(given, pruned.plan).state_dict()
