@@ -119,6 +119,13 @@ def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(tmp_path, kill, refere
     assert_same(tmp_path / "run", reference)
 
 
+def put(path, state):
+    """Write a state into both slots, in one of which its tensors may lie."""
+    content = checkpoint.encode({"number": 9, "state": state})
+    for slot in checkpoint.SLOTS:
+        (path / slot).write_bytes(content)
+
+
 class Alternating:
     """An acquisition function with a memory."""
 
@@ -333,10 +340,7 @@ def test_other_options_data_or_functions_are_refused(tmp_path, kill):
     with pytest.raises(StoreError, match="'entropy', not by 'mine'"):
         alprune.resume(path, acquisition=mine)
     state = checkpoint.load_checkpoint(path)
-    for slot in checkpoint.SLOTS:
-        (path / slot).write_bytes(
-            checkpoint.encode({"number": 9, "state": state | {"data_digest": "another"}})
-        )
+    put(path, state | {"data_digest": "another"})
     with pytest.raises(DataError, match="not those that the run began with"):
         alprune.resume(path)
     assert events_of(path)[-1]["event"] == "step"  # nothing was changed
@@ -397,10 +401,7 @@ def test_a_run_of_another_kind_of_device_is_refused(tmp_path, kill):
     path = tmp_path / "run"
     run_killed(options(path), kill(Learner, "fit", 2))
     state = checkpoint.load_checkpoint(path)
-    for slot in checkpoint.SLOTS:
-        (path / slot).write_bytes(
-            checkpoint.encode({"number": 9, "state": state | {"device": "cuda"}})
-        )
+    put(path, state | {"device": "cuda"})
     with pytest.raises(StoreError, match="computed on 'cuda'.*put device = \"cuda\" into"):
         alprune.resume(path)
 
@@ -426,9 +427,7 @@ def test_a_checkpoint_of_another_learner_is_refused(tmp_path, kill):
     run_killed(options(path), kill(Learner, "fit", 3))
     state = checkpoint.load_checkpoint(path)
     state["learner"]["model"]["0.weight"] = torch.zeros(3)
-    content = checkpoint.encode({"number": 9, "state": state})  # of tensors that lie in a slot
-    for slot in checkpoint.SLOTS:
-        (path / slot).write_bytes(content)
+    put(path, state)
     with pytest.raises(StoreError, match="does not fit the run"):
         alprune.resume(path)
 
