@@ -3,21 +3,29 @@
 import signal
 import sys
 
+_came: list[int] = []
+
 
 def main() -> None:
     """Run the command line."""
-    before = signal.signal(signal.SIGTERM, _terminated)
+    ours = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupted) for number in ours}
     try:
         from alprune.cli import main as command
-    except KeyboardInterrupt as interrupt:
+    except BaseException:
+        if not _came:
+            raise
+    if _came:  # even if a package that was being imported has swallowed it
         print("Interrupted before the first step.", file=sys.stderr)
-        sys.exit(128 + (signal.SIGTERM if interrupt.args else signal.SIGINT))
-    signal.signal(signal.SIGTERM, before)
+        sys.exit(128 + _came[0])
+    for number, handler in before.items():
+        signal.signal(number, handler)
     command()
 
 
-def _terminated(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt(signum)
+def _interrupted(signum: int, frame: object) -> None:
+    _came.append(signum)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

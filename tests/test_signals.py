@@ -193,3 +193,26 @@ def test_a_signal_during_the_imports_is_answered_in_a_line(number, code):
     _, errors = child.communicate(timeout=60)
     assert child.returncode == code, errors
     assert errors == "Interrupted before the first step.\n"
+
+
+def test_a_signal_that_an_imported_package_swallows_is_answered_all_the_same(tmp_path):
+    package = tmp_path / "alprune"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
+        "def main():\n    print('it went on')\n"
+    )
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import alprune_main as m; m.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "Interrupted before the first step.\n"
