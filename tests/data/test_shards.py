@@ -1,4 +1,5 @@
 import gzip
+import multiprocessing
 import os
 import re
 import shutil
@@ -160,6 +161,7 @@ def test_several_processes_list_many_shards(root, monkeypatch):
     monkeypatch.setattr(indexing, "_MANY_BYTES", 0)
     monkeypatch.setattr(indexing, "cores", lambda: 2)
     assert load(root, cache=root.parent / "other").digest == digest
+    assert not multiprocessing.active_children()
 
 
 def test_classes_have_the_names_of_their_file_or_of_their_labels(root):

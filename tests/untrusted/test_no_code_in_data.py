@@ -12,7 +12,10 @@ PACKAGE = Path(alprune.__file__).parent
 # Each of these runs code that a file brings along, or lets text become a command.
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 # Of which these run nothing but calls of our own, in processes of our own.
-HARMLESS = {"joblib": {"Parallel", "delayed"}}
+HARMLESS = {
+    "joblib": {"Parallel", "delayed"},
+    "joblib.externals.loky": {"get_reusable_executor"},
+}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}
 LOADERS = {
     "torch.load": ("weights_only", True),

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from alprune.data.blocks import Block, BlockWriter, read_blocks
@@ -254,7 +255,10 @@ def _listed(root: Path, todo: Sequence[Shard]) -> Iterator[Samples]:
         yield from map(list_samples, paths)
         return
     workers = Parallel(n_jobs=min(cores(), len(todo)), return_as="generator")
-    yield from workers(delayed(list_samples)(path) for path in paths)
+    try:
+        yield from workers(delayed(list_samples)(path) for path in paths)
+    finally:
+        get_reusable_executor().shutdown()  # they would wait five minutes for more to do
 
 
 def _coded(labels: list[str | None], codes: dict[str, int]) -> np.ndarray:
