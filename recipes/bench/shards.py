@@ -9,7 +9,8 @@ scores 10,000 candidates with entropy and the 50 best, by a VGG-19 that 3SP+CA h
 their images have to be decoded, when they are kept already, and from an array in memory.
 
 Measured, two cores of an Intel Xeon at 2.3 GHz, nothing else running, torch 2.15, 1,000,000
-images: first start 61 s and 112 MB more, second 0.35 s and 95 MB; 10,000 scored in 8.5 s where they had to be decoded, in 5.9 to 6.6 s where they were kept, in 6.3 to 6.4 s from memory.
+images: first start 61 s and 112 MB more, second 0.35 s and 95 MB; 10,000 scored in 8.5 s where they
+had to be decoded, in 5.9 to 6.6 s where they were kept, in 6.3 to 6.4 s from memory.
 125 MB of the disk.
 """
 
