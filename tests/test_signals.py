@@ -22,6 +22,8 @@ from alprune.train import Learner
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 INT, TERM = signal.SIGINT, signal.SIGTERM
+# Where the tests run in a shell's background they are started with SIGINT ignored.
+HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +181,7 @@ def test_handlers_are_those_of_before_after_a_run_and_not_touched_by_python(tmp_
 
 @pytest.mark.parametrize(("number", "code"), [(INT, 130), (TERM, 143)])
 def test_a_signal_during_the_imports_is_answered_in_a_line(number, code):
-    program = "import alprune_main, sys; print('up', flush=True); alprune_main.main()"
+    program = f"{HEED}; import alprune_main; print('up', flush=True); alprune_main.main()"
     child = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[1],
@@ -205,7 +207,8 @@ def test_a_signal_that_an_imported_package_swallows_is_answered_all_the_same(tmp
         "def main():\n    print('it went on')\n"
     )
     program = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import alprune_main as m; m.main()"
+        f"{HEED}; import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+        "import alprune_main as m; m.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
