@@ -177,14 +177,23 @@ def remove_cache(path: Path) -> int:
     try:
         with locked(path, wait=False):
             freed = disk_bytes(path)
-            for entry in os.scandir(path):
-                if is_ours(entry.name) and entry.name != LOCK:
-                    os.unlink(entry.path)
+            clear(path)
         (path / LOCK).unlink(missing_ok=True)
         path.rmdir()
     except OSError as error:
         raise DataError(f"{path} cannot be removed: {error.strerror or error}.") from error
     return freed
+
+
+def clear(place: Path) -> None:
+    """Remove what belongs to a cache, whose lock is held, but for the lock.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    for entry in os.scandir(place):
+        if is_ours(entry.name) and entry.name != LOCK:
+            os.unlink(entry.path)  # and not emptied: another process may have it mapped
 
 
 def disk_bytes(folder: Path) -> int:

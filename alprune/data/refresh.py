@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alprune.data.cache import INDEX, LOCK, LOCK_LARGE, UNREADABLE, is_ours, is_rows, locked
+from alprune.data.cache import INDEX, LOCK_LARGE, UNREADABLE, clear, is_rows, locked
 from alprune.data.decoding import (
     HASH_BYTES,
     UNREAD,
@@ -145,9 +145,7 @@ def _sound(place: Path, header: dict[str, Any]) -> Known | None:
 
 def _begin(place: Path) -> str:
     """Clear a cache that is not to be trusted; make an empty file of pixels, return its name."""
-    for entry in place.iterdir():
-        if is_ours(entry.name) and entry.name != LOCK:
-            entry.unlink()  # and not emptied: another process may have it mapped
+    clear(place)
     name = f"rows-{secrets.token_hex(8)}.bin"
     (place / name).touch()
     return name

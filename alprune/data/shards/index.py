@@ -25,7 +25,7 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from alprune.data.blocks import Block, BlockWriter, read_blocks
-from alprune.data.cache import INDEX, LOCK, is_ours, locked
+from alprune.data.cache import INDEX, clear, is_ours, locked
 from alprune.data.decoding import write_at
 from alprune.data.hands import cores
 from alprune.data.listing import SUFFIXES
@@ -189,9 +189,7 @@ def _known(place: Path, header: dict[str, Any], every: Sequence[Shard]) -> _Log 
 
 def _begin(place: Path) -> _Log:
     """Clear a cache that is not of these shards; begin a new one."""
-    for entry in place.iterdir():
-        if is_ours(entry.name) and entry.name != LOCK:
-            entry.unlink()  # and not emptied: another process may have it mapped
+    clear(place)
     log = _Log(secrets.token_hex(8), [], [], [], None)
     for kind in ("places", "labels"):
         file_of(place, kind, log.token).touch()
