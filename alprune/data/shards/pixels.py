@@ -92,10 +92,15 @@ class Pixels:
     def _decode(self, rows: np.ndarray, images: np.ndarray, into: np.ndarray) -> None:
         """Decode some images, each of them once, into their places in `images`."""
         unique, which = np.unique(rows, return_inverse=True)
-        done: list[tuple[int, np.ndarray | None]] = []
-        for part in self._pool.map(self._read, self._pieces(unique)):
-            done += part
-        decoded = {row: image for row, image in done if image is not None}
+        decoded: dict[int, np.ndarray] = {}
+        failed: dict[int, str] = {}
+        with warnings.catch_warnings():  # here: threads share what it changes
+            warnings.simplefilter("ignore")  # Pillow's, about odd metadata
+            for images_of_shard, why in self._pool.map(self._read, self._pieces(unique)):
+                decoded |= images_of_shard
+                failed |= why
+        for row, reason in failed.items():
+            self._failed(row, reason)
         for number, place in zip(which, into, strict=True):
             image = decoded.get(int(unique[number]))
             if image is not None:
@@ -112,51 +117,46 @@ class Pixels:
             for begin in range(0, len(of_shard), most):
                 yield int(shard), of_shard[begin : begin + most]
 
-    def _read(self, piece: tuple[int, np.ndarray]) -> list[tuple[int, np.ndarray | None]]:
-        """Decode some images of one shard; None for what does not decode."""
+    def _read(self, piece: tuple[int, np.ndarray]) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+        """Decode some images of one shard; return them, and why others do not decode, by row."""
         number, rows = piece
         path = self.index.root / self.index.shards[number]
-        out: list[tuple[int, np.ndarray | None]] = []
+        images: dict[int, np.ndarray] = {}
+        failed: dict[int, str] = {}
         try:
             with open_ordinary(path) as file:
                 for row in rows.tolist():
                     block, size = self.index.places[row].tolist()
                     if size > MAX_BYTES:
-                        content = b""
-                        why = f"it has {size:,} bytes; at most {MAX_BYTES:,} are read"
-                    else:
-                        file.seek(block * BLOCK)
-                        content, why = file.read(size), ""
-                    if not why and len(content) < size:
+                        failed[row] = f"it has {size:,} bytes; at most {MAX_BYTES:,} are read"
+                        continue
+                    file.seek(block * BLOCK)
+                    if len(content := file.read(size)) < size:
                         raise DataError(
                             f"shard {str(path)!r} was cut short since it was listed. Copy it anew."
                         )
-                    out.append((row, self._one(path, row, block, content, why)))
+                    try:
+                        images[row] = self._decoder.decode(content)
+                    except Exception as error:  # nearly any, on a damaged file
+                        failed[row] = str(error).split("\n")[0][:200] or type(error).__name__
         except OSError as error:
-            raise DataError(
-                f"shard {str(path)!r} cannot be read: {error.strerror or error}."
-            ) from error
-        return out
+            why = error.strerror or str(error)
+            raise DataError(f"shard {str(path)!r} cannot be read: {why}.") from error
+        return images, failed
 
-    def _one(self, path: Path, row: int, block: int, content: bytes, why: str) -> np.ndarray | None:
-        if not why:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-                    return self._decoder.decode(content)
-            except Exception as error:  # nearly any, on a damaged file
-                why = str(error).split("\n")[0][:200] or type(error).__name__
-        said = (
-            f"{name_at(path, block)!r} in shard {str(path)!r} cannot be read as an image ({why})."
-        )
+    def _failed(self, row: int, why: str) -> None:
+        """Say that an image does not decode: an error, or a warning for some of them."""
+        number = int(np.searchsorted(self.index.first, row, "right")) - 1
+        path = self.index.root / self.index.shards[number]
+        name = name_at(path, int(self.index.places[row, 0]))
+        said = f"{name!r} in shard {str(path)!r} cannot be read as an image ({why})."
         if not self._skip:
             raise DataError(f"{said} Mend or remove it, or pass --skip-unreadable.")
         if row not in self.bad:
             self.bad[row] = why
             if (count := len(self.bad)) in (1, 10, 100, 1000, 10_000, 100_000):
                 more = f" {count:,} such by now." if count > 1 else ""
-                warnings.warn(f"{said} It is left out.{more}", stacklevel=2)
-        return None
+                warnings.warn(f"{said} It is left out.{more}", stacklevel=4)
 
 
 class _Kept:
