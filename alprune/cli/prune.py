@@ -17,6 +17,7 @@ from alprune.experiment import (
     prune_learner,
 )
 from alprune.prune import Pruned, find_method
+from alprune.store.record import pruning_fields
 
 _PRUNE_ONLY = (
     *PRUNE_OPTIONS,
@@ -45,20 +46,7 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
 
 
 def _prune_record(pruned: Pruned) -> dict[str, Any]:
-    return {
-        "method": pruned.method,
-        "macs_before": pruned.macs_before,
-        "macs_after": pruned.macs_after,
-        "params_before": pruned.params_before,
-        "params_after": pruned.params_after,
-        "flops_reduction": pruned.flops_reduction,
-        "params_reduction": pruned.params_reduction,
-        "sparsity": pruned.plan.sparsity,
-        "widths": pruned.widths,
-        "floored": list(pruned.plan.floored),
-        "pinned": list(pruned.pinned),
-        "prune_s": pruned.prune_s,
-    }
+    return pruning_fields(pruned) | {"params_reduction": pruned.params_reduction}
 
 
 def _prune_table(pruned: Pruned) -> str:
