@@ -51,7 +51,7 @@ class CheckpointWriter:
     """Writes the states of a run while the run goes on; one at a time is on its way.
 
     The run waits only until its tensors are copied: laying them out and waiting for the disk take
-    ten times as long. A kill in these milliseconds costs one step more, for the state before
+    several times as long. A kill in these milliseconds costs one step more, for the state before
     stands.
 
     Args:
