@@ -60,6 +60,11 @@ class RunConfig:
     smoothing: float | None = _option(
         None, "Lambda of 3SP+CA: larger listens less to the cost (0.05; 0.01 for our models)."
     )
+    channel_cost: str | None = _option(
+        None,
+        "What 3SP+CA takes for a channel's cost: made (its FLOPs, as published) or step (its share "
+        "of a training step's time; made; step for our models).",
+    )
     temperature: float = _option(200.0, "Divides the logits in structured-grasp.")
     rounds: int = _option(10, "Rounds of 3sp-iterative.")
     min_channels: int | None = _option(
@@ -150,6 +155,9 @@ class RunConfig:
     seed: int = _option(0, "Seed of everything that is drawn.")
     device: str = _option("auto", "auto, cpu or cuda.")
     precision: str = _option("auto", "auto, fp32 or bf16 (auto: bf16 where hardware has it).")
+    cuda_graphs: bool = _option(
+        True, "On a GPU, record training and scoring steps and launch each at once."
+    )
     out: str | None = _option(None, "Run folder (outputs/<dataset>-<method>-seed<seed>).")
 
     def __post_init__(self) -> None:

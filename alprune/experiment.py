@@ -30,6 +30,7 @@ from alprune.prune import (
     rebuild,
     trace,
 )
+from alprune.prune.criteria.costs import CHANNEL_COSTS
 from alprune.prune.early import EarlyPruner, EarlySettings
 from alprune.prune.limits import AUTO, LEAST
 from alprune.start import ColdPool, find_start, first_points, trained_on
@@ -48,21 +49,23 @@ DEFAULTS = {
     "lr": 0.05,
     "warmup_batches": 50,
     "smoothing": 0.05,
+    "channel_cost": "made",
 }
 # Options that `prune` knows by the same name.
 REDUCTIONS = "flops_reduction params_reduction channels_reduction latency_reduction".split()
 PRUNE_OPTIONS = [
     *REDUCTIONS,
-    *"smoothing temperature min_channels round_to rounds latency_batch latency_aware init".split(),
+    *"smoothing channel_cost temperature min_channels round_to rounds".split(),
+    *"latency_batch latency_aware init".split(),
 ]
 # A wide network with He initialisation needs more time to get up to the rate of narrow ones.
 WIDE_DEFAULTS = {"warmup_batches": 200, "round_to": 1, "min_channels": LEAST}
 # In narrow ones multiples of 8 train faster, and no wide layer may become a bottleneck.
 NARROW_DEFAULTS = {"round_to": AUTO, "min_channels": AUTO}
-# Where our models gain from other values than the paper's within a budget: more removed, and
-# smaller costs listened to, so that late layers keep more and early ones less.
+# Where our models gain from other values than the paper's within a budget: more removed, smaller
+# costs listened to, so that late layers keep more and early ones less, and costs that are time.
 OUR_REDUCTIONS = {"3sp-ca": {"flops_reduction": 0.9}}
-OUR_DEFAULTS = {"3sp-ca": {"smoothing": 0.01}}
+OUR_DEFAULTS = {"3sp-ca": {"smoothing": 0.01, "channel_cost": "step"}}
 # The Early Pruning Indicator can decide after its eleventh epoch, see alprune.prune.early.
 EARLY_DEFAULTS = {"initial_epochs": 20.0, "prune_at": "epi"}
 
@@ -143,6 +146,7 @@ def complete(config: RunConfig) -> RunConfig:
         config = config.resolved(OUR_DEFAULTS.get(config.method, {}))
         config = config.resolved({"lr": models.MODELS[config.model].lr})
     config = config.resolved(DEFAULTS)
+    lookup("channel cost", config.channel_cost or "", CHANNEL_COSTS)
     config = config.resolved({"start": "balanced" if config.imbalance == 1 else "random"})
     find_start(config.start or "")
     _check_counts(config)
@@ -251,7 +255,8 @@ def new_learner(config: RunConfig, model: nn.Module, train: Dataset, team: Team 
     settings = fit_settings(config, train)
     early = early_pruner(config, model.to(device), train)
     precision = pick_precision(config.precision, device)
-    return Learner(model, train, settings, device, precision, early, team)
+    graphs = config.cuda_graphs
+    return Learner(model, train, settings, device, precision, early, team, graphs)
 
 
 def simulation(config: RunConfig, train: Dataset) -> Simulation:

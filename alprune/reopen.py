@@ -36,9 +36,11 @@ from alprune.store.checkpoint import SLOTS, load_checkpoint
 from alprune.store.record import Observer
 from alprune.team import ALONE, Team, join
 
+# Options that earlier versions did not write down, and what they did.
+_ONCE = {"channel_cost": "made"}
 # Options that may differ from those the run was started with.
 # `_check_same` looks at what the data are, not at where they lie.
-_FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache"}
+_FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache", "cuda_graphs"}
 
 
 def resume(
@@ -87,7 +89,7 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
         )
     new = {"budget": budget, "steps": steps, "out": str(path)}
     given = {name: value for name, value in new.items() if value is not None}
-    return complete(RunConfig.from_toml(path / CONFIG, **given))
+    return complete(RunConfig.from_toml(path / CONFIG, **given).resolved(_ONCE))
 
 
 def finished(path: Path, budget: float | None, steps: int | None) -> RunResult | None:
@@ -205,7 +207,7 @@ def _check_same(
     config: RunConfig, digest: str, acquisition: Acquisition, state: Mapping[str, Any]
 ) -> None:
     now = {k: v for k, v in asdict(config).items() if v is not None}
-    then = state["config"]
+    then = _ONCE | state["config"]
     changed = [k for k in sorted({*now, *then} - _FREE) if now.get(k) != then.get(k)]
     if changed:
         told = ", ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)

@@ -20,7 +20,7 @@ _UNUSED = (
 _FREE = (
     "budget dataset data_root skip_unreadable follow_links acquisition start hold_out query_size "
     "score_share initial_epochs epochs batch_size lr momentum weight_decay label_smoothing "
-    "warmup_batches schedule averaging flip pad device precision cache"
+    "warmup_batches schedule averaging flip pad device precision cuda_graphs cache"
 ).split()
 NAMES = [entry.name for entry in fields(RunConfig) if entry.name not in _UNUSED]
 _WARMUP_BATCHES = 10  # rounds are short

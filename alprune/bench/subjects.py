@@ -54,8 +54,8 @@ def subject(config: RunConfig, splits: Splits, method: str) -> Subject:
         )
     published = find_method(method).reductions
     asked = {f"{quantity}_reduction": share for quantity, share in published.items()}
-    asked["smoothing"] = 0.05
-    config = complete(RunConfig.from_mapping(asdict(config) | asked | {"method": method}))
+    paper = {"smoothing": 0.05, "channel_cost": "made", "method": method}
+    config = complete(RunConfig.from_mapping(asdict(config) | asked | paper))
     device = pick_device(config.device)
     pool, first = first_labels(config, splits.train)
     pruned = prune_learner(config, splits.train, first, pool.label_of(first))

@@ -3,22 +3,22 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alprune.cost import cost
-from alprune.errors import ModelError, PruneError
+from alprune.errors import PruneError
 from alprune.models.init import INITS
 from alprune.names import lookup, unknown
 from alprune.prune.after import AFTER_PRUNING
 from alprune.prune.channels import trace
 from alprune.prune.channels.graph import ChannelGraph, Group
-from alprune.prune.channels.surgery import masked, narrow, unwrap
+from alprune.prune.channels.surgery import masked, narrow
+from alprune.prune.checks import as_batches, check_numbers, checked_model
 from alprune.prune.criteria.baselines import magnitude, uniform
 from alprune.prune.criteria.grasp import structured_grasp
-from alprune.prune.criteria.scoring import Batch, ScoreOptions, all_finite
+from alprune.prune.criteria.scoring import Batch, ScoreOptions
 from alprune.prune.criteria.taylor import taylor
 from alprune.prune.criteria.three_sp import three_sp, three_sp_ca
 from alprune.prune.methods import (
@@ -181,6 +181,7 @@ def prune(
     channels_reduction: float | None = None,
     latency_reduction: float | None = None,
     smoothing: float = 0.05,
+    channel_cost: str = "made",
     temperature: float = 200.0,
     min_channels: int = 4,
     round_to: int = 1,
@@ -207,6 +208,8 @@ def prune(
             Only PreCrop and PreConfig take two reductions, of FLOPs and parameters.
         latency_reduction: Share of the latency to remove, measured on this machine, instead.
         smoothing: lambda of 3SP+CA, and of `latency_aware`.
+        channel_cost: What 3SP+CA divides by: "made" (equation 3 of the paper) or "step" (what a
+            training step spends on a channel), see `alprune.prune.criteria.costs`.
         temperature: Divides the logits in structured-grasp.
         min_channels: Floor of channels that every layer keeps; 0: a sixteenth of them, at least 4.
         round_to: Widths are multiples of this, for hardware that likes them, in layers that are
@@ -232,7 +235,7 @@ def prune(
         ConfigError: Unknown method, treatment or initialisation.
     """
     begin = time.perf_counter()
-    model = _checked_model(model)
+    model = checked_model(model)
     name = method if isinstance(method, str) else getattr(method, "__qualname__", "your method")
     entry = find_method(method)
     asked = {
@@ -242,7 +245,7 @@ def prune(
         "latency": latency_reduction,
     }
     reductions = {q: r for q, r in asked.items() if r is not None} or entry.reductions
-    _check_numbers(
+    check_numbers(
         {f"{quantity}_reduction": r for quantity, r in reductions.items()},
         {
             "min_channels": min_channels,
@@ -254,12 +257,12 @@ def prune(
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
     if init not in INITS:
         raise unknown("initialisation", init, INITS)
-    batches = _batches(batch)
+    batches = as_batches(batch)
     generator = generator or torch.Generator().manual_seed(0)
     request = Request(
         batches=batches,
         reductions=reductions,
-        options=ScoreOptions(smoothing, temperature, generator),
+        options=ScoreOptions(smoothing, temperature, generator, channel_cost),
         min_channels=min_channels,
         round_to=round_to,
         rounds=rounds,
@@ -337,63 +340,3 @@ def find_method(method: str | Criterion | Method) -> Method:
             "(model, graph, batch, options) -> (channels,), or an alprune.prune.Method."
         )
     return Method("your own criterion", by_channels(found))
-
-
-def _batches(batch: Batch | Sequence[Batch]) -> list[Batch]:
-    given: list[Any] = list(batch) if isinstance(batch, Sequence) else [batch]
-    batches = [tuple(given)] if len(given) == 2 and isinstance(given[0], Tensor) else given
-    if not batches or not all(_is_batch(pair) for pair in batches):
-        raise PruneError(
-            "the pruning batch must be inputs (b, ...) and labels (b,) with b >= 2, or several "
-            f"such pairs; got {_shapes(batches)}."
-        )
-    for inputs, _ in batches:
-        bad = int((~torch.isfinite(inputs)).sum())
-        if bad:
-            raise PruneError(
-                f"{bad} of {inputs.numel()} numbers in the pruning batch's inputs are not finite. "
-                "Clean the data, or check its normalisation (a deviation of 0?)."
-            )
-    # What was made in inference mode cannot be differentiated through; a copy can.
-    return [tuple(x.clone() if x.is_inference() else x for x in pair) for pair in batches]
-
-
-def _shapes(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    return [_shapes(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _checked_model(model: nn.Module) -> nn.Module:
-    """Take off wrappers and refuse what is no network, or one with weights that are not finite."""
-    if not isinstance(model, nn.Module):
-        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise ModelError(f"the model must be an nn.Module, built and ready to run; got {what}.")
-    model = unwrap(model)
-    for name, parameter in model.named_parameters():
-        if nn.parameter.is_lazy(parameter) or parameter.is_meta:
-            continue  # tracing names these
-        if not all_finite(parameter.detach()):
-            raise PruneError(
-                f"weight {name!r} holds numbers that are not finite; nothing can be scored with "
-                "it. Initialise or load the network anew."
-            )
-    return model
-
-
-def _check_numbers(reductions: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
-    for name, value in reductions.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise PruneError(f"{name} must be a number in [0, 1), got {value!r}.")
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise PruneError(f"{name} must be a whole number, at least 1; got {value!r}.")
-
-
-def _is_batch(pair: Any) -> bool:
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        return False
-    if not all(isinstance(part, Tensor) for part in pair):
-        return False
-    inputs, labels = pair
-    return inputs.ndim > 1 and inputs.shape[0] >= 2 and labels.shape == inputs.shape[:1]

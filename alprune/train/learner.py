@@ -23,6 +23,8 @@ from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
 from alprune.team import ALONE, Team
 from alprune.train.fold import Folded, fold
+from alprune.train.graphs import Replayed, global_generator, hooked, recorder
+from alprune.train.optimiser import floats, follow, new_optimiser
 from alprune.train.predict import BudgetSpent, Pace, Predictor, good_chunk, moved, out_of_memory
 from alprune.train.settings import SCHEDULES, Diverged, FitReport, FitSettings
 
@@ -39,6 +41,8 @@ class Learner:
         precision: Type of the matrix products, `torch.float32` or `torch.bfloat16`.
         early: Prunes the network while it is trained; None for a network that stays.
         team: The processes that train it together, each with its own copy.
+        graphs: On a GPU, record training and scoring steps as CUDA graphs; those of a network
+            that is pruned during training, or trained by several processes, are not.
 
     Attributes:
         lr: Peak learning rate; that of the settings, until someone lowers it.
@@ -53,6 +57,7 @@ class Learner:
         precision: torch.dtype,
         early: EarlyPruner | None = None,
         team: Team = ALONE,
+        graphs: bool = True,
     ) -> None:
         self.early, self.team = early, team
         self.device, self.precision, self.settings = device, precision, settings
@@ -66,8 +71,14 @@ class Learner:
         self.optimiser = new_optimiser(self.model, settings)
         self.lr = settings.lr
         self.batches = 0
+        alone = graphs and early is None and team.size == 1
+        self._record = recorder(device) if alone else None
+        # What changes from batch to batch stands in tensors where a recording must see it.
+        self._rate, self._pull = (torch.zeros((), device=device) for _ in "ab")
+        self._replayed: tuple[tuple[object, ...], Replayed] | None = None  # for what, and the step
+        self._as_is = self._record is None
         chunk = good_chunk(device, train.image_shape)
-        self._predictor = Predictor(self.mean, self.std, device, precision, chunk)
+        self._predictor = Predictor(self.mean, self.std, device, precision, chunk, self._record)
         example = normalise(self._images(torch.arange(2)), self.mean, self.std)
         self._folded = fold(self.averaged, example)
         self._wrapped: tuple[nn.Module, nn.Module] | None = None  # the network, and what to call
@@ -117,6 +128,7 @@ class Learner:
             )
         planned = max(1, math.ceil(epochs * indices.numel() / size))
         self.model.train()
+        self._as_is = self._record is None or hooked(self.model)
         total = torch.zeros((), device=self.device)
         pace = Pace(self.device)
         done = 0
@@ -159,7 +171,7 @@ class Learner:
 
     def _check_weights(self) -> None:
         """Find what the last batch broke, before its scores do; the average holds all of it."""
-        norms = torch._foreach_norm(list(_floats(self.averaged)))
+        norms = torch._foreach_norm(list(floats(self.averaged)))
         if not bool(torch.stack(norms).isfinite().all()):
             raise Diverged("the weights became infinite or NaN", self.batches, self.lr)
 
@@ -181,22 +193,53 @@ class Learner:
     def _train_on(self, indices: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         count = indices.numel()
         draw, mine = self.augment.draw(count, generator), self.team.share(count)
-        inputs = self.augment.apply(self._images(indices[mine]), draw[mine])
+        batch = self._images(indices[mine]), labels[mine], draw[mine]
+        # A young average follows closely, or the first weights would linger in it.
+        decay = min(self.settings.averaging, (self.batches + 1) / (self.batches + 11))
+        if self._as_is:
+            loss = self._advance(*batch, 1 - decay, len(draw[mine]) * self.team.size / count)
+        else:
+            loss = self._recording(batch[0].shape)(*batch, self._pull.fill_(1 - decay))
+        self.batches += 1
+        return self.team.total(loss) / self.team.size
+
+    def _advance(
+        self, images: Tensor, labels: Tensor, draw: Tensor, pull: float | Tensor, weight: float = 1
+    ) -> Tensor:
+        """Do all of a step that happens on the device; nothing in it waits for a value."""
+        inputs = self.augment.apply(images, draw)
         with autocast(self.device, self.precision):
             logits = self._network_of_all(inputs)(inputs)
         loss = F.cross_entropy(
-            logits.float(), labels[mine], label_smoothing=self.settings.label_smoothing
+            logits.float(), labels, label_smoothing=self.settings.label_smoothing
         )
-        if self.team.size > 1:  # it averages gradients, but shares may differ by an image
-            loss = loss * (len(logits) * self.team.size / count)
+        if weight != 1:  # processes average their gradients, but shares may differ by an image
+            loss = loss * weight
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.early is not None:
             self.early.observe(self.model)
         self.optimiser.step()
-        self.batches += 1
-        self._average()
-        return self.team.total(loss.detach()) / self.team.size
+        if self.averaged is not self.model:
+            follow(self.averaged, self.model, pull)
+        return loss.detach()
+
+    def _recording(self, shape: torch.Size) -> Replayed:
+        """Return the step that is recorded for what is trained now."""
+        key = (self.model, self.averaged, self.optimiser, shape)
+        if self._replayed is None or self._replayed[0] != key:
+            assert self._record is not None
+            draws = global_generator(self.device)
+            self._replayed = None  # its memory first
+            self._replayed = key, Replayed(self._advance, self._record, self._moving, draws)
+        return self._replayed[1]
+
+    def _moving(self) -> list[Tensor]:
+        """List the tensors that a step changes."""
+        networks = [self.model] if self.averaged is self.model else [self.model, self.averaged]
+        tensors = [t for net in networks for t in (*net.parameters(), *net.buffers())]
+        memory = [v for kept in self.optimiser.state.values() for v in kept.values()]
+        return tensors + [v for v in memory if isinstance(v, Tensor)]
 
     def _images(self, indices: Tensor) -> Tensor:
         """Return images as they are stored, `(k, h, w, c)`, on the device."""
@@ -226,16 +269,7 @@ class Learner:
         warm = min(1.0, (self.batches + 1) / max(1, self.settings.warmup_batches))
         rate = self.lr * warm * SCHEDULES[self.settings.schedule](min(1.0, progress))
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        if self.averaged is self.model:
-            return
-        # A young average follows closely, or the first weights would linger in it.
-        decay = min(self.settings.averaging, self.batches / (self.batches + 10))
-        new, old = list(_floats(self.model)), list(_floats(self.averaged))
-        torch._foreach_lerp_(old, new, 1 - decay)
+            group["lr"] = rate if self._as_is else self._rate.fill_(rate)
 
     @property
     def network(self) -> nn.Module:
@@ -270,12 +304,13 @@ class Learner:
             BudgetSpent: The budget ended before the stream did.
             TrainError: There is not the memory for a single image.
         """
+        own = network is None
         if network is None:
             network = self.network
             self._folded.refresh()
         else:
             network = Folded(network, self._folded.pairs).model
-        yield from self._predictor.stream(network, x, indices, budget)
+        yield from self._predictor.stream(network, x, indices, budget, often=own)
 
     def evaluate(self, test: Dataset, budget: Budget | None = None) -> Metrics:
         """Measure the averaged network's predictions on a test set.
@@ -330,28 +365,6 @@ def _batches(count: int, size: int, planned: int, generator: torch.Generator) ->
             hand = torch.cat([hand, deck])
         yield hand[:size]
         hand = hand[size:]
-
-
-def _floats(model: nn.Module) -> Iterator[Tensor]:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            yield tensor
-
-
-def new_optimiser(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
-    """Make the optimiser of a network that has not been trained yet."""
-    decayed = [p for p in model.parameters() if p.ndim > 1 and p.requires_grad]
-    plain = [p for p in model.parameters() if p.ndim <= 1 and p.requires_grad]
-    return torch.optim.SGD(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        fused=True,
-    )
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

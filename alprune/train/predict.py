@@ -4,6 +4,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from alprune.augment import normalise
 from alprune.clock import Budget
 from alprune.device import autocast
 from alprune.errors import TrainError
+from alprune.train.graphs import Recorder, Replayed, global_generator, hooked
 
 # What errors say that have no type of their own: of the host, of CUDA outside torch's allocator.
 _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
@@ -30,6 +32,8 @@ class Predictor:
         device: Where to compute; the networks given to `stream` lie there.
         precision: Type of the matrix products.
         chunk: Images at a time, see `good_chunk`.
+        record: Records what is done to a full chunk, see `alprune.train.graphs`; None: it is done
+            anew each time.
 
     Attributes:
         chunk: As given, or what was left of it when memory ran out.
@@ -42,9 +46,11 @@ class Predictor:
         device: torch.device,
         precision: torch.dtype,
         chunk: int,
+        record: Recorder | None = None,
     ) -> None:
         self.device, self.precision, self.chunk = device, precision, chunk
-        self._mean, self._std = mean, std
+        self._mean, self._std, self._record = mean, std, record
+        self._replayed: tuple[tuple[object, ...], Replayed] | None = None
 
     def stream(
         self,
@@ -52,6 +58,7 @@ class Predictor:
         x: Tensor,
         indices: Tensor | None = None,
         budget: Budget | None = None,
+        often: bool = False,
     ) -> Iterator[tuple[slice, Tensor]]:
         """Yield the network's logits over images.
 
@@ -60,6 +67,7 @@ class Predictor:
             x: Images `(n, h, w, c)`, uint8 or float, on any device; may be memory-mapped.
             indices: Rows of `x` to take, `(k,)`; all if None.
             budget: Checked before every chunk.
+            often: Whether the same network will be asked again, its tensors in the same places.
 
         Yields:
             The slice of `indices` and its logits `(chunk, classes)`, float32, on the device.
@@ -71,12 +79,13 @@ class Predictor:
         count = x.shape[0] if indices is None else indices.numel()
         where = None if indices is None else indices.to(x.device)
         pace = Pace(self.device)
+        recorded = often and self._record is not None and not hooked(network)
         begin = 0
         while begin < count:
             if budget is not None and budget.expired:
                 raise BudgetSpent
             part = slice(begin, min(begin + self.chunk, count))
-            logits = self._logits(network, x, part if where is None else where[part])
+            logits = self._logits(network, x, part if where is None else where[part], recorded)
             if logits is None:
                 self._halve(part.stop - part.start)
                 continue
@@ -84,16 +93,36 @@ class Predictor:
             begin = part.stop
             yield part, logits
 
-    def _logits(self, network: nn.Module, x: Tensor, rows: slice | Tensor) -> Tensor | None:
+    def _logits(
+        self, network: nn.Module, x: Tensor, rows: slice | Tensor, recorded: bool
+    ) -> Tensor | None:
         """Return the logits of some rows; None if memory ran out."""
         try:
             images = x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                return network(normalise(images.to(self.device), self._mean, self._std)).float()
+            images = images.to(self.device)
+            with torch.inference_mode():
+                if recorded and len(images) == self.chunk:
+                    return self._recording(network, images)(images).clone()
+                return self._outputs(network, images)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
         return None  # outside of the handler, whose traceback holds on to the chunk's memory
+
+    def _outputs(self, network: nn.Module, images: Tensor) -> Tensor:
+        with autocast(self.device, self.precision):
+            return network(normalise(images, self._mean, self._std)).float()
+
+    def _recording(self, network: nn.Module, images: Tensor) -> Replayed:
+        """Return what is recorded for a network in its present mode."""
+        modes = tuple(module.training for module in network.modules())
+        key = (network, modes, images.shape, images.dtype)
+        if self._replayed is None or self._replayed[0] != key:
+            assert self._record is not None
+            self._replayed = None  # its memory first
+            work = partial(self._outputs, network)
+            self._replayed = key, Replayed(work, self._record, tuple, global_generator(self.device))
+        return self._replayed[1]
 
     def _halve(self, tried: int) -> None:
         if tried == 1:
@@ -120,7 +149,7 @@ class Pace:
     """
 
     def __init__(self, device: torch.device, ahead: int = 8) -> None:
-        self._ahead = ahead if device.type == "cuda" else 0
+        self._device, self._ahead = device, ahead if device.type == "cuda" else 0
         self._events: deque[torch.cuda.Event] = deque()
 
     def wait(self) -> None:
@@ -128,7 +157,7 @@ class Pace:
         if not self._ahead:
             return
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         self._events.append(event)
         if len(self._events) > self._ahead:
             self._events.popleft().synchronize()

@@ -38,11 +38,12 @@ def test_automatic_rounding_leaves_narrow_networks_prunable():
 def test_what_a_run_removes_by_default_is_within_reach_of_every_model_of_ours(name):
     config = complete(RunConfig(method="3sp-ca", model=name, dataset="digits"))
     found = (config.flops_reduction, config.smoothing, config.min_channels, config.round_to)
-    assert found == (0.9, 0.01, AUTO, AUTO)
+    assert found == (0.9, 0.01, AUTO, AUTO) and config.channel_cost == "step"
     shape = MODELS[name].input_shape
     model = build(name, 10, shape, seed=0)
     batch = (torch.randn(4, *shape), torch.arange(4))
     limits = {"min_channels": AUTO, "round_to": AUTO, "smoothing": 0.01}
+    limits["channel_cost"] = "step"
     pruned = prune(model, "3sp-ca", batch=batch, flops_reduction=0.9, **limits)
     assert pruned.flops_reduction >= 0.9
 
@@ -50,6 +51,7 @@ def test_what_a_run_removes_by_default_is_within_reach_of_every_model_of_ours(na
 def test_a_network_of_ones_own_loses_what_the_paper_removed():
     config = complete(RunConfig(method="3sp-ca", model="torch.nn:Identity", dataset="digits"))
     assert (config.flops_reduction, config.smoothing, config.round_to) == (None, 0.05, AUTO)
+    assert config.channel_cost == "made"
     dense = complete(RunConfig(method="dense", dataset="digits"))
     assert (dense.round_to, dense.warmup_batches, dense.lr) == (1, 200, 0.05)
     asked = complete(RunConfig(method="3sp-ca", params_reduction=0.5, dataset="digits"))

@@ -5,11 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alprune.errors import PruneError
+from alprune.errors import ConfigError, PruneError
+from alprune.models import build
 from alprune.prune.channels import trace
+from alprune.prune.criteria import costs
 from alprune.prune.criteria.baselines import magnitude, uniform
 from alprune.prune.criteria.scoring import ScoreOptions
-from alprune.prune.criteria.three_sp import channel_cost, mask_gradients, three_sp, three_sp_ca
+from alprune.prune.criteria.three_sp import mask_gradients, three_sp, three_sp_ca
 
 
 class Mixed(nn.Module):
@@ -92,7 +94,7 @@ def test_compute_aware_scores_follow_the_paper_by_hand():
     # C_in * H * W * K^2 by layer: 1 * 16 * 9 and 2 * 16 * 9; the last linear layer's own
     # outputs are not prunable, so it has no share.
     expected = {"0": 144.0, "2": 288.0}
-    cost = channel_cost(graph)
+    cost = costs.made(graph)
     for group in graph.groups:
         assert cost[group.channels].unique().tolist() == [expected[group.name]]
     plain = three_sp(model, graph, batch, ScoreOptions())
@@ -104,6 +106,49 @@ def test_compute_aware_scores_follow_the_paper_by_hand():
             weighted = aware[group.channels] * part  # a dead channel scores 0 either way
             assert torch.allclose(weighted, plain[group.channels], rtol=1e-5)
         assert plain.max() > 0
+
+
+def test_a_channel_costs_a_step_what_it_takes_where_it_is_made_and_where_it_is_read():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 5),
+    )  # fmt: skip
+    graph = trace(model, torch.randn(2, 1, 4, 4))
+    value, weight = costs.AN_ACTIVATION, costs.A_WEIGHT
+    expected = {
+        # 9 weights at 16 places make it; 3 * 9 at 4 places read it.
+        "0": 9 * (16 + weight) + 16 * value + 27 * (4 + weight),
+        # Each of its 4 values is read by 5 weights of the linear layer.
+        "4": 18 * (4 + weight) + 4 * value + 4 * 5 * (1 + weight),
+    }
+    found = costs.step(graph)
+    for group in graph.groups:
+        assert found[group.channels].unique().tolist() == [expected[group.name]]
+
+
+def test_channels_that_are_added_up_cost_a_step_all_their_makers_and_readers():
+    graph = trace(build("resnet20", 10, (3, 32, 32)).eval(), torch.randn(2, 3, 32, 32))
+    cost = costs.step(graph)
+    assert bool((cost > costs.made(graph)).all())
+    by_group = {group.name: float(cost[group.channels].mean()) for group in graph.groups}
+    stream, inner = by_group[graph.groups[0].name], by_group[graph.groups[1].name]
+    assert stream > 3 * inner  # seven layers of 16 channels make the first stream, one an inner
+
+
+@pytest.mark.parametrize("cost", ["made", "step"])
+def test_the_cost_is_chosen_by_name(case, cost):
+    model, graph, batch = case
+    plain = three_sp(model, graph, batch, ScoreOptions())
+    aware = three_sp_ca(model, graph, batch, ScoreOptions(smoothing=0.0, channel_cost=cost))
+    price = costs.CHANNEL_COSTS[cost](graph)
+    ratio = (aware.double() * price)[plain > 0] / plain.double()[plain > 0]
+    assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-4)
+
+
+def test_an_unknown_cost_is_refused(case):
+    model, graph, batch = case
+    with pytest.raises(ConfigError, match="unknown channel cost 'steps'.*Did you mean 'step'"):
+        three_sp_ca(model, graph, batch, ScoreOptions(channel_cost="steps"))
 
 
 def test_much_smoothing_leaves_the_order_of_plain_3sp(case):

@@ -21,6 +21,7 @@ from alprune.metrics import Metrics
 from alprune.store import RunFolder, read_events
 from alprune.store.record import Observer
 from alprune.train import Learner
+from alprune.train.optimiser import follow
 from alprune.train.predict import moved
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +183,7 @@ def poison(monkeypatch):
                 left.discard(self.batches)
                 with torch.no_grad():
                     next(self.model.parameters()).fill_(float("inf"))
-                self._average()
+                follow(self.averaged, self.model, 0.5)
             return loss
 
         monkeypatch.setattr(Learner, "_train_on", poisoned)

@@ -24,11 +24,13 @@ class ScoreOptions:
         smoothing: lambda of 3SP+CA, added to a layer's share of the cost.
         temperature: Divides the logits in the GraSP criteria.
         generator: Source of randomness, on the CPU; None for criteria that draw nothing.
+        channel_cost: What 3SP+CA divides by, a key of `CHANNEL_COSTS`.
     """
 
     smoothing: float = 0.05
     temperature: float = 200.0
     generator: torch.Generator | None = None
+    channel_cost: str = "made"
 
 
 Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
+from alprune.names import lookup
 from alprune.prune.channels.graph import ChannelGraph
+from alprune.prune.criteria.costs import CHANNEL_COSTS
 from alprune.prune.criteria.scoring import (
     Batch,
     ScoreOptions,
@@ -56,19 +58,21 @@ def three_sp_ca(
         model: Dense learner, left as found.
         graph: Channel groups of `model`.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
-        options: `smoothing` is lambda; larger listens less to the cost.
+        options: `smoothing` is lambda; larger listens less to the cost. `channel_cost` says what
+            counts as cost; the paper's is "made".
 
     Returns:
         `(channels,)`, float32, >= 0.
 
     Raises:
         PruneError: As `three_sp`, or lambda is negative.
+        ConfigError: Unknown cost.
 
     Source: van Amersfoort et al. 2020, section 3.2, equations 3 and 4.
     """
     if options.smoothing < 0:
         raise PruneError(f"smoothing (lambda) must be at least 0, got {options.smoothing:g}.")
-    cost = channel_cost(graph)
+    cost = lookup("channel cost", options.channel_cost, CHANNEL_COSTS)(graph)
     layer_cost = torch.zeros(len(graph.groups), dtype=torch.float64)
     layer_cost.scatter_reduce_(0, graph.group_of, cost, "amax")
     share = cost / layer_cost.sum() + options.smoothing
@@ -96,23 +100,3 @@ def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
         found = gradients(loss_on(model, batch), read)
         products = {name: weight.detach() * found[name] for name, weight in read.items()}
         return channel_sums(graph, products, "reads").float()
-
-
-def channel_cost(graph: ChannelGraph) -> Tensor:
-    """Count what making one channel costs in the unpruned network, summed over its makers.
-
-    Returns:
-        `(channels,)` float64 MACs: `C_in * H * W * K^2` for a convolution.
-
-    Source: van Amersfoort et al. 2020, equation 3 (there in FLOPs, twice this; it cancels).
-    """
-    cost = torch.zeros(graph.channels, dtype=torch.float64)
-    for tensor in graph.tensors:
-        size = torch.Size(tensor.shape).numel()
-        for dim, role in tensor.roles.items():
-            if role == "makes" and tensor.macs_per_element:
-                each = float(size // tensor.shape[dim] * tensor.macs_per_element)
-                made = tensor.axes[dim]
-                made = made[made >= 0]  # -1 is pinned
-                cost.index_add_(0, made, torch.full((len(made),), each, dtype=cost.dtype))
-    return cost
