@@ -8,8 +8,8 @@ from torch import Tensor
 from alprune.prune.channels.graph import ChannelGraph
 
 # What else a training step spends time on, as so many multiply-accumulates: rounded from what
-# recipes/bench/step_cost.py finds for VGG-19 on a CPU, 635 and 12 with two threads. Two sessions
-# of an earlier form of it found 520 and 17 with two threads, 260 and 19 with one.
+# recipes/bench/step_cost.py finds for VGG-19 on a CPU with two threads, 635 and 12; with other
+# widths drawn, before the choice was made, it was 520 and 17, and 260 and 19 with one thread.
 AN_ACTIVATION = 500.0
 A_WEIGHT = 18.0
 
@@ -36,8 +36,8 @@ def step(graph: ChannelGraph) -> Tensor:
     it, which pay for reading them, become bottlenecks. It also leaves out what takes most time
     where images are large and channels few: normalisation and activation functions go over memory
     several times. Here a channel costs its multiply-accumulates where it is made and where it is
-    read, `A_WEIGHT` for each of its weights and `AN_ACTIVATION` for each of its values. That fits the
-    time of networks of random widths to 5%, multiply-accumulates alone to 17%.
+    read, `A_WEIGHT` for each of its weights and `AN_ACTIVATION` for each of its values. Such a sum
+    fits the time of networks of random widths to 5%, multiply-accumulates alone fit it to 17%.
 
     Args:
         graph: The channel groups.
