@@ -62,8 +62,8 @@ class RunConfig:
     )
     channel_cost: str | None = _option(
         None,
-        "What 3SP+CA takes for a channel's cost: made (its FLOPs, as published) or step (its share "
-        "of a training step's time; made; step for our models).",
+        "A channel's cost to 3SP+CA, 'made' (FLOPs of making it, as published) or 'step' (what a "
+        "training step spends on it) (made; step for our models).",
     )
     temperature: float = _option(200.0, "Divides the logits in structured-grasp.")
     rounds: int = _option(10, "Rounds of 3sp-iterative.")

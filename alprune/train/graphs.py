@@ -138,6 +138,36 @@ class Replayed:
         )
 
 
+class Recordings:
+    """Keeps what was recorded last, for as long as it is asked for.
+
+    Args:
+        record: See `recorder`.
+        device: Where the work is done.
+    """
+
+    def __init__(self, record: Recorder, device: torch.device) -> None:
+        self._record, self._device = record, device
+        self.last: tuple[tuple[object, ...], Replayed] | None = None
+
+    def of(
+        self, key: tuple[object, ...], work: Work, state: Callable[[], Sequence[Tensor]] = tuple
+    ) -> Replayed:
+        """Return work that is replayed.
+
+        Args:
+            key: What the recording depends on; another key is another recording, and the end of
+                the one before.
+            work: As for `Replayed`.
+            state: As for `Replayed`.
+        """
+        if self.last is None or self.last[0] != key:
+            self.last = None  # its memory first
+            draws = global_generator(self._device)
+            self.last = key, Replayed(work, self._record, state, draws)
+        return self.last[1]
+
+
 def recorder(device: torch.device) -> Recorder | None:
     """Return what records work on a device; None where there is nothing to gain."""
     if device.type != "cuda":

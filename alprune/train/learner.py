@@ -23,7 +23,7 @@ from alprune.prune.channels.swap import narrow_optimiser
 from alprune.prune.early import EarlyPruner
 from alprune.team import ALONE, Team
 from alprune.train.fold import Folded, fold
-from alprune.train.graphs import Replayed, global_generator, hooked, recorder
+from alprune.train.graphs import Recordings, hooked, recorder
 from alprune.train.optimiser import floats, follow, new_optimiser
 from alprune.train.predict import BudgetSpent, Pace, Predictor, good_chunk, moved, out_of_memory
 from alprune.train.settings import SCHEDULES, Diverged, FitReport, FitSettings
@@ -72,13 +72,13 @@ class Learner:
         self.lr = settings.lr
         self.batches = 0
         alone = graphs and early is None and team.size == 1
-        self._record = recorder(device) if alone else None
+        record = recorder(device) if alone else None
+        self._recordings = Recordings(record, device) if record else None
         # What changes from batch to batch stands in tensors where a recording must see it.
         self._rate, self._pull = (torch.zeros((), device=device) for _ in "ab")
-        self._replayed: tuple[tuple[object, ...], Replayed] | None = None  # for what, and the step
-        self._as_is = self._record is None
+        self._as_is = True
         chunk = good_chunk(device, train.image_shape)
-        self._predictor = Predictor(self.mean, self.std, device, precision, chunk, self._record)
+        self._predictor = Predictor(self.mean, self.std, device, precision, chunk, record)
         example = normalise(self._images(torch.arange(2)), self.mean, self.std)
         self._folded = fold(self.averaged, example)
         self._wrapped: tuple[nn.Module, nn.Module] | None = None  # the network, and what to call
@@ -128,7 +128,7 @@ class Learner:
             )
         planned = max(1, math.ceil(epochs * indices.numel() / size))
         self.model.train()
-        self._as_is = self._record is None or hooked(self.model)
+        self._as_is = self._recordings is None or hooked(self.model)
         total = torch.zeros((), device=self.device)
         pace = Pace(self.device)
         done = 0
@@ -196,10 +196,12 @@ class Learner:
         batch = self._images(indices[mine]), labels[mine], draw[mine]
         # A young average follows closely, or the first weights would linger in it.
         decay = min(self.settings.averaging, (self.batches + 1) / (self.batches + 11))
-        if self._as_is:
+        if self._recordings is None or self._as_is:
             loss = self._advance(*batch, 1 - decay, len(draw[mine]) * self.team.size / count)
         else:
-            loss = self._recording(batch[0].shape)(*batch, self._pull.fill_(1 - decay))
+            key = (self.model, self.averaged, self.optimiser, batch[0].shape)
+            step = self._recordings.of(key, self._advance, self._moving)
+            loss = step(*batch, self._pull.fill_(1 - decay))
         self.batches += 1
         return self.team.total(loss) / self.team.size
 
@@ -223,16 +225,6 @@ class Learner:
         if self.averaged is not self.model:
             follow(self.averaged, self.model, pull)
         return loss.detach()
-
-    def _recording(self, shape: torch.Size) -> Replayed:
-        """Return the step that is recorded for what is trained now."""
-        key = (self.model, self.averaged, self.optimiser, shape)
-        if self._replayed is None or self._replayed[0] != key:
-            assert self._record is not None
-            draws = global_generator(self.device)
-            self._replayed = None  # its memory first
-            self._replayed = key, Replayed(self._advance, self._record, self._moving, draws)
-        return self._replayed[1]
 
     def _moving(self) -> list[Tensor]:
         """List the tensors that a step changes."""

@@ -13,7 +13,7 @@ from alprune.augment import normalise
 from alprune.clock import Budget
 from alprune.device import autocast
 from alprune.errors import TrainError
-from alprune.train.graphs import Recorder, Replayed, global_generator, hooked
+from alprune.train.graphs import Recorder, Recordings, hooked
 
 # What errors say that have no type of their own: of the host, of CUDA outside torch's allocator.
 _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
@@ -49,8 +49,8 @@ class Predictor:
         record: Recorder | None = None,
     ) -> None:
         self.device, self.precision, self.chunk = device, precision, chunk
-        self._mean, self._std, self._record = mean, std, record
-        self._replayed: tuple[tuple[object, ...], Replayed] | None = None
+        self._mean, self._std = mean, std
+        self._recordings = Recordings(record, device) if record else None
 
     def stream(
         self,
@@ -79,13 +79,13 @@ class Predictor:
         count = x.shape[0] if indices is None else indices.numel()
         where = None if indices is None else indices.to(x.device)
         pace = Pace(self.device)
-        recorded = often and self._record is not None and not hooked(network)
+        recordings = self._recordings if often and not hooked(network) else None
         begin = 0
         while begin < count:
             if budget is not None and budget.expired:
                 raise BudgetSpent
             part = slice(begin, min(begin + self.chunk, count))
-            logits = self._logits(network, x, part if where is None else where[part], recorded)
+            logits = self._logits(network, x, part if where is None else where[part], recordings)
             if logits is None:
                 self._halve(part.stop - part.start)
                 continue
@@ -94,15 +94,18 @@ class Predictor:
             yield part, logits
 
     def _logits(
-        self, network: nn.Module, x: Tensor, rows: slice | Tensor, recorded: bool
+        self, network: nn.Module, x: Tensor, rows: slice | Tensor, recordings: Recordings | None
     ) -> Tensor | None:
         """Return the logits of some rows; None if memory ran out."""
         try:
             images = x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
             images = images.to(self.device)
             with torch.inference_mode():
-                if recorded and len(images) == self.chunk:
-                    return self._recording(network, images)(images).clone()
+                if recordings is not None and len(images) == self.chunk:
+                    modes = tuple(module.training for module in network.modules())
+                    key = (network, modes, images.shape, images.dtype)
+                    work = partial(self._outputs, network)
+                    return recordings.of(key, work)(images).clone()
                 return self._outputs(network, images)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -112,17 +115,6 @@ class Predictor:
     def _outputs(self, network: nn.Module, images: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             return network(normalise(images, self._mean, self._std)).float()
-
-    def _recording(self, network: nn.Module, images: Tensor) -> Replayed:
-        """Return what is recorded for a network in its present mode."""
-        modes = tuple(module.training for module in network.modules())
-        key = (network, modes, images.shape, images.dtype)
-        if self._replayed is None or self._replayed[0] != key:
-            assert self._record is not None
-            self._replayed = None  # its memory first
-            work = partial(self._outputs, network)
-            self._replayed = key, Replayed(work, self._record, tuple, global_generator(self.device))
-        return self._replayed[1]
 
     def _halve(self, tried: int) -> None:
         if tried == 1:

@@ -199,7 +199,7 @@ def test_work_is_done_warm_then_recorded_then_replayed():
 
 
 def test_a_number_that_changes_between_calls_would_be_repeated_by_a_recording():
-    """The reason why rates stand in tensors: the check does not see a number that changes later."""
+    """The reason why rates stand in tensors; the check sees a number that changes at every call."""
     numbers = iter(range(100))
     replayed = Replayed(lambda x: x + next(numbers), tape.record)
     with pytest.warns(UserWarning, match="did not do what"):
@@ -234,7 +234,7 @@ def test_on_a_gpu_a_recorded_run_is_the_run_without_recordings(digits, make):
         warnings.simplefilter("error")
         it = learner(digits, make, GPU)
         recorded = trained(it, digits)
-    assert it._replayed[1].ready and it._predictor._replayed[1].ready
+    assert it._recordings.last[1].ready and it._predictor._recordings.last[1].ready
     same(recorded, plain)
 
 
@@ -253,4 +253,4 @@ def test_on_a_gpu_vgg19_is_recorded(precision):
     vgg19 = build("vgg19", 10, (1, 32, 32))
     it = Learner(vgg19, train, FitSettings(batch_size=64), GPU, precision)
     it.fit(torch.arange(500), train.y[:500], 2.0, torch.Generator(GPU).manual_seed(0))
-    assert it._replayed[1].ready
+    assert it._recordings.last[1].ready
