@@ -1,29 +1,64 @@
 """Active learning under a wall-clock budget, with learners pruned before training."""
 
-__version__ = "0.1.0"
-
+import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
-from alprune.acquire import ACQUISITIONS, Evidence
-from alprune.asking import Asking, open_asking
-from alprune.compare import compare
-from alprune.config import RunConfig
-from alprune.data import DATASETS, Dataset
-from alprune.errors import AlpruneError
-from alprune.experiment import run
-from alprune.export import export
-from alprune.history import RunHistory, load_run
-from alprune.learned import load_learner
-from alprune.loop import RunResult, Session
-from alprune.models import MODELS, build
-from alprune.prediction import predict
-from alprune.prune import METHODS, Plan, Pruned, prune, rebuild
-from alprune.reopen import resume
-from alprune.store import read_events
-from alprune.train.fold import fold
-
 if TYPE_CHECKING:
-    from alprune.estimator import PrunedClassifier
+    from alprune.acquisition import ACQUISITIONS, Evidence
+    from alprune.data import DATASETS, Dataset
+    from alprune.errors import AlpruneError
+    from alprune.labelling import Asking, open_asking
+    from alprune.loop.config import RunConfig
+    from alprune.loop.estimator import PrunedClassifier
+    from alprune.loop.events import read_events
+    from alprune.loop.result import RunResult
+    from alprune.loop.resume import resume
+    from alprune.loop.session import Session
+    from alprune.loop.setup import run
+    from alprune.models import MODELS, build
+    from alprune.pruning import METHODS, Plan, Pruned, prune, rebuild
+    from alprune.runs.compare import compare
+    from alprune.runs.export import export
+    from alprune.runs.history import RunHistory, load_run
+    from alprune.runs.load import load_learner
+    from alprune.runs.predict import predict
+    from alprune.training.fold_batchnorm import fold
+
+__version__ = "0.1.0"
+
+# Where each public name is defined; nothing of it is imported before it is used (PEP 562).
+_MODULES = {
+    "ACQUISITIONS": "alprune.acquisition",
+    "AlpruneError": "alprune.errors",
+    "Asking": "alprune.labelling",
+    "DATASETS": "alprune.data",
+    "Dataset": "alprune.data",
+    "Evidence": "alprune.acquisition",
+    "METHODS": "alprune.pruning",
+    "MODELS": "alprune.models",
+    "Plan": "alprune.pruning",
+    "Pruned": "alprune.pruning",
+    "PrunedClassifier": "alprune.loop.estimator",
+    "RunConfig": "alprune.loop.config",
+    "RunHistory": "alprune.runs.history",
+    "RunResult": "alprune.loop.result",
+    "Session": "alprune.loop.session",
+    "build": "alprune.models",
+    "compare": "alprune.runs.compare",
+    "export": "alprune.runs.export",
+    "fold": "alprune.training.fold_batchnorm",
+    "load_learner": "alprune.runs.load",
+    "load_run": "alprune.runs.history",
+    "open_asking": "alprune.labelling",
+    "predict": "alprune.runs.predict",
+    "prune": "alprune.pruning",
+    "read_events": "alprune.loop.events",
+    "rebuild": "alprune.pruning",
+    "resume": "alprune.loop.resume",
+    "run": "alprune.loop.setup",
+}
 
 __all__ = [
     "ACQUISITIONS",
@@ -58,9 +93,29 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load `PrunedClassifier` when it is asked for: scikit-learn takes a second to import."""
-    if name != "PrunedClassifier":
-        raise AttributeError(f"module 'alprune' has no attribute {name!r}.")
-    from alprune.estimator import PrunedClassifier
+    """Import a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'alprune' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = found
+    return found
 
-    return PrunedClassifier
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Alias(types.ModuleType):
+    """A module that people import by an earlier name."""
+
+    def __init__(self, name: str, target: str) -> None:
+        super().__init__(name)
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked for by the import system and by `inspect`
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self._target), name)
+
+
+testing = sys.modules["alprune.testing"] = _Alias("alprune.testing", "alprune.acquisition.testing")

@@ -11,17 +11,18 @@ import pytest
 from click.testing import CliRunner
 
 from alprune.cli import main
-from alprune.compare import read_grid_recipe
-from alprune.compare.grid import cells
-from alprune.config import RunConfig
-from alprune.experiment import complete
+from alprune.loop.config import RunConfig
+from alprune.loop.setup import complete
+from alprune.runs.compare import read_grid_recipe
+from alprune.runs.compare.grid import cells
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
-SCRIPTS = sorted((ROOT / "recipes" / "science").glob("*.py"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+SCRIPTS = sorted((ROOT / "recipes" / "papers").glob("*.py"))
 PROGRAMS = sorted(  # peers_run.py is started by peers.py alone
     path
-    for path in (ROOT / "recipes").rglob("*.py")
+    for folder in ("recipes", "tests/stress")
+    for path in (ROOT / folder).rglob("*.py")
     if "\nif __name__ == " in path.read_text() and path.name != "peers_run.py"
 )
 
@@ -71,7 +72,7 @@ def test_the_commands_in_a_recipe_s_header_can_be_given(recipe, monkeypatch, tmp
 @pytest.mark.parametrize("recipe", RECIPES, ids=by_name)
 def test_recipe_says_on_top_what_it_does_and_the_command(recipe):
     header = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
-    assert any(f"recipes/{recipe.name}" in line for line in header)
+    assert any(str(recipe.relative_to(ROOT)) in line for line in header)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=by_name)
@@ -80,7 +81,7 @@ def test_script_says_on_top_what_it_reproduces_and_the_command(script):
     assert header is not None
     title, *rest = header.splitlines()
     assert title.endswith((".", "?"))
-    assert any(line.strip().startswith(f"python recipes/science/{script.name}") for line in rest)
+    assert any(line.strip().startswith(f"python recipes/papers/{script.name}") for line in rest)
 
 
 @pytest.mark.parametrize(

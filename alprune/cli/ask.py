@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from alprune.asking import Asking, Round, Told, open_asking
-from alprune.asking.accuracy import in_words
-from alprune.asking.options import NAMES
-from alprune.asking.papers import QUERIES, SHEET, TASKS
 from alprune.cli.common import Command, run_options, tell
-from alprune.config import read_recipe
 from alprune.errors import printable
-from alprune.store.record import Observer
+from alprune.labelling import Asking, Round, Told, open_asking
+from alprune.labelling.accuracy import in_words
+from alprune.labelling.options import NAMES
+from alprune.labelling.question_files import QUERIES, SHEET, TASKS
+from alprune.loop.config import read_recipe
+from alprune.loop.events import Observer
 
 _ASK_EXAMPLES = """\b
 Begin:      alprune ask birds --dataset folder:photos --budget 60

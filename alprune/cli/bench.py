@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from alprune.bench import BenchSettings, bench, table
 from alprune.cli.common import METAVARS, Command, tell
-from alprune.device import PRECISIONS
+from alprune.runs.bench import BenchSettings, bench, table
+from alprune.training.device import PRECISIONS
 
 
 @click.command("bench", cls=Command)

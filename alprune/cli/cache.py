@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from alprune.cli.common import Command
-from alprune.data.cache import CacheInfo, caches_folder, list_caches, remove_cache
-from alprune.data.mapped import gigabytes
+from alprune.data.image_cache.store import CacheInfo, caches_folder, list_caches, remove_cache
+from alprune.data.memmap import gigabytes
 from alprune.errors import DataError
 
 _WHERE = click.option(

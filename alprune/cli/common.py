@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from alprune.config import RunConfig, default_of, option_type
-from alprune.device import DEVICES, PRECISIONS
 from alprune.errors import AlpruneError, printable
-from alprune.prune import AFTER_PRUNING
-from alprune.train import SCHEDULES
+from alprune.loop.config import RunConfig, default_of, option_type
+from alprune.pruning import AFTER_PRUNING
+from alprune.training import SCHEDULES
+from alprune.training.device import DEVICES, PRECISIONS
 
 CHOICES = {
     "after_pruning": tuple(AFTER_PRUNING),

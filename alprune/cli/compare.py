@@ -11,7 +11,10 @@ from typing import Any
 import click
 
 from alprune.cli.common import Command, run_options
-from alprune.compare import (
+from alprune.errors import AlpruneError, ConfigError, printable
+from alprune.loop.config import RunConfig
+from alprune.loop.signals import Signals, Stopped
+from alprune.runs.compare import (
     ENGINES,
     MANIFEST,
     Cell,
@@ -26,11 +29,8 @@ from alprune.compare import (
     summary_table,
     values_of,
 )
-from alprune.config import RunConfig
-from alprune.errors import AlpruneError, ConfigError, printable
-from alprune.overview import Overview
-from alprune.report import write_report
-from alprune.signals import Signals, Stopped
+from alprune.runs.compare.progress import Overview
+from alprune.runs.report import write_report
 
 _AXES = {"methods": "method", "models": "model", "acquisitions": "acquisition"}
 _EXAMPLES = """\b

@@ -9,7 +9,7 @@ import click
 
 from alprune.cli.common import Command
 from alprune.errors import printable
-from alprune.export import FORMATS, Exported, export
+from alprune.runs.export import FORMATS, Exported, export
 
 _FORMATS = "\b\n" + "\n".join(f"{name:<12} {entry.summary}" for name, entry in FORMATS.items())
 

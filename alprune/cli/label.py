@@ -12,7 +12,7 @@ import click
 
 from alprune.cli.ask import asking_options, opened
 from alprune.cli.common import Command
-from alprune.signals import Stopped
+from alprune.loop.signals import Stopped
 
 _EXAMPLES = """\b
 Begin:  alprune label birds --dataset folder:photos --classes robin,wren,tit
@@ -41,7 +41,7 @@ def label_command(
     machine only. Each answer is on the disk before the next image is shown: Ctrl-C, a closed
     browser or a power cut loses nothing.
     """
-    from alprune.labelling import Server  # here: no other command needs the web server
+    from alprune.labelling.web import Server
 
     def ready(url: str) -> None:
         told = json.dumps({"url": url}) if as_json else f"Label here: {url}\nCtrl-C ends."

@@ -4,12 +4,12 @@ import json
 
 import click
 
-from alprune.acquire import summaries
+from alprune.acquisition import summaries
+from alprune.acquisition.initial import STARTS
 from alprune.cli.common import Command
 from alprune.data import DATASETS
 from alprune.models import MODELS
-from alprune.prune import METHODS
-from alprune.start import STARTS
+from alprune.pruning import METHODS
 
 
 @click.command("list", cls=Command)

@@ -15,11 +15,11 @@ import click
 from tqdm import tqdm
 
 from alprune.cli.common import METAVARS, Command
-from alprune.device import pick_device
 from alprune.errors import printable
-from alprune.learned import find_learner
-from alprune.prediction import Tally, open_source, write_file, write_stream
-from alprune.signals import Stopped
+from alprune.loop.signals import Stopped
+from alprune.runs.load import find_learner
+from alprune.runs.predict import Tally, open_source, write_file, write_stream
+from alprune.training.device import pick_device
 
 _EXAMPLES = """\b
 A folder of photos:        alprune predict outputs/photos photos/new

@@ -7,17 +7,11 @@ from typing import Any
 import click
 
 from alprune.cli.common import Command, config_of, run_options
-from alprune.display import prune_line
 from alprune.errors import ConfigError
-from alprune.experiment import (
-    PRUNE_OPTIONS,
-    complete,
-    first_labels,
-    load_splits,
-    prune_learner,
-)
-from alprune.prune import Pruned, find_method
-from alprune.store.record import pruning_fields
+from alprune.loop.events import pruning_fields
+from alprune.loop.progress import prune_line
+from alprune.loop.setup import PRUNE_OPTIONS, complete, first_labels, load_splits, prune_learner
+from alprune.pruning import Pruned, find_method
 
 _PRUNE_ONLY = (
     *PRUNE_OPTIONS,

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from alprune.cli.common import Command
-from alprune.report import write_report
+from alprune.runs.report import write_report
 
 
 @click.command("report", cls=Command)

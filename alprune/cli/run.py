@@ -10,19 +10,19 @@ from typing import Any
 import click
 
 from alprune.cli.common import Command, config_of, run_options
-from alprune.config import RunConfig
-from alprune.display import observer_for
 from alprune.errors import StoreError
-from alprune.experiment import complete, open_run
 from alprune.loop import RunResult
-from alprune.observers import Several
-from alprune.reopen import finished, options, reopen
-from alprune.report import plot_curves
-from alprune.rerun import Comparison, again, compare
-from alprune.signals import Signals, how_to_resume
-from alprune.store.record import Observer
-from alprune.team import ALONE, Team, helps, join
-from alprune.tensorboard import TensorBoard
+from alprune.loop.config import RunConfig
+from alprune.loop.events import Observer
+from alprune.loop.observers import Several
+from alprune.loop.progress import observer_for
+from alprune.loop.resume import finished, options, reopen
+from alprune.loop.setup import complete, open_run
+from alprune.loop.signals import Signals, how_to_resume
+from alprune.loop.tensorboard import TensorBoard
+from alprune.runs.report import plot_curves
+from alprune.runs.rerun import Comparison, again, compare
+from alprune.training.distributed import ALONE, Team, helps, join
 
 _RUN_EXAMPLES = """\b
 Without a download:      alprune run --dataset digits --budget 60

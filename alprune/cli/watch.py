@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from alprune.cli.common import Command
-from alprune.follow import Watcher, follow, unseen
+from alprune.runs.watch import Watcher, follow, unseen
 
 
 @click.command("watch", cls=Command)

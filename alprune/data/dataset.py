@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alprune.data.files import Files
-from alprune.data.mapped import IN_MEMORY, parts, rows_at_once, spool
-from alprune.data.rows import ChosenRows
+from alprune.data.lazy_rows import ChosenRows
+from alprune.data.memmap import IN_MEMORY, parts, rows_at_once, spool
+from alprune.data.provenance import Files
 from alprune.errors import DataError
-from alprune.pool import UNKNOWN
 
+UNKNOWN = -1
 _STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
 
 
@@ -28,7 +28,7 @@ class Dataset:
 
     Attributes:
         x: Images `(n, h, w, c)`, uint8 (0..255) or float32 (any finite values); many of them may
-            lie in a file, see `alprune.data.mapped`.
+            lie in a file, see `alprune.data.memmap`.
         y: Class of each image `(n,)`, int64, in `0..len(classes)-1`, or -1 where it is unknown.
         classes: Name of each class.
         mean: Mean of each channel, in the units of `x / 255` for uint8 and of `x` for float.
@@ -139,7 +139,7 @@ class LoadOptions:
             in a file, where the source can do so.
         incomplete: Take data that lack labels, test images or all images of a class.
         cache: Folder in which decoded images are kept; None: the user's, see
-            `alprune.data.cache`, and only where decoding takes long.
+            `alprune.data.image_cache.store`, and only where decoding takes long.
     """
 
     root: Path | None = None

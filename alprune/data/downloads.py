@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from alprune.data.dataset import LoadOptions, Splits, make_splits
+from alprune.data.safe_io import user_path
 from alprune.errors import DataError
-from alprune.files import user_path
 
 SILENCE_S = 30.0  # a server that sends nothing for so long is given up
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alprune.data.dataset import Splits
-from alprune.data.rows import ChosenRows
+from alprune.data.lazy_rows import ChosenRows
 
 LARGEST = 16 * 2**30  # bytes of images that `messages` has hashed, at about half a GB a second
 _CHUNK_BYTES = 2**24

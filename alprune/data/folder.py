@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alprune.data.cache import UNREADABLE, place_for, said, temporary, unwritable
 from alprune.data.dataset import (
     Dataset,
     LoadOptions,
@@ -21,14 +20,15 @@ from alprune.data.dataset import (
     digest_of,
     first_few,
 )
-from alprune.data.decoding import open_rows
-from alprune.data.files import Files
+from alprune.data.image_cache.refresh import Decoded, refresh
+from alprune.data.image_cache.store import UNREADABLE, place_for, said, temporary, unwritable
+from alprune.data.image_cache.worker import open_rows
+from alprune.data.lazy_rows import ChosenRows
 from alprune.data.listing import Listing, list_folder
-from alprune.data.mapped import map_images
-from alprune.data.refresh import Decoded, refresh
-from alprune.data.rows import ChosenRows
+from alprune.data.memmap import map_images
+from alprune.data.provenance import Files
+from alprune.data.safe_io import user_path
 from alprune.errors import DataError
-from alprune.files import user_path
 
 DEFAULT_SIZE = (32, 32)
 _SMALL = 1000  # so few files are decoded each time, if they take less than _SMALL_BYTES
@@ -43,8 +43,8 @@ def load(path: str, options: LoadOptions) -> Splits:
     of both parts are grey, they get one channel instead of three. A horizontal flip is taken to
     keep labels true for colour images and not for grey ones, which are often writing.
 
-    More than a few files are decoded once and kept, see `alprune.data.cache`; images of more than
-    `options.in_memory` bytes stay in that file.
+    More than a few files are decoded once and kept, see `alprune.data.image_cache.store`; images
+    of more than `options.in_memory` bytes stay in that file.
 
     Raises:
         DataError: A folder is missing or empty, train and test have different classes, the images

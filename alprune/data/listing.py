@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alprune.data.dataset import first_few
+from alprune.data.dataset import UNKNOWN, first_few
 from alprune.errors import DataError, printable
-from alprune.pool import UNKNOWN
 
 UNLABELLED = ("unlabelled", "unlabeled")
 TEST = "test"

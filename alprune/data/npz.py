@@ -12,9 +12,9 @@ from torch import Tensor
 
 from alprune.data.arrays import StoredArray, describe, find_arrays
 from alprune.data.dataset import LoadOptions, Splits, first_few, make_splits
-from alprune.data.mapped import CHUNK, gigabytes, map_images, spool
+from alprune.data.memmap import CHUNK, gigabytes, map_images, spool
+from alprune.data.safe_io import open_ordinary, user_path
 from alprune.errors import DataError
-from alprune.files import open_ordinary, user_path
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 EXTRAS = ("classes", "flip")

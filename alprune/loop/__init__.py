@@ -1,6 +1,17 @@
-"""The loop: fit, score, acquire, label, until the budget ends or a criterion says stop."""
+"""One run: options, session, record, checkpoints; fit, score, acquire, label until the end."""
 
-from alprune.loop.result import RunResult
-from alprune.loop.session import Oracle, Session
+from typing import TYPE_CHECKING
+
+from alprune.registry import lazy
+
+if TYPE_CHECKING:
+    from alprune.loop.result import RunResult
+    from alprune.loop.session import Oracle, Session
 
 __all__ = ["Oracle", "RunResult", "Session"]
+
+# The command line reads the options without importing torch.
+__getattr__ = lazy(
+    __name__,
+    {"alprune.loop.result": ["RunResult"], "alprune.loop.session": ["Oracle", "Session"]},
+)

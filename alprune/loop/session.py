@@ -9,27 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alprune.acquire import Acquisition, Evidence, acquire, snapshots_of
-from alprune.acquire.protocol import name_of
-from alprune.clock import Budget, Stopwatch
-from alprune.config import RunConfig
+from alprune.acquisition import Acquisition, Evidence, acquire, snapshots_of
+from alprune.acquisition.base import name_of
 from alprune.data import Splits, duplicates
 from alprune.errors import AlpruneError, StoreError
-from alprune.loop.alarms import Alarms
-from alprune.loop.exam import Exam
+from alprune.loop.answers import Answers
+from alprune.loop.checkpoint import CheckpointWriter, load_checkpoint
+from alprune.loop.config import RunConfig
+from alprune.loop.evaluation import Exam
+from alprune.loop.events import Observer, Record
+from alprune.loop.health import Alarms
+from alprune.loop.pool import LabelPool, held_out, trained_on
 from alprune.loop.result import RunResult
+from alprune.loop.run_folder import RunFolder
 from alprune.loop.state import restore_session, session_state
 from alprune.loop.stopping import CRITERIA, Progress, reason_to_stop
 from alprune.loop.subset import ScoringShare
-from alprune.pool import LabelPool
-from alprune.prune import Plan, Pruned
-from alprune.start import held_out, trained_on
-from alprune.store import RunFolder
-from alprune.store.answers import Answers
-from alprune.store.checkpoint import CheckpointWriter, load_checkpoint
-from alprune.store.record import Observer, Record
-from alprune.train import BudgetSpent, Diverged, FitReport, Learner
-from alprune.train.state import restore_learner
+from alprune.pruning import Plan, Pruned
+from alprune.training import BudgetSpent, Diverged, FitReport, Learner
+from alprune.training.budget import Budget, Stopwatch
+from alprune.training.state import restore_learner
 
 Oracle = Callable[[Tensor], Tensor]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alprune.acquire.protocol import name_of
+from alprune.acquisition.base import name_of
+from alprune.data.dataset import UNKNOWN
 from alprune.errors import quoted
-from alprune.pool import UNKNOWN
-from alprune.train.state import learner_state, restore_learner
+from alprune.training.state import learner_state, restore_learner
 
 if TYPE_CHECKING:
     from alprune.loop.session import Session

@@ -10,24 +10,19 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from alprune.cost import forward_only
 from alprune.errors import AlpruneError, ConfigError, ModelError, failure
 from alprune.models.alexnet import alexnet
+from alprune.models.cost import forward_only
 from alprune.models.init import INITS, forked_rng, he_normal_, reinit
 from alprune.models.lenet import lenet_5_caffe, lenet_300_100
-from alprune.models.mobilenet import (
-    efficientnet_b0,
-    mobilenet_v1,
-    mobilenet_v2,
-    mobilenet_v3_small,
-)
+from alprune.models.mobilenet import efficientnet_b0, mobilenet_v1, mobilenet_v2, mobilenet_v3_small
 from alprune.models.pretrained import load_pretrained
 from alprune.models.recurrent import gru, lstm
 from alprune.models.resnet import resnet, resnet20, wideresnet20
 from alprune.models.stems import replace_stem
 from alprune.models.vgg import vgg19, vgg_c, vgg_d, vgg_like
 from alprune.models.wrn import wide_resnet
-from alprune.names import lookup, unknown
+from alprune.registry import lookup, unknown
 
 __all__ = ["INITS", "MODELS", "ModelEntry", "build", "he_normal_", "load_pretrained", "reinit"]
 

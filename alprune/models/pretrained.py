@@ -1,7 +1,6 @@
 """Weights to start from: a file of tensors, safetensors or PyTorch's, put into a network."""
 
 import hashlib
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from alprune.config import RunConfig
-from alprune.errors import ConfigError, ModelError, quoted
-from alprune.files import open_ordinary
+from alprune.data.safe_io import open_ordinary
+from alprune.errors import ModelError, quoted
 
 # What training programs put around the tensors, and before their names.
 _AROUND = ("state_dict", "model_state_dict", "model", "net", "weights", "params", "ema")
@@ -54,41 +52,6 @@ class Loaded:
         if self.unused:
             parts.append(f"{_few(self.unused)} of the file are not used")
         return "; ".join(parts) + "."
-
-
-def with_weights(config: RunConfig) -> RunConfig:
-    """Fill the options that follow from `pretrained`, if it is given.
-
-    Raises:
-        ConfigError: Another option would draw the weights anew.
-        ModelError: The file cannot be read.
-    """
-    if config.pretrained is None:
-        if config.pretrained_digest is not None:
-            raise ConfigError("pretrained_digest is of the file of pretrained, which is not given.")
-        return config
-    if config.after_pruning == "reinit" or config.method in _DRAWN_ANEW:
-        why = "after_pruning reinit" if config.after_pruning == "reinit" else config.method
-        raise ConfigError(
-            f"{why} draws all weights anew and would throw those of {config.pretrained!r} away. "
-            "Inherit them, with a method that keeps weights, such as taylor or 3sp."
-        )
-    if config.pretrained_digest is None:  # a run that goes on need not find the file
-        config = config.resolved({"pretrained_digest": digest_of(config.pretrained)})
-    return config.resolved(DEFAULTS)
-
-
-def start_from(config: RunConfig, model: nn.Module, classes: int) -> None:
-    """Put the weights of `config.pretrained`, if it is given, into the unpruned network.
-
-    What was taken and what was not is said in a warning.
-
-    Raises:
-        ModelError: As from `load_pretrained`.
-    """
-    if config.pretrained is not None:
-        loaded = load_pretrained(model, config.pretrained, classes, config.pretrained_digest)
-        warnings.warn(loaded.sentence(config.pretrained), stacklevel=3)
 
 
 def digest_of(path: str | Path) -> str:
@@ -268,6 +231,4 @@ __all__ = [
     "digest_of",
     "load_pretrained",
     "read_tensors",
-    "start_from",
-    "with_weights",
 ]

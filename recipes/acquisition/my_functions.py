@@ -21,13 +21,13 @@ and pays for what it looks at. In the folder of this file:
 
 or in Python `alprune.run(config, acquisition=far_apart)`. Test yours with
 
-    alprune.testing.check_acquisition(far_apart)
+    alprune.acquisition.testing.check_acquisition(far_apart)
 """
 
 import torch
 from torch import Tensor
 
-from alprune.acquire import Evidence, needs
+from alprune.acquisition import Evidence, needs
 
 
 def rare_and_uncertain(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor:

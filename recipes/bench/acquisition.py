@@ -24,13 +24,13 @@ from types import SimpleNamespace
 import torch
 from measuring import peak_bytes, timed
 
-from alprune.acquire import Evidence, acquire
-from alprune.acquire.clusters import clue, cluster_margin
-from alprune.acquire.contrast import falcun
-from alprune.acquire.coverage import probcover
-from alprune.acquire.gradients import badge
-from alprune.acquire.kcenter import k_center
-from alprune.acquire.typicality import typiclust
+from alprune.acquisition import Evidence, acquire
+from alprune.acquisition.badge import badge
+from alprune.acquisition.clustering import clue, cluster_margin
+from alprune.acquisition.core_set import k_center
+from alprune.acquisition.falcun import falcun
+from alprune.acquisition.probcover import probcover
+from alprune.acquisition.typiclust import typiclust
 
 FUNCTIONS = {
     "badge": badge,

@@ -29,11 +29,11 @@ from torchvision.transforms import v2
 
 import alprune
 from alprune import data
-from alprune.augment import normalise
 from alprune.data import Dataset, Splits, make_splits
-from alprune.experiment import complete, first_labels, open_session, prune_learner
-from alprune.oracle import Simulation
-from alprune.train import FitSettings, Learner
+from alprune.loop.oracle import Simulation
+from alprune.loop.setup import complete, first_labels, open_session, prune_learner
+from alprune.training import FitSettings, Learner
+from alprune.training.augment import normalise
 
 PACKAGES = ("alprune", "torch", "torchvision", "numpy", "scikit-learn")
 MORE = {"baal": ("baal",), "scikit-activeml": ("scikit-activeml", "skorch")}

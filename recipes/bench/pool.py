@@ -30,11 +30,11 @@ from measuring import peak_bytes
 from numpy.lib import format as npy
 
 from alprune import data, models, prune
-from alprune.acquire import Evidence, acquire, find_acquisition
-from alprune.augment import normalise
+from alprune.acquisition import Evidence, acquire, find_acquisition
 from alprune.data import Dataset
-from alprune.pool import LabelPool
-from alprune.train import FitSettings, Learner
+from alprune.loop.pool import LabelPool
+from alprune.training import FitSettings, Learner
+from alprune.training.augment import normalise
 
 CLASSES = 10
 QUERY = 50

@@ -4,9 +4,9 @@
     python recipes/bench/scale.py --points 1000000      # a hundredth: what grows with the pool?
 
 No images are involved: scores are drawn at random. Timed are the label store (`LabelPool`) and
-the choice of the best scores (`alprune.acquire`), as a session calls them, and the merging of the
-best of each of --ranks shards, as processes that scored a share each would do it. Memory is what
-the process holds more than before.
+the choice of the best scores (`alprune.acquisition`), as a session calls them, and the merging of
+the best of each of --ranks shards, as processes that scored a share each would do it. Memory is
+what the process holds more than before.
 
 Measured, one core of an Intel Xeon at 2.3 GHz, torch 2.15: the label store 0.3 s and 0.8 GB,
 candidates 1.6 s, a query labelled 0.05 s, the best of all 0.6 s, of 64 shards 0.3 s.
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from measuring import peak_bytes, timed
 
-from alprune.acquire.protocol import top
-from alprune.pool import LabelPool
+from alprune.acquisition.base import top
+from alprune.loop.pool import LabelPool
 
 
 def merged(scores: torch.Tensor, count: int, ranks: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ from pool import CLASSES, score, small_learner
 
 from alprune import data
 from alprune.data import Dataset
-from alprune.data.cache import disk_bytes, list_caches
+from alprune.data.image_cache.store import disk_bytes, list_caches
 
 PER_SHARD, DISTINCT, CANDIDATES = 1000, 50, 10_000
 

@@ -23,8 +23,8 @@ import time
 import torch
 
 from alprune import PrunedClassifier
+from alprune.acquisition.initial import STARTS, ColdPool, first_points
 from alprune.data import load
-from alprune.start import STARTS, ColdPool, first_points
 
 
 def main() -> None:

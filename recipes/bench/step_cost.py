@@ -19,12 +19,12 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alprune.device import hardware, pick_device
 from alprune.models import MODELS, build
-from alprune.prune import ChannelGraph, narrow, trace
-from alprune.train import FitSettings, new_optimiser
-from alprune.train.learner import seconds
-from alprune.train.optimiser import follow
+from alprune.pruning import ChannelGraph, narrow, trace
+from alprune.training import FitSettings, new_optimiser
+from alprune.training.device import hardware, pick_device
+from alprune.training.learner import seconds
+from alprune.training.optimiser import follow
 
 BATCH = 64
 STEPS = 4  # a turn

@@ -16,8 +16,12 @@ from PIL import Image
 from tiny_run import options
 
 from alprune.cli import main
-from alprune.data import Splits, decoding, folder, hands, load, refresh
-from alprune.data.cache import (
+from alprune.data import Splits, folder, load
+from alprune.data.image_cache import pool as hands
+from alprune.data.image_cache import refresh
+from alprune.data.image_cache import worker as decoding
+from alprune.data.image_cache.index import read_index
+from alprune.data.image_cache.store import (
     INDEX,
     UNREADABLE,
     cache_of,
@@ -26,13 +30,12 @@ from alprune.data.cache import (
     locked,
     remove_cache,
 )
-from alprune.data.decoding import Batch, Outcome
-from alprune.data.index import read_index
+from alprune.data.image_cache.worker import Batch, Outcome
+from alprune.data.lazy_rows import ChosenRows
 from alprune.data.listing import list_folder
-from alprune.data.rows import ChosenRows
 from alprune.errors import DataError
-from alprune.experiment import complete, open_session
-from alprune.oracle import Simulation
+from alprune.loop.oracle import Simulation
+from alprune.loop.setup import complete, open_session
 
 SIZE = (6, 5)
 
@@ -234,7 +237,8 @@ def test_what_was_decoded_before_an_interruption_is_kept(
 
 KILLED = """
 import sys
-from alprune.data import load, refresh
+from alprune.data import load
+from alprune.data.image_cache import refresh
 refresh.MANY, refresh._BATCH, refresh._SETTLE_S = 1, 2, 0.0
 print("ready", flush=True)
 load(f"folder:{sys.argv[1]}", size=(6, 5), cache=__import__("pathlib").Path(sys.argv[2]))
@@ -404,7 +408,7 @@ def test_a_file_that_kills_its_decoder_is_left_out_and_the_others_are_read(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evil = """
-import alprune.data.decoding as decoding
+import alprune.data.image_cache.worker as decoding
 plain = decoding.Reader._one
 def one(self, path, row, image):
     if path.name == "5.png":
@@ -412,9 +416,9 @@ def one(self, path, row, image):
         os.kill(os.getpid(), 11)
     return plain(self, path, row, image)
 decoding.Reader._one = one
-from alprune.data.decoding import serve
+from alprune.data.image_cache.worker import serve
 """
-    child = hands._CHILD.replace("from alprune.data.decoding import serve\n", evil)
+    child = hands._CHILD.replace("from alprune.data.image_cache.worker import serve\n", evil)
     monkeypatch.setattr(hands, "_CHILD", child)
     monkeypatch.setattr(refresh, "MANY", 1)
     with pytest.warns(UserWarning, match="^2 of 20.*ended the process, by signal 11"):
@@ -435,9 +439,8 @@ def test_processes_that_cannot_start_say_so(
 
 
 def test_a_decoding_process_imports_no_torch() -> None:
-    places = hands.packages()
     code = hands._CHILD.replace("serve()\n", "print('torch' in sys.modules)\n")
-    command = [sys.executable, "-c", code, json.dumps([*map(str, sys.path)]), places]
+    command = [sys.executable, "-c", code, json.dumps([*map(str, sys.path)])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alprune.data.decoding import Outcome, failed
-from alprune.data.index import IndexWriter, read_header, read_index
+from alprune.data.image_cache.index import IndexWriter, read_header, read_index
+from alprune.data.image_cache.worker import Outcome, failed
 
 HEADER = {"format": "a", "size": [2, 3]}
 BATCHES = [["a/1.png", "b/ü 2.png"], ["c.png"], ["a/1.png", "d.png", "e.png"]]

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from alprune.data import LoadOptions, Splits, npz
 from alprune.data.dataset import channel_statistics, content_digest, resize
-from alprune.data.mapped import MappedImages, map_images, spool
+from alprune.data.memmap import MappedImages, map_images, spool
 from alprune.errors import DataError
-from alprune.experiment import complete, open_session
-from alprune.oracle import Simulation
+from alprune.loop.oracle import Simulation
+from alprune.loop.setup import complete, open_session
 
 MAPPED = LoadOptions(in_memory=0)
 BENCH = Path(__file__).parents[2] / "recipes" / "bench" / "pool.py"

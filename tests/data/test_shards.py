@@ -15,14 +15,14 @@ from made_shards import png, write_shards, write_tar
 import alprune
 from alprune import data
 from alprune.data import shards
-from alprune.data.cache import list_caches, remove_cache
 from alprune.data.dataset import LoadOptions
-from alprune.data.images import Decoder
-from alprune.data.rows import ChosenRows
+from alprune.data.image_cache.decode import Decoder
+from alprune.data.image_cache.store import list_caches, remove_cache
+from alprune.data.lazy_rows import ChosenRows
 from alprune.data.shards import index as indexing
 from alprune.data.shards import pixels as keeping
 from alprune.errors import DataError
-from alprune.experiment import open_run
+from alprune.loop.setup import open_run
 
 SIZE = (6, 7)
 DRAWN = np.random.default_rng(0)

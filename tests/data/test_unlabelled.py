@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from alprune.config import RunConfig
 from alprune.data import Splits, load, relabelled
-from alprune.data.imperfect import long_tail
+from alprune.data.corruption import long_tail
 from alprune.errors import DataError
-from alprune.experiment import load_splits
+from alprune.loop.config import RunConfig
+from alprune.loop.setup import load_splits
 
 
 def save(root: Path, *paths: str) -> None:

@@ -5,10 +5,10 @@ import photos
 import pytest
 from PIL import Image
 
-from alprune.asking import open_asking
-from alprune.labelling.app import content_policy, make_app
-from alprune.labelling.desk import Desk
-from alprune.labelling.previews import Previews
+from alprune.labelling import open_asking
+from alprune.labelling.web.app import content_policy, make_app
+from alprune.labelling.web.previews import Previews
+from alprune.labelling.web.queue import Desk
 
 TOKEN = "a-token"
 HOST = "127.0.0.1:8000"

@@ -11,7 +11,7 @@ from pathlib import Path
 import photos
 import pytest
 
-from alprune.asking import open_asking
+from alprune.labelling import open_asking
 
 TESTS = Path(__file__).parents[1]
 
@@ -42,7 +42,7 @@ def wait_for_image(url):
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, kill):
     monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", f"{TESTS}:{TESTS.parent}")
+    monkeypatch.setenv("PYTHONPATH", f"{TESTS / 'helpers'}:{TESTS.parent}")
     options = photos.options(photos.make(tmp_path / "photos"))
     open_asking(tmp_path / "run", classes=photos.NAMES, **options).close()
     command = [sys.executable, "-c", MAIN, "label", str(tmp_path / "run"), "--no-browser", "--json"]

@@ -7,8 +7,8 @@ import time
 import photos
 import pytest
 
-from alprune.asking import open_asking
-from alprune.labelling import Server
+from alprune.labelling import open_asking
+from alprune.labelling.web import Server
 
 WAIT_MS = 60_000
 

@@ -9,10 +9,10 @@ import torch
 from tiny_run import events_of, options
 
 import alprune
-from alprune.data.imperfect import long_tail
+from alprune.data.corruption import long_tail
 from alprune.errors import ConfigError, DataError
-from alprune.experiment import complete, first_labels, load_splits, simulation
-from alprune.train import Learner
+from alprune.loop.setup import complete, first_labels, load_splits, simulation
+from alprune.training import Learner
 
 
 @pytest.fixture(scope="module")

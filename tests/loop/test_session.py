@@ -9,11 +9,11 @@ from tiny_run import events_of, options
 import alprune
 from alprune import models
 from alprune.errors import AcquisitionError, StoreError, TrainError
-from alprune.experiment import complete, load_splits, open_session
-from alprune.metrics import measure
-from alprune.oracle import Simulation
-from alprune.store.record import Observer
-from alprune.train import Learner
+from alprune.loop.events import Observer
+from alprune.loop.oracle import Simulation
+from alprune.loop.setup import complete, load_splits, open_session
+from alprune.training import Learner
+from alprune.training.metrics import measure
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_a_sound_record(tmp_path):
 
 
 def test_ctrl_c_while_the_end_is_written_does_not_spoil_it(tmp_path, monkeypatch):
-    from alprune.store.record import Record
+    from alprune.loop.events import Record
 
     write, calls = Record.network, []
 

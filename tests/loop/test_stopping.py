@@ -2,7 +2,7 @@ from dataclasses import fields
 
 import pytest
 
-from alprune.config import RunConfig
+from alprune.loop.config import RunConfig
 from alprune.loop.stopping import CRITERIA, Evaluations, Progress, reason_to_stop
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import alprune
 from alprune import build
-from alprune.config import RunConfig
 from alprune.errors import ConfigError, ModelError
-from alprune.experiment import complete, first_labels, load_splits, prune_learner
+from alprune.loop.config import RunConfig
+from alprune.loop.setup import complete, first_labels, load_splits, prune_learner
 from alprune.models.pretrained import digest_of, load_pretrained
-from alprune.rerun import again
+from alprune.runs.rerun import again
 
 MODEL = "mobilenet-v3-small"
 HEAD = "classifier.3"

@@ -9,7 +9,7 @@ from crafted import write_tree
 from alprune.cli import main
 from alprune.data import load
 from alprune.errors import ConfigError, DataError, printable, quoted
-from alprune.names import lookup
+from alprune.registry import lookup
 
 
 def test_what_is_quoted_is_cut_where_it_is_long() -> None:

@@ -26,11 +26,11 @@ from alprune import Plan, RunConfig
 from alprune.cli import main
 from alprune.data import load
 from alprune.errors import AlpruneError, ConfigError, DataError, PruneError, StoreError
-from alprune.names import lookup
-from alprune.store import RunFolder, read_events, read_labels
-from alprune.store.checkpoint import decode, encode
+from alprune.loop.checkpoint import decode, encode
+from alprune.loop.run_folder import RunFolder, read_events, read_labels
+from alprune.registry import lookup
 
-# The same examples in every run; recipes/faults/fuzz.py looks for new ones.
+# The same examples in every run; tests/stress/fuzz.py looks for new ones.
 QUICK = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 numbers = st.integers() | st.floats() | st.sampled_from([2**31, 2**63, -(2**63), 10**400, 1e300])

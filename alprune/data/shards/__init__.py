@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alprune.data.cache import place_for, temporary, unwritable
 from alprune.data.dataset import (
+    UNKNOWN,
     Dataset,
     LoadOptions,
     Splits,
@@ -29,13 +29,13 @@ from alprune.data.dataset import (
     first_few,
 )
 from alprune.data.folder import DEFAULT_SIZE
-from alprune.data.rows import ChosenRows
+from alprune.data.image_cache.store import place_for, temporary, unwritable
+from alprune.data.lazy_rows import ChosenRows
+from alprune.data.safe_io import read_whole, user_path
 from alprune.data.shards.index import TEXT, Index, open_index
 from alprune.data.shards.listing import list_shards
 from alprune.data.shards.pixels import Pixels
 from alprune.errors import DataError
-from alprune.files import read_whole, user_path
-from alprune.pool import UNKNOWN
 
 CLASSES = "classes.txt"
 _LOOKED_AT = 10_000  # training images that mean and standard deviation are taken from

@@ -24,16 +24,16 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from alprune.data.blocks import Block, BlockWriter, read_blocks
-from alprune.data.cache import INDEX, clear, is_ours, locked
-from alprune.data.decoding import write_at
-from alprune.data.hands import cores
+from alprune.data.dataset import UNKNOWN
+from alprune.data.image_cache.append_log import Block, BlockWriter, read_blocks
+from alprune.data.image_cache.pool import cores
+from alprune.data.image_cache.store import INDEX, clear, is_ours, locked
+from alprune.data.image_cache.worker import write_at
 from alprune.data.listing import SUFFIXES
+from alprune.data.safe_io import open_ordinary
 from alprune.data.shards.listing import Shard, Shards
 from alprune.data.shards.tar import Samples, list_samples
 from alprune.errors import DataError
-from alprune.files import open_ordinary
-from alprune.pool import UNKNOWN
 
 FORMAT = "alprune shards 1"
 TEXT = UNKNOWN - 1  # code of the first class that is named by a text; others are below

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alprune.data.decoding import open_rows, write_at
-from alprune.data.hands import cores
-from alprune.data.images import MAX_BYTES, Decoder
-from alprune.data.mapped import map_images
+from alprune.data.image_cache.decode import MAX_BYTES, Decoder
+from alprune.data.image_cache.pool import cores
+from alprune.data.image_cache.worker import open_rows, write_at
+from alprune.data.memmap import map_images
+from alprune.data.safe_io import open_ordinary
 from alprune.data.shards.index import Index, file_of, mapped
 from alprune.data.shards.tar import BLOCK, name_at
 from alprune.errors import DataError
-from alprune.files import open_ordinary
 
 _LEAST_FREE = 2**30  # bytes of the disk that are left to others
 _LOOK_EVERY = 2**26  # bytes kept between looks at what is free

@@ -9,8 +9,8 @@ from typing import BinaryIO
 import numpy as np
 
 from alprune.data.listing import SUFFIXES
+from alprune.data.safe_io import open_ordinary
 from alprune.errors import DataError, printable
-from alprune.files import open_ordinary
 
 BLOCK = tarfile.BLOCKSIZE  # bytes; whatever is in a tar file begins at a multiple of it
 _LABEL = "cls"

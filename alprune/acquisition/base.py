@@ -1,0 +1,181 @@
+"""What an acquisition function is, what it may declare, and how its result is checked."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alprune.acquisition.evidence import Evidence
+from alprune.errors import AcquisitionError, AlpruneError, failure
+from alprune.training import BudgetSpent
+
+Acquisition = Callable[[Evidence, int, torch.Generator], Any]
+"""`(evidence, count, generator)` -> `(count,)` absolute indices or `(n,)` scores, larger first."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PIECE = 2**20  # scores of which the best are taken at a time
+
+
+def needs(*, snapshots: int) -> Callable[[F], F]:
+    """Declare what a function wants from the learner before it is called; a decorator.
+
+    Args:
+        snapshots: Fits whose averaged weights the learner keeps, for `evidence.committee`; each
+            costs the memory of the weights.
+    """
+
+    def declare(function: F) -> F:
+        function.snapshots = snapshots  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def snapshots_of(function: Acquisition) -> int:
+    """Return how many snapshots a function declares that it needs; 0 if it says nothing."""
+    return getattr(getattr(function, "func", function), "snapshots", 0)  # func: of a partial
+
+
+def name_of(function: Acquisition) -> str:
+    """Return the name that messages give a function."""
+    function = getattr(function, "func", function)
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def wrap(name: str, outer: F, inner: Acquisition) -> F:
+    """Give `outer`, which asks `inner`, a name and what `inner` declares and remembers."""
+    outer.__name__ = f"{name}:{name_of(inner)}"
+    outer.snapshots = snapshots_of(inner)  # type: ignore[attr-defined]
+    for part in ("state_dict", "load_state_dict"):
+        if hasattr(inner, part):
+            setattr(outer, part, getattr(inner, part))
+    return outer
+
+
+def call(
+    function: Acquisition, evidence: Evidence, count: int, generator: torch.Generator
+) -> Tensor:
+    """Call an acquisition function and check what it returns.
+
+    Args:
+        function: The function.
+        evidence: What it may look at.
+        count: Points wanted, at most the candidates there are.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        `(n,)` finite scores, or `(count,)` distinct candidates as int64 on the CPU.
+
+    Raises:
+        AcquisitionError: The function failed, or its result is neither; the message names it.
+    """
+    name = name_of(function)
+    try:
+        result = function(evidence, count, generator)
+    except (AlpruneError, BudgetSpent):
+        raise
+    except Exception as error:  # anyone's function may fail in any way
+        raise AcquisitionError(failure(f"acquisition function {name!r}", error)) from error
+    result = _as_tensor(name, result)
+    if result.is_floating_point():
+        return _checked_scores(name, result, evidence.candidates.numel())
+    return _checked_indices(name, result, evidence.candidates, count)
+
+
+def scores(
+    function: Acquisition, evidence: Evidence, count: int, generator: torch.Generator
+) -> Tensor:
+    """Call a function that must return scores; `(n,)`, checked, on whatever device it chose.
+
+    Raises:
+        AcquisitionError: As `call`, or it returned indices.
+    """
+    result = call(function, evidence, count, generator)
+    if not result.is_floating_point():
+        raise AcquisitionError(
+            f"acquisition function {name_of(function)!r} returned indices; only a function that "
+            "returns scores, one a candidate, can be wrapped."
+        )
+    return result
+
+
+def top(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return the positions of the `count` largest scores, `(count,)` on the CPU, largest first.
+
+    Where equal scores compete for the last places they are drawn at random: a pool that is
+    sorted by class would otherwise give the same class every time.
+    """
+    values, places = _largest(scores, count)
+    positions = places.to("cpu")
+    least = values[-1:]
+    tied = (scores == least).nonzero().flatten().to("cpu")
+    above = int((values > least).sum())
+    if tied.numel() > count - above:
+        drawn = torch.randperm(tied.numel(), generator=generator)[: count - above]
+        positions[above:] = tied[drawn]
+    return positions
+
+
+def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest scores and their positions, `(count,)` each, largest first.
+
+    The best of each piece come first: over 100 million scores that is 14 times as fast.
+    """
+    if scores.numel() > 2 * max(_PIECE, count):
+        pieces = [piece.topk(min(count, len(piece))) for piece in scores.split(_PIECE)]
+        places = [best.indices + i * _PIECE for i, best in enumerate(pieces)]
+        values, order = torch.cat([best.values for best in pieces]).topk(count)
+        return values, torch.cat(places)[order]
+    return scores.topk(count)  # type: ignore[return-value]
+
+
+def _as_tensor(name: str, result: Any) -> Tensor:
+    if isinstance(result, np.ndarray) and result.dtype.kind in "fiu" and result.itemsize <= 8:
+        result = torch.from_numpy(np.ascontiguousarray(result))
+    if not isinstance(result, Tensor):
+        raise AcquisitionError(
+            f"acquisition function {name!r} returned {type(result).__name__}; it must return a "
+            "tensor or array of indices (integers) or of scores (floats)."
+        )
+    if result.dtype == torch.bool or result.is_complex():
+        raise AcquisitionError(
+            f"acquisition function {name!r} returned a tensor of {result.dtype}; it must hold "
+            "indices (integers) or scores (floats)."
+        )
+    return result.detach()
+
+
+def _checked_scores(name: str, scores: Tensor, candidates: int) -> Tensor:
+    if scores.shape != (candidates,):
+        raise AcquisitionError(
+            f"acquisition function {name!r} returned scores {tuple(scores.shape)}; one for each "
+            f"of the {candidates} candidates is needed: ({candidates},)."
+        )
+    bad = int((~torch.isfinite(scores)).sum())
+    if bad:
+        raise AcquisitionError(
+            f"acquisition function {name!r} returned {bad} scores of {scores.numel()} that are "
+            "not finite."
+        )
+    return scores
+
+
+def _checked_indices(name: str, indices: Tensor, candidates: Tensor, count: int) -> Tensor:
+    indices = indices.to("cpu", torch.int64)
+    if indices.shape != (count,):
+        raise AcquisitionError(
+            f"acquisition function {name!r} returned indices {tuple(indices.shape)}; ({count},) "
+            "were asked for."
+        )
+    if indices.unique().numel() != count:
+        raise AcquisitionError(f"acquisition function {name!r} returned an index twice.")
+    strange = indices[~torch.isin(indices, candidates)]
+    if strange.numel():
+        raise AcquisitionError(
+            f"acquisition function {name!r} returned {strange.numel()} indices that are no "
+            f"candidates (labelled, out of range or not in the scored subset), first "
+            f"{int(strange[0])}. Return absolute indices taken from evidence.candidates."
+        )
+    return indices

@@ -1,0 +1,183 @@
+"""Many hands that decode: threads of this process for few files, processes for many."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from alprune.data.image_cache.worker import (
+    Batch,
+    Hand,
+    Outcome,
+    batch_line,
+    failed,
+    order_line,
+    read_answer,
+)
+from alprune.errors import DataError
+
+_CHILD = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from alprune.data.image_cache.worker import serve
+serve()
+"""
+
+
+class Helper:
+    """A process that does batches; started when needed, and again if a file has crashed it.
+
+    Args:
+        rows: File that the pixels go to.
+        alone: Lock file that a process holds while it decodes a large image.
+        size: `(h, w)` of the images.
+        readers: How many such processes there are.
+    """
+
+    def __init__(self, rows: Path, alone: Path, size: tuple[int, int], readers: int) -> None:
+        self._order = order_line(rows, alone, size, readers)
+        self._process: subprocess.Popen[str] | None = None
+        self._closed = False
+
+    def __call__(self, batch: Batch) -> list[Outcome]:
+        """Do one batch; a file that the process dies of is one that cannot be read.
+
+        Raises:
+            OSError: Its rows cannot be written.
+            DataError: No process can be started.
+        """
+        answer = self._ask(batch)
+        if isinstance(answer, list):
+            return answer
+        if len(batch.paths) == 1:
+            return [failed(f"decoding it ended the process, {answer}", lasting=False)]
+        out: list[Outcome] = []
+        for index, path in enumerate(batch.paths):
+            first = batch.first + index if batch.first >= 0 else batch.first
+            out += self(Batch(batch.number, batch.root, [path], first))
+        return out
+
+    def stop(self) -> None:
+        """End the process, also in the middle of a batch."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """Wait until the process has ended, and free what it held."""
+        self.stop()
+        if self._process is not None:
+            self._process.communicate()
+
+    def _ask(self, batch: Batch) -> list[Outcome] | str:
+        """Return what the process answers; if it dies instead, how it did."""
+        process = self._process if self._process is not None else self._start()
+        assert process.stdin is not None and process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(batch_line(batch))
+            process.stdin.flush()
+        if line := process.stdout.readline():
+            return read_answer(line)
+        process.communicate()
+        self._process = None
+        if self._closed:
+            raise DataError("reading was stopped.")
+        status = process.returncode
+        return f"by signal {-status}" if status < 0 else f"with status {status}"
+
+    def _start(self) -> "subprocess.Popen[str]":
+        paths = json.dumps([str(path) for path in sys.path])
+        command = [sys.executable, "-c", _CHILD, paths]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            )
+        except OSError as error:
+            raise DataError(f"no process can be started to decode images: {error}.") from error
+        assert process.stdin is not None and process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(self._order)
+            process.stdin.flush()
+        if not process.stdout.readline():
+            process.communicate()
+            raise DataError(
+                f"a process that decodes images ended at its start, with status "
+                f"{process.returncode}; its message stands above."
+            )
+        self._process = process
+        return process
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def share_out(
+    batches: Iterator[Batch], make: Callable[[], Hand], hands: int
+) -> Generator[tuple[Batch, list[Outcome]], None, None]:
+    """Let several hands do batches side by side, and yield each with its outcomes when it is done.
+
+    Only as many batches are taken ahead as there are hands. Closing the generator stops them.
+
+    Args:
+        batches: What is to be done.
+        make: Makes one hand.
+        hands: How many there are.
+
+    Raises:
+        OSError, DataError: As from a hand.
+    """
+    taking, stop = threading.Lock(), threading.Event()
+    done: queue.Queue[tuple[Batch, list[Outcome]] | BaseException | None] = queue.Queue(hands)
+    made = [make() for _ in range(hands)]
+
+    def work(hand: Hand) -> None:
+        try:
+            while not stop.is_set():
+                with taking:
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                done.put((batch, hand(batch)))
+            done.put(None)
+        except BaseException as error:
+            done.put(error)
+
+    threads = [threading.Thread(target=work, args=(hand,), daemon=True) for hand in made]
+    for thread in threads:
+        thread.start()
+    try:
+        working = hands
+        while working:
+            found = done.get()
+            if found is None:
+                working -= 1
+            elif isinstance(found, BaseException):
+                raise found
+            else:
+                yield found
+    finally:
+        stop.set()
+        _end(threads, made, done)
+
+
+def _end(threads: list[threading.Thread], made: list[Hand], done: "queue.Queue[Any]") -> None:
+    """Wait for the threads, which may be waiting to hand something in, and free what they hold."""
+    for hand in made:
+        hand.stop()
+    for thread in threads:
+        while thread.is_alive():
+            with suppress(queue.Empty):
+                done.get(timeout=0.05)
+            thread.join(timeout=0.05)
+    for hand in made:
+        hand.close()

@@ -1,0 +1,203 @@
+"""The folder of images as it is today, with what is known of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alprune import data
+from alprune.data import UNKNOWN, Dataset, Files, Splits
+from alprune.errors import DataError
+from alprune.labelling.journal import Answer, Journal
+from alprune.loop.config import RunConfig
+from alprune.loop.setup import data_options
+
+_HELD_SHARE = 4  # of the labels that folders give, at most one in so many is held out
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has happened to the folder since the last round.
+
+    Attributes:
+        arrived: New images.
+        gone: Images that are no longer there.
+        lost: Labels that were told of images that are no longer there, or were changed since. They
+            are kept, and hold again when the image is back.
+    """
+
+    arrived: int = 0
+    gone: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Today's images, with the journal's classes and all labels known.
+
+    Attributes:
+        splits: Training images, labels in use among them, -1 elsewhere; test images, maybe none.
+        files: Which file each training image is.
+        labelled: Indices of the labelled images to learn from, `(m,)`.
+        held: Indices of the labelled images that are held out from training, `(h,)`.
+        open: Indices of the images that may be asked for, `(k,)`; of equal files the first.
+        resting: Indices of those that were skipped lately, `(r,)`.
+        in_folders: Number of images whose class is that of their folder.
+        changes: Since the last round.
+    """
+
+    splits: Splits
+    files: Files
+    labelled: Tensor
+    held: Tensor
+    open: Tensor
+    resting: Tensor
+    in_folders: int
+    changes: Changes
+
+    @property
+    def train(self) -> Dataset:
+        """The training images."""
+        return self.splits.train
+
+    def seen(self) -> Tensor:
+        """Return the hashes of all files, for the next `look`, `(n, 16)` uint8."""
+        return torch.from_numpy(np.array(self.files.contents))
+
+
+def load(config: RunConfig, progress: bool = False) -> Splits:
+    """Read the folder of images; with a progress bar, if asked for, where that takes long.
+
+    Raises:
+        DataError: The folder is not usable.
+    """
+    return data.load(**data_options(config), incomplete=True, progress=progress)
+
+
+def look(config: RunConfig, journal: Journal, splits: Splits, seen: Tensor | None) -> Pictures:
+    """Put together what the folders of a folder of images and the journal know.
+
+    An image in a class folder has that class; what was told of any other image belongs to its
+    content, wherever it lies by now. In a trial (`initial` is given) the folders' labels are
+    hidden, but for that many images, which are drawn once.
+
+    Args:
+        config: Complete options.
+        journal: Learns of classes that folders name, of a trial's first labels and of what is held
+            out.
+        splits: The images as they are today.
+        seen: `Pictures.seen` of the last round; None before.
+
+    Raises:
+        DataError: These are no images of a folder, or too few for a trial.
+    """
+    files = splits.train.files
+    if files is None:
+        raise DataError(f"{config.dataset!r} is no folder of images; expected folder:PATH.")
+    journal.declare(splits.train.classes)
+    contents = [row.tobytes().hex() for row in files.contents]
+    by_folder = _in_order_of(journal.classes, splits)
+    if config.initial is not None:
+        _begin_trial(config, journal, files, by_folder)
+    elif config.hold_out and not journal.held_of_folder:
+        _hold_out(config, journal, contents, by_folder)
+    labels = torch.full_like(by_folder, UNKNOWN) if config.initial is not None else by_folder
+    labels, held = _known(journal, contents, labels)
+    splits = data.relabelled(splits, labels, tuple(journal.classes))
+    known = labels != UNKNOWN
+    first = {content: index for index, content in reversed(list(enumerate(contents)))}
+    once = torch.tensor([first[content] == index for index, content in enumerate(contents)])
+    resting = journal.resting()
+    rests = torch.tensor([content in resting for content in contents])
+    return Pictures(
+        splits=splits,
+        files=files,
+        labelled=torch.nonzero(known & ~held).squeeze(1),
+        held=torch.nonzero(known & held).squeeze(1),
+        open=torch.nonzero(~known & ~rests & once).squeeze(1),
+        resting=torch.nonzero(~known & rests & once).squeeze(1),
+        in_folders=0 if config.initial is not None else int((by_folder != UNKNOWN).sum()),
+        changes=_changes(journal, set(contents), seen),
+    )
+
+
+def _in_order_of(classes: list[str], splits: Splits) -> Tensor:
+    """Return the labels that folders give, numbered as in `classes`, `(n,)`."""
+    place = torch.tensor([*(classes.index(name) for name in splits.train.classes), UNKNOWN])
+    return place[splits.train.y]  # -1 takes the last
+
+
+def _known(journal: Journal, contents: list[str], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Add what was told to the folders' labels; return them and what is held out, `(n,)` each."""
+    labels, held = labels.clone(), torch.zeros(len(labels), dtype=torch.bool)
+    number: Mapping[str | None, int] = {name: place for place, name in enumerate(journal.classes)}
+    for index, content in enumerate(contents):
+        answer = journal.answers.get(content)
+        if answer is not None and labels[index] == UNKNOWN:
+            labels[index] = number.get(answer.label, UNKNOWN)
+            held[index] = answer.held
+        elif content in journal.held_of_folder:
+            held[index] = True
+    return labels, held
+
+
+def _begin_trial(config: RunConfig, journal: Journal, files: Files, labels: Tensor) -> None:
+    """Tell the labels of `initial` images out of those that have one, once."""
+    assert config.initial is not None
+    if journal.trial:
+        return
+    known = torch.nonzero(labels != UNKNOWN).squeeze(1)
+    if config.initial >= len(known):
+        raise DataError(
+            f"--initial {config.initial} is for trying things out on a folder in which more images "
+            f"than that are labelled, and {len(known)} are: their other labels are hidden and "
+            "asked for. To label images of your own, put them into unlabelled/ and leave it out."
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+    drawn = known[torch.randperm(len(known), generator=generator)[: config.initial]].tolist()
+    least = min(config.hold_out, config.initial // _HELD_SHARE)
+    journal.tell(
+        [
+            Answer(files.paths[i], files.content(i), journal.classes[int(labels[i])], 0, n < least)
+            for n, i in enumerate(drawn)
+        ],
+        by="trial",
+    )
+
+
+def _hold_out(config: RunConfig, journal: Journal, contents: list[str], labels: Tensor) -> None:
+    """Hold some images of the class folders out from training, once."""
+    known = torch.nonzero(labels != UNKNOWN).squeeze(1)
+    count = min(config.hold_out, len(known) // _HELD_SHARE)
+    if count:
+        generator = torch.Generator().manual_seed(config.seed)
+        drawn = known[torch.randperm(len(known), generator=generator)[:count]].tolist()
+        journal.hold_out([contents[index] for index in drawn])
+
+
+def _changes(journal: Journal, contents: set[str], seen: Tensor | None) -> Changes:
+    labels = (a for a in journal.answers.values() if a.label is not None)
+    lost = sum(answer.content not in contents for answer in labels)
+    if seen is None:
+        return Changes(lost=lost)
+    before = {row.tobytes().hex() for row in seen.numpy()}
+    return Changes(len(contents - before), len(before - contents), lost)
+
+
+def described(pictures: Pictures) -> dict[str, Any]:
+    """Say in numbers what there is, for the record."""
+    return {
+        "pool": len(pictures.train),
+        "labelled": len(pictures.labelled) + len(pictures.held),
+        "in_folders": pictures.in_folders,
+        "held_out": len(pictures.held),
+        "arrived": pictures.changes.arrived,
+        "gone": pictures.changes.gone,
+        "lost": pictures.changes.lost,
+    }
+
+
+__all__ = ["Changes", "Pictures", "described", "load", "look"]

@@ -1,0 +1,256 @@
+"""What was asked and what was told: the record of a folder, and the state that it adds up to."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alprune.errors import StoreError, quoted
+from alprune.loop.run_folder import EVENTS, RunFolder, read_events, sound_bytes
+
+_ROUNDS_SKIPPED = 10  # for so many rounds a skipped image is not asked again
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image that somebody is asked about.
+
+    Attributes:
+        path: Of the file, relative to the folder of images, with `/`.
+        content: Hash of the file as it was when asked.
+        why: "uncertain" (the acquisition function chose it), "typical" (chosen before there was a
+            learner), "random" (drawn; it is held out from training) or "meanwhile" (drawn while
+            the learner was busy).
+        guess: What the learner takes it for; None before there is a learner.
+        probability: Of that class.
+        entropy: Of the prediction, in nats.
+    """
+
+    path: str
+    content: str
+    why: str
+    guess: str | None = None
+    probability: float | None = None
+    entropy: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was told about an image.
+
+    Attributes:
+        path: Of the file when it was told.
+        content: Hash of the file: the label belongs to it wherever it lies.
+        label: Name of the class; None: skipped.
+        round: Of asking, in which it was told.
+        held: Whether it is kept from training, to measure accuracy.
+    """
+
+    path: str
+    content: str
+    label: str | None
+    round: int
+    held: bool = False
+
+
+class Journal:
+    """Everything asked and told, in a run folder's events.jsonl; what is added is on the disk.
+
+    Args:
+        folder: Opened for writing. A line that a killed process left half written is cut off.
+
+    Attributes:
+        classes: Names in the order in which they came, the order of the learner's outputs.
+        round: Number of the last round of asking, 0 before the first.
+        pending: Queries of that round, answered or not.
+        asked: What else the event of that round says.
+        queries: `{path: query}`, the latest that was ever asked of each file.
+        answers: `{content: answer}`, what holds now.
+        elapsed_s: Seconds spent on training and choosing so far.
+        started: Whether the record has a beginning.
+        trial: Whether the first labels were drawn from a wholly labelled folder.
+        held_of_folder: Contents of images in class folders that are kept from training.
+
+    Raises:
+        StoreError: The record is damaged, or is that of something else.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.classes: list[str] = []
+        self.round = 0
+        self.pending: tuple[Query, ...] = ()
+        self.asked: dict[str, Any] = {}
+        self.queries: dict[str, Query] = {}
+        self.answers: dict[str, Answer] = {}
+        self.elapsed_s = 0.0
+        self.started = False
+        self.trial = False
+        self.held_of_folder: set[str] = set()
+        self._declared: set[str] = set()
+        self._told_in_round = False
+        folder.rewind(sound_bytes(folder.path))
+        for number, event in enumerate(read_events(folder.path), start=1):
+            try:
+                self._apply(event)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise StoreError(
+                    f"{folder.path / EVENTS} line {number} is no record of asking: {error}."
+                ) from error
+
+    @property
+    def offered(self) -> list[str]:
+        """Names of the classes that somebody declared or that an answer has, in their order."""
+        used = {answer.label for answer in self.answers.values()}
+        return [name for name in self.classes if name in self._declared or name in used]
+
+    @property
+    def open(self) -> tuple[Query, ...]:
+        """Queries of the last round that have neither label nor skip."""
+        return tuple(query for query in self.pending if query.content not in self.answers)
+
+    @property
+    def told_in_round(self) -> bool:
+        """Whether anything was told since the last round was asked."""
+        return self._told_in_round
+
+    def resting(self) -> set[str]:
+        """Return the contents that were skipped lately."""
+        return {
+            answer.content
+            for answer in self.answers.values()
+            if answer.label is None and self.round < answer.round + _ROUNDS_SKIPPED
+        }
+
+    def start(self, config: dict[str, Any], machine: dict[str, Any]) -> None:
+        """Begin the record."""
+        self._add("start", asking=True, config=config, **machine)
+
+    def declare(self, names: Iterable[str]) -> list[str]:
+        """Add classes; return those that are new."""
+        new = [name for name in dict.fromkeys(names) if name not in self.classes]
+        if new:
+            self._add("classes", added=new)
+        return new
+
+    def ask(self, queries: Sequence[Query], **fields: Any) -> None:
+        """Open a round."""
+        self._add(
+            "ask", round=self.round + 1, images=[asdict(query) for query in queries], **fields
+        )
+
+    def more(self, queries: Sequence[Query]) -> None:
+        """Add to the round that is open."""
+        self._add("more", images=[asdict(query) for query in queries])
+
+    def tell(self, answers: Sequence[Answer], withdrawn: Sequence[str] = (), by: str = "") -> None:
+        """Enter answers, all of them or none; later ones replace earlier ones.
+
+        Args:
+            answers: Labels and skips.
+            withdrawn: Contents whose answer no longer holds, after an undo.
+            by: Where they come from.
+        """
+        if answers or withdrawn:
+            told = [asdict(answer) for answer in answers]
+            self._add("tell", answers=told, withdrawn=list(withdrawn), by=by)
+
+    def hold_out(self, contents: Sequence[str]) -> None:
+        """Keep images that lie in class folders from training."""
+        self._add("hold_out", contents=list(contents))
+
+    def note(self, name: str, **fields: Any) -> None:
+        """Write down anything else that happened."""
+        self._add(name, **fields)
+
+    def spend(self, seconds: float) -> None:
+        """Count time spent on training and choosing."""
+        self.elapsed_s += seconds
+
+    def _add(self, name: str, **fields: Any) -> None:
+        self.folder.event(name, self.elapsed_s, **fields)
+        self._apply({"event": name, "elapsed_s": self.elapsed_s, **fields})
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        self.elapsed_s = max(self.elapsed_s, float(event["elapsed_s"]))
+        name = event["event"]
+        if not self.started:
+            if name != "start" or event.get("asking") is not True:
+                raise ValueError("it is that of a run")
+            self.started = True
+        elif name == "classes":
+            names = [_text(name) for name in event["added"]]
+            self._declared.update(names)
+            self._know(names)
+        elif name == "ask":
+            self.round = _count(event["round"])
+            self.pending = tuple(map(_query, event["images"]))
+            self.asked = {n: _count(event[n]) for n in ("labelled", "in_folders", "pool")}
+            self.asked["learnt"] = dict(event["learnt"])
+            self.queries.update({query.path: query for query in self.pending})
+            self._told_in_round = False
+        elif name == "more":
+            more = tuple(map(_query, event["images"]))
+            self.pending += more
+            self.queries.update({query.path: query for query in more})
+        elif name == "tell":
+            answers = list(map(_answer, event["answers"]))
+            for content in map(_text, event["withdrawn"]):
+                self.answers.pop(content, None)
+            self.answers.update({answer.content: answer for answer in answers})
+            self._know(answer.label for answer in answers if answer.label is not None)
+            self.trial = self.trial or event["by"] == "trial"
+            self._told_in_round = True
+        elif name == "hold_out":
+            self.held_of_folder.update(map(_text, event["contents"]))
+
+    def _know(self, names: Iterable[str]) -> None:
+        self.classes += [name for name in dict.fromkeys(names) if name not in self.classes]
+
+
+def _query(record: dict[str, Any]) -> Query:
+    guess = record["guess"]
+    return Query(
+        _text(record["path"]),
+        _text(record["content"]),
+        _text(record["why"]),
+        None if guess is None else _text(guess),
+        _number(record["probability"]),
+        _number(record["entropy"]),
+    )
+
+
+def _answer(record: dict[str, Any]) -> Answer:
+    label = record["label"]
+    return Answer(
+        _text(record["path"]),
+        _text(record["content"]),
+        None if label is None else _text(label),
+        _count(record["round"]),
+        record["held"] is True,
+    )
+
+
+def _text(value: Any) -> str:
+    return _checked(value, lambda: isinstance(value, str) and bool(value), "text")
+
+
+def _count(value: Any) -> int:
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return _checked(value, lambda: right, "a whole number")
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(_checked(value, lambda: right and math.isfinite(value), "a number"))
+
+
+def _checked(value: Any, right: Callable[[], bool], what: str) -> Any:
+    if not right():
+        raise ValueError(f"{quoted(value)} is not {what}")
+    return value
+
+
+__all__ = ["Answer", "Journal", "Query"]

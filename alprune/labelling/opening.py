@@ -1,0 +1,75 @@
+"""Open a folder in which people are asked about images, or begin one."""
+
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alprune import __version__
+from alprune.errors import ConfigError, StoreError
+from alprune.labelling.options import changed, completed
+from alprune.labelling.session import Asking
+from alprune.loop.config import RunConfig
+from alprune.loop.events import Observer
+from alprune.loop.run_folder import CONFIG, RunFolder, is_asking, read_events
+
+
+def open_asking(
+    path: str | Path,
+    *,
+    classes: Iterable[str] = (),
+    observer: Observer | None = None,
+    **options: Any,
+) -> Asking:
+    """Open a folder in which people are asked about images, or begin one.
+
+    Args:
+        path: The folder.
+        classes: Names of classes; others may come with labels, and with the folders of images.
+        observer: Is told how far the training is.
+        **options: Of `alprune.RunConfig`. A new folder needs `dataset="folder:PATH"`; later they
+            are read from its config.toml, and only those that are no part of the network may be
+            given anew. `budget` is for each round (60 seconds unless told).
+
+    Raises:
+        ConfigError: An option is not usable, or cannot be changed any more.
+        StoreError: The folder holds something else, or another process works in it.
+    """
+    path = Path(path)
+    given = {name: value for name, value in options.items() if value is not None}
+    begun = (path / CONFIG).exists()
+    if begun:
+        if not is_asking(path) and read_events(path):
+            raise StoreError(
+                f"{path} holds a run on labelled data. Choose another folder to ask people in."
+            )
+        config = changed(RunConfig.from_toml(path / CONFIG, out=str(path)), given)
+    elif "dataset" not in given:
+        raise ConfigError(
+            f"{path} is new. Say where the images are: alprune ask {path} --dataset folder:PATH. "
+            "Those without a label go into PATH/unlabelled/, others into a folder for each class."
+        )
+    else:
+        config = completed(RunConfig.from_mapping(given | {"out": str(path)}))
+    folder = RunFolder(path, resume=begun)
+    try:
+        if not begun or given:
+            folder.write(CONFIG, config.to_toml())
+        asking = Asking(folder, config, observer or Observer())
+        if not asking.journal.started:
+            asking.journal.start(
+                {k: v for k, v in asdict(config).items() if v is not None},
+                {"versions": {"alprune": __version__, "python": platform.python_version(),
+                              "torch": torch.__version__}},
+            )  # fmt: skip
+        asking.declare(classes)
+    except BaseException:
+        folder.close()
+        raise
+    return asking
+
+
+__all__ = ["open_asking"]

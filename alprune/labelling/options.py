@@ -1,0 +1,88 @@
+"""The options of asking: those of a run that apply, with defaults of their own."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from alprune.data.safe_io import user_path
+from alprune.errors import ConfigError
+from alprune.loop.config import RunConfig
+from alprune.loop.setup import complete
+from alprune.pruning import find_method
+
+# Options of a run that asking has no use for: its pool has labels for nobody to simulate with.
+_UNUSED = (
+    "steps imbalance label_noise prune_at epi_criterion score_subset eval_every out "
+    "sync_batchnorm pretrained_digest "
+    "stop_labels stop_accuracy stop_uncertainty stop_plateau"
+).split()
+# What may be given anew at any time: all else is in the network that was pruned at the beginning.
+_FREE = (
+    "budget dataset data_root skip_unreadable follow_links acquisition start hold_out query_size "
+    "score_share initial_epochs epochs batch_size lr momentum weight_decay label_smoothing "
+    "warmup_batches schedule averaging flip pad device precision cuda_graphs cache"
+).split()
+NAMES = [entry.name for entry in fields(RunConfig) if entry.name not in _UNUSED]
+_WARMUP_BATCHES = 10  # rounds are short
+DEFAULTS = {"budget": 60.0, "start": "typiclust", "initial_epochs": 60.0, "epochs": 20.0}
+
+
+def completed(config: RunConfig) -> RunConfig:
+    """Fill the options left open, and check that all can be used.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    plain = RunConfig()
+    ours = ("out", "pretrained_digest")  # written by us
+    unused = [n for n in _UNUSED if n not in ours and getattr(config, n) != getattr(plain, n)]
+    if unused:
+        raise ConfigError(
+            f"{', '.join(unused)} mean(s) nothing where people are asked for labels; leave it out."
+        )
+    root_of(config)
+    if find_method(config.method).saves_time:
+        config = config.resolved({"warmup_batches": _WARMUP_BATCHES})
+    # What a run takes for the number of its first points is another thing here.
+    full = complete(replace(config.resolved(DEFAULTS), initial=None, hold_out=0))
+    if find_method(config.method).early:
+        raise ConfigError(
+            f"method {config.method!r} prunes during training, and here the learner is pruned with "
+            "the first labels. Choose another, 3sp-ca for example."
+        )
+    return replace(full, initial=config.initial, hold_out=config.hold_out)
+
+
+def changed(before: RunConfig, given: dict[str, Any]) -> RunConfig:
+    """Return options with those given anew.
+
+    Raises:
+        ConfigError: One of them cannot be changed any more.
+    """
+    then = asdict(before)
+    fixed = [name for name, value in given.items() if name not in _FREE and value != then[name]]
+    if fixed:
+        told = ", ".join(f"{name} is {then[name]!r}" for name in fixed)
+        raise ConfigError(
+            f"{', '.join(fixed)} cannot be changed any more in {before.out} ({told}). Leave it "
+            "out, or begin in another folder: labels.csv can be told there, with --unasked."
+        )
+    return completed(replace(before, **given))
+
+
+def root_of(config: RunConfig) -> Path:
+    """Return the folder of images.
+
+    Raises:
+        ConfigError: The data set is something else.
+    """
+    kind, _, path = config.dataset.partition(":")
+    if kind != "folder" or not path:
+        raise ConfigError(
+            f"the data set is {config.dataset!r}, but people are asked about files: give --dataset "
+            "folder:PATH, with images in PATH/unlabelled/."
+        )
+    return user_path(path)
+
+
+__all__ = ["DEFAULTS", "NAMES", "changed", "completed", "root_of"]

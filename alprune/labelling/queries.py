@@ -1,0 +1,120 @@
+"""Which images to ask about next, with a learner and without."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from alprune.acquisition import Acquisition, Evidence, acquire
+from alprune.acquisition.initial import ColdPool, first_points
+from alprune.labelling.images import Pictures
+from alprune.labelling.journal import Query
+from alprune.loop.config import RunConfig
+from alprune.training import Learner
+from alprune.training.budget import Budget
+
+_RANDOM_SHARE = 5  # of a round, at most one image in so many is drawn at random to be held out
+_DIGITS = 6
+
+
+def candidates(pictures: Pictures, count: int) -> Tensor:
+    """Return what may be asked for: skipped images only where there is little else, `(k,)`."""
+    if len(pictures.open) >= count:
+        return pictures.open
+    return torch.cat([pictures.open, pictures.resting]).sort().values
+
+
+def drawn_at_random(
+    config: RunConfig, pictures: Pictures, open_: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
+    """Draw the images of a round that will be held out from training, if that is wanted.
+
+    They are a fair sample of the images without a label, as those that an acquisition function
+    chooses are not: accuracy on them is an estimate of accuracy on the rest.
+    """
+    missing = config.hold_out - len(pictures.held)
+    number = max(0, min(missing, math.ceil(count / _RANDOM_SHARE), len(open_)))
+    return open_[torch.randperm(len(open_), generator=generator)[:number]]
+
+
+def typical(
+    config: RunConfig, pictures: Pictures, open_: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
+    """Choose `count` images before there is a learner, by `config.start`, `(count,)`."""
+    cold = ColdPool(pictures.train.x, pictures.train.classes)
+    # The function knows nothing of labels: what it chooses of the labelled is thrown away.
+    wanted = min(len(cold), count + len(cold) - len(open_))
+    assert config.start is not None
+    chosen = first_points(config.start, cold, wanted, generator)
+    chosen = chosen[torch.isin(chosen, open_)]
+    return chosen[torch.randperm(len(chosen), generator=generator)[:count]]
+
+
+def uncertain(
+    learner: Learner,
+    pictures: Pictures,
+    acquisition: Acquisition,
+    scored: Tensor,
+    count: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    """Let an acquisition function choose.
+
+    Args:
+        learner: Fitted.
+        pictures: Labels known.
+        acquisition: The function.
+        scored: Images it may choose from, `(k,)`.
+        count: Images wanted.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        `(count,)` indices, and images scored a second.
+    """
+    evidence = Evidence(
+        learner,
+        scored,
+        pictures.labelled,
+        pictures.train.y[pictures.labelled],
+        len(pictures.train.classes),
+    )
+    clock = Budget(None)
+    clock.start()
+    chosen = acquire(acquisition, evidence, min(count, len(scored)), generator)
+    return chosen, len(scored) / max(clock.elapsed_s, 1e-9)
+
+
+def queries(pictures: Pictures, chosen: dict[str, Tensor], learner: Learner | None) -> list[Query]:
+    """Describe chosen images, with the learner's guesses if there is one.
+
+    Args:
+        pictures: Today's.
+        chosen: `{why: (k,) indices}`.
+        learner: Fitted.
+    """
+    indices = torch.cat(list(chosen.values()))
+    why = [name for name, some in chosen.items() for _ in range(len(some))]
+    files, classes = pictures.files, pictures.train.classes
+    if learner is None:
+        return [
+            Query(files.paths[i], files.content(i), reason)
+            for i, reason in zip(indices.tolist(), why, strict=True)
+        ]
+    probabilities = learner.logits(learner.x, indices).double().softmax(1)
+    best = probabilities.max(1)
+    entropy = torch.special.entr(probabilities).sum(1)
+    columns = (indices.tolist(), why, best.indices.tolist(), best.values.tolist(), entropy.tolist())
+    return [
+        Query(
+            files.paths[i],
+            files.content(i),
+            reason,
+            classes[guess],
+            round(sure, _DIGITS),
+            round(nats, _DIGITS),
+        )
+        for i, reason, guess, sure, nats in zip(*columns, strict=True)
+    ]
+
+
+__all__ = ["candidates", "drawn_at_random", "queries", "typical", "uncertain"]

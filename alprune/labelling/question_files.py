@@ -1,0 +1,201 @@
+"""The files in which a round of questions is handed out: a table, a contact sheet, tasks."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from alprune.data.image_cache.decode import Decoder
+from alprune.errors import DataError, printable, quoted
+from alprune.labelling.journal import Answer, Query
+from alprune.labelling.read_answers import Given, read_answers
+from alprune.loop.run_folder import RunFolder, to_cell
+
+QUERIES = "queries.csv"
+SHEET = "queries.png"
+TASKS = "label-studio.json"
+INTERFACE = "label-studio.xml"
+LABELS = "labels.csv"
+_TILE = 160  # pixels of a picture in the contact sheet
+_CAPTION = 18
+_ACROSS = 8
+_BOM = b"\xef\xbb\xbf"  # without it spreadsheets take UTF-8 for something else
+
+
+def write_round(
+    folder: RunFolder,
+    queries: Sequence[Query],
+    classes: Sequence[str],
+    root: Path,
+    says_more: Callable[[Sequence[Given]], bool],
+    follow_links: bool = False,
+) -> None:
+    """Write a round's sheet, tasks and, last, its table.
+
+    A queries.csv in which somebody wrote what was not told is kept, as queries-before-1.csv and so
+    on.
+
+    Args:
+        folder: Takes the files.
+        queries: Of this round.
+        classes: Names that may be given.
+        root: The folder of images.
+        says_more: Tells whether some of these answers are not known.
+        follow_links: Whether links may lead out of it.
+    """
+    folder.write(SHEET, contact_sheet(root, queries, follow_links))
+    write_tasks(folder, queries, classes)
+    _keep_written(folder, says_more)
+    folder.write(QUERIES, table(queries))
+
+
+def is_written(path: Path, queries: Sequence[Query]) -> bool:
+    """Tell whether a folder's queries.csv is about these queries, filled in or not."""
+    try:
+        there = {entry.path for entry in read_answers(path / QUERIES)}
+    except DataError:
+        return False
+    return there == {to_cell(query.path) for query in queries}
+
+
+def _keep_written(folder: RunFolder, says_more: Callable[[Sequence[Given]], bool]) -> None:
+    """Put a queries.csv aside in which something stands that is not known."""
+    path = folder.path / QUERIES
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    with contextlib.suppress(DataError):
+        if not says_more(read_answers(path)):
+            return
+    number = 1
+    while (kept := folder.path / f"queries-before-{number}.csv").exists():
+        number += 1
+    folder.write(kept.name, content)
+
+
+def table(queries: Sequence[Query]) -> bytes:
+    """Return queries.csv: its column `label` is to be filled in."""
+    rows = [
+        (query.path, "", query.guess or "", _digits(query.probability), _digits(query.entropy))
+        for query in queries
+    ]
+    return _csv([("path", "label", "predicted", "probability", "entropy"), *rows])
+
+
+def labels_table(answers: Sequence[Answer]) -> bytes:
+    """Return labels.csv: what was told, skips left out, by path."""
+    told = sorted((a for a in answers if a.label is not None), key=lambda answer: answer.path)
+    rows = [(a.path, a.label, a.round, "yes" if a.held else "", a.content) for a in told]
+    return _csv([("path", "label", "round", "held_out", "content"), *rows])
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)
+    csv.writer(text).writerows(cells)
+    return _BOM + text.getvalue().encode()
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def write_tasks(folder: RunFolder, queries: Sequence[Query], classes: Sequence[str]) -> None:
+    """Write what Label Studio imports: tasks, and the interface to paste into the project.
+
+    The tasks name images as Label Studio serves them from local storage whose document root is
+    the folder of images. Guesses are left out: who sees them agrees with them too often.
+    """
+    tasks = [
+        {"data": {"image": f"/data/local-files/?d={quote(query.path)}", "path": query.path}}
+        for query in queries
+    ]
+    folder.write(TASKS, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
+    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in [*classes, "skip"])
+    folder.write(
+        INTERFACE,
+        '<View>\n  <Image name="image" value="$image"/>\n'
+        f'  <Choices name="label" toName="image" choice="single" showInLine="true">\n{choices}'
+        "  </Choices>\n</View>\n",
+    )
+
+
+def place_of(root: Path, path: str, follow_links: bool = False) -> Path:
+    """Return where a file lies that a record names; a record may be anybody's.
+
+    Args:
+        root: The folder of images.
+        path: Below it.
+        follow_links: Whether links may lead out of it.
+
+    Raises:
+        DataError: It does not lie in the folder.
+    """
+    place = root / path
+    outside = Path(path).is_absolute() or ".." in Path(path).parts
+    try:
+        outside = outside or not (
+            follow_links or Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root))
+        )
+    except ValueError:  # a null character
+        outside = True
+    if outside:
+        raise DataError(f"{quoted(path)} does not lie in {str(root)!r}.")
+    return place
+
+
+def contact_sheet(root: Path, queries: Sequence[Query], follow_links: bool = False) -> bytes:
+    """Return a PNG of a round's images, numbered as the rows of queries.csv, with file names.
+
+    An image that cannot be read any more leaves its place empty.
+    """
+    decode = Decoder((_TILE, _TILE), threads=1, proportions=True)
+    across = min(_ACROSS, max(1, len(queries)))
+    down = math.ceil(len(queries) / across)
+    pitch = _TILE + 8
+    sheet = Image.new("RGB", (across * pitch, max(1, down) * (pitch + _CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    for place, query in enumerate(queries):
+        left, top = place % across * pitch + 4, place // across * (pitch + _CAPTION) + 4
+        try:
+            tile = Image.fromarray(np.asarray(decode(place_of(root, query.path, follow_links))[0]))
+        except Exception:  # decoders raise nearly everything on a damaged file
+            tile = Image.new("RGB", (_TILE, _TILE), "lightgrey")
+        scale = _TILE // max(tile.size)
+        if scale > 1:  # crisp, not blurred
+            tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
+        x, y = left + (_TILE - tile.width) // 2, top + (_TILE - tile.height) // 2
+        sheet.paste(tile, (x, y))
+        name = printable(query.path.rpartition("/")[2])
+        caption = f"{place + 1}  {name if len(name) <= 20 else '...' + name[-17:]}"
+        caption = caption.encode("ascii", "replace").decode()  # what the font has
+        draw.text((left, top + _TILE + 2), caption, fill="black", font=font)
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    return content.getvalue()
+
+
+__all__ = [
+    "INTERFACE",
+    "LABELS",
+    "QUERIES",
+    "SHEET",
+    "TASKS",
+    "contact_sheet",
+    "is_written",
+    "labels_table",
+    "place_of",
+    "table",
+    "write_round",
+    "write_tasks",
+]

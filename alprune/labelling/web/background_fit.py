@@ -1,0 +1,66 @@
+"""Learns in the background while a person labels, and exchanges the questions when it is done."""
+
+import threading
+
+from alprune.errors import AlpruneError
+from alprune.labelling import Asking
+from alprune.labelling.web.queue import Desk
+
+_LOOK_S = 0.25  # between two looks at what is to be done
+_RETRY_S = 20.0  # after something went wrong, or nothing was left to ask
+
+
+class Trainer:
+    """A thread that asks for the next round whenever enough was answered.
+
+    Args:
+        asking: The folder.
+        desk: Gets the rounds, and messages for the person.
+    """
+
+    def __init__(self, asking: Asking, desk: Desk) -> None:
+        self._asking, self._desk = asking, desk
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="alprune trainer", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, wait_s: float = 10.0) -> bool:
+        """End within a batch; return whether it has, after `wait_s` seconds at most."""
+        self._ending.set()
+        self._asking.halt()
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        pause_s = _LOOK_S
+        while not self._ending.wait(pause_s):
+            pause_s = _LOOK_S
+            if self._desk.due:
+                self._round()
+                pause_s = _RETRY_S if self._desk.message else _LOOK_S
+
+    def _round(self) -> None:
+        asking, desk = self._asking, self._desk
+        known = bool(asking.labels)
+        desk.working = "Learning from the labels" if known else "Choosing the first images"
+        desk.begin()
+        try:
+            prepared = asking.prepare()
+            if not self._ending.is_set():
+                desk.put(asking.open_round(prepared, hand_out=False))
+                desk.stock(prepared)
+                desk.message = ""
+        except KeyboardInterrupt:  # halted
+            pass
+        except AlpruneError as error:
+            desk.message = str(error)
+        except Exception as error:  # the person can go on labelling, and should know
+            desk.message = f"The learner failed: {error!r}. Your labels are safe."
+        finally:
+            desk.working = ""
+
+
+__all__ = ["Trainer"]

@@ -1,0 +1,94 @@
+"""Serve the page on the loopback until Ctrl-C."""
+
+import contextlib
+import logging
+import secrets
+import webbrowser
+from collections.abc import Callable
+from typing import Any
+
+# Of the well-kept servers waitress is pure Python, answers from threads (the desk has a lock) and
+# ends cleanly; Flask is the smallest framework that comes with a test client.
+import waitress
+from waitress import wasyncore
+
+from alprune.errors import StoreError
+from alprune.labelling import Asking
+from alprune.labelling.web.app import make_app
+from alprune.labelling.web.background_fit import Trainer
+from alprune.labelling.web.previews import Previews
+from alprune.labelling.web.queue import Desk
+
+_HOST = "127.0.0.1"
+_THREADS = 4
+
+
+class Server:
+    """A page for one folder.
+
+    Args:
+        asking: The folder.
+        port: To listen on; 0: a free one.
+
+    Attributes:
+        url: Of the page, with its token.
+        desk: What the page shows.
+
+    Raises:
+        StoreError: The port is taken.
+    """
+
+    def __init__(self, asking: Asking, port: int = 0) -> None:
+        self._asking = asking
+        self.desk = Desk(asking)
+        self._trainer = Trainer(asking, self.desk)
+        token = secrets.token_urlsafe(18)
+        hosts: set[str] = set()
+        self._map: dict[int, Any] = {}  # of the sockets that are open
+        self._serving = False
+        previews = Previews(asking.root, asking.config.follow_links)
+        app = make_app(self.desk, previews, token, hosts)
+        logging.getLogger("waitress").setLevel(logging.ERROR)
+        try:
+            self._server = waitress.create_server(
+                app, map=self._map, host=_HOST, port=port, threads=_THREADS, ident=None
+            )
+        except OSError as error:
+            raise StoreError(
+                f"cannot listen on {_HOST}, port {port}: {error.strerror or error}. Choose another "
+                "--port, or none for a free one."
+            ) from error
+        found = self._server.effective_port
+        hosts.update({f"{_HOST}:{found}", f"localhost:{found}"})
+        self.url = f"http://{_HOST}:{found}/{token}/"
+
+    def run(self, ready: Callable[[str], None], browse: bool = True) -> None:
+        """Serve until Ctrl-C or `close`.
+
+        Args:
+            ready: Told the page's address when it answers.
+            browse: Open a browser there.
+        """
+        if (left := self._asking.left(hand_out=False)) is not None:
+            self.desk.put(left)
+        self._trainer.start()
+        self._serving = True
+        ready(self.url)
+        if browse:
+            with contextlib.suppress(Exception):  # a machine without one
+                webbrowser.open(self.url)
+        try:
+            self._server.run()  # returns after KeyboardInterrupt, or when the map is empty
+        finally:
+            self._serving = False
+            wasyncore.close_all(self._map)
+            self._server.task_dispatcher.shutdown(timeout=1)
+
+    def close(self) -> None:
+        """Stop serving and learning; any thread may call it."""
+        if self._serving:  # sockets are closed by the thread that waits for them
+            self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
+        self._trainer.stop()
+
+
+__all__ = ["Server"]

@@ -1,0 +1,138 @@
+"""How a run shows itself: a progress bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from alprune.loop.config import RunConfig
+from alprune.loop.events import Observer
+
+
+def observer_for(config: RunConfig, stream: TextIO | None = None) -> Observer:
+    """Return what fits the stream (stderr if None): a bar on a terminal, lines elsewhere."""
+    stream = stream or sys.stderr
+    return Bar(config, stream) if stream.isatty() else Lines(stream)
+
+
+class Bar(Observer):
+    """A tqdm bar over the budget, or over the steps where there is no budget.
+
+    Args:
+        config: Complete options of the run.
+        stream: A terminal.
+        title: Stands in front of the bar.
+        notes: Returns what else to show beside it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        stream: TextIO,
+        title: str = "",
+        notes: Callable[[], dict[str, str]] = dict,
+    ) -> None:
+        self._notes = notes
+        self._by_clock = config.budget is not None
+        self._total = float(config.budget or config.steps or 0)
+        unit = "{n:.0f}/{total:.0f} s" if self._by_clock else "step {n:.0f}/{total:.0f}"
+        self._stream = stream
+        self._bar = tqdm(
+            total=self._total,
+            file=stream,
+            desc=title or None,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| " + unit + "{postfix}",
+            mininterval=0.2,
+            dynamic_ncols=True,
+        )
+        self._fields: dict[str, str] = {}
+
+    def event(self, name: str, fields: dict[str, Any]) -> None:
+        """Show labelled points and accuracy after a step; close at the end."""
+        if name == "start":
+            self._bar.write(f"Writing to {fields['config']['out']}", file=self._stream)
+        if name == "resume":
+            self._bar.write(f"Going on at step {fields['step']}", file=self._stream)
+        if name == "prune":
+            self._bar.write(prune_line(fields), file=self._stream)
+        if name == "step":
+            self._fields["labelled"] = str(fields["labelled"])
+            if fields["test_accuracy"] is not None:
+                self._fields["accuracy"] = f"{fields['test_accuracy']:.1%}"
+            self._move(fields["elapsed_s"], fields["step"])
+        if name == "end":
+            self._bar.close()
+
+    def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
+        """Move with the clock and show how far the fit is."""
+        self._fields["fit"] = f"{done}/{planned}"
+        if self._by_clock:
+            self._move(elapsed_s, 0)
+
+    def _move(self, elapsed_s: float, step: int) -> None:
+        # A run may overstep its budget by a batch; tqdm would drop the bar past its total.
+        self._bar.n = min(elapsed_s if self._by_clock else step, self._total)
+        self._bar.set_postfix(self._fields | self._notes(), refresh=False)
+        self._bar.update(0)
+
+
+class Lines(Observer):
+    """One line for the pruning and one every few seconds, for logs."""
+
+    def __init__(self, stream: TextIO, every_s: float = 10.0) -> None:
+        self._stream, self._every_s = stream, every_s
+        self._last_s = float("-inf")
+
+    def event(self, name: str, fields: dict[str, Any]) -> None:
+        """Write a line if one is due."""
+        if name == "start":
+            print(f"Writing to {fields['config']['out']}", file=self._stream, flush=True)
+        if name == "resume":
+            print(f"Going on at step {fields['step']}", file=self._stream, flush=True)
+        if name == "prune":
+            print(prune_line(fields), file=self._stream, flush=True)
+        now = time.monotonic()
+        if name != "step" or now - self._last_s < self._every_s:
+            return
+        self._last_s = now
+        accuracy = fields["test_accuracy"]
+        tested = "not tested" if accuracy is None else f"accuracy {accuracy:.1%}"
+        loss = "-" if fields["train_loss"] is None else f"{fields['train_loss']:.3f}"
+        print(
+            f"{fields['elapsed_s']:8.1f} s  step {fields['step']:4d}  "
+            f"labelled {fields['labelled']:6d}  {tested}  loss {loss}",
+            file=self._stream,
+            flush=True,
+        )
+
+
+def prune_line(fields: dict[str, Any]) -> str:
+    """Say in a line what pruning did."""
+    took = "during training" if fields["prune_s"] is None else f"in {fields['prune_s']:.2f} s"
+    if fields["sparsity"]:
+        return (
+            f"{fields['method']}: {fields['sparsity']:.1%} of the weights masked {took}; this "
+            "saves no FLOPs and no time"
+        )
+    if fields["macs_after"] == fields["macs_before"]:
+        return f"{fields['method']}: {2 * fields['macs_before']:,} FLOPs, nothing pruned"
+    return (
+        f"{fields['method']}: {fields['flops_reduction']:.1%} of the FLOPs and "
+        f"{1 - fields['params_after'] / fields['params_before']:.1%} of the parameters removed "
+        f"{took}"
+        + (f"; the floor held in {', '.join(fields['floored'])}" if fields["floored"] else "")
+    )
+
+
+def span(seconds: float) -> str:
+    """Write a duration in its two largest units."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

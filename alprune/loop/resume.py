@@ -1,0 +1,228 @@
+"""Go on with a run that was interrupted, killed or has reached its end."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from alprune import models
+from alprune.acquisition import Acquisition, find_acquisition
+from alprune.acquisition.base import name_of
+from alprune.data import Splits
+from alprune.errors import AlpruneError, DataError, StoreError
+from alprune.loop import Oracle, RunResult, Session
+from alprune.loop.checkpoint import SLOTS, load_checkpoint
+from alprune.loop.config import RunConfig
+from alprune.loop.events import Observer
+from alprune.loop.pool import LabelPool
+from alprune.loop.run_folder import (
+    CONFIG,
+    RunFolder,
+    is_asking,
+    read_events,
+    read_labels,
+    resume_command,
+)
+from alprune.loop.setup import complete, load_splits, new_learner, open_session, simulation
+from alprune.loop.silent_folder import SilentFolder
+from alprune.pruning import Plan, rebuild
+from alprune.training.device import pick_device
+from alprune.training.distributed import ALONE, Team, join
+
+# Options that earlier versions did not write down, and what they did.
+_ONCE = {"channel_cost": "made"}
+# Options that may differ from those the run was started with.
+# `_check_same` looks at what the data are, not at where they lie.
+_FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache", "cuda_graphs"}
+
+
+def resume(
+    path: str | Path,
+    *,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+    budget: float | None = None,
+    steps: int | None = None,
+) -> RunResult:
+    """Go on with a run from its last checkpoint, at most one step back.
+
+    Without a budget, on a CPU, it ends exactly as if it had never been interrupted.
+
+    Args:
+        path: The run folder.
+        acquisition: Your own function, if the run was started with one.
+        observer: Is told of events as they happen.
+        budget: A new budget in seconds, those already spent included, to extend the run.
+        steps: A new number of steps, those already made included, to extend the run. An extended
+            run does its last step again, to the new end.
+
+    Returns:
+        How the run ended. A run that had ended already is left as it is.
+
+    Raises:
+        AlpruneError: No run is there, another process writes to it, it was changed, or its data
+            was; and as from `run`.
+    """
+    path = Path(path)
+    ended = finished(path, budget, steps)
+    if ended is not None:
+        return ended
+    with join(options(path).sync_batchnorm) as team:
+        session, oracle = reopen(path, acquisition, observer, budget, steps, team=team)
+        return session.run(oracle)
+
+
+def options(path: Path, budget: float | None = None, steps: int | None = None) -> RunConfig:
+    """Return the options of the run in a folder, with a new budget or steps if given."""
+    if not (path / CONFIG).exists():
+        raise StoreError(f"{path} holds no run to go on with; start one with --out {path}.")
+    if is_asking(path):
+        raise StoreError(
+            f"in {path} people are asked for labels. Go on with: {resume_command(path)}."
+        )
+    new = {"budget": budget, "steps": steps, "out": str(path)}
+    given = {name: value for name, value in new.items() if value is not None}
+    return complete(RunConfig.from_toml(path / CONFIG, **given).resolved(_ONCE))
+
+
+def finished(path: Path, budget: float | None, steps: int | None) -> RunResult | None:
+    """Return how a run ended, with a warning that says how to extend it; None if it can go on."""
+    config = options(path, budget, steps)
+    events = read_events(path) if (path / "events.jsonl").exists() else []
+    last: dict[str, Any] = events[-1] if events else {"event": "none"}
+    if last["event"] != "end" or last["reason"].startswith(("interrupted", "stopped", "error")):
+        return None
+    if last["reason"] == "budget" and (config.budget or 0) > last["elapsed_s"]:
+        return None
+    if last["reason"] == "steps" and (config.steps or 0) > (last["steps"] or 0):
+        return None
+    how = {
+        "budget": f"give a --budget of more than {last['elapsed_s']:.0f} seconds",
+        "steps": f"give --steps of more than {last['steps']}",
+    }.get(last["reason"], "nothing is left to do; start a new run")
+    warnings.warn(
+        f"the run in {path} has ended ({last['reason']}). To go further, {how}.", stacklevel=3
+    )
+    return RunResult(
+        path=path,
+        reason=last["reason"],
+        elapsed_s=last["elapsed_s"],
+        labelled=last["labelled"],
+        steps=last["steps"],
+        test_accuracy=last["test_accuracy"],
+    )
+
+
+def reopen(
+    path: Path,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+    budget: float | None = None,
+    steps: int | None = None,
+    load: Callable[[RunConfig], Splits] = load_splits,
+    team: Team = ALONE,
+) -> tuple[Session, Oracle]:
+    """Return a session that goes on with a run, and where its labels come from.
+
+    A run that was killed before its first checkpoint begins anew. `load` returns its data, and
+    `team` makes the run from here on, of whatever size the one before was.
+
+    Raises:
+        AlpruneError: As from `resume`.
+    """
+    folder = RunFolder(path, resume=True) if team.rank == 0 else SilentFolder(path)
+    try:
+        config = options(path, budget, steps)
+        state = load_checkpoint(path)
+        if state is None:
+            _check_nothing_lost(path)
+        try:
+            splits = load(config)
+        except DataError as error:
+            raise DataError(
+                f"{error} If the data of the run lie elsewhere by now, say where at `dataset` or "
+                f"`data_root` in {path / CONFIG}."
+            ) from error
+        if state is None:
+            session = open_session(config, splits, acquisition, observer, folder, team)
+        else:
+            chosen = acquisition or find_acquisition(config.acquisition)
+            session = _restored(config, splits, chosen, observer, folder, state, team)
+        return session, simulation(config, splits.train)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _check_nothing_lost(path: Path) -> None:
+    """Refuse to begin anew, for want of a checkpoint, over a run that had got further."""
+    steps = sum(event["event"] == "step" for event in read_events(path))
+    later = sum(step > 0 for _, step in read_labels(path).values())
+    if steps or later:
+        raise StoreError(
+            f"{path} has no checkpoint left, but a record of {steps} steps and {later} labels that "
+            f"were acquired. Bring {SLOTS[0]} and {SLOTS[1]} back (were they left out of a copy?), "
+            "or start a new run with another --out. Nothing was changed."
+        )
+
+
+def _restored(
+    config: RunConfig,
+    splits: Splits,
+    acquisition: Acquisition,
+    observer: Observer | None,
+    folder: RunFolder,
+    state: Mapping[str, Any],
+    team: Team,
+) -> Session:
+    train = splits.train
+    try:
+        _check_same(config, splits.digest, acquisition, state)
+        fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
+        plan = Plan.from_json(state["plan"])
+        # The masks of a masked network stand in its state dict.
+        weights = state["learner"]["model"] if plan.kind == "masks" else None
+        learner = new_learner(config, rebuild(fresh, plan, weights), train, team)
+        pool = LabelPool(len(train), len(train.classes))
+        session = Session(config, splits, pool, learner, plan, folder, acquisition, observer)
+        session.restore(state)
+    except AlpruneError:
+        raise
+    except Exception as error:  # what a state that belongs elsewhere leads to
+        raise StoreError(
+            f"the checkpoint in {folder.path} does not fit the run: {error!r}. It was written by "
+            "another version of alprune, of the learner or of the acquisition function."
+        ) from error
+    return session
+
+
+def _check_same(
+    config: RunConfig, digest: str, acquisition: Acquisition, state: Mapping[str, Any]
+) -> None:
+    now = {k: v for k, v in asdict(config).items() if v is not None}
+    then = _ONCE | state["config"]
+    changed = [k for k in sorted({*now, *then} - _FREE) if now.get(k) != then.get(k)]
+    if changed:
+        told = ", ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)
+        raise StoreError(
+            f"{config.out}/{CONFIG} was changed since the run began: {told}. Put it back, or "
+            f"start a new run with --recipe {config.out}/{CONFIG} and another --out."
+        )
+    if digest != state["data_digest"]:
+        raise DataError(
+            f"the data of {config.dataset!r} are not those that the run began with (digest "
+            f"{digest}, was {state['data_digest']}). Put the old ones back, or start a new run."
+        )
+    if name_of(acquisition) != state["acquisition"]:
+        raise StoreError(
+            f"the run chose its points by {state['acquisition']!r}, not by "
+            f"{name_of(acquisition)!r}. Pass that function: alprune.resume(path, acquisition=...)."
+        )
+    device = pick_device(config.device).type
+    if device != state["device"]:
+        raise StoreError(
+            f"the run was computed on {state['device']!r}, and its random draws cannot go on on "
+            f"{device!r}. Resume it where it was; where there are both, put device = "
+            f'"{state["device"]}" into {config.out}/{CONFIG}; or start a new run.'
+        )

@@ -1,0 +1,394 @@
+"""The run folder: the record of a run, written as it goes, sound at any instant."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from alprune.data.safe_io import open_ordinary, read_whole
+from alprune.errors import StoreError, quoted
+from alprune.loop import atomic_io as disk
+
+EVENTS = "events.jsonl"
+CONFIG = "config.toml"
+LABELS = "labels.csv"
+LOCK = ".lock"
+LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
+FILE_BYTES = 2**28  # of events.jsonl and labels.csv: ten million rows
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+_NUMBER = (int, float)
+_FIELDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("elapsed_s fitted_s", _NUMBER, "a number"),
+    ("test_accuracy", (*_NUMBER, NoneType), "a number or null"),
+    ("step labelled", (int,), "a whole number"),
+    ("steps", (int, NoneType), "a whole number or null"),
+    ("reason acquisition device data_digest", (str,), "text"),
+    ("acquired initial", (list,), "a list"),
+    ("config versions", (dict,), "an object"),
+)
+
+Row = tuple[int, int, str, int]
+"""A labelled point: index, label, class name, step."""
+
+
+class RunFolder:
+    """A folder that holds one run, to which one process at a time writes.
+
+    Whatever is written is on the disk when the call returns. Files are replaced whole; lines are
+    added at the end, and a line that could not be finished is cut off again. A folder that was
+    removed meanwhile, and perhaps made anew by another run, is not written to.
+
+    Args:
+        path: The folder; made if missing.
+        resume: Open the run that is there, instead of a new one.
+
+    Attributes:
+        path: As given.
+        events_bytes: Length of events.jsonl, of whole lines.
+
+    Raises:
+        StoreError: It holds a run already (or none, with `resume`), another process writes to
+            it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        self.path = path
+        self._labels_bytes = 0
+        self._digest = hashlib.blake2b(digest_size=16)
+        try:
+            if not resume:
+                disk.make_folders(path)
+            _check(path, resume)
+            self._lock = _locked(path)
+            try:
+                self._place = _place(path)
+                _check(path, resume)  # again: another process may just have finished there
+                (path / EVENTS).touch()
+                self.events_bytes = (path / EVENTS).stat().st_size
+            except BaseException:
+                self._lock.release()
+                raise
+        except OSError as error:
+            raise StoreError(f"cannot write a run to {path}: {error}.") from error
+
+    @property
+    def events_digest(self) -> str:
+        """Hash of what stands in events.jsonl since `rewind`."""
+        return self._digest.hexdigest()
+
+    def event(self, name: str, elapsed_s: float, **fields: Any) -> None:
+        """Append one line to events.jsonl.
+
+        Args:
+            name: "start", "prune", "step", "end", ...
+            elapsed_s: The budget clock.
+            **fields: JSON values.
+
+        Raises:
+            StoreError: The line cannot be written, or is longer than any that is read.
+        """
+        event = {"event": name, "elapsed_s": round(elapsed_s, 3), **fields}
+        line = (json.dumps(event) + "\n").encode()
+        if len(line) > LINE_BYTES:
+            raise StoreError(
+                f"cannot write the event {name!r}: it takes {len(line):,} bytes, and at most "
+                f"{LINE_BYTES:,} are read. Label fewer points at a time."
+            )
+        with self._writing(EVENTS):
+            self.events_bytes = disk.append(self.path / EVENTS, line, self.events_bytes)
+        self._digest.update(line)
+
+    def rewind(self, events_bytes: int, digest: str | None = None) -> None:
+        """Cut off what stands in events.jsonl past a length, written after a checkpoint.
+
+        Args:
+            events_bytes: The length.
+            digest: Hash of what has to stand before it; None: whatever stands there.
+
+        Raises:
+            StoreError: The file is shorter than that, holds another record or cannot be written;
+                it is as it was then.
+        """
+        with self._writing(EVENTS):
+            kept, found = _hash(self.path / EVENTS, events_bytes)
+            if found < events_bytes or digest not in (None, kept.hexdigest()):
+                less = f" ({found:,} bytes of {events_bytes:,})" if found < events_bytes else ""
+                raise StoreError(
+                    f"{self.path / EVENTS} is not the record that the checkpoint was written "
+                    f"with{less}: somebody has cut or changed it, or one of them comes from "
+                    "another run. Put the right one back. Nothing was changed."
+                )
+            self.events_bytes = disk.append(self.path / EVENTS, b"", events_bytes)
+        self._digest = kept
+
+    def write(self, name: str, *content: str | bytes | memoryview) -> None:
+        """Write a file whole or not at all.
+
+        Args:
+            name: Of the file.
+            *content: Its pieces, text as UTF-8.
+
+        Raises:
+            StoreError: It cannot be written; what was there before still is.
+        """
+        with self._writing(name):
+            disk.replace(self.path / name, *content)
+
+    def write_labels(self, rows: Iterable[Row]) -> None:
+        """Write labels.csv anew: index, label, class name (see `to_cell`), step a row.
+
+        Raises:
+            StoreError: As from `write`.
+        """
+        data = _table([("index", "label", "class", "step"), *rows])
+        self.write(LABELS, data)
+        self._labels_bytes = len(data)
+
+    def append_labels(self, rows: Iterable[Row]) -> None:
+        """Add rows to labels.csv.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
+        with self._writing(LABELS):
+            data = _table(rows)
+            self._labels_bytes = disk.append(self.path / LABELS, data, self._labels_bytes)
+
+    def close(self) -> None:
+        """Let another process write here."""
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Make an OSError a StoreError that names the file; refuse a folder that is not ours."""
+        try:
+            ours = _place(self.path) == self._place
+        except OSError:
+            ours = False
+        if not ours:
+            raise StoreError(
+                f"cannot write {self.path / name}: the folder, or the {LOCK} in it, was removed or "
+                "replaced while the run went on, and may be another's by now."
+            )
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.path / name}: {error}. Once that is mended, go on from the "
+                f"last state that was written: {resume_command(self.path)}"
+            ) from error
+
+
+def resume_command(path: Path) -> str:
+    """Return the command that goes on with the run in a folder."""
+    return f"alprune {'ask' if is_asking(path) else 'run --resume'} {shlex.quote(str(path))}"
+
+
+def is_asking(path: Path) -> bool:
+    """Tell whether a folder's record is that of `alprune ask`, by its first event."""
+    try:
+        return _event(next(_lines(path / EVENTS), b"")).get("asking") is True
+    except (OSError, ValueError, RecursionError, StoreError):
+        return False
+
+
+def sound_bytes(path: Path) -> int:
+    """Return how many bytes of a folder's record are whole lines; a torn one may follow them."""
+    return sum(map(len, _lines(path / EVENTS)))
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder that a new run cannot have; nothing is made or changed.
+
+    Raises:
+        StoreError: It holds a run, whose message says how to go on with it, or something else.
+    """
+    try:
+        if path.exists():
+            _check(path, resume=False)
+    except OSError as error:
+        raise StoreError(f"cannot write a run to {path}: {error}.") from error
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Read the events of a run folder, also of one that is being written.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        One dictionary an event, in order. A last line that is half written is left out: one
+        without an end, or, after a power cut, with zeros where the disk has got nothing.
+
+    Raises:
+        StoreError: No run there, or a damaged line before the last.
+    """
+    events: list[dict[str, Any]] = []
+    try:
+        for number, line in enumerate(_lines(path / EVENTS), start=1):
+            try:
+                events.append(_event(line))
+            except (ValueError, RecursionError) as error:
+                raise StoreError(f"{path / EVENTS} line {number} is damaged: {error}.") from error
+    except OSError as error:
+        raise StoreError(f"{path} holds no readable run: {error}.") from error
+    return events
+
+
+class Fields(dict[str, Any]):
+    """A JSON object of an event; to ask for a field that it lacks is a StoreError."""
+
+    def __missing__(self, name: str) -> Any:
+        raise StoreError(
+            f"an event lacks {name!r}: the run's {EVENTS} was changed, or written by another "
+            "version of alprune."
+        )
+
+
+def to_cell(text: str) -> str:
+    """Write text so that a spreadsheet shows it and computes nothing.
+
+    Spreadsheets take a cell that begins with one of = + - @, a tab or a line break for a formula,
+    which can send a table's content away. An apostrophe in front marks it as text.
+
+    Returns:
+        `text`, with an apostrophe in front where it begins with one of these or with an
+        apostrophe; `from_cell` takes it off.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """Return the text that `to_cell` was given."""
+    return cell[1:] if cell.startswith("'") else cell
+
+
+def read_labels(path: Path) -> dict[int, tuple[int, int]]:
+    """Read the labels in a run folder's labels.csv.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        `{index: (label, step)}`, without a half-written last row and rows that are no such.
+    """
+    try:
+        text = read_whole(path / LABELS, FILE_BYTES).decode()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    known = {}
+    with contextlib.suppress(csv.Error):  # what stood before the damage is still good
+        for row in csv.reader(io.StringIO(text[: text.rfind("\n") + 1])):
+            with contextlib.suppress(ValueError, IndexError):
+                known[int(row[0])] = int(row[1]), int(row[3])
+    return known
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open_ordinary(path) as file:
+        left = FILE_BYTES
+        while line := file.readline(LINE_BYTES + 1):
+            left -= len(line)
+            if len(line) > LINE_BYTES or left < 0:
+                raise StoreError(
+                    f"{path} is no record of a run: it has a line of more than {LINE_BYTES:,} "
+                    f"bytes, or more than {FILE_BYTES:,} in all."
+                )
+            torn = b"\0" in line and not file.read(1)  # JSON has no zeros, and there is no more
+            if torn or not line.endswith(b"\n"):
+                return  # half written
+            yield line
+
+
+def _event(line: bytes) -> Fields:
+    """Read one line and check the types of what is read from it elsewhere."""
+    event = json.loads(line.decode(), object_hook=Fields)
+    if not isinstance(event, Fields) or not isinstance(event.get("event"), str):
+        raise ValueError("it is no JSON object with an 'event'")
+    for names, kinds, what in _FIELDS:
+        for name in names.split():
+            value = event.get(name)
+            odd = isinstance(value, bool) or not isinstance(value, kinds)
+            if name in event and (odd or (isinstance(value, float) and not math.isfinite(value))):
+                raise ValueError(f"{name!r} is {quoted(value)}, not {what}")
+    return event
+
+
+def _check(path: Path, resume: bool) -> None:
+    for name in (EVENTS, LABELS, LOCK):  # what is written in place, through a link if it is one
+        if (path / name).is_symlink():
+            raise StoreError(
+                f"{path / name} is a link, and a run would write to what it leads to. Remove it."
+            )
+    events = path / EVENTS
+    # The options are written first: what was killed before that is no run yet.
+    holds_run = (path / CONFIG).exists() or (events.exists() and events.stat().st_size > 0)
+    if resume and not (path / CONFIG).exists():
+        raise StoreError(f"{path} holds no run to go on with; start one with --out {path}.")
+    if resume:
+        return
+    if holds_run:
+        raise StoreError(
+            f"{path} already holds a run. Nothing was changed. To go on with it: "
+            f"{resume_command(path)}. For a new run choose another --out, or move that run away."
+        )
+    ours = {EVENTS, LOCK, f".{CONFIG}.tmp"}
+    found = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
+    if found:
+        raise StoreError(
+            f"{path} is not empty (it holds {found[0]!r}"
+            + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+            + "), and a run would replace files there. Choose a new --out folder."
+        )
+
+
+def _locked(path: Path) -> FileLock:
+    # Of the operating system: it ends with the process that holds it. Any thread may let it go.
+    lock = FileLock(path / LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreError(
+            f"another process is writing its run to {path}. Nothing was changed. Wait until it "
+            "has ended, or choose another folder."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise StoreError(f"cannot write a run to {path}: {error}.") from error
+    return lock
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Return what tells a folder's lock from that of another folder of the same name."""
+    found = (path / LOCK).stat()
+    return found.st_dev, found.st_ino
+
+
+def _hash(path: Path, length: int) -> "tuple[hashlib.blake2b, int]":
+    """Hash the first bytes of a file, as many as there are; return how many that were."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open_ordinary(path) as file:
+        left = length
+        while left > 0:
+            part = file.read(min(left, 2**20))
+            if not part:
+                break
+            digest.update(part)
+            left -= len(part)
+    return digest, length - left
+
+
+def _table(rows: Iterable[tuple[Any, ...]]) -> bytes:
+    text = io.StringIO()
+    cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)
+    csv.writer(text).writerows(cells)  # lines end in \r\n, so that both are quoted within a cell
+    return text.getvalue().encode()

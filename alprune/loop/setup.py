@@ -1,0 +1,415 @@
+"""From options to a session that is ready to run: data, first labels, pruned learner, folder."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alprune import data, models
+from alprune.acquisition import Acquisition, find_acquisition
+from alprune.acquisition.initial import ColdPool, find_start, first_points
+from alprune.data import Dataset, Splits
+from alprune.data.corruption import long_tail
+from alprune.errors import ConfigError, PruneError
+from alprune.loop import Oracle, RunResult, Session
+from alprune.loop.config import RunConfig
+from alprune.loop.events import Observer
+from alprune.loop.oracle import Simulation
+from alprune.loop.pool import LabelPool, trained_on
+from alprune.loop.run_folder import RunFolder, check_new
+from alprune.loop.silent_folder import SilentFolder
+from alprune.models.pretrained import _DRAWN_ANEW, digest_of, load_pretrained
+from alprune.models.pretrained import DEFAULTS as PRETRAINED_DEFAULTS
+from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
+from alprune.pruning.criteria.costs import CHANNEL_COSTS
+from alprune.pruning.epi import EarlyPruner, EarlySettings
+from alprune.pruning.width_limits import AUTO, LEAST
+from alprune.registry import lookup
+from alprune.training import FitSettings, Learner
+from alprune.training.augment import normalise
+from alprune.training.device import autocast, pick_device, pick_precision
+from alprune.training.distributed import ALONE, Team, join
+from alprune.training.predict import out_of_memory
+
+DEFAULTS = {
+    "initial": 1000,
+    "query_size": 50,
+    "initial_epochs": 10.0,
+    "epochs": 0.5,
+    "batch_size": 64,
+    "lr": 0.05,
+    "warmup_batches": 50,
+    "smoothing": 0.05,
+    "channel_cost": "made",
+}
+# Options that `prune` knows by the same name.
+REDUCTIONS = "flops_reduction params_reduction channels_reduction latency_reduction".split()
+PRUNE_OPTIONS = [
+    *REDUCTIONS,
+    *"smoothing channel_cost temperature min_channels round_to rounds".split(),
+    *"latency_batch latency_aware init".split(),
+]
+# A wide network with He initialisation needs more time to get up to the rate of narrow ones.
+WIDE_DEFAULTS = {"warmup_batches": 200, "round_to": 1, "min_channels": LEAST}
+# In narrow ones multiples of 8 train faster, and no wide layer may become a bottleneck.
+NARROW_DEFAULTS = {"round_to": AUTO, "min_channels": AUTO}
+# Where our models gain from other values than the paper's within a budget: more removed, smaller
+# costs listened to, so that late layers keep more and early ones less, and costs that are time.
+OUR_REDUCTIONS = {"3sp-ca": {"flops_reduction": 0.9}}
+OUR_DEFAULTS = {"3sp-ca": {"smoothing": 0.01, "channel_cost": "step"}}
+# The Early Pruning Indicator can decide after its eleventh epoch, see alprune.pruning.epi.
+EARLY_DEFAULTS = {"initial_epochs": 20.0, "prune_at": "epi"}
+
+
+def run(
+    config: RunConfig,
+    *,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+) -> RunResult:
+    """Run the acquisition loop on a labelled data set, whose labels are shown when asked for.
+
+    Under `torchrun` all processes call it and make one run together.
+
+    Args:
+        config: The options.
+        acquisition: Your own function instead of the one that `config` names.
+        observer: Is told of events as they happen.
+
+    Returns:
+        How the run ended, and its folder.
+
+    Raises:
+        AlpruneError: Something in the options, the data or the folder is not usable; or the
+            loss became infinite or NaN. The record up to there is kept.
+    """
+    with join(config.sync_batchnorm) as team:
+        session, oracle = open_run(config, acquisition, observer, team)
+        return session.run(oracle)
+
+
+def open_run(
+    config: RunConfig,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+    team: Team = ALONE,
+) -> tuple[Session, Oracle]:
+    """Return the session of a new run and where its labels come from; `team` makes it together.
+
+    Raises:
+        AlpruneError: As from `run`.
+    """
+    config = team.same(complete(config))
+    assert config.out is not None
+    if team.rank == 0:
+        check_new(Path(config.out))  # before the data are loaded, which may take long
+    splits = load_splits(config)
+    session = open_session(config, splits, acquisition, observer, team=team)
+    return session, simulation(config, splits.train)
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """Fill the open options with the data set's and the project's defaults, and check names.
+
+    Raises:
+        ConfigError: An unknown data set, method, device or acquisition function.
+    """
+    find_acquisition(config.acquisition)
+    # The weights of a network of your own may be more than a random draw.
+    own = config.model not in models.MODELS and not config.model.startswith("torchvision:")
+    config = with_weights(config)
+    config = config.resolved({"after_pruning": "inherit" if own else "reinit"})
+    lookup("after-pruning treatment", config.after_pruning or "", AFTER_PRUNING)
+    lookup("initialisation", config.init, models.INITS)
+    pick_precision(config.precision, pick_device(config.device))
+    config = config.resolved(data.source(config.dataset).defaults)
+    method = find_method(config.method)
+    if config.prune_at is not None and not method.early:
+        raise ConfigError(
+            f"prune_at ({config.prune_at!r}) is for methods that prune during training: epi."
+        )
+    if method.early:
+        config = config.resolved(EARLY_DEFAULTS)
+    config = config.resolved(NARROW_DEFAULTS if method.saves_time else WIDE_DEFAULTS)
+    if config.model in models.MODELS:
+        if all(getattr(config, reduction) is None for reduction in REDUCTIONS):
+            config = config.resolved(OUR_REDUCTIONS.get(config.method, {}))
+        config = config.resolved(OUR_DEFAULTS.get(config.method, {}))
+        config = config.resolved({"lr": models.MODELS[config.model].lr})
+    config = config.resolved(DEFAULTS)
+    lookup("channel cost", config.channel_cost or "", CHANNEL_COSTS)
+    config = config.resolved({"start": "balanced" if config.imbalance == 1 else "random"})
+    find_start(config.start or "")
+    _check_counts(config)
+    if config.score_subset is not None and config.score_subset < (config.query_size or 0):
+        raise ConfigError(
+            f"score_subset ({config.score_subset}) must be at least query_size "
+            f"({config.query_size}): points are acquired out of those scored."
+        )
+    if config.budget is None and config.steps is None:
+        config = config.resolved({"budget": 3600.0})
+    if config.out is None:
+        config = config.resolved({"out": str(_free_folder(config))})
+    return config
+
+
+def _check_counts(config: RunConfig) -> None:
+    initial = config.initial or 0
+    if config.hold_out and not config.hold_out <= initial - 2:
+        raise ConfigError(
+            f"hold_out ({config.hold_out}) must leave 2 of the first points ({initial}) to train "
+            "on. Lower it, or raise --initial."
+        )
+    if config.stop_labels is not None and config.stop_labels < initial:
+        raise ConfigError(
+            f"stop_labels ({config.stop_labels}) is less than the first points ({initial}). Raise "
+            "it, or lower --initial."
+        )
+
+
+def load_splits(config: RunConfig) -> Splits:
+    """Load the data set at the size the learner takes, its pool long-tailed if asked for."""
+    return thinned(config, data.load(**data_options(config), progress=True))
+
+
+def data_options(config: RunConfig) -> dict[str, Any]:
+    """Return what a run passes to `alprune.data.load`; runs that agree in it can share the data."""
+    return {
+        "name": config.dataset,
+        "root": Path(config.data_root) if config.data_root else None,
+        "size": _image_size(config),
+        "skip_unreadable": config.skip_unreadable,
+        "follow_links": config.follow_links,
+        "cache": Path(config.cache) if config.cache else None,
+    }
+
+
+def thinned(config: RunConfig, splits: Splits) -> Splits:
+    """Return a data set as a run sees it: its pool long-tailed if asked for."""
+    if config.imbalance == 1:
+        return splits
+    generator = torch.Generator().manual_seed(config.seed + 4)
+    return replace(splits, train=long_tail(splits.train, config.imbalance, generator))
+
+
+def open_session(
+    config: RunConfig,
+    splits: Splits,
+    acquisition: Acquisition | None = None,
+    observer: Observer | None = None,
+    folder: RunFolder | None = None,
+    team: Team = ALONE,
+) -> Session:
+    """Label the first points, prune the learner and open the run folder.
+
+    Args:
+        config: Complete options.
+        splits: The data.
+        acquisition: Overrides `config.acquisition`.
+        observer: Is told of events.
+        folder: Takes the record; if None, the new folder `config.out`.
+        team: The processes that make the run; the first one takes the record.
+
+    Returns:
+        A session whose clock has not started.
+    """
+    fit_settings(config, splits.train)  # refuse now, not after the pruning
+    chosen = acquisition or find_acquisition(config.acquisition)
+    pool, first = first_labels(config, splits.train)
+    pruned = prune_learner(config, splits.train, first, pool.label_of(first))
+    pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
+    learner = new_learner(config, pruned.model, splits.train, team)
+    if folder is None:  # last: what is refused before leaves no folder behind
+        assert config.out is not None
+        folder = (RunFolder if team.rank == 0 else SilentFolder)(Path(config.out))
+    session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer)
+    try:
+        session.begin(pruned)
+    except BaseException:
+        folder.close()
+        raise
+    return session
+
+
+def _of_first(team: Team, config: RunConfig, train: Dataset, pruned: Pruned) -> nn.Module:
+    """Return a network of the widths that the first process chose, perhaps by measured times."""
+    plan = team.same(pruned.plan.to_json())
+    if plan == pruned.plan.to_json():
+        return pruned.model
+    fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
+    return rebuild(fresh, Plan.from_json(plan))
+
+
+def new_learner(config: RunConfig, model: nn.Module, train: Dataset, team: Team = ALONE) -> Learner:
+    """Make a pruned network ready to train; one that is pruned during training is watched."""
+    device = pick_device(config.device)
+    settings = fit_settings(config, train)
+    early = early_pruner(config, model.to(device), train)
+    precision = pick_precision(config.precision, device)
+    graphs = config.cuda_graphs
+    return Learner(model, train, settings, device, precision, early, team, graphs)
+
+
+def simulation(config: RunConfig, train: Dataset) -> Simulation:
+    """Return the oracle of a run on labelled data."""
+    return Simulation(train, config.label_noise, config.seed + 3)
+
+
+def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Tensor]:
+    """Label the first points; return the pool and the indices of those to prune and train on."""
+    oracle = simulation(config, train)
+    pool = LabelPool(len(train), len(train.classes))
+    assert config.initial is not None and config.start is not None
+    cold = ColdPool(train.x, train.classes, oracle.labels)
+    generator = torch.Generator().manual_seed(config.seed)
+    first = first_points(config.start, cold, config.initial, generator)
+    bad = train.unreadable(first)
+    pool.set_aside(first[bad])
+    first = first[~bad]
+    pool.label(first, oracle(first), step=0)
+    return pool, trained_on(pool, config.hold_out, config.seed)
+
+
+def prune_learner(
+    config: RunConfig, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
+) -> Pruned:
+    """Build the learner and prune it on one labelled minibatch."""
+    device = pick_device(config.device)
+    early = find_method(config.method).early
+    generator = torch.Generator().manual_seed(config.seed)
+    model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
+    if config.model in models.MODELS:
+        models.INITS[config.init](model, generator)
+    start_from(config, model, len(train.classes))
+    mean, std = torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
+    batches = []
+    for _ in range(config.prune_batches):
+        chosen = torch.randperm(labelled.numel(), generator=generator)[: config.prune_batch]
+        inputs = normalise(train.x[labelled[chosen]].to(device), mean, std)
+        batches.append((inputs, labels[chosen].to(device)))
+    try:
+        with autocast(device, torch.float32):
+            return prune(
+                model.to(device),
+                "dense" if early else config.method,
+                batch=batches,
+                after=config.after_pruning or "inherit",
+                generator=generator,
+                **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in REDUCTIONS)},
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise PruneError(
+            f"out of memory while pruning on a batch of {config.prune_batch} images. Try "
+            f"--prune-batch {max(2, config.prune_batch // 2)}, a smaller --model or --image-size."
+        ) from error
+
+
+def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPruner | None:
+    """Make what prunes the learner during training; None for methods that pruned before."""
+    method = find_method(config.method)
+    if not method.early:
+        return None
+    asked = {n.removesuffix("_reduction"): getattr(config, n) for n in REDUCTIONS}
+    reductions = {q: r for q, r in asked.items() if r is not None} or method.reductions
+    if len(reductions) != 1:
+        raise ConfigError(f"got {len(reductions)} reductions; method epi takes one.")
+    [(quantity, reduction)] = reductions.items()
+    settings = EarlySettings(
+        Target(quantity, reduction, config.min_channels or AUTO, config.round_to or AUTO),
+        criterion=config.epi_criterion,
+        prune_at=config.prune_at or "epi",
+    )
+    graph = trace(model, torch.zeros(2, *train.image_shape, device=next(model.parameters()).device))
+    return EarlyPruner(graph, settings, torch.Generator().manual_seed(config.seed))
+
+
+def fit_settings(config: RunConfig, train: Dataset) -> FitSettings:
+    """Pick the training options out of a complete configuration."""
+    assert config.lr is not None and config.batch_size is not None
+    return FitSettings(
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        label_smoothing=config.label_smoothing,
+        warmup_batches=config.warmup_batches or 0,
+        schedule=config.schedule,
+        averaging=config.averaging,
+        pad=config.pad,
+        flip=train.flip if config.flip is None else config.flip,
+    )
+
+
+def _image_size(config: RunConfig) -> tuple[int, int] | None:
+    if config.image_size is not None:
+        return config.image_size, config.image_size
+    entry = models.MODELS.get(config.model)
+    return None if entry is None else entry.input_shape[1:]
+
+
+def _free_folder(config: RunConfig) -> Path:
+    name = f"{config.dataset.partition(':')[0]}-{config.method}-seed{config.seed}"
+    name = name.replace(":", "-").replace("/", "-")
+    taken = 1
+    path = Path("outputs") / name
+    while path.exists():
+        taken += 1
+        path = Path("outputs") / f"{name}-{taken}"
+    return path
+
+
+__all__ = [
+    "DEFAULTS",
+    "complete",
+    "data_options",
+    "first_labels",
+    "fit_settings",
+    "load_splits",
+    "new_learner",
+    "open_run",
+    "open_session",
+    "prune_learner",
+    "run",
+    "simulation",
+    "thinned",
+]
+
+
+def with_weights(config: RunConfig) -> RunConfig:
+    """Fill the options that follow from `pretrained`, if it is given.
+
+    Raises:
+        ConfigError: Another option would draw the weights anew.
+        ModelError: The file cannot be read.
+    """
+    if config.pretrained is None:
+        if config.pretrained_digest is not None:
+            raise ConfigError("pretrained_digest is of the file of pretrained, which is not given.")
+        return config
+    if config.after_pruning == "reinit" or config.method in _DRAWN_ANEW:
+        why = "after_pruning reinit" if config.after_pruning == "reinit" else config.method
+        raise ConfigError(
+            f"{why} draws all weights anew and would throw those of {config.pretrained!r} away. "
+            "Inherit them, with a method that keeps weights, such as taylor or 3sp."
+        )
+    if config.pretrained_digest is None:  # a run that goes on need not find the file
+        config = config.resolved({"pretrained_digest": digest_of(config.pretrained)})
+    return config.resolved(PRETRAINED_DEFAULTS)
+
+
+def start_from(config: RunConfig, model: nn.Module, classes: int) -> None:
+    """Put the weights of `config.pretrained`, if it is given, into the unpruned network.
+
+    What was taken and what was not is said in a warning.
+
+    Raises:
+        ModelError: As from `load_pretrained`.
+    """
+    if config.pretrained is not None:
+        loaded = load_pretrained(model, config.pretrained, classes, config.pretrained_digest)
+        warnings.warn(loaded.sentence(config.pretrained), stacklevel=3)

@@ -1,5 +1,0 @@
-"""Pruning during training: "When to Prune" and its Early Pruning Indicator."""
-
-from alprune.prune.early.pruner import EarlyPruner, EarlySettings, Removal
-
-__all__ = ["EarlyPruner", "EarlySettings", "Removal"]

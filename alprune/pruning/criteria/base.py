@@ -1,0 +1,218 @@
+"""What criteria share: a batch, options, the state to score in, derivatives and channel sums."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alprune.errors import AlpruneError, PruneError, failure
+from alprune.models.init import forked_rng
+from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.verify import NoDropout
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a criterion may be told.
+
+    Attributes:
+        smoothing: lambda of 3SP+CA, added to a layer's share of the cost.
+        temperature: Divides the logits in the GraSP criteria.
+        generator: Source of randomness, on the CPU; None for criteria that draw nothing.
+        channel_cost: What 3SP+CA divides by, a key of `CHANNEL_COSTS`.
+    """
+
+    smoothing: float = 0.05
+    temperature: float = 200.0
+    generator: torch.Generator | None = None
+    channel_cost: str = "made"
+
+
+Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
+
+
+@contextmanager
+def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+    """Put a model in the state in which it is scored, and back as it was afterwards.
+
+    That is: train mode, gradients on, every kind of dropout and stochastic depth off, and a
+    random state of its own for what else a forward may draw; the global one is not moved.
+
+    Yields:
+        Its parameters by name, all requiring gradients.
+    """
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    required = {name: p.requires_grad for name, p in parameters.items()}
+    model.train()
+    for module in model.modules():
+        if (
+            isinstance(module, nn.modules.dropout._DropoutNd)
+            or "Stochastic" in type(module).__name__
+        ):
+            module.eval()
+    inner = [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.MultiheadAttention)]
+    rates = [(module, module.dropout) for module in inner]
+    for module in inner:  # these drop inside one operation
+        module.dropout = 0.0
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    devices = sorted({p.device.index or 0 for p in parameters.values() if p.is_cuda})
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), forked_rng(0, devices), NoDropout():
+            yield parameters
+    finally:
+        for module, rate in rates:
+            module.dropout = rate
+        for module, mode in modes.items():
+            module.training = mode
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(required[name])
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+def loss_on(
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    temperature: float = 1.0,
+) -> Tensor:
+    """Compute the cross-entropy of a model on a batch.
+
+    Args:
+        model: From inputs to logits `(b, classes)`, in the mode in which it shall be scored.
+        batch: Inputs `(b, ...)` and labels `(b,)`.
+        temperature: Divides the logits; larger smooths the outputs.
+
+    Returns:
+        A scalar with its graph.
+
+    Raises:
+        PruneError: The batch does not fit the model, or the loss is not finite.
+    """
+    inputs, labels = batch
+    try:
+        loss = F.cross_entropy(logits(model, inputs) / temperature, labels)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise PruneError(
+            f"the model fails on the pruning batch {tuple(inputs.shape)}: {error}. The batch must "
+            "have the model's input shape and, for BatchNorm, more than one example; the model "
+            "must return logits (b, classes)."
+        ) from error
+    if not torch.isfinite(loss):
+        raise PruneError(
+            f"the loss on the pruning batch is {loss.item()}; scores need a finite loss. Check "
+            "that inputs are normalised and weights freshly initialised."
+        )
+    return loss
+
+
+def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Run a model whose output is to be one tensor.
+
+    Raises:
+        PruneError: It returns something else.
+    """
+    out = model(inputs)
+    if not isinstance(out, Tensor):
+        raise PruneError(
+            f"{type(model).__name__} returned a {type(out).__name__}; scores need logits "
+            "(b, classes) as one tensor. Wrap the model in one that returns only these."
+        )
+    return out
+
+
+def channel_scores(
+    criterion: Criterion,
+    model: nn.Module,
+    graph: ChannelGraph,
+    batch: Batch,
+    options: ScoreOptions,
+) -> Tensor:
+    """Ask a criterion, perhaps a user's own, for scores and check what it returns.
+
+    Returns:
+        `(channels,)` float32, on the CPU.
+
+    Raises:
+        PruneError: The criterion failed, or returned anything else.
+    """
+    name = getattr(criterion, "__qualname__", type(criterion).__name__)
+    try:
+        scores = criterion(model, graph, batch, options)
+    except AlpruneError:
+        raise
+    except Exception as error:
+        raise PruneError(
+            failure(f"criterion {name!r}", error)
+            + " It is called as (model, graph, batch, options)."
+        ) from error
+    if not isinstance(scores, Tensor) or scores.shape != (graph.channels,):
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise PruneError(
+            f"criterion {name!r} returned {got}; it must return a tensor ({graph.channels},), one "
+            "score a channel."
+        )
+    if scores.is_complex():
+        raise PruneError(f"criterion {name!r} returned {scores.dtype}; scores must be real.")
+    return scores.detach().to("cpu", torch.float32)
+
+
+def gradients(
+    value: Tensor, wanted: Mapping[str, Tensor], create_graph: bool = False
+) -> dict[str, Tensor]:
+    """Differentiate a scalar by tensors; by those it does not depend on the result is zero.
+
+    Raises:
+        PruneError: A gradient is not finite.
+    """
+    found = torch.autograd.grad(
+        value, list(wanted.values()), create_graph=create_graph, materialize_grads=True
+    )
+    for name, gradient in zip(wanted, found, strict=True):
+        if not all_finite(gradient):
+            raise PruneError(
+                f"the gradient of {name!r} on the pruning batch is not finite; scores need finite "
+                "gradients. Try a smaller initialisation or normalised inputs."
+            )
+    return dict(zip(wanted, found, strict=True))
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether every number of a tensor is finite; one sum, without a mask of its size."""
+    # A finite sum has finite terms; an infinite one may have overflowed.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def channel_sums(graph: ChannelGraph, values: Mapping[str, Tensor], role: str) -> Tensor:
+    """Sum the elements of tensors over the channels that they play a role for.
+
+    Args:
+        graph: The channel groups.
+        values: `{tensor name: tensor of its shape}`; names left out add nothing.
+        role: "makes", "reads" or "follows".
+
+    Returns:
+        `(channels,)` float64, on the CPU.
+    """
+    total = torch.zeros(graph.channels, dtype=torch.float64)
+    for tensor in graph.tensors:
+        if tensor.name not in values:
+            continue
+        for dim, found in tensor.roles.items():
+            if found == role:
+                ids = tensor.axes[dim]
+                others = [d for d in range(len(tensor.shape)) if d != dim]
+                value = values[tensor.name]
+                # summed in float64 without a copy in float64
+                sums = value.sum(others, dtype=torch.float64) if others else value.double()
+                sums = sums.cpu()
+                total.index_add_(0, ids[ids >= 0], sums[ids >= 0])  # -1 is pinned
+    return total

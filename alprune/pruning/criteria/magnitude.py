@@ -1,0 +1,50 @@
+"""Criteria that look at no loss: chance and the size of weights."""
+
+import torch
+from torch import Tensor, nn
+
+from alprune.pruning.criteria.base import Batch, ScoreOptions, channel_sums
+from alprune.pruning.graph.channels import ChannelGraph
+
+
+def uniform(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
+    """Draw each channel's score from U(0, 1): removing those below p removes each with chance p.
+
+    Args:
+        model: Not used.
+        graph: Channel groups of the learner.
+        batch: Not used.
+        options: `generator` makes the draw.
+
+    Returns:
+        `(channels,)`, float32.
+
+    Source: the "Uniform" baseline of van Amersfoort et al. 2020, section 4.
+    """
+    return torch.rand(graph.channels, generator=options.generator)
+
+
+def magnitude(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
+    """Score each channel by the mean squared weight that makes it.
+
+    Args:
+        model: Learner.
+        graph: Its channel groups.
+        batch: Not used.
+        options: Not used.
+
+    Returns:
+        `(channels,)`, float32, >= 0.
+
+    Source: Li et al. 2017 with squared weights; equation 2 of "When to Prune" (Shen et al. 2022).
+    """
+    parameters = dict(model.named_parameters())
+    made = {
+        t.name: parameters[t.name].detach()
+        for t in graph.tensors
+        if t.macs_per_element and "makes" in t.roles.values()
+    }
+    squares = {name: weight.double() ** 2 for name, weight in made.items()}
+    ones = {name: torch.ones_like(weight) for name, weight in made.items()}
+    count = channel_sums(graph, ones, "makes").clamp_min(1)
+    return (channel_sums(graph, squares, "makes") / count).float()

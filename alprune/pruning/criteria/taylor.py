@@ -1,0 +1,122 @@
+"""Taylor importance of channels: the squared first-order change of the loss, by gates."""
+
+from torch import Tensor, nn
+
+from alprune.errors import PruneError
+from alprune.pruning.criteria.base import (
+    Batch,
+    ScoreOptions,
+    channel_sums,
+    gradients,
+    loss_on,
+    scoring_state,
+)
+from alprune.pruning.graph import ChannelGraph
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def taylor(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
+    """Score each channel by the squared derivative of the loss by a gate where it is made.
+
+    See `gate_gradients` for the gate. Unlike 3SP's mask, which stands where a channel is read,
+    the gate stands in front of the activation.
+
+    Args:
+        model: Learner; weights, buffers, gradients and mode are left as found.
+        graph: Channel groups of `model`.
+        batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
+        options: Not used.
+
+    Returns:
+        `(channels,)`, float32, >= 0.
+
+    Raises:
+        PruneError: As `gate_gradients`.
+
+    Source: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", the
+    first-order gates and their BatchNorm form. Its absolute value is equation 3 of "When to
+    Prune" (Shen et al. 2022), and ranks alike on one batch.
+    """
+    return (gate_gradients(model, graph, batch) ** 2).float()
+
+
+def taylor_weights(
+    model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions
+) -> Tensor:
+    """Score each channel by the sum of (g w)^2 over the weights that make it.
+
+    Squared one by one the terms do not cancel in front of a normalisation, so this form needs
+    no gate; it takes each weight to leave alone.
+
+    Args:
+        model: Learner; weights, buffers, gradients and mode are left as found.
+        graph: Channel groups of `model`.
+        batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
+        options: Not used.
+
+    Returns:
+        `(channels,)`, float32, >= 0, on coupled channels summed over their makers.
+
+    Raises:
+        PruneError: The loss or a gradient is not finite, or the batch does not fit the model.
+
+    Source: Molchanov et al. 2019, the importance of a group as the sum of its parameters'.
+    """
+    makers = [t.name for t in graph.tensors if t.trainable and "makes" in t.roles.values()]
+    products = _products(model, batch, makers)
+    squares = {name: product.double() ** 2 for name, product in products.items()}
+    return channel_sums(graph, squares, "makes").float()
+
+
+def gate_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tensor:
+    """Differentiate the loss by one gate a channel, z = 1, in front of the activation.
+
+    The gate multiplies the weights and biases that make the channel, and the scale and shift of
+    the normalisations that it passes. Its derivative is `sum(g * w)` over the makers plus
+    `g_gamma * gamma + g_beta * beta` over the normalisations. Behind a maker that a BatchNorm
+    follows the first sum vanishes, as BatchNorm undoes any scale: there only the second counts,
+    the BatchNorm form; without one only the first is there. Coupled channels share one gate.
+
+    Args:
+        model: Learner, left as found; differentiated in train mode, dropout off.
+        graph: Its channel groups.
+        batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
+
+    Returns:
+        `(channels,)`, float64, signed, on the CPU.
+
+    Raises:
+        PruneError: The loss or a gradient is not finite, the batch does not fit the model, or a
+            BatchNorm without scale and shift leaves no place for the gate.
+    """
+    carried = {t.name for t in graph.tensors if t.axes}
+    makers = {
+        t.name.rpartition(".")[0]
+        for t in graph.tensors
+        if t.trainable and "makes" in t.roles.values()
+    }
+    norms = set()
+    for name, module in model.named_modules():
+        if isinstance(module, _NORMS):
+            if f"{name}.running_mean" in carried and f"{name}.weight" not in carried:
+                raise PruneError(
+                    f"taylor puts its gate on a normalisation's scale, but {name!r} has none. "
+                    "Build it with affine=True, or use 3sp, which needs no gate."
+                )
+            norms.add(name)
+    gated = [
+        t.name
+        for t in graph.tensors
+        if t.trainable and t.axes and t.name.rpartition(".")[0] in makers | norms
+    ]
+    products = _products(model, batch, gated)
+    return channel_sums(graph, products, "makes") + channel_sums(graph, products, "follows")
+
+
+def _products(model: nn.Module, batch: Batch, names: list[str]) -> dict[str, Tensor]:
+    """Return `{name: parameter times its gradient}`."""
+    with scoring_state(model) as parameters:
+        wanted: dict[str, Tensor] = {name: parameters[name] for name in names}
+        found = gradients(loss_on(model, batch), wanted)
+        return {name: weight.detach() * found[name] for name, weight in wanted.items()}

@@ -1,0 +1,179 @@
+"""The channel graph: which channels leave together, who makes, reads and follows them.
+
+A channel id stands for one set of coupled channels and for one entry of a mask. `trace` in
+`alprune.pruning.graph` builds the graph; everything here is arithmetic on it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from alprune.errors import PruneError
+
+
+@dataclass(frozen=True)
+class ChannelTensor:
+    """One parameter or buffer of the model, and the channels its dimensions carry.
+
+    Attributes:
+        name: State-dict name, "features.0.weight"; a shared tensor stands once, under its first.
+        shape: Its shape in the traced model.
+        axes: `{dim: (shape[dim],)}` int64, the channel id of each index, -1 where it is always
+            kept. Dimensions that carry no prunable channel are absent.
+        roles: `{dim: "makes" | "reads" | "follows"}` for the dimensions in `axes`.
+        macs_per_element: Multiply-accumulates one element costs in a forward of one example;
+            0 for biases, norms, embeddings and buffers.
+        trainable: True for a parameter (frozen ones too), False for a buffer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: Mapping[int, Tensor]
+    roles: Mapping[int, str]
+    macs_per_element: int
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels made by the same layers: the unit for widths and for the floor.
+
+    Attributes:
+        name: Module name of the first layer that makes them.
+        channels: `(k,)` int64, contiguous channel ids.
+    """
+
+    name: str
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A layer some or all of whose channels are never pruned, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What can be pruned in a model, and what each mask costs.
+
+    Keeping at least one channel of every group leaves every layer at least one channel.
+
+    Attributes:
+        tensors: Every parameter and buffer of the model.
+        groups: A partition of the channel ids, in the order of the layers.
+        pinned: Layers with channels that are never pruned.
+        example_shape: Shape of one example, without the batch.
+        channels: N, the number of mask entries; ids are 0 to N - 1.
+        group_of: `(N,)` int64, the index in `groups` of each id.
+        makers: `{module name: (width,)}`, the id of each output channel, -1 where always kept.
+            Recurrent layers of one module are one maker, named after the module.
+        sizes: `{(module name, attribute): (k,)}`, ids whose kept count is that attribute's value
+            in a narrowed model (`num_features`, `groups` ...).
+        example_dtype: Of the traced inputs, "float32" or "int64".
+    """
+
+    tensors: tuple[ChannelTensor, ...]
+    groups: tuple[Group, ...]
+    pinned: tuple[Pinned, ...]
+    example_shape: tuple[int, ...]
+    channels: int
+    group_of: Tensor
+    makers: Mapping[str, Tensor]
+    sizes: Mapping[tuple[str, str], Tensor]
+    example_dtype: str = "float32"
+
+    def macs(self, keep: Tensor) -> int:
+        """Multiply-accumulates of convolutions, linear and recurrent layers for one example.
+
+        Products of two activations (attention scores), products with computed matrices and
+        elementwise work are not counted.
+
+        Args:
+            keep: `(N,)` bool, True where the channel stays.
+        """
+        sizes = self._kept_elements(keep)
+        return sum(t.macs_per_element * n for t, n in zip(self.tensors, sizes, strict=True))
+
+    def params(self, keep: Tensor) -> int:
+        """Number of parameter elements, buffers left out.
+
+        Args:
+            keep: `(N,)` bool, True where the channel stays.
+        """
+        sizes = self._kept_elements(keep)
+        return sum(n for t, n in zip(self.tensors, sizes, strict=True) if t.trainable)
+
+    def widths(self, keep: Tensor) -> dict[str, int]:
+        """Output channels kept by each layer that makes channels, pinned ones counted as kept.
+
+        Args:
+            keep: `(N,)` bool, True where the channel stays.
+        """
+        return {name: int(self.kept(ids, keep).sum()) for name, ids in self.makers.items()}
+
+    def all_kept(self) -> Tensor:
+        """Return the mask of the unpruned model, `(N,)` bool."""
+        return torch.ones(self.channels, dtype=torch.bool, device="cpu")
+
+    def kept(self, ids: Tensor, keep: Tensor) -> Tensor:
+        """Translate a mask over channel ids to one over the indices of an axis.
+
+        Args:
+            ids: `(k,)` int64 ids, -1 where always kept.
+            keep: `(N,)` bool.
+
+        Returns:
+            `(k,)` bool.
+        """
+        return _with_pinned(self.check(keep))[ids]
+
+    def check(self, keep: Tensor) -> Tensor:
+        """Return `keep` on the CPU, or refuse it.
+
+        Raises:
+            PruneError: It is not a bool tensor of shape `(N,)`.
+        """
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+            got = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
+            raise PruneError(f"keep must be a torch.bool tensor, got {got}.")
+        if keep.shape != (self.channels,):
+            raise PruneError(
+                f"keep has shape {tuple(keep.shape)}, this graph has {self.channels} channels: "
+                f"expected ({self.channels},). A narrowed model needs a graph traced anew."
+            )
+        return keep.detach().cpu()
+
+    @cached_property
+    def _flat_axes(self) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+        ids: list[Tensor] = []
+        ends: list[int] = []
+        spans: list[tuple[int, int, int]] = []
+        total = 0
+        for tensor in self.tensors:
+            first = len(ends)
+            for axis in tensor.axes.values():
+                ids.append(axis)
+                total += len(axis)
+                ends.append(total)
+            fixed = prod(s for d, s in enumerate(tensor.shape) if d not in tensor.axes)
+            spans.append((fixed, first, len(ends)))
+        empty = torch.empty(0, dtype=torch.int64, device="cpu")
+        return torch.cat([empty, *ids]), torch.tensor(ends, device="cpu").long() - 1, spans
+
+    def _kept_elements(self, keep: Tensor) -> list[int]:
+        flat, last, spans = self._flat_axes
+        running = _with_pinned(self.check(keep))[flat].cumsum(0)
+        upto = running[last].tolist()
+        counts = [b - a for a, b in zip([0, *upto], upto, strict=False)]
+        return [fixed * prod(counts[start:stop]) for fixed, start, stop in spans]
+
+
+def _with_pinned(keep: Tensor) -> Tensor:
+    return torch.cat([keep, keep.new_ones(1)])  # index -1, the pinned id, is always kept

@@ -1,0 +1,188 @@
+"""Cut channels out of a model, or silence them in place."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from alprune.errors import ModelError, PruneError
+from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor
+
+_RECURRENT = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
+
+
+@torch.inference_mode(False)  # the copy must be trainable wherever it is made
+def narrow(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
+    """Copy a model without the channels that are not kept.
+
+    The copy is a plain module of the same classes: names, mode, device, dtype, memory format and
+    `requires_grad` are those of `model`, gradients are not copied. It can be traced and narrowed
+    again. A compiled or DataParallel wrapper is taken off.
+
+    Args:
+        model: The traced model, or another of the same architecture and sizes; left untouched.
+        graph: `trace(model, example)`.
+        keep: `(N,)` bool, True where the channel stays.
+
+    Returns:
+        The smaller model, with the weights of the kept channels.
+
+    Raises:
+        PruneError: `keep` has another shape or dtype, would empty a layer, or the graph belongs
+            to another model.
+        ModelError: The model cannot be copied.
+    """
+    keep = graph.check(keep)
+    model = unwrap(model)
+    tensors = registered(model)
+    memo: dict[int, Any] = {}
+    for entry in graph.tensors:
+        tensor = _find(tensors, entry)
+        _refuse_empty(graph, entry, keep)
+        if entry.axes:
+            memo[id(tensor)] = _cut(tensor, entry, graph, keep)
+        elif isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = _like(tensor, tensor.detach().clone())
+    small = copied(model, memo)
+    _resize(small, graph, keep)
+    return small
+
+
+@torch.inference_mode(False)
+def masked(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
+    """Copy a model with the removed channels silenced where they are read.
+
+    Its outputs, and its gradients on the kept weights, equal those of `narrow`: in evaluation
+    and in training mode, random layers such as dropout aside.
+
+    Args:
+        model: The traced model; left untouched.
+        graph: `trace(model, example)`.
+        keep: `(N,)` bool, True where the channel stays.
+
+    Returns:
+        A copy of the same size.
+
+    Raises:
+        PruneError: `keep` has another shape or dtype, or the graph belongs to another model.
+        ModelError: The model cannot be copied.
+    """
+    whole = copied(unwrap(model), {})
+    silence(whole, graph, keep)
+    return whole
+
+
+def silence(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> None:
+    """Set the weights that read removed channels to zero, in place (see `masked`)."""
+    keep = graph.check(keep)
+    tensors = registered(model)
+    with torch.no_grad():
+        for entry in graph.tensors:
+            tensor = _find(tensors, entry)
+            for dim, ids in entry.axes.items():
+                if entry.roles[dim] == "reads":
+                    gone = torch.nonzero(~graph.kept(ids, keep))[:, 0]
+                    tensor.index_fill_(dim, gone.to(tensor.device), 0)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Take off the wrappers of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    while True:
+        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Deep copy a model; `memo` maps the id of an object to what stands for it in the copy.
+
+    Raises:
+        ModelError: Something in the model cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be deep-copied: {error}. Pruning works on a copy: "
+            "give the model no open handles and no tensors computed from its parameters."
+        ) from error
+
+
+def registered(model: nn.Module) -> dict[str, Tensor]:
+    """Return `{name: parameter or buffer}`; a shared one stands once, under its first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _find(tensors: Mapping[str, Tensor], entry: ChannelTensor) -> Tensor:
+    tensor = tensors.get(entry.name)
+    if tensor is None or tuple(tensor.shape) != entry.shape:
+        got = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+        raise PruneError(
+            f"the graph belongs to another model: {entry.name!r} of shape {entry.shape} there "
+            f"{got} here. Trace this model."
+        )
+    return tensor
+
+
+def _refuse_empty(graph: ChannelGraph, entry: ChannelTensor, keep: Tensor) -> None:
+    for ids in entry.axes.values():
+        if not bool(graph.kept(ids, keep).any()):
+            layer = entry.name.rpartition(".")[0] or entry.name
+            group = graph.groups[int(graph.group_of[ids[0]])].name
+            raise PruneError(
+                f"group {group!r} would keep 0 of {len(ids)} channels of layer {layer!r}. "
+                "Prune less, or raise the number of channels that every layer keeps."
+            )
+
+
+def _cut(tensor: Tensor, entry: ChannelTensor, graph: ChannelGraph, keep: Tensor) -> Tensor:
+    small = tensor.detach()
+    for dim, ids in entry.axes.items():
+        index = torch.nonzero(graph.kept(ids, keep))[:, 0]
+        small = small.index_select(dim, index.to(small.device))
+    for layout, rank in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if tensor.dim() == rank and not tensor.is_contiguous():
+            if tensor.is_contiguous(memory_format=layout):
+                small = small.contiguous(memory_format=layout)
+    return _like(tensor, small)
+
+
+def _like(tensor: Tensor, data: Tensor) -> Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data.requires_grad_(tensor.requires_grad) if data.is_floating_point() else data
+
+
+def _resize(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> None:
+    """Bring the size attributes in line with the tensors."""
+    for (name, attribute), ids in graph.sizes.items():
+        module = model.get_submodule(name)
+        if getattr(module, attribute, None) == len(ids):
+            setattr(module, attribute, int(graph.kept(ids, keep).sum()))
+    for module in model.modules():
+        _resize_by_weight(module)
+
+
+def _resize_by_weight(module: nn.Module) -> None:
+    if isinstance(module, _ConvNd):
+        outer, inner = module.weight.shape[:2]
+        transposed = isinstance(module, _ConvTransposeNd)
+        sizes = (outer, inner * module.groups) if transposed else (inner * module.groups, outer)
+        module.in_channels, module.out_channels = sizes
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.RNNBase):
+        for name in ("input_size", "hidden_size"):
+            setattr(module, name, getattr(module, _RECURRENT[name] + "_l0").shape[1])
+        module.flatten_parameters()
+    elif isinstance(module, nn.RNNCellBase):
+        for name in ("input_size", "hidden_size"):
+            setattr(module, name, getattr(module, _RECURRENT[name]).shape[1])

@@ -1,0 +1,164 @@
+"""Try a graph out: narrow a little of every group, compare, and name what does not hold."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from alprune.errors import AlpruneError, ModelError, PruneError
+from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.surgery import copied, narrow, silence
+
+_PERIOD = 65537  # noise is drawn once and repeated; a prime period lines up with no dimension
+
+
+def faults(model: nn.Module, example: Tensor, graph: ChannelGraph) -> dict[int, str]:
+    """Find the groups whose channels cannot leave, whatever the trace says.
+
+    One channel of every group is removed; if the narrowed model then fails, or differs from the
+    masked one, the groups at fault are found by bisection. The weights tried are noise, so that
+    no vanishing or zero initialisation hides a difference.
+
+    Args:
+        model: The traced model; left untouched.
+        example: `(b, ...)`.
+        graph: Its graph.
+
+    Returns:
+        `{index of the group: what went wrong}`, empty where the graph holds.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    leaving = [
+        int(g.channels[int(torch.randint(len(g.channels), (), generator=generator, device="cpu"))])
+        for g in graph.groups
+    ]
+
+    def failure(groups: Sequence[int]) -> str | None:
+        keep = graph.all_kept()
+        keep[[leaving[g] for g in groups]] = False
+        return _difference(model, example, graph, keep)
+
+    several = [g for g, group in enumerate(graph.groups) if len(group.channels) > 1]
+    everyone = list(range(len(graph.groups)))
+    try:
+        return _bisect(failure, everyone)
+    except PruneError:  # a layer would be empty: leave out the groups of a single channel
+        return _bisect(failure, several)
+
+
+def _bisect(failure: Callable[[Sequence[int]], str | None], groups: list[int]) -> dict[int, str]:
+    """Accept as many groups as hold together; blame the rest one by one."""
+    accepted: list[int] = []
+    blamed: dict[int, str] = {}
+
+    def settle(candidates: list[int]) -> None:
+        reason = failure([*accepted, *candidates]) if candidates else None
+        if reason is None:
+            accepted.extend(candidates)
+        elif len(candidates) == 1:
+            blamed[candidates[0]] = reason
+        else:
+            half = len(candidates) // 2
+            settle(candidates[:half])
+            settle(candidates[half:])
+
+    settle(groups)
+    return blamed
+
+
+def _difference(model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Tensor) -> str | None:
+    """Say how the narrowed forward differs from the masked one, None if it does not."""
+    for noisy in (True, False):
+        whole = copied(model, _noise(model) if noisy else {}).eval()
+        if noisy:
+            _shake_statistics(whole)
+        small = narrow(whole, graph, keep)
+        silence(whole, graph, keep)
+        with NoDropout():
+            expected = _tensors(run(whole, example))
+            try:
+                got = _tensors(run(small, example))
+            except AlpruneError as error:
+                return f"the narrowed forward failed: {error.__cause__}"
+        if all(bool(x.isfinite().all()) for x in expected):
+            break
+    if len(got) != len(expected):
+        return "the narrowed forward returns other outputs"
+    for a, b in zip(got, expected, strict=True):
+        if a.shape != b.shape:
+            return f"the narrowed forward returns {tuple(a.shape)} instead of {tuple(b.shape)}"
+        tolerance = 0.05 if b.dtype in (torch.float16, torch.bfloat16) else 1e-3
+        off = (a - b).abs().max() / b.abs().max().clamp_min(1e-30) if b.numel() else 0.0
+        if not float(off) <= tolerance:
+            return f"the narrowed outputs differ from the masked ones by {float(off):.0%}"
+    return None
+
+
+def run(model: nn.Module, example: Tensor) -> Any:
+    """Run a forward pass without gradients; the global random state stays.
+
+    Raises:
+        ModelError: The forward fails.
+    """
+    devices = [example.device] if example.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        try:
+            return model(example)
+        except Exception as error:
+            raise ModelError(
+                f"{type(model).__name__} fails on an example of shape {tuple(example.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+class NoDropout(TorchFunctionMode):
+    """Skip dropout, also where a forward calls it as a function, whatever the mode."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operation, or return the first argument of a dropout."""
+        kwargs = dict(kwargs or {})
+        if "dropout" in getattr(func, "__name__", ""):
+            return args[0] if args else kwargs["input"]
+        if "dropout_p" in kwargs:  # attention
+            kwargs["dropout_p"] = 0.0
+        elif func is F.scaled_dot_product_attention and len(args) > 4:
+            args = (*args[:4], 0.0, *args[5:])
+        return func(*args, **kwargs)
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    found = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    return [x if x.is_complex() else x.double() for x in found]
+
+
+def _noise(model: nn.Module) -> dict[int, Any]:
+    """Map each parameter to noise of He's scale; single numbers keep their value."""
+    generator = torch.Generator("cpu").manual_seed(1)
+    pool = torch.randn(_PERIOD, generator=generator, device="cpu")
+    memo: dict[int, Any] = {}
+    for name, old in model.named_parameters():
+        if old.numel() < 2 or not old.is_floating_point():
+            continue
+        if old.dim() > 1:
+            noise = pool * (2 * old.shape[0] / old.numel()) ** 0.5
+        else:
+            noise = 0.2 * pool + (0 if "bias" in name else 1)
+        noise = noise.to(old.device, old.dtype).repeat(-(-old.numel() // _PERIOD))
+        noise = noise[: old.numel()].view(old.shape)
+        memo[id(old)] = nn.Parameter(noise, requires_grad=old.requires_grad)
+    return memo
+
+
+def _shake_statistics(model: nn.Module) -> None:
+    generator = torch.Generator("cpu").manual_seed(2)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            noise = torch.rand(buffer.shape, generator=generator, device="cpu").to(buffer)
+            buffer.copy_(noise + 0.5 if name.endswith("var") else 0.2 * noise)

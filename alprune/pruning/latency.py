@@ -1,0 +1,270 @@
+"""Prune to a latency measured on this machine, and scores that know what latency costs.
+
+Everything here takes a `Stopwatch`, `(channels,) bool -> milliseconds`; `stopwatch` makes the
+real one.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from alprune.errors import PruneError
+from alprune.models.cost import latency_ms
+from alprune.pruning.graph import ChannelGraph
+from alprune.pruning.graph.surgery import narrow
+from alprune.pruning.plan import Plan, Target, search
+
+Stopwatch = Callable[[Tensor], float]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A plan found by measuring.
+
+    Attributes:
+        plan: The channels kept.
+        before_ms: Median latency of the dense network, measured in turns with the pruned one.
+        after_ms: The same of the pruned network.
+        probes: `(share of the FLOPs removed, ms)` of every network measured on the way.
+    """
+
+    plan: Plan
+    before_ms: float
+    after_ms: float
+    probes: tuple[tuple[float, float], ...]
+
+    @property
+    def reduction(self) -> float:
+        """Share of the latency that is gone."""
+        return 1 - self.after_ms / self.before_ms
+
+
+def stopwatch(
+    model: nn.Module, graph: ChannelGraph, inputs: Tensor, batch_size: int = 1, repeats: int = 20
+) -> Stopwatch:
+    """Make the clock that times narrowed copies of a model.
+
+    Args:
+        model: Left as found.
+        graph: Its channel groups.
+        inputs: `(b, ...)` on the device to measure on; repeated if `batch_size` is larger.
+        batch_size: Examples in a forward pass. Latency at 1 and at 128 are different targets.
+        repeats: Passes of which the median counts.
+
+    Returns:
+        `keep -> median milliseconds` of a forward pass in evaluation mode.
+
+    Raises:
+        PruneError: A batch size below 1.
+    """
+    if batch_size < 1:
+        raise PruneError(f"the latency's batch size must be at least 1, got {batch_size}.")
+    example = inputs[torch.arange(batch_size, device=inputs.device) % inputs.shape[0]]
+
+    def measure(keep: Tensor) -> float:
+        return latency_ms(narrow(model, graph, keep), example, repeats)
+
+    return measure
+
+
+def search_latency(
+    graph: ChannelGraph,
+    scores: Tensor,
+    reduction: float,
+    measure: Stopwatch,
+    min_channels: int = 4,
+    round_to: int = 1,
+    probes: int = 16,
+    confirm: int = 3,
+) -> Timed:
+    """Remove the lowest scores until the measured latency has fallen by a share.
+
+    Bisection over the number of channels removed; each probe narrows the network and times it.
+    Timings are noisy and machines slow down, so where it ends both sides are confirmed: the
+    network found and the last that was too slow are timed again in turns with the dense one, and
+    the medians decide. If they overturn a probe the bisection goes on from there, so one
+    disturbed measurement costs time but not channels. Latency is taken to fall with the channels
+    removed, which holds but for the hardware's liking of some widths.
+
+    Args:
+        graph: The channel groups.
+        scores: `(channels,)`, larger is kept.
+        reduction: Share of the latency to remove, in [0, 1).
+        measure: Milliseconds of the network that keeps `(channels,)` bool; see `stopwatch`.
+        min_channels: Floor of channels that every layer keeps.
+        round_to: Widths are multiples of this; 8 often runs faster than a few channels less.
+        probes: Networks measured in the bisection at most, at least 1.
+        confirm: Times that the dense and the pruned network are measured in turns, at least 1.
+
+    Returns:
+        The plan with the latencies before and after.
+
+    Raises:
+        PruneError: An argument is out of range, or the target is out of reach on this machine;
+            the message says how far it goes.
+    """
+    _check(reduction, probes, confirm)
+    path = _Path(graph, scores, min_channels, round_to)
+    dense_ms = measure(path.keep(0))
+    if reduction == 0:
+        return Timed(path.plan(0), dense_ms, dense_ms, ((0.0, dense_ms),))
+    bisection = _Bisection(path, reduction, measure, confirm, dense_ms)
+    removed = bisection.run(probes)
+    before_ms, after_ms = bisection.confirmed[removed]
+    macs = graph.macs(graph.all_kept())
+    seen = sorted({0: dense_ms, **bisection.seen}.items())
+    cuts = tuple((1 - graph.macs(path.keep(n)) / macs, ms) for n, ms in seen)
+    return Timed(path.plan(removed), before_ms, after_ms, cuts)
+
+
+def latency_aware(
+    graph: ChannelGraph, scores: Tensor, measure: Stopwatch, smoothing: float = 0.05
+) -> Tensor:
+    """Divide scores by the latency that a channel costs: slow channels leave first.
+
+    Half the channels of one group at a time are left out and the network is timed: what that
+    saves, a channel, is the group's cost. Costs are shares of their sum over groups, smoothed
+    and scaled to a largest of 1, as in `three_sp_ca`, so that they change the order and not
+    the unit. "When to Prune" only says that it penalises a saliency by the latency saved;
+    division needs no weight in the unit of the criterion.
+
+    Args:
+        graph: The channel groups.
+        scores: `(channels,)`, >= 0, larger is kept.
+        measure: Milliseconds of the network that keeps `(channels,)` bool; called once for
+            every group and once for the dense network.
+        smoothing: Added to a group's share; larger listens less to the latency.
+
+    Returns:
+        `(channels,)`, float32.
+
+    Raises:
+        PruneError: Negative scores or smoothing, or no group saves a measurable time.
+
+    Source: the latency-aware pruning of Shen et al. 2022 ("When to Prune"), section 4, in the
+    form of equations 3 and 4 of van Amersfoort et al. 2020.
+    """
+    if smoothing < 0:
+        raise PruneError(f"smoothing must be at least 0, got {smoothing:g}.")
+    if bool((scores < 0).any()):
+        raise PruneError(
+            "latency-aware scores need scores >= 0: a negative one divided by its cost would "
+            "move the wrong way. Signed criteria such as structured-grasp cannot be weighted."
+        )
+    dense_ms = measure(graph.all_kept())
+    cost = torch.zeros(len(graph.groups), dtype=torch.float64)
+    for index, group in enumerate(graph.groups):
+        gone = group.channels[: len(group.channels) // 2]
+        if len(gone):
+            keep = graph.all_kept()
+            keep[gone] = False
+            cost[index] = max(0.0, dense_ms - measure(keep)) / len(gone)
+    if not cost.sum() > 0:
+        raise PruneError(
+            "no group of channels saves a measurable time: the network is too small, or the batch "
+            "too small for this device. Measure a larger batch."
+        )
+    share = cost / cost.sum() + smoothing
+    share = share / share.max()
+    if smoothing == 0:
+        share = share.clamp_min(torch.finfo(torch.float32).eps)  # what saves nothing leaves last
+    return (scores.cpu().double() / share[graph.group_of]).float()
+
+
+class _Path:
+    """The networks on the way from none to all removable channels removed, by score."""
+
+    def __init__(self, graph: ChannelGraph, scores: Tensor, min_channels: int, round_to: int):
+        self._graph, self._scores = graph, scores.detach().to("cpu", torch.float32)
+        self._limits = (min_channels, round_to)
+        self.length = self._most()
+
+    def plan(self, removed: int) -> Plan:
+        """Remove at least this many channels."""
+        share = removed / self._graph.channels
+        return search(self._graph, self._scores, Target("channels", share, *self._limits))
+
+    def keep(self, removed: int) -> Tensor:
+        return self.plan(removed).keep(self._graph)
+
+    def _most(self) -> int:
+        self.plan(0)  # what is wrong with the scores shows here
+        low, high = 0, self._graph.channels
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                self.plan(middle)
+                low = middle
+            except PruneError:
+                high = middle
+        return low
+
+
+class _Bisection:
+    """The least number of channels whose removal meets the target, by noisy measurements."""
+
+    def __init__(
+        self, path: _Path, reduction: float, measure: Stopwatch, confirm: int, dense_ms: float
+    ):
+        self._path, self._measure, self._confirm = path, measure, confirm
+        self._share, self._dense_ms = 1 - reduction, dense_ms
+        self._meets = {0: False}
+        self.seen: dict[int, float] = {}
+        self.confirmed = {0: (dense_ms, dense_ms)}
+
+    def run(self, probes: int) -> int:
+        self._probe(self._path.length)
+        while True:
+            passing = [n for n, meets in self._meets.items() if meets]
+            if not passing:
+                self._settle_the_end()
+                continue
+            high = min(passing)
+            low = max(n for n in self._meets if n < high)
+            if high - low > 1 and len(self.seen) < probes:
+                self._probe((low + high) // 2)
+            elif high not in self.confirmed:
+                self._settle(high)
+            elif low not in self.confirmed:
+                self._settle(low)
+            else:
+                return high
+
+    def _probe(self, removed: int) -> None:
+        self.seen[removed] = self._measure(self._path.keep(removed))
+        self._meets[removed] = self.seen[removed] <= self._dense_ms * self._share
+
+    def _settle(self, removed: int) -> None:
+        everything, keep = self._path.keep(0), self._path.keep(removed)
+        pairs = [(self._measure(everything), self._measure(keep)) for _ in range(self._confirm)]
+        before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
+        self._dense_ms = before  # probes to come are compared with the machine as it is now
+        self.seen[removed], self.confirmed[removed] = after, (before, after)
+        self._meets[removed] = after <= before * self._share
+
+    def _settle_the_end(self) -> None:
+        most = self._path.length
+        if most not in self.confirmed:
+            self._settle(most)
+            return
+        before, after = self.confirmed[most]
+        raise PruneError(
+            f"a latency reduction of {1 - self._share:g} is out of reach on this machine: with "
+            f"all removable channels gone the network takes {after:.3g} ms of {before:.3g} ms, a "
+            f"reduction of {1 - after / before:.3f}. Ask for less, lower min_channels or "
+            "round_to, or measure a larger batch."
+        )
+
+
+def _check(reduction: float, probes: int, confirm: int) -> None:
+    if not 0 <= reduction < 1:
+        raise PruneError(
+            f"the latency reduction must be at least 0 and less than 1, got {reduction:g}: 0.5 "
+            "halves the latency."
+        )
+    for name, value in {"probes": probes, "confirm": confirm}.items():
+        if value < 1:
+            raise PruneError(f"{name} must be at least 1, got {value}.")

@@ -1,0 +1,298 @@
+"""The kinds of pruning before training, each a recipe from a request to a cut network.
+
+`by_channels`, `by_weights` and `by_widths` turn a criterion into a method; the registry METHODS
+in `alprune.pruning` names the results.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+
+from alprune.errors import PruneError
+from alprune.models.cost import cost
+from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions, channel_scores
+from alprune.pruning.graph import trace
+from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.surgery import narrow
+from alprune.pruning.iterative import search_in_rounds
+from alprune.pruning.latency import latency_aware, search_latency, stopwatch
+from alprune.pruning.plan import Plan, Target, search
+from alprune.pruning.precrop import crop
+from alprune.pruning.precrop.allocate import Allocation, precrop
+from alprune.pruning.unstructured.masks import apply_masks, weight_masks
+from alprune.pruning.unstructured.scores import Scorer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a method.
+
+    Attributes:
+        batches: Pairs of normalised inputs `(b, ...)` and labels `(b,)`, one or more.
+        reductions: `{quantity: share to remove}`, one of `TARGETS` or several.
+        options: What a criterion may be told.
+        min_channels: Floor of channels that every layer keeps.
+        round_to: Widths are multiples of this.
+        rounds: Rounds of the methods that prune in rounds.
+        latency_batch: Examples a forward pass where latency is measured.
+        latency_aware: Divide scores by what a channel costs in latency before the search.
+    """
+
+    batches: Sequence[Batch]
+    reductions: Mapping[str, float]
+    options: ScoreOptions
+    min_channels: int = 4
+    round_to: int = 1
+    rounds: int = 10
+    latency_batch: int = 1
+    latency_aware: bool = False
+
+    @property
+    def example(self) -> Tensor:
+        """The first two inputs `(2, ...)`, to trace and count with."""
+        return self.batches[0][0][:2]
+
+    @property
+    def target(self) -> Target:
+        """The one target of methods that take one.
+
+        Raises:
+            PruneError: Several were given, or the one is out of range.
+        """
+        if len(self.reductions) != 1:
+            raise PruneError(
+                f"got {len(self.reductions)} reductions ({', '.join(self.reductions)}), but this "
+                "method takes one. Only precrop and preconfig take two."
+            )
+        [(quantity, reduction)] = self.reductions.items()
+        return Target(quantity, reduction, self.min_channels, self.round_to)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The source of randomness; seed 0 if none was given."""
+        return self.options.generator or torch.Generator().manual_seed(0)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a method made of a network.
+
+    Attributes:
+        model: The pruned network.
+        plan: How to make it again.
+        fresh: Whether its weights may be drawn anew or re-scaled afterwards.
+        pinned: What could not be pruned, "name: reason" each.
+        widths: `{layer: output channels}`.
+    """
+
+    model: nn.Module
+    plan: Plan
+    fresh: bool = True
+    pinned: tuple[str, ...] = ()
+    widths: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to prune before training.
+
+    Attributes:
+        summary: One line for people who choose.
+        cut: Does it.
+        reductions: What it removes unless asked otherwise, `{quantity: share}`.
+        saves_time: Whether the network is a smaller one from the first batch on.
+        early: Whether a run prunes it during training instead, by `alprune.pruning.epi`.
+    """
+
+    summary: str
+    cut: Callable[[nn.Module, Request], Cut]
+    reductions: Mapping[str, float] = field(default_factory=lambda: {"flops": 0.5})
+    saves_time: bool = True
+    early: bool = False
+
+
+def during_training(model: nn.Module, request: Request) -> Cut:
+    """Refuse: there is nothing to cut before training.
+
+    Raises:
+        PruneError: Always.
+    """
+    raise PruneError(
+        "method 'epi' prunes during training, not before. Use it in a run (alprune run --method "
+        "epi), or drive alprune.pruning.epi.EarlyPruner from a training loop of your own."
+    )
+
+
+def keep_all(model: nn.Module, request: Request) -> Cut:
+    """Leave the network dense.
+
+    Raises:
+        PruneError: A reduction was asked for.
+    """
+    if any(reduction > 0 for reduction in request.reductions.values()):
+        raise PruneError(
+            f"method 'dense' prunes nothing, but {dict(request.reductions)} was asked for. Leave "
+            "the reduction out, or choose another method."
+        )
+    _refuse_unused(request, "rounds", "latency_aware")
+    graph = trace(model, request.example)
+    return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
+
+
+def by_channels(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
+    """Remove the channels of the lowest scores, in one shot, as algorithm 1 of 3SP does.
+
+    Over several batches the scores are averaged.
+    """
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "rounds")
+        graph = prunable(model, request)
+        drawn = [
+            channel_scores(criterion, model, graph, batch, request.options)
+            for batch in request.batches
+        ]
+        scores = torch.stack(drawn).mean(0)
+        if "latency" in request.reductions or request.latency_aware:
+            plan = _by_latency(model, graph, scores, request)
+        else:
+            plan = search(graph, scores, request.target)
+        return _narrowed(model, graph, plan)
+
+    return cut
+
+
+def in_rounds(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
+    """Remove a little, score what is left again, and so on until the target is met."""
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "latency_aware")
+        graph = prunable(model, request)
+        target, options = request.target, request.options
+        plan = search_in_rounds(
+            model, graph, request.batches, criterion, target, options, request.rounds
+        )
+        return _narrowed(model, graph, plan)
+
+    return cut
+
+
+def by_weights(scorer: Scorer) -> Callable[[nn.Module, Request], Cut]:
+    """Mask single weights: the unstructured baselines, which save no time."""
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "round_to", "rounds", "latency_aware")
+        if request.target.quantity != "params":
+            raise PruneError(
+                f"a weight mask removes no {request.target.quantity}: this method takes "
+                "params_reduction, the share of the weights to mask."
+            )
+        sparsity = request.target.reduction
+        scores = scorer(model, request.batches, request.generator, sparsity)
+        masked = apply_masks(model, weight_masks(scores, sparsity))
+        return Cut(masked, Plan.of_masks(request.example.shape[1:], sparsity), fresh=False)
+
+    return cut
+
+
+def by_widths(*budgets: str, widen: bool = False) -> Callable[[nn.Module, Request], Cut]:
+    """Rebuild every layer at the width that SynExp gives it (PreCrop, PreConfig).
+
+    Args:
+        *budgets: The quantities that may be limited, "params" or "flops" or both; limited are
+            those that the request names.
+        widen: PreConfig: layers may become wider than they were.
+    """
+
+    def cut(model: nn.Module, request: Request) -> Cut:
+        _refuse_unused(request, "rounds", "latency_aware")
+        for quantity in request.reductions:
+            if quantity not in budgets:
+                raise PruneError(f"this method limits {' and '.join(budgets)}, not {quantity}.")
+        allocation = precrop(
+            model,
+            request.example,
+            params_reduction=request.reductions.get("params"),
+            flops_reduction=request.reductions.get("flops"),
+            widen=widen,
+            min_channels=request.min_channels,
+            round_to=request.round_to,
+        )
+        rebuilt = crop.at_widths(model, allocation.widths, request.generator)
+        _check_reached(rebuilt, request, allocation)
+        plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
+        widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
+        return Cut(rebuilt, plan, widths=widths)
+
+    return cut
+
+
+def prunable(model: nn.Module, request: Request) -> ChannelGraph:
+    """Trace a network and make sure that it has something to prune.
+
+    Raises:
+        PruneError: It has not; the message says what stands in the way.
+    """
+    graph = trace(model, request.example)
+    if not graph.channels:
+        reasons = "; ".join(f"{p.name}: {p.reason}" for p in graph.pinned[:5])
+        raise PruneError(
+            f"{type(model).__name__} has no channels that can be pruned. Needed is at least one "
+            "convolution, linear or recurrent layer whose output another one reads. "
+            + (f"Pinned: {reasons}." if reasons else "")
+        )
+    return graph
+
+
+_USES = {
+    "rounds": "only methods that prune in rounds, such as 3sp-iterative, take it",
+    "round_to": "weight masks leave all widths as they are",
+    "latency_aware": "only methods that score channels once take it",
+}
+
+
+def _refuse_unused(request: Request, *options: str) -> None:
+    """Refuse options that a method would ignore, where they are not at their defaults."""
+    defaults = {entry.name: entry.default for entry in fields(Request)}
+    for name in options:
+        if getattr(request, name) != defaults[name]:
+            raise PruneError(
+                f"{name} is {getattr(request, name)!r}, but this method does not use it: "
+                f"{_USES[name]}. Leave it out ({name} is {defaults[name]!r} by default) or choose "
+                "another method."
+            )
+
+
+def _check_reached(rebuilt: nn.Module, request: Request, allocation: Allocation) -> None:
+    """Make sure that the rebuilt network meets what the allocation promised."""
+    found = cost(rebuilt, request.example)
+    reached = {
+        "flops": 1 - found.macs / allocation.macs_before,
+        "params": 1 - found.params / allocation.params_before,
+    }
+    for quantity, asked in request.reductions.items():
+        if reached[quantity] < asked - 1e-9:
+            raise PruneError(
+                f"the network rebuilt at its new widths reduces {quantity} by "
+                f"{reached[quantity]:.3f}, not by {asked:g}: it shares or computes weights in a "
+                "way that widths do not describe. Use 3sp."
+            )
+
+
+def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:
+    measure = stopwatch(model, graph, request.batches[0][0], request.latency_batch)
+    if request.latency_aware:
+        scores = latency_aware(graph, scores, measure, request.options.smoothing)
+    if "latency" not in request.reductions:
+        return search(graph, scores, request.target)
+    reduction = request.target.reduction
+    floor, multiple = request.min_channels, request.round_to
+    return search_latency(graph, scores, reduction, measure, floor, multiple).plan
+
+
+def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = True) -> Cut:
+    keep = plan.keep(graph)
+    pinned = tuple(f"{p.name}: {p.reason}" for p in graph.pinned)
+    return Cut(narrow(model, graph, keep), plan, fresh, pinned, graph.widths(keep))

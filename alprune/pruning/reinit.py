@@ -1,0 +1,64 @@
+"""What becomes of the weights after the cut: inherited, drawn anew or re-scaled."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from alprune.models.init import reinit as draw_anew
+from alprune.pruning.precrop.crop import Cropped
+
+AfterPruning = Callable[[nn.Module, nn.Module, torch.Generator, str], None]
+
+
+def inherit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
+    """Leave the kept channels' weights as they were."""
+
+
+def reinit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
+    """Draw every weight anew for the sizes that are left, frozen ones aside.
+
+    What does not train (`requires_grad=False`, a pretrained first layer, say) keeps its values.
+
+    Args:
+        pruned: Changed in place.
+        dense: Not used.
+        generator: Makes the draw.
+        init: A key of `alprune.models.INITS`.
+
+    Source: "3SP + re-init", van Amersfoort et al. 2020, table 1; SNIP does the same.
+    """
+    frozen = {p: p.detach().clone() for p in pruned.parameters() if not p.requires_grad}
+    draw_anew(pruned, generator, init)
+    with torch.no_grad():
+        for parameter, value in frozen.items():
+            parameter.copy_(value)
+
+
+def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
+    """Multiply each layer's weight by sqrt(original fan-out / pruned fan-out).
+
+    Fan-out is the output channels times the kernel's size; the kernel cancels, so what counts is
+    the number of rows of the weight. Normalisation layers and biases are left alone.
+
+    Args:
+        pruned: Changed in place.
+        dense: The network before the cut, for the original sizes.
+        generator: Not used.
+        init: Not used.
+
+    Source: van Amersfoort et al. 2020, section 3.1, "Rescaling Initializations".
+    """
+    before = dict(dense.named_parameters())
+    with torch.no_grad():
+        inner = pruned.model if isinstance(pruned, Cropped) else pruned
+        for name, weight in inner.named_parameters():
+            if weight.ndim > 1:
+                weight.mul_((before[name].shape[0] / weight.shape[0]) ** 0.5)
+
+
+AFTER_PRUNING: dict[str, AfterPruning] = {
+    "inherit": inherit,
+    "reinit": reinit,
+    "rescale": rescale,
+}

@@ -1,0 +1,242 @@
+"""Who else may run things: Ray, Slurm, processes of this machine; each as a few lines around it."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from alprune.errors import ConfigError
+from alprune.registry import lookup
+from alprune.runs.compare.runs import Outcome
+
+Task = Callable[[], Outcome]
+
+
+class Lost(Exception):
+    """The process or the machine that made a run died."""
+
+
+class Job(Protocol):
+    """A run that an engine was given."""
+
+    def done(self) -> bool:
+        """Tell whether it is over, in whatever way."""
+
+    def outcome(self) -> Outcome | None:
+        """Return what came of it; None if it was stopped before it had anything to say.
+
+        Raises:
+            Lost: Its process or machine died.
+        """
+
+    def stop(self) -> None:
+        """Ask it to end soundly, as SIGINT or SIGTERM does."""
+
+
+class Engine(Protocol):
+    """Gives runs to machines.
+
+    Attributes:
+        most: How many it can be given at a time; None: as many as there are.
+    """
+
+    most: int | None
+
+    def submit(self, task: Task, name: str) -> Job:
+        """Queue a task, which can be pickled and runs where it may use its resources."""
+
+    def close(self) -> None:
+        """Let go of what this process holds of it."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each run gets.
+
+    Attributes:
+        cpus: Processors, and threads.
+        gpus: Devices.
+        options: The engine's own: for Slurm what submitit takes (`timeout_min`, `mem_gb`,
+            `slurm_partition`, ...), for Ray what its tasks' options take.
+    """
+
+    cpus: int = 1
+    gpus: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1 or self.gpus < 0:
+            raise ConfigError(
+                "a run takes at least 1 processor and no fewer than 0 GPUs, got "
+                f"{self.cpus} and {self.gpus}."
+            )
+
+
+def open_engine(name: str, resources: Resources, out: Path) -> Engine:
+    """Return the engine of a name.
+
+    Args:
+        name: A key of `ENGINES`.
+        resources: Of each run.
+        out: Folder of the comparison, on a disk that all machines share.
+
+    Raises:
+        ConfigError: No such engine, its package is not installed, or it cannot be reached.
+    """
+    return lookup("engine", name, ENGINES)(resources, out)
+
+
+class _Ray:
+    most: int | None = None
+
+    def __init__(self, resources: Resources) -> None:
+        ray = _package("ray", "ray")
+        self._ray, self._resources = ray, resources
+        self._began = not ray.is_initialized()
+        if self._began:
+            own = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+            try:
+                ray.init(log_to_driver=False, **own)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ConfigError(
+                    f"no Ray cluster can be reached or started: {error}. RAY_ADDRESS says where "
+                    "one is; without it one of this machine is started."
+                ) from error
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse what no machine has; Ray would wait for one without end."""
+        asked = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(k, 0) >= v for k, v in asked.items()) for node in nodes):
+            self.close()
+            there = "; ".join(f"{n.get('CPU', 0):g} and {n.get('GPU', 0):g}" for n in nodes)
+            raise ConfigError(
+                f"no machine of the Ray cluster has the {asked['CPU']} processors and "
+                f"{asked['GPU']} GPUs that a run asks for; there are {there}. Lower "
+                "--cpus-per-run or --gpus-per-run."
+            )
+
+    def submit(self, task: Task, name: str) -> "_RayJob":
+        asked: dict[str, Any] = {"num_cpus": self._resources.cpus, "num_gpus": self._resources.gpus}
+        # Whoever drives the comparison tries again: it knows whether there was any progress.
+        asked |= {"max_retries": 0, "name": name} | dict(self._resources.options)
+        try:
+            remote = self._ray.remote(**asked)(_call)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"Ray refuses these options of a run: {error}.") from error
+        return _RayJob(self._ray, remote.remote(task))
+
+    def close(self) -> None:
+        if self._began:
+            self._ray.shutdown()
+
+
+class _RayJob:
+    def __init__(self, ray: Any, reference: Any) -> None:
+        self._ray, self._reference = ray, reference
+
+    def done(self) -> bool:
+        return bool(self._ray.wait([self._reference], timeout=0)[0])
+
+    def outcome(self) -> Outcome | None:
+        errors = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(self._reference)
+        except errors.TaskCancelledError:
+            return None
+        except errors.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except errors.RayError as error:
+            raise Lost(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        return outcome
+
+    def stop(self) -> None:
+        self._ray.cancel(self._reference, force=False)
+
+
+class _Submitit:
+    """Slurm, or processes of this machine, by submitit."""
+
+    def __init__(self, resources: Resources, out: Path, cluster: str) -> None:
+        submitit = _package("submitit", "slurm")
+        self._errors = submitit.core.utils
+        self.most: int | None = None
+        if cluster == "local":
+            self.most = max(1, (os.cpu_count() or 1) // resources.cpus)
+        # Not within `out`: submitit keeps pickles, and a folder of runs holds none.
+        folder = out.with_name(f"{out.name}-jobs")
+        asked: dict[str, Any] = {"cpus_per_task": resources.cpus, "timeout_min": 24 * 60}
+        asked |= {"gpus_per_node": resources.gpus, "name": "alprune"} | dict(resources.options)
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+            self._executor.update_parameters(**asked)
+        except (RuntimeError, NameError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"submitit cannot use {cluster!r} with these options: {error}. Slurm's commands "
+                "must be found where alprune compare runs."
+            ) from error
+
+    def submit(self, task: Task, name: str) -> "_SubmititJob":
+        return _SubmititJob(self._executor.submit(_call, task), self._errors)
+
+    def close(self) -> None:
+        """Leave the jobs' logs where they are."""
+
+
+class _SubmititJob:
+    def __init__(self, job: Any, errors: Any) -> None:
+        self._job, self._errors, self._stopped = job, errors, False
+
+    def done(self) -> bool:
+        return bool(self._job.done())
+
+    def outcome(self) -> Outcome | None:
+        try:
+            outcome: Outcome = self._job.result()
+        except self._errors.FailedJobError as error:  # an exception, as text
+            raise RuntimeError(str(error).strip().splitlines()[-1]) from error
+        except self._errors.UncompletedJobError as error:
+            if self._stopped:
+                return None
+            raise Lost(f"its job {self._job.job_id} ended without a result") from error
+        return outcome
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._job.cancel(check=False)
+
+
+def _call(task: Task) -> Outcome:
+    return task()
+
+
+def _package(name: str, extra: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"this engine needs {name}, which is not installed: pip install 'alprune[{extra}]'."
+        ) from error
+
+
+def _ray(resources: Resources, out: Path) -> Engine:
+    return _Ray(resources)
+
+
+def _slurm(resources: Resources, out: Path) -> Engine:
+    return _Submitit(resources, out, "slurm")
+
+
+def _processes(resources: Resources, out: Path) -> Engine:
+    return _Submitit(resources, out, "local")
+
+
+ENGINES: dict[str, Callable[[Resources, Path], Engine]] = {
+    "processes": _processes,
+    "ray": _ray,
+    "slurm": _slurm,
+}
+"""`(resources, out) -> engine`, by name."""

@@ -1,0 +1,192 @@
+"""A grid: which runs a comparison makes, what they are called and whether their options fit."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torchvision
+
+from alprune.errors import AlpruneError, ConfigError, quoted
+from alprune.loop.config import RunConfig, option_type
+from alprune.loop.setup import complete, data_options
+from alprune.models import MODELS
+from alprune.registry import lookup, unknown
+
+MOST_RUNS = 1_000
+Grid = Mapping[str, Sequence[Any]]
+
+_PLAIN = ("dataset", "model", "method", "acquisition")  # whose values speak for themselves
+_NAME_MOST = 48  # characters of a value in the name of a run
+_YES_NO = {"true": True, "yes": True, "false": False, "no": False}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        name: Of its folder, made of `values`.
+        values: The options that the grid sets, by name.
+        config: All options, complete.
+    """
+
+    name: str
+    values: dict[str, Any]
+    config: RunConfig
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        assert self.config.out is not None
+        return Path(self.config.out)
+
+    @property
+    def kind(self) -> str:
+        """What the run has in common with those that differ from it only in their seed."""
+        return name_of({k: v for k, v in self.values.items() if k != "seed"}) or "all"
+
+
+def cells(config: RunConfig, grid: Grid, out: Path) -> list[Cell]:
+    """Return the runs of a grid, in the order in which they are made.
+
+    Runs that share their data follow one another, so that it is loaded once; within these the
+    first seed of all comes before the second, so that what is there can always be compared.
+
+    Args:
+        config: Options of every run; those left open are filled for each run.
+        grid: `{option: values}`.
+        out: Folder of all runs.
+
+    Raises:
+        ConfigError: An option or a value is not usable, or two runs would be the same.
+    """
+    _check_axes(grid)
+    found: dict[str, Cell] = {}
+    for chosen in product(*grid.values()):
+        values = dict(zip(grid, chosen, strict=True))
+        cell = _cell(config, values, out)
+        if (other := found.setdefault(cell.name.lower(), cell)) is not cell:
+            raise ConfigError(
+                f"two runs would be called {cell.name!r}: {other.values} and {values}. Compare "
+                "them one after the other, with different --out folders."
+            )
+    keys = [str(data_options(cell.config)) for cell in found.values()]
+    ordered = sorted(
+        zip(keys, found.values(), strict=True),
+        key=lambda pair: (keys.index(pair[0]), _place(grid, "seed", pair[1])),
+    )
+    return [cell for _, cell in ordered]
+
+
+def values_of(name: str, text: str) -> list[Any]:
+    """Read the values of an option from text, separated by commas.
+
+    Args:
+        name: Of the option, with - or _.
+        text: As in "0.1,0.2".
+
+    Raises:
+        ConfigError: No such option, or a value of another type.
+    """
+    name = name.replace("-", "_")
+    known = {entry.name: entry for entry in fields(RunConfig)}
+    if name not in known:
+        raise unknown("option", name, known)
+    kind, _ = option_type(known[name])
+    return [_value(name, kind, part.strip()) for part in text.split(",")]
+
+
+def seeds_of(text: str) -> list[int]:
+    """Read --seeds: "5" means 0 to 4, "3,7" these two and "3," the one."""
+    if "," not in text:
+        [count] = values_of("seed", text)
+        if not 1 <= count <= MOST_RUNS:
+            raise ConfigError(
+                f"--seeds must be how many (1 to {MOST_RUNS:,}), or the seeds themselves with "
+                f"commas, as in 3,7; got {text!r}."
+            )
+        return list(range(count))
+    return values_of("seed", text.strip().removesuffix(","))
+
+
+def name_of(values: Mapping[str, Any]) -> str:
+    """Return the name of a run: data, model, method, other values, and the seed at the end."""
+    others = [name for name in values if name not in (*_PLAIN, "seed")]
+    parts = []
+    for name in [*_PLAIN, *others, "seed"]:
+        if name in values:
+            value = values[name]
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            text = text.lower() if isinstance(value, bool) else text
+            text = re.sub(r"[^\w.+-]+", "-", text).strip("-.")[-_NAME_MOST:] or "_"
+            parts.append(text if name in _PLAIN else f"{name.replace('_', '-')}{text}")
+    return "-".join(parts)
+
+
+def _cell(config: RunConfig, values: dict[str, Any], out: Path) -> Cell:
+    name = name_of(values)
+    try:
+        whole = complete(replace(config, **values, out=str(out / name)))
+        _check_model(whole.model)
+    except AlpruneError as error:
+        raise type(error)(f"run {name}: {error}") from error
+    return Cell(name, values, whole)
+
+
+def _check_axes(grid: Grid) -> None:
+    if not grid:
+        raise ConfigError(
+            "nothing is varied: name what to compare, for example --methods dense,3sp-ca "
+            "--seeds 3, or --set lr=0.02,0.05; in a recipe, a [grid] table."
+        )
+    known = {entry.name: entry for entry in fields(RunConfig)}
+    for name, values in grid.items():
+        if name not in known:
+            raise unknown("option", name, known)
+        if name == "out":
+            raise ConfigError("out cannot be varied: each run gets a folder of its own within it.")
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise ConfigError(
+                f"{name} is varied, so it takes a list of values with at least one; got "
+                f"{quoted(values)}."
+            )
+        if None in values:
+            raise ConfigError(
+                f"{name} lists None, which cannot be written down. Give the value that it stands "
+                "for, or make those runs without the option, in a folder of their own."
+            )
+        twice = [value for place, value in enumerate(values) if value in values[:place]]
+        if twice:
+            raise ConfigError(f"{name} lists {quoted(twice[0])} twice.")
+    count = math.prod(len(values) for values in grid.values())
+    if count > MOST_RUNS:
+        raise ConfigError(f"the grid has {count:,} runs; at most {MOST_RUNS:,} are made.")
+
+
+def _check_model(name: str) -> None:
+    if not name.startswith("torchvision:"):
+        lookup("model", name, MODELS)
+        return
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name.partition(":")[2] not in known:
+        raise unknown("torchvision model", name.partition(":")[2], known)
+
+
+def _place(grid: Grid, option: str, cell: Cell) -> int:
+    return list(grid[option]).index(cell.values[option]) if option in grid else 0
+
+
+def _value(name: str, kind: type, text: str) -> Any:
+    if not text:
+        raise ConfigError(f"{name} lists an empty value; separate values by single commas.")
+    if kind is str:
+        return text
+    try:
+        return _YES_NO[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
+        allowed = "true or false" if kind is bool else kind.__name__
+        raise ConfigError(f"{name} takes {allowed}, got {quoted(text)}.") from error

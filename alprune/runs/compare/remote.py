@@ -1,0 +1,196 @@
+"""A comparison whose runs an engine makes, on machines that share the disk of their folders."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from alprune.errors import AlpruneError
+from alprune.loop.events import Observer
+from alprune.loop.run_folder import EVENTS
+from alprune.loop.signals import Signals
+from alprune.runs.compare.engines import Engine, Job, Lost
+from alprune.runs.compare.forecast import Monitor
+from alprune.runs.compare.grid import Cell
+from alprune.runs.compare.runs import ENDED, Outcome, SharedData, make, state_of
+
+DEATHS = 3
+"""How often a run is tried again that died without having done a step since it was last tried."""
+
+
+@dataclass
+class _Present:
+    cell: Cell
+    job: Job
+    read: int  # bytes of its record that were told
+    shown: Observer | None = None
+    progressed: bool = False
+    deaths: int = 0
+
+
+def make_elsewhere(
+    planned: Sequence[tuple[Cell, str]],
+    engine: Engine,
+    monitor: Monitor,
+    *,
+    threads: int = 1,
+    tensorboard: bool = False,
+    every_s: float = 1.0,
+) -> list[Outcome]:
+    """Give the runs of a comparison to an engine and follow them by their records.
+
+    A run whose process or machine dies is given out again and goes on from its checkpoint. Under
+    Ctrl-C the runs end soundly; a second one leaves them to the engine.
+
+    Args:
+        planned: The runs and their states.
+        engine: Is left open.
+        monitor: Is told, in this process.
+        threads: Of each run.
+        tensorboard: Write TensorBoard files.
+        every_s: Seconds between looks.
+
+    Returns:
+        What came of each run, in the order of `planned`.
+    """
+    driver = _Driver(engine, monitor, threads, tensorboard)
+    waiting = []
+    for cell, state in planned:
+        if state == ENDED:
+            monitor.begins(cell, state)
+            driver.ended(cell, make(cell, state, SharedData(), Observer(), lambda session: None))
+        else:
+            waiting.append(cell)
+    try:
+        while waiting or driver.present:
+            while waiting and (engine.most is None or len(driver.present) < engine.most):
+                driver.submit(waiting.pop(0))
+            time.sleep(every_s)
+            driver.look()
+    except KeyboardInterrupt:
+        driver.stop()
+        while driver.present:
+            time.sleep(every_s)
+            driver.look()
+    return [
+        driver.outcomes.get(cell.name) or Outcome(cell.name, cell.values, cell.path, "waiting")
+        for cell, _ in planned
+    ]
+
+
+class _Driver:
+    def __init__(self, engine: Engine, monitor: Monitor, threads: int, tensorboard: bool) -> None:
+        self._engine, self._monitor = engine, monitor
+        self._threads, self._tensorboard = threads, tensorboard
+        self._stopping = False
+        self.present: list[_Present] = []
+        self.outcomes: dict[str, Outcome] = {}
+
+    def submit(self, cell: Cell) -> None:
+        self.present.append(_Present(cell, self._give(cell), _size(cell)))
+
+    def look(self) -> None:
+        """Tell what is new, and take up what is over."""
+        for run in list(self.present):
+            over = run.job.done()  # before its record is read, or its last lines might be missed
+            self._tell(run)
+            if over:
+                self._over(run)
+
+    def stop(self) -> None:
+        """Give out no more, and ask what runs to end."""
+        self._stopping = True
+        for run in self.present:
+            run.job.stop()
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        self.outcomes[cell.name] = outcome
+        self._monitor.ended(cell, outcome)
+
+    def _give(self, cell: Cell) -> Job:
+        task = partial(make_there, cell, self._threads, self._tensorboard, os.getcwd())
+        return self._engine.submit(task, cell.name)
+
+    def _tell(self, run: _Present) -> None:
+        lines, run.read = _more(run.cell, run.read)
+        for line in lines:
+            if run.shown is None:
+                run.shown = self._monitor.begins(run.cell, "")
+            run.progressed |= line.get("event") == "step"
+            name = str(line.pop("event", ""))
+            run.shown.event(name, line)
+
+    def _over(self, run: _Present) -> None:
+        cell = run.cell
+        try:
+            outcome = run.job.outcome()
+        except Lost as lost:
+            run.deaths = 1 if run.progressed else run.deaths + 1
+            if not self._stopping and run.deaths < DEATHS:
+                run.progressed, run.job = False, self._give(cell)
+                return
+            state = "interrupted" if self._stopping else "failed"
+            outcome = Outcome(cell.name, cell.values, cell.path, state, error=str(lost))
+        except Exception as error:  # of whatever kind, where the run was made
+            said = f"{type(error).__name__}: {error}"
+            outcome = Outcome(cell.name, cell.values, cell.path, "failed", error=said)
+        self.present.remove(run)
+        if outcome is not None:  # otherwise it had not begun, and waits
+            if run.shown is None:
+                self._monitor.begins(cell, "")
+            self.ended(cell, outcome)
+
+
+def make_there(cell: Cell, threads: int, tensorboard: bool, place: str) -> Outcome:
+    """Make a run, or go on with it, in the process that an engine gave it.
+
+    Args:
+        cell: Which.
+        threads: That it may use.
+        tensorboard: Write TensorBoard files beside its record.
+        place: The folder in which the comparison was begun: paths and modules are seen from there.
+    """
+    os.chdir(place)
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    torch.set_num_threads(threads)
+    with Signals() as signals:
+        try:
+            state = state_of(cell)
+            load = SharedData(progress=False)
+            return make(cell, state, load, Observer(), signals.end, tensorboard)
+        except AlpruneError as error:
+            said = f"{type(error).__name__}: {error}"
+            return Outcome(cell.name, cell.values, cell.path, "failed", error=said)
+        except KeyboardInterrupt:
+            return Outcome(cell.name, cell.values, cell.path, "interrupted")
+
+
+def _size(cell: Cell) -> int:
+    try:
+        return (cell.path / EVENTS).stat().st_size
+    except OSError:
+        return 0
+
+
+def _more(cell: Cell, begin: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the whole lines of a record from a byte on, and where they end."""
+    if _size(cell) < begin:  # it went on from an earlier checkpoint
+        begin = _size(cell)
+    try:
+        with open(cell.path / EVENTS, "rb") as file:
+            file.seek(begin)
+            text = file.read()
+    except OSError:
+        return [], begin
+    whole = text[: text.rfind(b"\n") + 1]
+    try:
+        return [json.loads(line) for line in whole.splitlines()], begin + len(whole)
+    except ValueError:  # begun in the middle of a line that was rewritten
+        return [], begin + len(whole)

@@ -1,0 +1,225 @@
+"""One run of a comparison: whether it is there, how it is made, and what came of it."""
+
+import gc
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alprune import data
+from alprune.acquisition import find_acquisition
+from alprune.data import Splits
+from alprune.errors import AlpruneError, StoreError
+from alprune.loop import RunResult, Session
+from alprune.loop.config import RunConfig
+from alprune.loop.events import Observer
+from alprune.loop.observers import Several
+from alprune.loop.resume import finished, options, reopen
+from alprune.loop.run_folder import CONFIG, check_new
+from alprune.loop.setup import (
+    data_options,
+    early_pruner,
+    first_labels,
+    fit_settings,
+    open_session,
+    prune_learner,
+    simulation,
+    thinned,
+)
+from alprune.loop.tensorboard import TensorBoard
+from alprune.runs.compare.grid import Cell
+from alprune.runs.report import plot_curves
+
+NEW, UNENDED, ENDED = "new", "unended", "ended"
+_WHERE = {"out", "data_root"}  # options that say where things are, and may change
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run of a comparison.
+
+    Attributes:
+        name: Of its folder.
+        values: The options that the grid sets, by name.
+        path: The run folder.
+        state: "done", "kept" (it had ended before), "failed", "interrupted" or "waiting".
+        result: How the run ended; None if it failed or did not begin.
+        error: What a failed run said.
+        wall_s: Seconds that were spent on it now, set-up and tests included.
+    """
+
+    name: str
+    values: dict[str, Any]
+    path: Path
+    state: str
+    result: RunResult | None = None
+    error: str | None = None
+    wall_s: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        ended = asdict(self.result) if self.result else {}
+        ended.pop("path", None)
+        own = {"name": self.name, "values": self.values, "path": str(self.path)}
+        return own | {"state": self.state, "error": self.error, "wall_s": self.wall_s} | ended
+
+
+class SharedData:
+    """Loads a data set once for all runs in turn that use the same, and holds one at a time.
+
+    Args:
+        progress: Show a bar where loading takes long.
+    """
+
+    def __init__(self, progress: bool = True) -> None:
+        self._progress = progress
+        self._options: dict[str, Any] = {}
+        self._whole: Splits | None = None
+
+    def __call__(self, config: RunConfig) -> Splits:
+        """Return the data of a run."""
+        options = data_options(config)
+        if self._whole is None or options != self._options:
+            self._whole = None  # before the next: memory may not hold two
+            self._whole = data.load(**options, progress=self._progress)
+            self._options = options
+        return thinned(config, self._whole)
+
+    def release(self) -> None:
+        """Let go of what is held."""
+        self._whole = None
+
+
+def state_of(cell: Cell) -> str:
+    """Return whether a run is "new", "unended" or "ended".
+
+    Raises:
+        StoreError: Its folder holds a run of other options, a damaged one, or something else.
+        ConfigError: The run's options cannot be read.
+    """
+    if not (cell.path / CONFIG).exists():
+        check_new(cell.path)
+        return NEW
+    now, then = asdict(cell.config), asdict(options(cell.path))
+    changed = [name for name in now if name not in _WHERE and now[name] != then[name]]
+    if changed:
+        told = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
+        raise StoreError(
+            f"the run in {cell.path} was begun with other options: {told}. Give the same ones, "
+            "choose another --out, or move that run away."
+        )
+    return UNENDED if _ended(cell) is None else ENDED
+
+
+def rehearse(waiting: list[Cell], load: SharedData, tell: Callable[[Cell], None]) -> None:
+    """Set up the first run and those that differ from it in more than the seed, on its data.
+
+    What cannot be pruned or trained as asked is found before the first hour is spent.
+
+    Args:
+        waiting: The new runs.
+        load: Returns their data.
+        tell: Is told which run is set up.
+
+    Raises:
+        AlpruneError: As from `run`, with the name of the run.
+    """
+    seen = []
+    shared = data_options(waiting[0].config) if waiting else None
+    for cell in waiting:
+        kind = replace(cell.config, seed=0, out=None, budget=None, steps=None, acquisition="random")
+        if kind in seen or data_options(cell.config) != shared:
+            continue
+        seen.append(kind)
+        tell(cell)
+        try:
+            train = load(cell.config).train
+            fit_settings(cell.config, train)
+            pool, first = first_labels(cell.config, train)
+            pruned = prune_learner(cell.config, train, first, pool.label_of(first))
+            early_pruner(cell.config, pruned.model, train)
+        except AlpruneError as error:
+            raise type(error)(f"run {cell.name}: {error}") from error
+
+
+def make(
+    cell: Cell,
+    state: str,
+    load: SharedData,
+    observer: Observer,
+    opened: Callable[[Session | None], None],
+    tensorboard: bool = False,
+) -> Outcome:
+    """Make one run, or go on with it; what fails is in the outcome.
+
+    Args:
+        cell: Which.
+        state: As from `state_of`.
+        load: Returns its data.
+        observer: Is told of its events.
+        opened: Is given its session, and None when it is over.
+        tensorboard: Write TensorBoard files beside its record.
+    """
+    begin = time.monotonic()
+
+    def outcome(state: str, **more: Any) -> Outcome:
+        wall_s = round(time.monotonic() - begin, 3)
+        return Outcome(cell.name, cell.values, cell.path, state, wall_s=wall_s, **more)
+
+    if state == ENDED:
+        return outcome("kept", result=_ended(cell))
+    try:
+        if tensorboard:
+            observer = Several(observer, TensorBoard(cell.path))
+        result = _run(cell, state, load, observer, opened)
+        _draw(cell.path)
+    except AlpruneError as error:
+        return outcome("failed", error=f"{type(error).__name__}: {error}")
+    except Exception as error:  # of a network or a function of the user's, or of a full device
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"({where.filename}, line {where.lineno})"
+        return outcome("failed", error=f"{type(error).__name__}: {error} {place}")
+    finally:
+        opened(None)
+        gc.collect()  # a session and what it calls refer to each other
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()  # what the next run records is its own
+    interrupted = result.reason == "interrupted"
+    return outcome("interrupted" if interrupted else "done", result=result)
+
+
+def _run(
+    cell: Cell,
+    state: str,
+    load: SharedData,
+    observer: Observer,
+    opened: Callable[[Session | None], None],
+) -> RunResult:
+    if state == UNENDED:
+        session, oracle = reopen(cell.path, None, observer, load=load)
+    else:
+        splits = load(cell.config)
+        chosen = find_acquisition(cell.config.acquisition)
+        session = open_session(cell.config, splits, chosen, observer)
+        oracle = simulation(cell.config, splits.train)
+    opened(session)
+    return session.run(oracle)
+
+
+def _draw(path: Path) -> None:
+    try:
+        plot_curves([path], path / "curve.png")
+    except StoreError as error:  # a picture that cannot be written is no failed run
+        warnings.warn(str(error), stacklevel=2)
+
+
+def _ended(cell: Cell) -> RunResult | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how to extend it is not asked here
+        return finished(cell.path, None, None)

@@ -1,0 +1,145 @@
+"""Take a run's learner out: a file that classifies images without alprune, or without the run."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from alprune.data.safe_io import user_path
+from alprune.errors import StoreError
+from alprune.loop import atomic_io as disk
+from alprune.registry import unknown
+from alprune.runs.export import onnx
+from alprune.runs.export import pt2 as program
+from alprune.runs.export import safetensors as tensors
+from alprune.runs.export.check import TOLERANCE, Difference, compare, images_for
+from alprune.runs.export.formats import Format, labels_json
+from alprune.runs.load import Learned, find_learner
+
+__all__ = ["FORMATS", "Difference", "Exported", "Format", "export"]
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(
+        "for ONNX Runtime, in any language; needs alprune[onnx]", onnx.write, onnx.run, onnx.require
+    ),
+    "pt2": Format(
+        "torch.export's program, for PyTorch without alprune", program.write, program.run
+    ),
+    "safetensors": Format("weights and plan, for alprune.load_learner", tensors.write, tensors.run),
+}
+CHECK_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        format: One of `FORMATS`.
+        path: The file.
+        labels: The JSON file beside it that says what its inputs are and names its outputs.
+        state: Of when the learner is, in words.
+        calibrated: Whether a temperature is in it.
+        difference: How far its probabilities are from the learner's; None if not checked.
+    """
+
+    format: str
+    path: Path
+    labels: Path
+    state: str
+    calibrated: bool
+    difference: Difference | None
+
+
+def export(
+    path: str | Path,
+    formats: str | Sequence[str] = "onnx",
+    out: str | Path | None = None,
+    *,
+    check: bool = True,
+) -> list[Exported]:
+    """Write a run's learner as files that take stored images and give probabilities.
+
+    What is before and after the network is inside: images `(n, h, w, c)` as they are stored, of
+    any number n, are normalised there; out come the softmax's probabilities `(n, classes)`, with
+    the temperature of a run that has one (`--hold-out`). BatchNorms are folded away and weight
+    masks applied, but not in a safetensors file, which `alprune.load_learner` reads. The run's data
+    are not needed. Of a run that has not ended, the last checkpoint's learner is taken, with a
+    warning.
+
+    Each file is checked before it is put in its place: it has to give the learner's probabilities
+    for images of the run's data or, where these are gone, for random ones.
+
+    Args:
+        path: The run folder, or a safetensors file that was exported from one.
+        formats: One or more of `FORMATS`.
+        out: The file, its ending that of the format; None: `learner` in the run folder (beside
+            the file).
+        check: Check.
+
+    Returns:
+        What was written, a record a format.
+
+    Raises:
+        StoreError: No learner is there, a file cannot be written, or it fails the check; it is
+            not left behind then.
+        ModelError: The network cannot be written in that format.
+        ConfigError: Unknown format, or a package is missing.
+    """
+    chosen = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
+    for name in chosen:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+        FORMATS[name].require()
+    learned = find_learner(path)
+    learned.warn()
+    sample = images_for(learned, CHECK_IMAGES) if check else None
+    files = {name: _file(Path(path), out, name, alone=len(chosen) == 1) for name in chosen}
+    return [_write(learned, name, FORMATS[name], files[name], sample) for name in chosen]
+
+
+def _file(source: Path, out: str | Path | None, name: str, alone: bool) -> Path:
+    if out is None:
+        return (source if source.is_dir() else source.parent) / f"learner.{name}"
+    file = user_path(out)
+    if file.suffix == f".{name}" or (alone and file.suffix):
+        return file
+    known = file.suffix.removeprefix(".") in FORMATS
+    return file.with_suffix(f".{name}") if known else file.with_name(f"{file.name}.{name}")
+
+
+def _write(
+    learned: Learned, name: str, entry: Format, file: Path, sample: "tuple[Tensor, str] | None"
+) -> Exported:
+    labels = file.with_name(f"{file.name}.labels.json")
+    trial = file.with_name(f".{file.stem}.tmp.{name}")
+    difference = None
+    try:
+        try:
+            disk.make_folders(file.parent)
+            disk.replace(trial, entry.write(learned))
+            if sample is not None:
+                images, source = sample
+                difference = compare(learned, entry.run(trial, learned), images, source)
+                _require(difference, file)
+            disk.replace(labels, labels_json(learned))
+            os.replace(trial, file)
+            disk.sync_folder(file.parent)
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {file}: {error}.") from error
+    calibrated = learned.classifier.temperature is not None
+    return Exported(name, file, labels, learned.state, calibrated, difference)
+
+
+def _require(difference: Difference, file: Path) -> None:
+    if difference.largest <= TOLERANCE:
+        return
+    raise StoreError(
+        f"{file} was not written: its probabilities for {difference.source} are up to "
+        f"{difference.largest:.3g} from the learner's ({difference.argmax} of {difference.images} "
+        f"get another class); at most {TOLERANCE:g} is allowed."
+    )

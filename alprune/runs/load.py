@@ -1,0 +1,302 @@
+"""The learner of a run, found again without the run's data; and the file that holds one alone."""
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from alprune import models
+from alprune.data.safe_io import read_whole
+from alprune.errors import AlpruneError, StoreError, quoted
+from alprune.loop.checkpoint import load_checkpoint
+from alprune.loop.config import RunConfig
+from alprune.loop.run_folder import CONFIG, is_asking, read_events, resume_command
+from alprune.pruning import Plan, rebuild, trace
+from alprune.runs.local_data import nearby_splits
+from alprune.training.classifier import Classifier
+from alprune.training.input_spec import INPUTS, Inputs
+
+_PLAN = "plan.json"
+_WEIGHTS = "model.safetensors"
+_TEXT_MOST = 2**25  # bytes of a plan, or of inputs
+_KEY = "alprune.learner"  # in the metadata of a file that `to_bytes` made
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained learner, with all that making it again takes.
+
+    Attributes:
+        classifier: Its network as it was trained, BatchNorms and weight masks in place.
+        model: Name of the unpruned network.
+        plan: What stayed of it.
+        state: Of when it is, in words: "the end of the run".
+        notes: What whoever uses it should know.
+        config: The run's options; None where it comes from a file of its own.
+    """
+
+    classifier: Classifier
+    model: str
+    plan: Plan
+    state: str
+    notes: tuple[str, ...] = ()
+    config: RunConfig | None = None
+
+    def warn(self) -> None:
+        """Give the notes as warnings."""
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
+
+
+def load_learner(path: str | Path, model: nn.Module | None = None) -> Classifier:
+    """Load a trained learner, ready to classify; its data are not needed.
+
+    Args:
+        path: A run folder, or a file made by `alprune export --format safetensors`.
+        model: The unpruned network, as your builder makes it. Only for a file that holds a network
+            of your own: no code that a file names is run. (A run folder's config.toml may name a
+            builder, which is imported.)
+
+    Returns:
+        A module that maps images `(n, h, w, c)` to probabilities `(n, classes)`, in eval mode.
+
+    Raises:
+        StoreError: No learner is there, or it is damaged.
+        ModelError, ConfigError: Its network cannot be built.
+    """
+    found = find_learner(path, model)
+    found.warn()
+    return found.classifier
+
+
+def find_learner(path: str | Path, model: nn.Module | None = None) -> Learned:
+    """Return what `load_learner` loads, and what is known of it; as there."""
+    path = Path(path)
+    if path.is_dir():
+        return _of_run(path)
+    if path.exists():
+        return _of_file(path, model)
+    raise StoreError(f"there is no run folder or file {str(path)!r}.")
+
+
+def _of_run(path: Path) -> Learned:
+    if not (path / CONFIG).exists():
+        raise StoreError(f"{path} holds no run, whose learner could be taken: {CONFIG} is missing.")
+    config = RunConfig.from_toml(path / CONFIG)
+    events = read_events(path)
+    if is_asking(path):
+        return _of_asking(path, config, events)
+    last: Mapping[str, Any] = events[-1] if events else {"event": "none"}
+    reason = str(last.get("reason", ""))
+    if last["event"] == "end" and not reason.startswith("error") and (path / _WEIGHTS).exists():
+        return _of_end(path, config, last)
+    return _of_checkpoint(path, config, reason)
+
+
+def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any]) -> Learned:
+    try:
+        state = load_file(path / _WEIGHTS)
+        plan = Plan.from_json(read_whole(path / _PLAN, _TEXT_MOST).decode())
+    except AlpruneError:
+        raise
+    except Exception as error:  # safetensors has an error of its own
+        raise StoreError(f"the learner in {path} cannot be read: {error}.") from error
+    inputs = _inputs(path, config)
+    _check_together(inputs, plan, state)
+    network = _fitting(path, lambda: _rebuilt(_unpruned(config, inputs), plan, state))
+    classifier = Classifier(network, inputs, _temperature(end.get("temperature")))
+    notes: tuple[str, ...] = ()
+    if end["reason"] in ("interrupted", "stopped"):
+        notes = (
+            f"the run in {path} was {end['reason']}: this is its learner as it was then. To go on: "
+            f"{resume_command(path)}",
+        )
+    return Learned(classifier, config.model, plan, "the end of the run", notes, config)
+
+
+def _of_checkpoint(path: Path, config: RunConfig, reason: str) -> Learned:
+    state = load_checkpoint(path)
+    if state is None:
+        raise StoreError(
+            f"{path} holds no learner: the run wrote no state before it was ended. To begin it "
+            f"again: {resume_command(path)}"
+        )
+    inputs = _inputs(path, config)
+    try:
+        learner, step = state["learner"], int(state["step"])
+        batches = int(learner["batches"])
+        weights = learner["averaged"] or learner["model"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"the checkpoint in {path} holds no learner: {error!r}.") from error
+    if batches == 0:
+        raise StoreError(
+            f"the learner of the run in {path} was not trained before the run was ended. To go on "
+            f"with it: {resume_command(path)}"
+        )
+
+    def make() -> tuple[Plan, nn.Module]:
+        before = Plan.from_json(state["plan"])
+        _check_together(inputs, before, weights)
+        fresh = _unpruned(config, inputs)
+        plan = _plan(fresh, inputs, before, learner["early"])
+        return plan, _rebuilt(fresh, plan, weights)
+
+    plan, network = _fitting(path, make)
+    why = f"has ended with an {reason}" if reason else "has not ended, or was killed"
+    where = f"the last checkpoint, trained in step {step}"
+    note = f"the run in {path} {why}: this is its learner of {where}."
+    return Learned(Classifier(network, inputs), config.model, plan, where, (note,), config)
+
+
+def _of_asking(path: Path, config: RunConfig, events: list[dict[str, Any]]) -> Learned:
+    """Return the learner of a folder in which people are asked, from its checkpoint.
+
+    The files beside it hold the same, but are written one after the other.
+    """
+    state = load_checkpoint(path) or {}
+    fits = [event for event in events if event["event"] == "fit"]
+    if "plan" not in state or not fits:
+        raise StoreError(
+            f"there is no learner in {path} yet: label images of two classes at least, then "
+            f"{resume_command(path)}"
+        )
+
+    def make() -> tuple[Inputs, Plan, nn.Module]:
+        inputs = Inputs.from_record(state | {"dtype": str(state["dtype"]).removeprefix("torch.")})
+        plan, learner = Plan.from_json(state["plan"]), state["learner"]
+        weights = learner["averaged"] or learner["model"]
+        _check_together(inputs, plan, weights)
+        return inputs, plan, _rebuilt(_unpruned(config, inputs), plan, weights)
+
+    inputs, plan, network = _fitting(path, make)
+    temperature = _temperature(fits[-1].get("temperature"))
+    when = f"round {state.get('step')}"
+    return Learned(Classifier(network, inputs, temperature), config.model, plan, when, (), config)
+
+
+def _unpruned(config: RunConfig, inputs: Inputs) -> nn.Module:
+    return models.build(config.model, len(inputs.classes), inputs.image_shape, config.seed)
+
+
+def _rebuilt(fresh: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
+    return rebuild(fresh, plan, state).eval()
+
+
+def _check_together(inputs: Inputs, plan: Plan, state: Mapping[str, Tensor]) -> None:
+    """Refuse what does not belong together before a network of any size is built for it."""
+    classes = len(inputs.classes)
+    if not any(tensor.ndim and len(tensor) == classes for tensor in state.values()):
+        raise StoreError(f"no layer has an output for each of the {classes:,} classes.")
+    if plan.example_shape != inputs.image_shape:
+        raise StoreError(
+            f"the plan is for images {plan.example_shape}, and the learner takes "
+            f"{inputs.image_shape}."
+        )
+
+
+def _plan(fresh: nn.Module, inputs: Inputs, plan: Plan, early: Mapping[str, Any] | None) -> Plan:
+    """Return what is left of a network, also if it is being pruned during training."""
+    if early is None:
+        return plan
+    graph = trace(fresh, torch.zeros(2, *inputs.image_shape))
+    return Plan.of(graph, graph.check(early["keep"]), tuple(early["floored"]))
+
+
+def _fitting(path: Path, make: Any) -> Any:
+    """Call `make`; whatever a state that belongs elsewhere leads to is a StoreError."""
+    try:
+        return make()
+    except AlpruneError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"the learner in {path} does not fit its network: {error!r}. It was written by another "
+            "version of alprune or of the network."
+        ) from error
+
+
+def _inputs(path: Path, config: RunConfig) -> Inputs:
+    try:
+        text = read_whole(path / INPUTS, _TEXT_MOST).decode()
+    except FileNotFoundError:
+        # Older runs did not write it down.
+        try:
+            return Inputs.of(nearby_splits(config, "this").train)
+        except AlpruneError as error:
+            raise StoreError(
+                f"{path / INPUTS} is missing (older versions of alprune did not write it), and "
+                f"what the learner takes cannot be found out from its data: {error}"
+            ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path / INPUTS}: {error}.") from error
+    return Inputs.from_json(text)
+
+
+def _temperature(value: Any) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise StoreError(f"the temperature must be a number above 0, got {quoted(value)}.")
+    return float(value)
+
+
+def to_bytes(learned: Learned) -> bytes:
+    """Pack a learner into a safetensors file that needs no run folder beside it.
+
+    Its metadata hold the names of the classes as a JSON list ("classes") and what else is needed
+    to make the network again.
+    """
+    classifier = learned.classifier
+    record = {
+        "format": 1,
+        "model": learned.model,
+        "inputs": classifier.inputs.record(),
+        "temperature": classifier.temperature,
+        "plan": learned.plan.to_json(),
+        "state": learned.state,
+    }
+    # A copy each: safetensors refuses tensors that share memory, as tied weights do.
+    state = classifier.network.state_dict()
+    plain = {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in state.items()}
+    classes = json.dumps(classifier.classes)
+    return to_safetensors(plain, {_KEY: json.dumps(record), "classes": classes})
+
+
+def _of_file(path: Path, model: nn.Module | None) -> Learned:
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {})[_KEY]
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if len(text) > 2 * _TEXT_MOST:
+            raise ValueError(f"it has {len(text):,} characters of metadata")
+        record = json.loads(text)
+        name, when, told = str(record["model"]), str(record["state"]), str(record["plan"])
+        inputs, plan = Inputs.from_record(record["inputs"]), Plan.from_json(told)
+        temperature = _temperature(record["temperature"])
+    except Exception as error:  # safetensors, JSON, what a stranger wrote into it
+        raise StoreError(
+            f"{path} is no learner that alprune has exported as safetensors: {error}."
+        ) from error
+    if model is None and not (name in models.MODELS or name.startswith("torchvision:")):
+        raise StoreError(
+            f"{path} holds a network of your own, {quoted(name)}, and no code that a file names is "
+            "run. Build it and pass it: alprune.load_learner(path, model=...)."
+        )
+    _check_together(inputs, plan, state)
+    classes, shape = len(inputs.classes), inputs.image_shape
+    network = _fitting(
+        path, lambda: _rebuilt(model or models.build(name, classes, shape), plan, state)
+    )
+    return Learned(Classifier(network, inputs, temperature), name, plan, when)
+
+
+__all__ = ["Learned", "find_learner", "load_learner", "to_bytes"]

@@ -1,0 +1,138 @@
+"""Runs that differ only in their seed belong together, under a name that says what differs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alprune.errors import ConfigError, printable
+from alprune.runs.report.runs import Run, option_defaults
+
+# Options that change neither what is learnt nor how long it takes on the clock.
+_ASIDE = {"seed", "out", "data_root", "eval_every"}
+# What runs are mostly compared by comes first, and stands in names without its own name.
+_BARE = ("method", "acquisition", "model", "dataset", "start")
+REDUCTIONS = ("flops_reduction", "params_reduction", "channels_reduction", "latency_reduction")
+_NAME_CHARACTERS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs with the same options but for the seed.
+
+    Attributes:
+        name: What tells it from the other groups, short.
+        options: The options in which any two groups differ, by name.
+        runs: One or more, by seed.
+        sound: Those that count: that have ended; if none has, all.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def sound(self) -> tuple[Run, ...]:
+        """The runs of which means are taken: those that have ended; if none has, all."""
+        return tuple(run for run in self.runs if run.ended) or self.runs
+
+    @property
+    def ended(self) -> tuple[Run, ...]:
+        """The runs that have ended."""
+        return tuple(run for run in self.runs if run.ended)
+
+    @property
+    def method(self) -> str:
+        """The pruning method."""
+        return str(self.runs[0].config["method"])
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Sort runs into groups, those of the dense learner first, the others as they come."""
+    members: dict[tuple[str, ...], list[Run]] = {}
+    names = sorted({name for run in runs for name in run.config} - _ASIDE)
+    for run in runs:
+        members.setdefault(tuple(_key(run.config.get(name)) for name in names), []).append(run)
+    ordered = sorted(members.values(), key=lambda group: group[0].config["method"] != "dense")
+    configs = [group[0].config for group in ordered]
+    differing = [n for n in names if len({_key(config.get(n)) for config in configs}) > 1]
+    first = [*_BARE, *REDUCTIONS, "budget", "steps"]
+    differing.sort(key=lambda name: (first.index(name) if name in first else len(first), name))
+    return [
+        Group(name, {n: config.get(n) for n in differing}, tuple(sorted(group, key=_by_seed)))
+        for name, config, group in zip(_names(configs, differing), configs, ordered, strict=True)
+    ]
+
+
+def baseline_of(groups: Sequence[Group], name: str | None = None) -> dict[str, Group]:
+    """Choose what each group is compared with.
+
+    Args:
+        groups: All of them.
+        name: Of the group that all others are compared with; None: the dense learner with the
+            most options in common; without one, the first group.
+
+    Returns:
+        `{name of a group: its baseline}`, without the baselines themselves.
+
+    Raises:
+        ConfigError: No group has that name.
+    """
+    if name is not None:
+        chosen = [group for group in groups if group.name == name]
+        if not chosen:
+            known = ", ".join(repr(group.name) for group in groups)
+            raise ConfigError(f"there is no group {name!r} to compare with; there are: {known}.")
+    else:
+        chosen = [group for group in groups if group.method == "dense"] or list(groups[:1])
+    pairs = {}
+    for group in groups:
+        same_data = [b for b in chosen if _same(b, group, "dataset")]
+        if same_data and group not in chosen:
+            pairs[group.name] = max(
+                same_data, key=lambda b: sum(_same(b, group, option) for option in group.options)
+            )
+    return pairs
+
+
+def option_text(value: Any) -> str:
+    """Write an option's value for people, short."""
+    if value is None:
+        return "default"
+    text = f"{value:g}" if isinstance(value, float) else printable(str(value))
+    text = text.replace("\n", " ")
+    return text if len(text) <= _NAME_CHARACTERS else f"{text[: _NAME_CHARACTERS - 1]}…"
+
+
+def _same(one: Group, other: Group, option: str) -> bool:
+    return _key(one.runs[0].config.get(option)) == _key(other.runs[0].config.get(option))
+
+
+def _by_seed(run: Run) -> tuple[int, str]:
+    return run.seed, str(run.path)
+
+
+def _key(value: Any) -> str:
+    return repr(float(value) if type(value) is int and abs(value) < 2**53 else value)
+
+
+def _names(configs: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[str]:
+    """Name each by as few of the differing options as tell all apart, defaults unsaid."""
+    usual = {option: _key(value) for option, value in option_defaults().items()}
+    telling: list[str] = []
+    apart = 1
+    for option in differing:
+        keys = {tuple(_key(c.get(o)) for o in [*telling, option]) for c in configs}
+        if len(keys) > apart:
+            telling, apart = [*telling, option], len(keys)
+    names = []
+    for config in configs:
+        told = [
+            option_text(config.get(option))
+            if option in _BARE
+            else f"{option.replace('_', '-')} {option_text(config.get(option))}"
+            for option in telling or ["method"]
+            if option in _BARE or _key(config.get(option)) != usual.get(option)
+        ]
+        names.append(", ".join(told) or "defaults")
+    # Two long values may look alike once they are cut.
+    return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]

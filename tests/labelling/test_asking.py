@@ -1,0 +1,361 @@
+import csv
+import io
+import json
+import shutil
+import warnings
+
+import numpy as np
+import photos
+import pytest
+import torch
+from PIL import Image
+
+from alprune.errors import ConfigError, DataError, StoreError
+from alprune.labelling import open_asking
+from alprune.loop.resume import resume
+from alprune.loop.run_folder import read_events
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return photos.make(tmp_path / "photos")
+
+
+def begin(tmp_path, root, **changes):
+    classes = changes.pop("classes", ())
+    return open_asking(tmp_path / "run", classes=classes, **photos.options(root, **changes))
+
+
+def answer(asking, queries, **rules):
+    return asking.tell({query.path: photos.truth(query.path) for query in queries}, **rules)
+
+
+def rounds(asking, count, **rules):
+    for _ in range(count):
+        asked = asking.ask()
+        answer(asking, asked, **rules)
+    return asked
+
+
+def test_without_labels_typical_images_are_asked_for_and_nothing_is_trained(tmp_path, root):
+    with begin(tmp_path, root) as asking:
+        asked = asking.ask()
+        assert len(asked) == 6 and {query.why for query in asked} == {"typical"}
+        assert asked.pool == 36 and asked.labelled == 0 and asked.classes == ()
+        assert asking.journal.elapsed_s == 0
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_asked_again_before_anything_is_told_it_asks_the_same(tmp_path, root):
+    with begin(tmp_path, root) as asking:
+        first = asking.ask()
+    table = (tmp_path / "run" / "queries.csv").read_bytes()
+    with open_asking(tmp_path / "run") as asking:
+        second = asking.ask()
+        assert second.again and second.queries == first.queries
+        assert (second.number, second.pool, second.labelled) == (1, 36, 0)
+    assert (tmp_path / "run" / "queries.csv").read_bytes() == table
+
+
+def test_rounds_learn_the_classes_that_come_with_the_labels(tmp_path, root):
+    photos.fill(root / "test" / "dark", "dark", range(100, 110))
+    photos.fill(root / "test" / "light", "light", range(100, 110))
+    with begin(tmp_path, root) as asking:
+        rounds(asking, 2, new_classes=True)
+        asked = asking.ask()
+        assert {query.why for query in asked} == {"uncertain"}
+        assert all(query.guess in photos.NAMES for query in asked)
+        assert all(0 <= query.probability <= 1 and query.entropy >= 0 for query in asked)
+        assert asked.labelled == 12 and not {q.path for q in asked} & set(asking.labels)
+        assert asked.learnt["test_accuracy"] > 0.9
+    for name in ("model.safetensors", "plan.json", "inputs.json", "summary.json"):
+        assert (tmp_path / "run" / name).exists()
+
+
+def test_the_network_is_pruned_once_and_its_weights_go_on(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        rounds(asking, 2)
+        asking.ask()
+        first = asking._checkpoint()
+    with open_asking(tmp_path / "run", epochs=0.01) as asking:  # a single batch
+        answer(asking, asking.ask())
+        asking.ask()
+        second = asking._checkpoint()
+    assert sum(e["event"] == "prune" for e in read_events(tmp_path / "run")) == 1
+    assert first["plan"] == second["plan"]
+    assert second["learner"]["batches"] == first["learner"]["batches"] + 1
+    for name, weights in first["learner"]["model"].items():
+        if weights.is_floating_point() and weights.ndim > 1:
+            step = (second["learner"]["model"][name] - weights).norm() / weights.norm()
+            assert step < 0.5
+
+
+def test_a_class_that_comes_later_is_learnt_too(tmp_path):
+    root = photos.make(tmp_path / "photos", names=("dark", "light"))
+    with begin(tmp_path, root) as asking:
+        rounds(asking, 2)
+        asking.ask()
+        known = asking._checkpoint()
+        paths = photos.fill(root / "unlabelled", "striped", range(8))
+        told = asking.tell({f"unlabelled/{p.name}": "striped" for p in paths[:6]},
+                           unasked=True, new_classes=True)  # fmt: skip
+        assert told.new_classes == ("striped",)
+        asked = asking.ask()
+        assert asked.changes.arrived == 8
+        grown = asking._checkpoint()
+        assert grown["classes"] == [*known["classes"], "striped"] and grown["plan"] == known["plan"]
+        [fit] = [e for e in read_events(tmp_path / "run") if e.get("new_outputs")]
+        assert fit["new_outputs"] == ["striped"]
+        guesses = {query.path: query.guess for query in asked}
+        new = {p: g for p, g in guesses.items() if photos.truth(p) == "striped"}
+        answer(asking, asked)
+        asking.ask()
+    weights = grown["learner"]["averaged"]
+    assert weights["9.weight"].shape[0] == 3 and len(new) <= 2
+
+
+def test_images_that_go_are_dropped_and_those_that_come_are_asked_for(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        first = asking.ask()
+        answer(asking, first)
+        asked = asking.ask()
+        gone = asked.queries[0].path
+        (root / gone).unlink()
+        (root / first.queries[0].path).unlink()
+        assert gone not in {query.path for query in asking.ask()}
+        answer(asking, asking.ask().queries)
+        photos.fill(root / "unlabelled", "dark", range(50, 53))
+        with pytest.warns(UserWarning, match=r"1 image\(s\) with labels are no longer"):
+            asked = asking.ask()
+        assert (asked.changes.arrived, asked.changes.gone, asked.changes.lost) == (3, 2, 1)
+        assert asked.pool == 37
+
+
+def test_a_label_follows_an_image_that_is_moved_or_renamed(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        first = asking.ask()
+        answer(asking, first)
+        (root / "unlabelled" / "sorted").mkdir()
+        shutil.move(root / first.queries[0].path, root / "unlabelled" / "sorted" / "new name.png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            asked = asking.ask()
+        assert asked.labelled == 6 and asked.changes.gone == 0
+        assert "unlabelled/sorted/new name.png" not in {query.path for query in asked}
+
+
+def test_a_changed_image_loses_its_label_until_it_is_back(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        first = asking.ask()
+        answer(asking, first)
+        path = root / first.queries[0].path
+        before = path.read_bytes()
+        photos.picture("light", 999).save(path)
+        with pytest.warns(UserWarning, match="have changed"):
+            assert asking.ask().labelled == 5
+        path.write_bytes(before)
+        answer(asking, asking.ask())
+        assert asking.ask().labelled == 12
+
+
+def test_equal_images_are_asked_for_once_and_share_their_label(tmp_path):
+    root = photos.make(tmp_path / "photos", each=3)
+    for path in list((root / "unlabelled").iterdir()):
+        shutil.copy(path, path.with_name(f"{path.stem}-copy.png"))
+    with begin(tmp_path, root, classes=photos.NAMES, query_size=9) as asking:
+        asked = asking.ask()
+        assert len({query.content for query in asked}) == len(asked) == 9
+        answer(asking, asked)
+        with pytest.raises(DataError, match="all 18 images .* have labels"):
+            asking.ask()
+
+
+def test_class_folders_are_labels_and_their_names_classes(tmp_path, root):
+    for name in ("dark", "light"):
+        photos.fill(root / name, name, range(20, 26))
+    with begin(tmp_path, root) as asking:
+        asked = asking.ask()
+        assert asked.classes == ("dark", "light") and asked.labelled == 12
+        assert {query.why for query in asked} == {"uncertain"}
+        assert all(query.path.startswith("unlabelled/") for query in asked)
+        answer(asking, asked, new_classes=True)
+
+
+def test_in_a_trial_all_labels_but_the_first_are_hidden_and_told_when_asked(tmp_path):
+    root = tmp_path / "photos"
+    for name in photos.NAMES:
+        photos.fill(root / name, name, range(12))
+    with begin(tmp_path, root, initial=9) as asking:
+        asked = asking.ask()
+        assert asked.labelled == 9 and asked.pool == 36
+        told = asking.tell_truth()
+        assert sum(told.labels.values()) == 6 and told.guessed == 6
+        assert all(asking.labels[q.path] == q.path.split("/")[0] for q in asked)
+        assert asking.ask().labelled == 15
+    with open_asking(tmp_path / "run") as asking:
+        assert len(asking.labels) == 15  # no second first labels
+    with pytest.raises(ConfigError, match="initial cannot be changed"):
+        open_asking(tmp_path / "run", initial=20)
+
+
+def test_a_wholly_labelled_folder_needs_a_trial(tmp_path):
+    for name in photos.NAMES:
+        photos.fill(tmp_path / "photos" / name, name, range(4))
+    with begin(tmp_path, tmp_path / "photos") as asking:
+        with pytest.raises(DataError, match="all 12 images .* --initial 50"):
+            asking.ask()
+    options = photos.options(tmp_path / "photos", initial=12)
+    with open_asking(tmp_path / "other", **options) as asking:
+        with pytest.raises(DataError, match="--initial 12 is for trying things out"):
+            asking.ask()
+
+
+def test_held_out_images_are_drawn_not_trained_on_and_measured(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES, hold_out=4) as asking:
+        asked = asking.ask()
+        assert sum(query.why == "random" for query in asked) == 2  # a fifth, rounded up
+        answer(asking, asked)
+        answer(asking, asking.ask())
+        asked = asking.ask()
+        assert all(query.why == "uncertain" for query in asked)
+        held = asked.learnt["held_out_accuracy"]
+        assert held["of"] == 4 and 0 <= held["low"] <= held["accuracy"] <= held["high"] <= 1
+        assert asked.labelled == 12
+        last = [e for e in read_events(tmp_path / "run") if e["event"] == "fit"][-1]
+        assert last["batches"] == 10  # ten passes over eight images, not over twelve
+
+
+def test_the_files_of_a_round_say_what_is_asked(tmp_path, root):
+    with begin(tmp_path, root, classes=("a&b", "dark", "light", "striped")) as asking:
+        asked = asking.ask()
+    path = tmp_path / "run"
+    rows = list(csv.DictReader(io.StringIO((path / "queries.csv").read_text("utf-8-sig"))))
+    assert [row["path"] for row in rows] == [query.path for query in asked]
+    assert list(rows[0]) == ["path", "label", "predicted", "probability", "entropy"]
+    tasks = json.loads((path / "label-studio.json").read_text())
+    assert [task["data"]["path"] for task in tasks] == [query.path for query in asked]
+    assert tasks[0]["data"]["image"] == f"/data/local-files/?d={asked.queries[0].path}"
+    assert '<Choice value="a&amp;b"/>' in (path / "label-studio.xml").read_text()
+    sheet = np.asarray(Image.open(path / "queries.png"))
+    first = np.asarray(photos.picture(photos.truth(asked.queries[0].path),
+                                      int(asked.queries[0].path[-7:-4])))  # fmt: skip
+    scale = 160 // photos.SIDE
+    edge = 4 + (160 - scale * photos.SIDE) // 2
+    shown = sheet[
+        edge : edge + scale * photos.SIDE : scale, edge : edge + scale * photos.SIDE : scale
+    ]
+    assert np.array_equal(shown, first)  # large, and no pixel blurred
+
+
+def test_a_table_in_which_somebody_wrote_is_never_lost(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        asked = asking.ask()
+        path = tmp_path / "run" / "queries.csv"
+        lines = path.read_text("utf-8-sig").splitlines()
+        lines[1] = lines[1].replace(",", ",dark", 1)
+        path.write_text("\n".join(lines))
+        written = path.read_bytes()
+        assert asking.ask().again
+        assert path.read_bytes() == written
+        answer(asking, asked.queries[1:])  # told in another way
+        asking.ask()
+    assert (tmp_path / "run" / "queries-before-1.csv").read_bytes() == written
+    assert not (tmp_path / "run" / "queries-before-2.csv").exists()
+
+
+def test_a_table_that_was_told_is_replaced(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        asked = asking.ask()
+        path = tmp_path / "run" / "queries.csv"
+        answers = ["skip", "", *(photos.truth(query.path) for query in asked.queries[2:])]
+        rows = [f"{q.path};{label}" for q, label in zip(asked, answers, strict=True)]
+        path.write_text("path;label\r\n" + "\r\n".join(rows))
+        told = asking.tell(path)
+        assert (sum(told.labels.values()), told.skipped, told.left) == (4, 1, 1)
+        asking.ask()
+    assert not list((tmp_path / "run").glob("queries-before*"))
+
+
+def test_labels_are_in_a_table_by_path(tmp_path):
+    root = photos.make(tmp_path / "photos", each=3)
+    (root / "unlabelled" / "p0-000.png").rename(root / "unlabelled" / "=p.png")
+    with begin(tmp_path, root, query_size=9) as asking:
+        asked = asking.ask()
+        asking.tell({query.path: "-5" for query in asked.queries[:8]})
+        asking.tell({asked.queries[8].path: None})
+    rows = list(csv.reader(io.StringIO((tmp_path / "run/labels.csv").read_text("utf-8-sig"))))
+    assert rows[0] == ["path", "label", "round", "held_out", "content"]
+    assert len(rows) == 9 and {row[1] for row in rows[1:]} == {"'-5"}  # text to a spreadsheet
+    with open_asking(tmp_path / "run") as asking:
+        assert asking.tell(tmp_path / "run" / "labels.csv").known == 8
+
+
+def test_equal_seeds_ask_for_equal_images(tmp_path, root):
+    asked = []
+    for name in ("one", "two"):
+        # The rate falls with the clock as well: so much time that the clock stands still.
+        with open_asking(tmp_path / name, **photos.options(root, seed=3, budget=1e9)) as asking:
+            rounds(asking, 2)
+            asked.append([(q.path, q.why, q.guess) for q in asking.ask()])
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("method", ["dense", "3sp-ca", "uniform", "preconfig", "snip"])
+def test_outputs_grow_whatever_was_pruned(tmp_path, method):
+    root = photos.make(tmp_path / "photos", names=("dark", "light"))
+    with begin(tmp_path, root, method=method) as asking:
+        rounds(asking, 1)
+        asking.ask()
+        before = asking._checkpoint()["learner"]["model"]
+        asking.declare(["striped", "dotted"])
+        answer(asking, asking.ask())
+        asking.ask()
+        after = asking._checkpoint()["learner"]["model"]
+    [head] = [n for n in before if n.endswith("9.bias")]
+    assert before[head].shape == (2,) and after[head].shape == (4,)
+    assert torch.isfinite(after[head]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "digits"}, "give --dataset folder:PATH"),
+        ({"steps": 3}, "steps mean"),
+        ({"method": "epi"}, "prunes during training"),
+        ({"method": "3spp"}, "Did you mean '3sp'"),
+        ({"budget": -1.0}, "budget must be more than 0"),
+    ],
+)
+def test_options_that_mean_nothing_here_are_refused(tmp_path, root, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        begin(tmp_path, root, **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_in_the_network_cannot_be_changed_and_the_rest_can(tmp_path, root):
+    begin(tmp_path, root).close()
+    with pytest.raises(ConfigError, match="method cannot be changed.*method is '3sp'"):
+        open_asking(tmp_path / "run", method="uniform")
+    with open_asking(tmp_path / "run", query_size=4, method="3sp") as asking:
+        assert len(asking.ask()) == 4
+    with open_asking(tmp_path / "run") as asking:
+        assert asking.config.query_size == 4
+
+
+def test_a_new_folder_needs_images_and_a_run_is_no_asking(tmp_path, root):
+    with pytest.raises(ConfigError, match="--dataset folder:PATH"):
+        open_asking(tmp_path / "run")
+    begin(tmp_path, root).close()
+    with pytest.raises(StoreError, match="alprune ask .*run"):
+        resume(tmp_path / "run")
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path, root):
+    with begin(tmp_path, root):
+        with pytest.raises(StoreError, match="another process"):
+            open_asking(tmp_path / "run")

@@ -1,0 +1,55 @@
+from dataclasses import fields
+
+import pytest
+
+from alprune.errors import ConfigError
+from alprune.loop.config import RunConfig
+
+
+def test_a_recipe_round_trips(tmp_path):
+    config = RunConfig(budget=60, method="3sp", lr=0.1, flip=False, epochs=1.5, out='a\\b"c')
+    path = tmp_path / "r.toml"
+    path.write_text(config.to_toml())
+    assert RunConfig.from_toml(path) == config
+
+
+def test_overrides_win_over_a_recipe(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('method = "uniform"\nseed = 3\n')
+    config = RunConfig.from_toml(path, seed=4)
+    assert (config.method, config.seed) == ("uniform", 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("quary_size = 3", "unknown option 'quary_size'.*Did you mean 'query_size'"),
+        ('seed = "one"', "seed must be int, got 'one'"),
+        ("seed = true", "seed must be int, got True"),
+        ("lr = -1.0", "lr must be more than 0"),
+        ("lr = nan", "lr must be more than 0"),
+        ("query_size = 0", "query_size must be at least 1"),
+        ("seed = ", "no valid TOML"),
+        ("[a]\nb = 1", "unknown option 'a'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        RunConfig.from_toml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read recipe"):
+        RunConfig.from_toml(tmp_path / "none.toml")
+
+
+def test_open_options_are_filled_and_set_ones_kept():
+    config = RunConfig(initial=7).resolved({"initial": 5, "query_size": 3, "stranger": 1})
+    assert (config.initial, config.query_size) == (7, 3)
+
+
+def test_every_option_has_a_help_text():
+    assert all(entry.metadata["help"].endswith((".", ")", ").")) for entry in fields(RunConfig))

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from scipy.stats import chi2
+
+from alprune.errors import DataError
+from alprune.loop.pool import LabelPool
+
+
+@pytest.fixture
+def pool():
+    pool = LabelPool(6, classes=3)
+    pool.label(torch.tensor([4, 1]), torch.tensor([2, 0]), step=0)
+    return pool
+
+
+def test_labelled_and_unlabelled_are_absolute_and_disjoint(pool):
+    assert pool.labelled.tolist() == [1, 4]
+    assert pool.unlabelled.tolist() == [0, 2, 3, 5]
+    assert (pool.labelled_count, pool.unlabelled_count) == (2, 4)
+    pool.label(torch.tensor([5]), torch.tensor([1]), step=1)
+    assert pool.labelled.tolist() == [1, 4, 5]
+    assert pool.labels.tolist() == [-1, 0, -1, -1, 2, 1]
+    assert pool.step_of.tolist() == [-1, 0, -1, -1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("indices", "labels", "message"),
+    [
+        ([4], [0], "point 4 has a label already"),
+        ([0, 0], [1, 1], "doubles"),
+        ([6], [0], r"0\.\.5"),
+        ([-1], [0], r"0\.\.5"),
+        ([0], [3], r"0\.\.2"),
+        ([0], [-1], r"0\.\.2"),
+        ([0, 2], [1], r"\(k,\)"),
+    ],
+)
+def test_wrong_labels_are_refused_and_nothing_is_entered(pool, indices, labels, message):
+    before = pool.labels.clone()
+    with pytest.raises(DataError, match=message):
+        pool.label(torch.tensor(indices), torch.tensor(labels), step=1)
+    assert torch.equal(pool.labels, before)
+    assert pool.labelled_count == 2
+
+
+def test_labels_of_several_steps_can_be_entered_at_once(pool):
+    pool.label(torch.tensor([5, 0]), torch.tensor([1, 2]), step=torch.tensor([3, 2]))
+    assert pool.labelled.tolist() == [0, 1, 4, 5]
+    assert pool.step_of.tolist() == [2, 0, -1, -1, 0, 3]
+
+
+def test_what_is_done_to_the_labelled_indices_does_not_reach_the_pool(pool):
+    pool.labelled.zero_()
+    assert pool.labelled.tolist() == [1, 4]
+
+
+def half_labelled(size, labelled):
+    pool = LabelPool(size, classes=2)
+    chosen = torch.randperm(size, generator=torch.Generator().manual_seed(9))[:labelled]
+    pool.label(chosen, torch.zeros(labelled, dtype=torch.int64), step=0)
+    return pool
+
+
+# Few wanted of many, more than half wanted, few left, all but one labelled, none labelled.
+DRAWS = [(5000, 20, 100), (300, 20, 200), (300, 290, 3), (10, 9, 1), (50, 0, 25), (7, 0, 3)]
+
+
+@pytest.mark.parametrize(("size", "labelled", "count"), DRAWS)
+def test_a_draw_is_of_distinct_unlabelled_points_in_order(size, labelled, count):
+    pool = half_labelled(size, labelled)
+    for seed in range(20):
+        drawn = pool.draw(count, torch.Generator().manual_seed(seed))
+        assert drawn.dtype == torch.int64 and drawn.shape == (count,)
+        assert torch.equal(drawn, drawn.unique())
+        assert (pool.labels[drawn] == -1).all()
+
+
+def test_a_draw_of_more_than_there_are_takes_all_that_are_left(pool):
+    for count in (4, 5, 10**9):
+        assert pool.draw(count, torch.Generator()).tolist() == [0, 2, 3, 5]
+    pool.label(pool.unlabelled, torch.zeros(4, dtype=torch.int64), step=1)
+    assert pool.draw(3, torch.Generator()).tolist() == []
+
+
+def test_a_draw_repeats_with_its_generator_and_differs_with_the_next():
+    pool = half_labelled(5000, 20)
+    generator = torch.Generator().manual_seed(1)
+    first, second = pool.draw(50, generator), pool.draw(50, generator)
+    assert torch.equal(first, pool.draw(50, torch.Generator().manual_seed(1)))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("size", "labelled", "count"), [(24, 4, 2), (24, 4, 10), (24, 16, 2)])
+def test_every_unlabelled_pair_is_drawn_equally_often(size, labelled, count):
+    pool = half_labelled(size, labelled)
+    generator = torch.Generator().manual_seed(3)
+    rounds = 4000
+    together = torch.zeros(size, size)
+    for _ in range(rounds):
+        drawn = pool.draw(count, generator)
+        together[drawn[:, None], drawn[None, :]] += 1
+    free = pool.unlabelled
+    left = free.numel()
+    alone = together[free, free]
+    pairs = together[free][:, free][torch.ones(left, left).triu(1).bool()]
+    # Counts over draws without replacement: scaled so that the statistic is chi-square.
+    p = count / left
+    q = p * (count - 1) / (left - 1)
+    singles = ((alone - rounds * p) ** 2).sum() / (rounds * p * (1 - p)) * (left - 1) / left
+    assert chi2(left - 1).ppf(0.0005) < float(singles) < chi2(left - 1).ppf(0.9995)
+    assert float((pairs - rounds * q).abs().max()) < 5 * (rounds * q * (1 - q)) ** 0.5

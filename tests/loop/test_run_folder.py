@@ -1,0 +1,85 @@
+import json
+
+import pytest
+from tiny_run import options
+
+import alprune
+from alprune.errors import StoreError
+from alprune.loop.run_folder import RunFolder, read_events
+
+
+def test_events_can_be_read_while_they_are_written(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.event("start", 0.0, seed=1)
+    assert read_events(tmp_path / "run") == [{"event": "start", "elapsed_s": 0.0, "seed": 1}]
+    folder.event("end", 1.23456, reason="budget")
+    assert read_events(tmp_path / "run")[1]["elapsed_s"] == 1.235
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path):
+    RunFolder(tmp_path).event("start", 0.0)
+    before = (tmp_path / "events.jsonl").read_bytes()
+    with pytest.raises(StoreError, match="already holds a run.*Nothing was changed"):
+        RunFolder(tmp_path)
+    assert (tmp_path / "events.jsonl").read_bytes() == before
+
+
+def test_a_taken_folder_is_refused_before_the_data_are_loaded(tmp_path, monkeypatch):
+    RunFolder(tmp_path / "my run").event("start", 0.0)
+    monkeypatch.setattr("alprune.loop.setup.load_splits", None)
+    with pytest.raises(StoreError, match=f"alprune run --resume '{tmp_path}/my run'"):
+        alprune.run(options(tmp_path / "my run"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match="cannot write a run to"):
+        alprune.run(options(tmp_path / "file"))
+
+
+def test_a_folder_with_a_users_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "labels.csv").write_text("mine")
+    with pytest.raises(StoreError, match="not empty .it holds 'labels.csv'"):
+        RunFolder(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["labels.csv"]
+
+
+def test_a_write_that_fails_leaves_no_rubbish(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("alprune.loop.atomic_io.os.replace", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        folder.write("summary.json", "{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "events.jsonl"]
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    with pytest.raises(StoreError):
+        RunFolder(path)
+    assert path.read_text() == "mine"
+
+
+def test_a_half_written_last_line_is_left_out(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"event": "start", "elapsed_s": 0}\n{"event": "st')
+    assert [e["event"] for e in read_events(tmp_path)] == ["start"]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"event": "start"}\nrubbish\n{"event": "end"}\n')
+    with pytest.raises(StoreError, match="line 2 is damaged"):
+        read_events(tmp_path)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(StoreError, match="holds no readable run"):
+        read_events(tmp_path)
+
+
+def test_a_file_is_replaced_whole_and_leaves_no_rubbish(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write("summary.json", "{}")
+    folder.write("summary.json", json.dumps({"a": 1}))
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "events.jsonl", "summary.json"]

@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import nn
+
+from alprune.errors import PruneError
+from alprune.pruning.graph import trace
+from alprune.pruning.plan import Plan, Target, search
+
+
+@pytest.fixture
+def graph():
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(8 * 16, 5),
+    )  # fmt: skip
+    return trace(model, torch.zeros(2, 3, 4, 4))
+
+
+def scores_of(graph, seed=0):
+    return torch.rand(graph.channels, generator=torch.Generator().manual_seed(seed))
+
+
+def all_kept(graph):
+    return torch.ones(graph.channels, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("quantity", ["flops", "params", "channels"])
+@pytest.mark.parametrize("reduction", [0.0, 0.2, 0.5, 0.7])
+def test_the_plan_is_the_first_at_or_past_the_target(graph, quantity, reduction):
+    amount = {"flops": graph.macs, "params": graph.params, "channels": lambda k: int(k.sum())}
+    measure = amount[quantity]
+    scores = scores_of(graph)
+    keep = search(graph, scores, Target(quantity, reduction, min_channels=1)).keep(graph)
+    goal = (1 - reduction) * measure(all_kept(graph))
+    assert measure(keep) <= goal + 1e-6
+    if not keep.all():
+        last = torch.nonzero(~keep)[scores[~keep].argmax()]
+        one_less = keep.clone()
+        one_less[last] = True
+        assert measure(one_less) > goal
+
+
+def test_the_lowest_scores_leave_where_the_floor_does_not_bind(graph):
+    scores = scores_of(graph)
+    plan = search(graph, scores, Target("channels", 0.5, min_channels=1))
+    keep = plan.keep(graph)
+    assert int((~keep).sum()) == 7
+    if not plan.floored:
+        assert scores[~keep].max() < scores[keep].min()
+
+
+def test_the_floor_keeps_the_best_of_a_group_and_is_reported(graph):
+    scores = scores_of(graph)
+    weak = graph.groups[0]
+    scores[weak.channels] -= 10
+    plan = search(graph, scores, Target("channels", 0.4, min_channels=3))
+    assert len(plan.kept[weak.name]) == 3
+    assert plan.floored == (weak.name,)
+    best = scores[weak.channels].topk(3).indices.sort().values
+    assert list(plan.kept[weak.name]) == best.tolist()
+
+
+def test_a_target_out_of_reach_says_how_far_it_goes(graph):
+    with pytest.raises(PruneError, match=r"0\.9 is out of reach.*the most is 0\.\d+"):
+        search(graph, scores_of(graph), Target("flops", 0.9, min_channels=4))
+
+
+def test_widths_are_rounded_up_to_the_multiple(graph):
+    scores = scores_of(graph)
+    plan = search(graph, scores, Target("flops", 0.5, min_channels=1, round_to=4))
+    sizes = [len(kept) for kept in plan.kept.values()]
+    assert all(s % 4 == 0 or s == 6 for s in sizes)
+    assert graph.macs(plan.keep(graph)) <= 0.5 * graph.macs(all_kept(graph))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(graph, bad):
+    scores = scores_of(graph)
+    scores[2] = bad
+    with pytest.raises(PruneError, match="1 of 14 channel scores are not finite"):
+        search(graph, scores, Target("flops", 0.5))
+    with pytest.raises(PruneError, match=r"must be \(14,\)"):
+        search(graph, scores[1:], Target("flops", 0.5))
+
+
+@pytest.mark.parametrize("reduction", [-0.1, 1.0, 8.0, float("nan")])
+def test_a_reduction_outside_0_to_1_is_refused(reduction):
+    with pytest.raises(PruneError, match="0.8 removes 80%"):
+        Target("flops", reduction)
+
+
+def test_a_plan_round_trips_as_json_and_refuses_another_network(graph):
+    plan = search(graph, scores_of(graph), Target("flops", 0.5, min_channels=1))
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert torch.equal(again.keep(graph), plan.keep(graph))
+    other = trace(nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 2)), torch.zeros(2, 4))
+    with pytest.raises(PruneError, match="another network"):
+        plan.keep(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", "null", '{"kept": {}, "sizes": {"a": 2}, "example_shape": []}',
+        '{"kept": {"a": [5]}, "sizes": {"a": 2}, "example_shape": []}',
+        '{"kept": {"a": [1, 0]}, "sizes": {"a": 2}, "example_shape": []}',
+    ],
+)  # fmt: skip
+def test_text_that_is_no_plan_is_refused(text):
+    with pytest.raises(PruneError, match="no plan"):
+        Plan.from_json(text)

@@ -1,0 +1,223 @@
+"""Runs that an engine makes: here processes of this machine, by submitit and by Ray."""
+
+import os
+import re
+import signal
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_run import events_of, options
+
+from alprune.errors import ConfigError
+from alprune.loop.events import Observer
+from alprune.runs.compare import compare
+from alprune.runs.compare.engines import Lost, Resources, open_engine
+from alprune.runs.compare.forecast import Monitor
+from alprune.runs.compare.grid import cells
+from alprune.runs.compare.remote import DEATHS, make_elsewhere
+from alprune.runs.compare.runs import state_of
+
+
+class Job:
+    """Runs its task when it is looked at for the second time."""
+
+    def __init__(self, task, engine):
+        self.task, self.engine, self.looks, self.stopped = task, engine, 0, False
+        self.result = None
+
+    def done(self):
+        self.looks += 1
+        if self.looks == 2 and not self.stopped:
+            try:
+                self.result = self.engine.work(self.task)
+            except Exception as error:
+                self.result = error
+        return self.stopped or self.looks > 1
+
+    def outcome(self):
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+    def stop(self):
+        self.stopped = True
+
+
+class Pretend:
+    """An engine in this process, whose machines die as often as told."""
+
+    def __init__(self, deaths=0, most=None, work=None):
+        self.deaths, self.most, self.given = deaths, most, []
+        self.jobs, self._work = [], work
+
+    def submit(self, task, name):
+        self.given.append(name)
+        self.jobs.append(Job(task, self))
+        return self.jobs[-1]
+
+    def work(self, task):
+        if self.deaths:
+            self.deaths -= 1
+            raise Lost("node died")
+        return self._work(task) if self._work else task()
+
+    def close(self):
+        pass
+
+
+class Told(Monitor):
+    def __init__(self):
+        self.events, self.order = [], []
+
+    def begins(self, cell, state):
+        told = self.events
+
+        class Seen(Observer):
+            def event(self, name, fields):
+                told.append((cell.name, name, fields))
+
+        self.order.append(("begins", cell.name))
+        return Seen()
+
+    def ended(self, cell, outcome):
+        self.order.append((outcome.state, cell.name))
+
+
+def grid_of(tmp_path, seeds=(0, 1), **changes):
+    config = replace(options(tmp_path / "x"), out=None, **changes)
+    found = cells(config, {"seed": list(seeds)}, tmp_path / "cmp")
+    return [(cell, state_of(cell)) for cell in found]
+
+
+def test_every_run_is_made_and_told(tmp_path):
+    told, engine = Told(), Pretend(most=1)
+    done = make_elsewhere(grid_of(tmp_path), engine, told, every_s=0)
+    assert [o.state for o in done] == ["done", "done"]
+    assert engine.given == ["seed0", "seed1"]
+    for name in engine.given:
+        record = events_of(tmp_path / "cmp" / name)
+        assert [n for c, n, _ in told.events if c == name] == [e["event"] for e in record]
+    assert told.order == [
+        ("begins", "seed0"), ("done", "seed0"), ("begins", "seed1"), ("done", "seed1")
+    ]  # fmt: skip
+    again = make_elsewhere(grid_of(tmp_path), Pretend(), Told(), every_s=0)
+    assert [o.state for o in again] == ["kept", "kept"]
+
+
+def test_a_run_whose_machine_died_is_given_out_again(tmp_path):
+    engine = Pretend(deaths=DEATHS - 1)
+    [done] = make_elsewhere(grid_of(tmp_path, [0]), engine, Told(), every_s=0)
+    assert done.state == "done" and engine.given == ["seed0"] * DEATHS
+
+
+def test_a_run_that_kills_every_machine_fails_and_the_others_go_on(tmp_path):
+    engine = Pretend(deaths=DEATHS, most=1)
+    first, second = make_elsewhere(grid_of(tmp_path), engine, Told(), every_s=0)
+    assert first.state == "failed" and "node died" in first.error
+    assert second.state == "done"
+
+
+def test_what_fails_there_is_told_here(tmp_path):
+    def work(task):
+        raise ModuleNotFoundError("No module named 'alprune'")
+
+    [done] = make_elsewhere(grid_of(tmp_path, [0]), Pretend(work=work), Told(), every_s=0)
+    assert done.state == "failed" and "No module named 'alprune'" in done.error
+
+
+def test_an_interrupt_stops_what_was_given_out(tmp_path):
+    class Stops(Told):
+        def ended(self, cell, outcome):
+            super().ended(cell, outcome)
+            raise KeyboardInterrupt
+
+    engine = Pretend()
+    done = make_elsewhere(grid_of(tmp_path), engine, Stops(), every_s=0)
+    assert [o.state for o in done] == ["done", "waiting"]
+
+
+def test_resources_and_engines_are_checked(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="at least 1 processor"):
+        Resources(cpus=0)
+    with pytest.raises(ConfigError, match="unknown engine 'cloud'; known: processes, ray, slurm"):
+        open_engine("cloud", Resources(), tmp_path)
+    with pytest.raises(ConfigError, match="unknown engine"):
+        compare(options(tmp_path), {"seed": [0]}, tmp_path / "cmp", engine="cloud")
+    assert not (tmp_path / "cmp").exists()
+    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
+    with pytest.raises(
+        ConfigError, match=r"submitit, which is not installed: pip install 'alprune\[slurm\]'"
+    ):
+        open_engine("slurm", Resources(), tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_of_this_machine_make_runs_and_a_killed_one_goes_on(tmp_path):
+    pytest.importorskip("submitit")
+    planned = grid_of(tmp_path, [0], steps=60, model="lenet-300-100")
+    engine = open_engine("processes", Resources(), tmp_path / "cmp")
+    killed = []
+    give = engine.submit
+
+    def submit(task, name):
+        job = give(task, name)
+        if not killed:
+            killed.append(job)
+        return job
+
+    class Kills(Told):
+        def begins(self, cell, state):
+            if len(killed) == 1:
+                for process in _below(int(killed[0]._job.job_id)):
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                killed.append("done")
+            return super().begins(cell, state)
+
+    engine.submit = submit
+    [done] = make_elsewhere(planned, engine, Kills(), every_s=0.1)
+    assert len(killed) == 2
+    assert (done.state, done.error) == ("done", None)
+    assert done.result.steps == planned[0][0].config.steps
+
+
+def _below(parent):
+    """Return a process's number and those of the ones that it started."""
+    found = [parent]
+    for entry in Path("/proc").iterdir():
+        status = entry / "status"
+        if entry.name.isdigit() and status.exists():
+            above = re.search(r"PPid:\s+(\d+)", status.read_text())
+            if above and int(above.group(1)) == parent:
+                found.extend(_below(int(entry.name)))
+    return found
+
+
+@pytest.mark.slow
+def test_ray_makes_runs_on_a_cluster_of_two_nodes_and_one_may_die(tmp_path):
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        with pytest.raises(ConfigError, match="no machine of the Ray cluster has the 9 proc"):
+            open_engine("ray", Resources(cpus=9), tmp_path / "cmp")
+        engine = open_engine("ray", Resources(), tmp_path / "cmp")
+        planned = grid_of(tmp_path, steps=60, model="lenet-300-100")
+
+        class Kills(Told):
+            def begins(self, cell, state):
+                if nodes:
+                    cluster.remove_node(nodes.pop(), allow_graceful=False)
+                    cluster.add_node(num_cpus=1)
+                return super().begins(cell, state)
+
+        done = make_elsewhere(planned, engine, Kills(), every_s=0.2)
+        assert [(o.state, o.error) for o in done] == [("done", None)] * 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
