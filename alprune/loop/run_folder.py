@@ -23,6 +23,7 @@ CONFIG = "config.toml"
 LABELS = "labels.csv"
 LOCK = ".lock"
 LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
+_LOCK_S = 0.3  # to wait for a lock: `alprune watch` holds it for an instant to see if it is free
 FILE_BYTES = 2**28  # of events.jsonl and labels.csv: ten million rows
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
@@ -356,7 +357,7 @@ def _locked(path: Path) -> FileLock:
     # Of the operating system: it ends with the process that holds it. Any thread may let it go.
     lock = FileLock(path / LOCK, thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_LOCK_S, poll_interval=_LOCK_S / 10)
     except Timeout as error:
         raise StoreError(
             f"another process is writing its run to {path}. Nothing was changed. Wait until it "

@@ -1,4 +1,4 @@
-"""Follow a run from its record alone: nothing is written, and no lock is taken."""
+"""Follow a run from its record alone: nothing is written there."""
 
 import math
 import os
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from filelock import FileLock, Timeout
+
 from alprune.errors import StoreError, printable
 from alprune.loop.progress import Lines, span
 from alprune.loop.run_folder import EVENTS, LOCK, Fields, is_asking, read_events
@@ -17,8 +19,7 @@ from alprune.runs.compare import MANIFEST
 
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
 
-_LOCKS = Path("/proc/locks")  # Linux lists the locks that processes hold
-_SILENT_S = 3.0  # without an event, before it is asked whether anybody still writes
+_SILENT_S = 3.0  # without an event, before the run's lock is looked at
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 _BAR = 30  # characters
 
@@ -85,17 +86,21 @@ def follow(
 
 
 def is_written(path: Path) -> bool | None:
-    """Tell whether a process of this machine writes to a run folder; None if it cannot be told."""
+    """Tell whether a process writes to a run folder; None if that cannot be found out.
+
+    The folder's lock is free once the process that held it has ended, however it ended. It is
+    held here for an instant only, and a run that starts at that instant waits for it.
+    """
+    lock = path / LOCK
+    if not lock.is_file():
+        return False  # a process that writes makes it first
     try:
-        held = _LOCKS.read_text().splitlines()
-    except OSError:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a folder of another user, a disk without locks
         return None
-    try:
-        inode = (path / LOCK).stat().st_ino
-    except OSError:
-        return False  # whoever writes makes it first
-    # 1: FLOCK  ADVISORY  WRITE 4242 fe:00:16270167 0 EOF; file systems differ in the device.
-    return any(line.split()[-3].endswith(f":{inode}") for line in held if line.count(":") >= 3)
 
 
 def _mark(path: Path) -> tuple[int, int] | None:
@@ -111,8 +116,8 @@ def _nobody(path: Path) -> str:
     if is_asking(path):
         return f"nothing runs in {path}; its questions wait for labels. {how_to_resume(path)}"
     return (
-        f"no process on this machine holds the lock of {path}, and its record has no end: it was "
-        f"killed, or runs elsewhere. {how_to_resume(path)}"
+        f"no process holds the lock of {path}, and its record has no end: the run was killed, or "
+        f"runs on another machine. {how_to_resume(path)}"
     )
 
 

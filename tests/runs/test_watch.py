@@ -2,6 +2,10 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 from click.testing import CliRunner
@@ -9,6 +13,7 @@ from filelock import FileLock
 
 from alprune.cli import main
 from alprune.errors import StoreError
+from alprune.loop.run_folder import RunFolder
 from alprune.runs import watch as module
 from alprune.runs.watch import (
     ENDED,
@@ -81,21 +86,21 @@ def followed(path, world, **options):
 
 
 @pytest.fixture
-def locks(tmp_path, monkeypatch):
-    """A list of the system's locks that the test writes."""
-    listed = tmp_path / "locks"
-    listed.write_text("")
-    monkeypatch.setattr(module, "_LOCKS", listed)
+def hold():
+    """Hold the lock of a run folder, as the process of a run does; a call returns how to let go."""
+    held = []
 
-    def hold(path):
-        (path / ".lock").touch()
-        inode = (path / ".lock").stat().st_ino
-        listed.write_text(f"1: FLOCK  ADVISORY  WRITE 42 fe:00:{inode} 0 EOF\n")
+    def take(path):
+        held.append(FileLock(path / ".lock"))
+        held[-1].acquire(timeout=0)
+        return held[-1].release
 
-    return hold
+    yield take
+    for lock in held:
+        lock.release()
 
 
-def test_a_run_is_awaited_followed_and_left_when_it_ends(tmp_path, locks):
+def test_a_run_is_awaited_followed_and_left_when_it_ends(tmp_path):
     path = tmp_path / "run"
     world = World(
         lambda: path.mkdir(),
@@ -121,37 +126,40 @@ def test_waiting_ends_with_what_is_missing(tmp_path):
         followed(tmp_path, World())
 
 
-def test_a_folder_in_which_people_are_asked_is_not_called_killed(tmp_path, locks):
+def test_a_folder_in_which_people_are_asked_is_not_called_killed(tmp_path):
     write(tmp_path / "birds", [START | {"asking": True}])
     with pytest.raises(StoreError, match="questions wait for labels. To go on: alprune ask"):
         followed(tmp_path / "birds", World())
 
 
-def test_a_killed_run_is_told_by_its_free_lock(tmp_path, locks):
+def test_a_killed_run_is_told_by_its_free_lock(tmp_path, hold):
     path = tmp_path / "run"
     write(path, WHOLE[:3])
     world = World()
-    with pytest.raises(StoreError, match="no process .* holds the lock .*alprune run --resume"):
+    with pytest.raises(StoreError, match="no process holds the lock .*alprune run --resume"):
         followed(path, world)
     assert world.s < 10
     (path / ".lock").touch()
     with pytest.raises(StoreError, match="no process"):
         followed(path, World())
-    locks(path)
-    quiet = World(*[lambda: None] * 50, lambda: write(path, WHOLE), (path / ".lock").unlink)
+    let_go = hold(path)
+    quiet = World(*[lambda: None] * 50, lambda: write(path, WHOLE), let_go)
     assert followed(path, quiet)[-1].state == ENDED
 
 
-def test_an_old_end_is_none_while_a_process_holds_the_lock(tmp_path, locks):
+def test_an_old_end_is_none_while_a_process_holds_the_lock(tmp_path, hold):
     path = tmp_path / "run"
     write(path, [*WHOLE[:3], END | {"reason": "interrupted"}])
-    locks(path)
-    world = World(lambda: write(path, WHOLE), (path / ".lock").unlink)
+    world = World(lambda: write(path, WHOLE), hold(path))
     assert [c.state for c in followed(path, world)] == [RUNNING, RUNNING, ENDED]
 
 
-def test_where_locks_cannot_be_listed_a_silent_run_is_awaited(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_LOCKS", tmp_path / "none")
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), PermissionError("not yours")])
+def test_where_locks_cannot_be_taken_a_silent_run_is_awaited(tmp_path, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module.FileLock, "acquire", refuse)
     path = tmp_path / "run"
     write(path, WHOLE[:3])
     (path / ".lock").touch()
@@ -160,15 +168,41 @@ def test_where_locks_cannot_be_listed_a_silent_run_is_awaited(tmp_path, monkeypa
     assert followed(path, world)[-1].state == ENDED
 
 
-@pytest.mark.skipif(not module._LOCKS.exists(), reason="only Linux lists locks")
-def test_the_lock_of_a_run_is_found_in_the_list_of_the_system(tmp_path):
-    lock = FileLock(tmp_path / ".lock")
-    with lock:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_is_seen_by_its_lock_on_every_system(tmp_path, number):
+    program = (
+        "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "held\n"
         assert is_written(tmp_path)
+        writer.send_signal(number)
     assert is_written(tmp_path) is False
 
 
-def test_nothing_in_the_folder_is_changed(tmp_path, locks):
+def test_a_run_can_begin_while_it_is_watched(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    write(path, [])
+    (path / ".lock").touch()
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            is_written(path)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(30):
+            RunFolder(path).close()
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def test_nothing_in_the_folder_is_changed(tmp_path):
     write(tmp_path / "run", WHOLE)
     before = sorted(p.name for p in (tmp_path / "run").iterdir())
     followed(tmp_path / "run", World())
