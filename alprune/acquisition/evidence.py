@@ -16,8 +16,9 @@ from alprune.acquisition.dropout import (
     keep_mask,
 )
 from alprune.errors import AcquisitionError
-from alprune.training import BudgetSpent, Learner
+from alprune.training import BudgetSpent
 from alprune.training.budget import Budget
+from alprune.training.interface import Trainable
 
 _ROWS = 4096  # candidates at a time where no images are involved
 
@@ -61,7 +62,7 @@ class Evidence:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Trainable,
         candidates: Tensor,
         labelled: Tensor,
         labels: Tensor,

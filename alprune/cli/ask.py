@@ -16,7 +16,7 @@ from alprune.labelling import Asking, Round, Told, open_asking
 from alprune.labelling.accuracy import in_words
 from alprune.labelling.options import NAMES
 from alprune.labelling.question_files import QUERIES, SHEET, TASKS
-from alprune.loop.config import read_recipe
+from alprune.loop.config import given, read_recipe
 from alprune.loop.events import Observer
 
 _ASK_EXAMPLES = """\b
@@ -66,13 +66,12 @@ def asking_options(function: Any) -> Any:
 
 
 def opened(
-    path: Path, recipe: Path | None, classes: str | None, given: Mapping[str, Any]
+    path: Path, recipe: Path | None, classes: str | None, options: Mapping[str, Any]
 ) -> Asking:
     """Open a folder with the options of a command line."""
-    chosen = {name: value for name, value in given.items() if value is not None}
-    options = (read_recipe(recipe) if recipe else {}) | chosen
+    chosen = (read_recipe(recipe) if recipe else {}) | given(options)
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
-    return open_asking(path, classes=names, observer=_Training(sys.stderr.isatty()), **options)
+    return open_asking(path, classes=names, observer=_Training(sys.stderr.isatty()), **chosen)
 
 
 @click.command("ask", cls=Command, epilog=_ASK_EXAMPLES)
@@ -80,7 +79,7 @@ def opened(
 @asking_options
 @click.option("--json", "as_json", is_flag=True, help="Print the round as JSON.")
 def ask_command(
-    path: Path, recipe: Path | None, classes: str | None, as_json: bool, **given: Any
+    path: Path, recipe: Path | None, classes: str | None, as_json: bool, **options: Any
 ) -> None:
     """Learn from the labels so far for --budget seconds, and choose the next images to label.
 
@@ -89,7 +88,7 @@ def ask_command(
     DIR/queries.png (the images) and DIR/label-studio.json. Asked again before anything was told,
     it repeats them.
     """
-    with opened(path, recipe, classes, given) as asking:
+    with opened(path, recipe, classes, options) as asking:
         asked = asking.ask()
     tell("")
     click.echo(json.dumps(_record(path, asked)) if as_json else _table(path, asked))

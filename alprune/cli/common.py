@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from alprune.errors import AlpruneError, printable
-from alprune.loop.config import RunConfig, default_of, option_type
+from alprune.loop.config import RunConfig, default_of, given, option_type
 from alprune.pruning import AFTER_PRUNING
 from alprune.training import SCHEDULES
 from alprune.training.device import DEVICES, PRECISIONS
@@ -98,9 +98,9 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(printable(f"Warning: {message}"), err=True)
 
 
-def config_of(recipe: Path | None, given: dict[str, Any]) -> RunConfig:
+def config_of(recipe: Path | None, options: dict[str, Any]) -> RunConfig:
     """Make a configuration of a recipe and of the options given, which win."""
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = given(options)
     if recipe is None:
         return RunConfig.from_mapping(chosen)
     return RunConfig.from_toml(recipe, **chosen)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from alprune import models
@@ -20,7 +19,7 @@ from alprune.loop.setup import new_learner, prune_learner
 from alprune.pruning import Plan, Pruned, rebuild
 from alprune.training import Learner
 from alprune.training.input_spec import INPUTS, Inputs
-from alprune.training.state import learner_state
+from alprune.training.state import learner_state, weights_file
 
 Weights = Mapping[str, Tensor]
 
@@ -60,10 +59,7 @@ class Network:
         """Write the learner as a run leaves it, for whoever exports or uses it."""
         folder.write("plan.json", self.plan.to_json())
         folder.write(INPUTS, Inputs.of(self.train).to_json())
-        weights = self.learner.averaged.state_dict()
-        # A copy each: safetensors refuses tensors that share memory, as tied weights do.
-        plain = {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in weights.items()}
-        folder.write("model.safetensors", to_safetensors(plain))
+        folder.write("model.safetensors", weights_file(self.learner.averaged))
 
 
 def open_network(

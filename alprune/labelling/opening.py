@@ -12,7 +12,7 @@ from alprune import __version__
 from alprune.errors import ConfigError, StoreError
 from alprune.labelling.options import changed, completed
 from alprune.labelling.session import Asking
-from alprune.loop.config import RunConfig
+from alprune.loop.config import RunConfig, given
 from alprune.loop.events import Observer
 from alprune.loop.run_folder import CONFIG, RunFolder, is_asking, read_events
 
@@ -39,29 +39,29 @@ def open_asking(
         StoreError: The folder holds something else, or another process works in it.
     """
     path = Path(path)
-    given = {name: value for name, value in options.items() if value is not None}
+    chosen = given(options)
     begun = (path / CONFIG).exists()
     if begun:
         if not is_asking(path) and read_events(path):
             raise StoreError(
                 f"{path} holds a run on labelled data. Choose another folder to ask people in."
             )
-        config = changed(RunConfig.from_toml(path / CONFIG, out=str(path)), given)
-    elif "dataset" not in given:
+        config = changed(RunConfig.from_toml(path / CONFIG, out=str(path)), chosen)
+    elif "dataset" not in chosen:
         raise ConfigError(
             f"{path} is new. Say where the images are: alprune ask {path} --dataset folder:PATH. "
             "Those without a label go into PATH/unlabelled/, others into a folder for each class."
         )
     else:
-        config = completed(RunConfig.from_mapping(given | {"out": str(path)}))
+        config = completed(RunConfig.from_mapping(chosen | {"out": str(path)}))
     folder = RunFolder(path, resume=begun)
     try:
-        if not begun or given:
+        if not begun or chosen:
             folder.write(CONFIG, config.to_toml())
         asking = Asking(folder, config, observer or Observer())
         if not asking.journal.started:
             asking.journal.start(
-                {k: v for k, v in asdict(config).items() if v is not None},
+                given(asdict(config)),
                 {"versions": {"alprune": __version__, "python": platform.python_version(),
                               "torch": torch.__version__}},
             )  # fmt: skip

@@ -213,13 +213,18 @@ class RunConfig:
 
     def to_toml(self) -> str:
         """Return the options that are set, as a recipe."""
-        return tomli_w.dumps({k: v for k, v in asdict(self).items() if v is not None})
+        return tomli_w.dumps(given(asdict(self)))
 
     def resolved(self, defaults: Mapping[str, Any]) -> "RunConfig":
         """Fill the options left open from `defaults`, by option name."""
         known = {entry.name for entry in fields(self)}
         filled = {k: v for k, v in defaults.items() if k in known and getattr(self, k) is None}
         return replace(self, **filled)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options that are None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from alprune.data import Dataset
 from alprune.errors import quoted
 from alprune.loop.stopping import Evaluations
-from alprune.training import Learner
 from alprune.training.budget import Budget
+from alprune.training.interface import Trainable
 from alprune.training.metrics import Metrics, fit_temperature, measure
 
 _DIGITS = 6  # of the figures in the record
@@ -31,7 +31,7 @@ class Exam:
         metrics: What the latest test showed; None before it, and in a run that was resumed.
     """
 
-    def __init__(self, learner: Learner, test: Dataset, every: int | None) -> None:
+    def __init__(self, learner: Trainable, test: Dataset, every: int | None) -> None:
         self.past = Evaluations()
         self.step: int | None = None
         self.metrics: Metrics | None = None

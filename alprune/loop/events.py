@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from alprune import __version__
 from alprune.data import Splits
-from alprune.loop.config import RunConfig
+from alprune.loop.config import RunConfig, given
 from alprune.loop.pool import LabelPool
 from alprune.loop.run_folder import CONFIG, Fields, RunFolder, read_events
 from alprune.pruning import Pruned
 from alprune.pruning.epi import EarlyPruner
-from alprune.training import Diverged, FitReport, Learner
+from alprune.training import Diverged, FitReport
 from alprune.training.budget import Budget
 from alprune.training.device import hardware
 from alprune.training.input_spec import INPUTS, Inputs
+from alprune.training.interface import Trainable
+from alprune.training.state import weights_file
 
 
 class Observer:
@@ -55,7 +56,7 @@ class Record:
         config: RunConfig,
         splits: Splits,
         pool: LabelPool,
-        learner: Learner,
+        learner: Trainable,
         acquisition: str,
     ) -> None:
         """Write down everything that the run depends on; `acquisition` is the function's name."""
@@ -64,7 +65,7 @@ class Record:
         self.folder.write(INPUTS, Inputs.of(splits.train).to_json())
         self._event(
             "start",
-            config={k: v for k, v in asdict(config).items() if v is not None},
+            config=given(asdict(config)),
             **_machine(learner),
             acquisition=acquisition,
             seed=config.seed,
@@ -76,7 +77,12 @@ class Record:
         self.labels(pool, splits.train.classes)
 
     def resume(
-        self, config: RunConfig, step: int, events_bytes: int, events_digest: str, learner: Learner
+        self,
+        config: RunConfig,
+        step: int,
+        events_bytes: int,
+        events_digest: str,
+        learner: Trainable,
     ) -> None:
         """Write down that a run goes on, after what it wrote since its checkpoint is cut off.
 
@@ -186,7 +192,7 @@ class Record:
         self._event("warning", step=step, about=about, message=message)
         warnings.warn(message, stacklevel=3)
 
-    def end(self, learner: Learner, summary: Mapping[str, Any]) -> None:
+    def end(self, learner: Trainable, summary: Mapping[str, Any]) -> None:
         """Write the summary and the last event; the first call counts.
 
         Args:
@@ -200,14 +206,11 @@ class Record:
         self._event("end", **said, **_peak_memory(learner.device))
         self._ended = True
 
-    def network(self, learner: Learner) -> None:
+    def network(self, learner: Trainable) -> None:
         """Write the learner, and its plan if training changed it."""
         if learner.early is not None:
             self.folder.write("plan.json", learner.early.plan.to_json())
-        weights = learner.averaged.state_dict()
-        # A copy each: safetensors refuses tensors that share memory, as tied weights do.
-        plain = {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in weights.items()}
-        self.folder.write("model.safetensors", to_safetensors(plain))
+        self.folder.write("model.safetensors", weights_file(learner.averaged))
 
     def labels(
         self,
@@ -263,7 +266,7 @@ def _told(pool: LabelPool, step: int) -> list[int]:
     return torch.bincount(pool.label_of(new), minlength=pool.classes).tolist()
 
 
-def _machine(learner: Learner) -> dict[str, Any]:
+def _machine(learner: Trainable) -> dict[str, Any]:
     """Say with which versions, on what and in which precision a run computes."""
     return {
         "versions": {

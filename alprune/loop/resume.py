@@ -13,7 +13,7 @@ from alprune.data import Splits
 from alprune.errors import AlpruneError, DataError, StoreError
 from alprune.loop import Oracle, RunResult, Session
 from alprune.loop.checkpoint import SLOTS, load_checkpoint
-from alprune.loop.config import RunConfig
+from alprune.loop.config import RunConfig, given
 from alprune.loop.events import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.run_folder import (
@@ -82,8 +82,7 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
             f"in {path} people are asked for labels. Go on with: {resume_command(path)}."
         )
     new = {"budget": budget, "steps": steps, "out": str(path)}
-    given = {name: value for name, value in new.items() if value is not None}
-    return complete(RunConfig.from_toml(path / CONFIG, **given).resolved(_ONCE))
+    return complete(RunConfig.from_toml(path / CONFIG, **given(new)).resolved(_ONCE))
 
 
 def finished(path: Path, budget: float | None, steps: int | None) -> RunResult | None:
@@ -200,7 +199,7 @@ def _restored(
 def _check_same(
     config: RunConfig, digest: str, acquisition: Acquisition, state: Mapping[str, Any]
 ) -> None:
-    now = {k: v for k, v in asdict(config).items() if v is not None}
+    now = given(asdict(config))
     then = _ONCE | state["config"]
     changed = [k for k in sorted({*now, *then} - _FREE) if now.get(k) != then.get(k)]
     if changed:

@@ -14,9 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from alprune.data import atomic_io
 from alprune.data.safe_io import open_ordinary, read_whole
 from alprune.errors import StoreError, quoted
-from alprune.loop import atomic_io as disk
 
 EVENTS = "events.jsonl"
 CONFIG = "config.toml"
@@ -68,7 +68,7 @@ class RunFolder:
         self._digest = hashlib.blake2b(digest_size=16)
         try:
             if not resume:
-                disk.make_folders(path)
+                atomic_io.make_folders(path)
             _check(path, resume)
             self._lock = _locked(path)
             try:
@@ -106,7 +106,7 @@ class RunFolder:
                 f"{LINE_BYTES:,} are read. Label fewer points at a time."
             )
         with self._writing(EVENTS):
-            self.events_bytes = disk.append(self.path / EVENTS, line, self.events_bytes)
+            self.events_bytes = atomic_io.append(self.path / EVENTS, line, self.events_bytes)
         self._digest.update(line)
 
     def rewind(self, events_bytes: int, digest: str | None = None) -> None:
@@ -129,7 +129,7 @@ class RunFolder:
                     f"with{less}: somebody has cut or changed it, or one of them comes from "
                     "another run. Put the right one back. Nothing was changed."
                 )
-            self.events_bytes = disk.append(self.path / EVENTS, b"", events_bytes)
+            self.events_bytes = atomic_io.append(self.path / EVENTS, b"", events_bytes)
         self._digest = kept
 
     def write(self, name: str, *content: str | bytes | memoryview) -> None:
@@ -143,7 +143,7 @@ class RunFolder:
             StoreError: It cannot be written; what was there before still is.
         """
         with self._writing(name):
-            disk.replace(self.path / name, *content)
+            atomic_io.replace(self.path / name, *content)
 
     def write_labels(self, rows: Iterable[Row]) -> None:
         """Write labels.csv anew: index, label, class name (see `to_cell`), step a row.
@@ -163,7 +163,7 @@ class RunFolder:
         """
         with self._writing(LABELS):
             data = _table(rows)
-            self._labels_bytes = disk.append(self.path / LABELS, data, self._labels_bytes)
+            self._labels_bytes = atomic_io.append(self.path / LABELS, data, self._labels_bytes)
 
     def close(self) -> None:
         """Let another process write here."""

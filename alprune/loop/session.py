@@ -26,9 +26,9 @@ from alprune.loop.state import restore_session, session_state
 from alprune.loop.stopping import CRITERIA, Progress, reason_to_stop
 from alprune.loop.subset import ScoringShare
 from alprune.pruning import Plan, Pruned
-from alprune.training import BudgetSpent, Diverged, FitReport, Learner
+from alprune.training import BudgetSpent, Diverged, FitReport
 from alprune.training.budget import Budget, Stopwatch
-from alprune.training.state import restore_learner
+from alprune.training.interface import Trainable
 
 Oracle = Callable[[Tensor], Tensor]
 
@@ -55,7 +55,7 @@ class Session:
         config: RunConfig,
         splits: Splits,
         pool: LabelPool,
-        learner: Learner,
+        learner: Trainable,
         plan: Plan,
         folder: RunFolder,
         acquisition: Acquisition,
@@ -280,7 +280,7 @@ class Session:
                 return False
             if early and not torch.equal(early.keep, state["learner"]["early"]["keep"]):
                 return False  # what was pruned since then does not grow again
-            restore_learner(self.learner, state["learner"])
+            self.learner.restore(state["learner"])
         self.stepped_back = True
         self.learner.lr = error.lr / 2
         self.record.step_back(self.step, error, self.learner.lr)

@@ -12,6 +12,7 @@ from alprune import data, models
 from alprune.acquisition import Acquisition, find_acquisition
 from alprune.acquisition.initial import ColdPool, find_start, first_points
 from alprune.data import Dataset, Splits
+from alprune.data.atomic_io import free_path
 from alprune.data.corruption import long_tail
 from alprune.errors import ConfigError, PruneError
 from alprune.loop import Oracle, RunResult, Session
@@ -355,12 +356,7 @@ def _image_size(config: RunConfig) -> tuple[int, int] | None:
 def _free_folder(config: RunConfig) -> Path:
     name = f"{config.dataset.partition(':')[0]}-{config.method}-seed{config.seed}"
     name = name.replace(":", "-").replace("/", "-")
-    taken = 1
-    path = Path("outputs") / name
-    while path.exists():
-        taken += 1
-        path = Path("outputs") / f"{name}-{taken}"
-    return path
+    return free_path(Path("outputs") / name)
 
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from alprune.acquisition.base import name_of
 from alprune.data.dataset import UNKNOWN
 from alprune.errors import quoted
-from alprune.training.state import learner_state, restore_learner
+from alprune.loop.config import given
 
 if TYPE_CHECKING:
     from alprune.loop.session import Session
@@ -41,13 +41,13 @@ def session_state(session: "Session") -> dict[str, Any]:
         "scoring_speed": session.share.speed,
         "stepped_back": session.stepped_back,
         "constant_steps": session.alarms.constant_steps,
-        "learner": learner_state(session.learner),
+        "learner": session.learner.state(),
         "acquisition_state": (
             acquisition.state_dict() if hasattr(acquisition, "state_dict") else None
         ),
         "acquisition": name_of(acquisition),
         "plan": session.plan.to_json(),
-        "config": {k: v for k, v in asdict(session.config).items() if v is not None},
+        "config": given(asdict(session.config)),
         "data_digest": session.splits.digest,
         "device": session.learner.device.type,
     }
@@ -64,7 +64,7 @@ def restore_session(session: "Session", state: Mapping[str, Any]) -> None:
         PruneError, RuntimeError, KeyError, TypeError, ValueError: It belongs to another run.
     """
     _check_numbers(state)
-    restore_learner(session.learner, state["learner"])
+    session.learner.restore(state["learner"])
     session.pool.label(state["labelled"], state["labels"], state["steps"])
     session.pool.set_aside(state.get("set_aside", torch.empty(0, dtype=torch.int64)))
     _check_asked(session, state["asked"])

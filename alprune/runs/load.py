@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from alprune import models
@@ -24,6 +23,7 @@ from alprune.pruning import Plan, rebuild, trace
 from alprune.runs.local_data import nearby_splits
 from alprune.training.classifier import Classifier
 from alprune.training.input_spec import INPUTS, Inputs
+from alprune.training.state import weights_file
 
 _PLAN = "plan.json"
 _WEIGHTS = "model.safetensors"
@@ -264,11 +264,8 @@ def to_bytes(learned: Learned) -> bytes:
         "plan": learned.plan.to_json(),
         "state": learned.state,
     }
-    # A copy each: safetensors refuses tensors that share memory, as tied weights do.
-    state = classifier.network.state_dict()
-    plain = {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in state.items()}
     classes = json.dumps(classifier.classes)
-    return to_safetensors(plain, {_KEY: json.dumps(record), "classes": classes})
+    return weights_file(classifier.network, {_KEY: json.dumps(record), "classes": classes})
 
 
 def _of_file(path: Path, model: nn.Module | None) -> Learned:

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from alprune.acquisition import find_acquisition
 from alprune.acquisition.base import name_of
+from alprune.data.atomic_io import free_path
 from alprune.errors import StoreError
-from alprune.loop.config import RunConfig
+from alprune.loop.config import RunConfig, given
 from alprune.loop.events import moved_between
 from alprune.loop.resume import options
 from alprune.loop.run_folder import Fields, read_events, resume_command
@@ -74,8 +75,8 @@ def again(path: Path, out: Path | None = None) -> RunConfig:
         )
     return complete(
         RunConfig.from_mapping(
-            {k: v for k, v in asdict(config).items() if v is not None}
-            | {"out": str(out or _free(path))}
+            given(asdict(config))
+            | {"out": str(out or free_path(path.with_name(f"{path.name}-rerun")))}
         )
     )
 
@@ -142,11 +143,3 @@ def _weights_apart(first: Path, second: Path) -> float | None:
         if tensor.numel():
             largest.append((tensor.double() - theirs[name].double()).abs().max())
     return float(torch.stack(largest).max())
-
-
-def _free(path: Path) -> Path:
-    number, free = 1, path.with_name(f"{path.name}-rerun")
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-rerun-{number}")
-    return free

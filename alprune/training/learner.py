@@ -4,8 +4,9 @@ import copy
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from alprune.training.metrics import Metrics, measure
 from alprune.training.optimiser import floats, follow, new_optimiser
 from alprune.training.predict import BudgetSpent, Pace, Predictor, good_chunk, moved, out_of_memory
 from alprune.training.settings import SCHEDULES, Diverged, FitReport, FitSettings
+from alprune.training.state import learner_state, restore_learner
 
 
 class Learner:
@@ -331,6 +333,18 @@ class Learner:
         except BudgetSpent:
             return self.gathered(None, count)
         return self.gathered(found, count)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that training changes, see `alprune.training.state`."""
+        return learner_state(self)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Bring the learner to a state that `state` returned, in place.
+
+        Raises:
+            PruneError, RuntimeError, KeyError: The state belongs to another network.
+        """
+        restore_learner(self, state)
 
     def gathered(self, rows: Tensor | None, count: int) -> Tensor:
         """Return all processes' rows.

@@ -3,18 +3,22 @@
 import copy
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from alprune.pruning.epi import EarlyPruner
 from alprune.pruning.graph.rebase import narrow_graph
 from alprune.pruning.graph.surgery import narrow
-from alprune.training import Learner, new_optimiser
+from alprune.training.optimiser import new_optimiser
+
+if TYPE_CHECKING:
+    from alprune.training.learner import Learner
 
 
-def learner_state(learner: Learner) -> dict[str, Any]:
+def learner_state(learner: "Learner") -> dict[str, Any]:
     """Return all that training changes: plain values and tensors that later training will change.
 
     The optimiser's memory stands under the names of the parameters.
@@ -34,7 +38,7 @@ def learner_state(learner: Learner) -> dict[str, Any]:
     }
 
 
-def restore_learner(learner: Learner, state: Mapping[str, Any]) -> None:
+def restore_learner(learner: "Learner", state: Mapping[str, Any]) -> None:
     """Bring a learner to a state, in place.
 
     Args:
@@ -62,7 +66,21 @@ def restore_learner(learner: Learner, state: Mapping[str, Any]) -> None:
     learner.lr, learner.batches = state["lr"], state["batches"]
 
 
-def _narrow(learner: Learner, early: EarlyPruner, state: Mapping[str, Any]) -> None:
+def weights_file(network: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Pack a network's weights and buffers into a safetensors file.
+
+    A copy of each is packed: safetensors refuses tensors that share memory, as tied weights do.
+
+    Args:
+        network: On any device.
+        metadata: Goes into the file's header.
+    """
+    state = network.state_dict()
+    plain = {k: torch.empty(v.shape, dtype=v.dtype).copy_(v) for k, v in state.items()}
+    return to_safetensors(plain, None if metadata is None else dict(metadata))
+
+
+def _narrow(learner: "Learner", early: EarlyPruner, state: Mapping[str, Any]) -> None:
     """Bring the early pruner to its state, and the networks to the channels it has left."""
     before = early.keep
     early.restore(state)

@@ -49,7 +49,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr("alprune.loop.atomic_io.os.fsync", full)
+    monkeypatch.setattr("alprune.data.atomic_io.os.fsync", full)
     config = options(path, steps=1, initial_epochs=1.0)
     try:
         alprune.run(config)
@@ -58,7 +58,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
         assert f"alprune run --resume {path}" in str(error) or not path.exists() or nth == 1
     else:
         assert len(calls) < nth  # it was done before
-    monkeypatch.setattr("alprune.loop.atomic_io.os.fsync", sync)
+    monkeypatch.setattr("alprune.data.atomic_io.os.fsync", sync)
     assert not list(path.glob(".*.tmp"))
     if (path / "config.toml").exists():
         read_events(path)
@@ -72,7 +72,7 @@ def test_a_disk_that_is_full_at_any_write_is_a_message_and_the_run_goes_on_later
 
 def test_every_write_of_a_run_was_tried(tmp_path, monkeypatch):
     calls, sync = [], os.fsync
-    monkeypatch.setattr("alprune.loop.atomic_io.os.fsync", lambda h: (calls.append(1), sync(h)))
+    monkeypatch.setattr("alprune.data.atomic_io.os.fsync", lambda h: (calls.append(1), sync(h)))
     alprune.run(options(tmp_path / "run", steps=1, initial_epochs=1.0))
     assert WRITES - 6 <= len(calls) <= WRITES, len(calls)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from alprune.data import atomic_io
 from alprune.errors import StoreError
-from alprune.loop import atomic_io as disk
 from alprune.loop.run_folder import RunFolder, read_events, read_labels
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,8 @@ def folder(tmp_path):
 
 @posix
 def test_every_folder_that_was_made_and_every_name_in_it_is_written_through(tmp_path, monkeypatch):
-    synced, sync = [], disk.sync_folder
-    monkeypatch.setattr(disk, "sync_folder", lambda path: (synced.append(path), sync(path)))
+    synced, sync = [], atomic_io.sync_folder
+    monkeypatch.setattr(atomic_io, "sync_folder", lambda path: (synced.append(path), sync(path)))
     folder = RunFolder(tmp_path / "a" / "b" / "run")
     assert sorted(synced) == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
     synced.clear()
@@ -100,7 +100,7 @@ def test_half_a_line_or_half_a_file_on_a_full_disk_is_taken_back(folder, monkeyp
         return HalfFull(builtins.open(*args, **{**kwargs, "buffering": 0}), room)
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "open", full, raising=False)
+        patch.setattr(atomic_io, "open", full, raising=False)
         for write in (
             lambda: folder.event("step", 1.0, acquired=list(range(9))),
             lambda: folder.write("plan.json", *["another plan"] * 9),

@@ -47,7 +47,7 @@ def test_a_write_that_fails_leaves_no_rubbish(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("alprune.loop.atomic_io.os.replace", full)
+    monkeypatch.setattr("alprune.data.atomic_io.os.replace", full)
     with pytest.raises(StoreError, match="No space left on device"):
         folder.write("summary.json", "{}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "events.jsonl"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from alprune.data import atomic_io
 from alprune.data.image_cache.worker import HASH_BYTES, write_at
 from alprune.data.safe_io import open_ordinary
 
@@ -61,13 +62,8 @@ class BlockWriter:
 
     def __init__(self, path: Path, last: Block | None, first: bytes = b"") -> None:
         if last is None:
-            fresh = path.with_name(f".{path.name}.tmp")
-            fresh.unlink(missing_ok=True)
-            with open(fresh, "xb", buffering=0) as file:
-                block, self._link = _packed(0, first, b"")
-                write_at(file, 0, memoryview(block))
-                os.fsync(file.fileno())
-            os.replace(fresh, path)
+            block, self._link = _packed(0, first, b"")
+            atomic_io.replace(path, block)
             self._end = len(block)
         else:
             self._end, self._link = last.end, last.link

@@ -1,7 +1,5 @@
 """compare.toml: what a comparison varies and what it holds fixed, so that it can go on."""
 
-import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +7,9 @@ from typing import Any
 
 import tomli_w
 
+from alprune.data import atomic_io
 from alprune.errors import ConfigError, StoreError, quoted
-from alprune.loop.config import RunConfig, read_recipe
+from alprune.loop.config import RunConfig, given, read_recipe
 from alprune.runs.compare.grid import Grid
 
 MANIFEST = "compare.toml"
@@ -69,20 +68,10 @@ def write_manifest(out: Path, config: RunConfig, grid: Grid) -> None:
     Raises:
         StoreError: It cannot be written.
     """
-    fixed = {k: v for k, v in asdict(config).items() if v is not None and k not in ("out", *grid)}
+    fixed = {k: v for k, v in given(asdict(config)).items() if k not in ("out", *grid)}
     text = tomli_w.dumps(fixed | {"grid": {name: list(values) for name, values in grid.items()}})
-    temporary = out / f".{MANIFEST}.tmp"
     try:
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, out / MANIFEST)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        atomic_io.replace(out / MANIFEST, text)
     except OSError as error:
         raise StoreError(f"cannot write {out / MANIFEST}: {error}.") from error
 

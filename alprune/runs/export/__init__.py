@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from alprune.data import atomic_io
 from alprune.data.safe_io import user_path
 from alprune.errors import StoreError
-from alprune.loop import atomic_io as disk
 from alprune.registry import unknown
 from alprune.runs.export import onnx
 from alprune.runs.export import pt2 as program
@@ -118,15 +118,15 @@ def _write(
     difference = None
     try:
         try:
-            disk.make_folders(file.parent)
-            disk.replace(trial, entry.write(learned))
+            atomic_io.make_folders(file.parent)
+            atomic_io.replace(trial, entry.write(learned))
             if sample is not None:
                 images, source = sample
                 difference = compare(learned, entry.run(trial, learned), images, source)
                 _require(difference, file)
-            disk.replace(labels, labels_json(learned))
+            atomic_io.replace(labels, labels_json(learned))
             os.replace(trial, file)
-            disk.sync_folder(file.parent)
+            atomic_io.sync_folder(file.parent)
         finally:
             trial.unlink(missing_ok=True)
     except OSError as error:

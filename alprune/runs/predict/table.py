@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from alprune.data import atomic_io
 from alprune.data.safe_io import read_whole
 from alprune.errors import StoreError, quoted
-from alprune.loop import atomic_io as disk
 from alprune.loop.run_folder import to_cell
 from alprune.runs.predict.classify import Classified, classify
 from alprune.runs.predict.files import Source
@@ -158,10 +158,10 @@ def write_file(
             _check_same(source, table.tally, out)
         else:
             _check_free(out, note)
-            disk.make_folders(out.parent)
+            atomic_io.make_folders(out.parent)
             header = _beginning(table)
             _write_note(note, identity, table.tally, len(header))
-            disk.replace(out, header)
+            atomic_io.replace(out, header)
             length = len(header)
         writer = _Writer(out, note, identity, length)
         tick(table.tally)
@@ -198,7 +198,7 @@ class _Writer:
     def flush(self) -> None:
         length, pending, tally = self._state
         if pending and tally is not None:
-            length = disk.append(self._out, pending, length)
+            length = atomic_io.append(self._out, pending, length)
             _write_note(self._note, self._identity, tally, length)
             self._state = (length, b"", tally)
         self._written = time.monotonic()
@@ -259,7 +259,7 @@ def _check_same(source: Source, tally: Tally, out: Path) -> None:
 
 def _write_note(note: Path, identity: dict[str, Any], tally: Tally, length: int) -> None:
     record = {"identity": identity, "tally": vars(tally), "bytes": length}
-    disk.replace(note, json.dumps(record))
+    atomic_io.replace(note, json.dumps(record))
 
 
 def _digest(classifier: Classifier) -> str:

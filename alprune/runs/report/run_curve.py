@@ -4,8 +4,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from alprune.data.atomic_io import replace
 from alprune.errors import StoreError
-from alprune.loop.atomic_io import replace
 from alprune.loop.run_folder import Fields, read_events
 
 

@@ -1,12 +1,12 @@
 """Put a report together and write it."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
 
+from alprune.data import atomic_io
 from alprune.errors import AlpruneError, StoreError
 from alprune.runs.report import contact_sheet as contact
 from alprune.runs.report import sentences as words
@@ -86,9 +86,9 @@ def write_report(
     try:
         (out / _PICTURES).mkdir(parents=True, exist_ok=True)
         shown = [_drawn(picture, out / _PICTURES) for picture in pictures]
-        _write(out / "report.md", markdown(content, pictures, _PICTURES).encode())
-        _write(out / "summary.csv", summary(findings).encode())
-        _write(out / PAGE, render(content, shown).encode())
+        atomic_io.replace(out / "report.md", markdown(content, pictures, _PICTURES).encode())
+        atomic_io.replace(out / "summary.csv", summary(findings).encode())
+        atomic_io.replace(out / PAGE, render(content, shown).encode())
     except OSError as error:
         raise StoreError(f"cannot write a report to {out}: {error}.") from error
     return out / PAGE
@@ -185,12 +185,12 @@ def _drawn(picture: Picture, folder: Path) -> Shown:
         picture.figure.savefig(png, format="png", dpi=160)
         picture.figure.set_layout_engine("none")  # all has its place by now
         picture.figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-    _write(folder / f"{picture.key}.png", png.getvalue())
+    atomic_io.replace(folder / f"{picture.key}.png", png.getvalue())
     text = svg.getvalue()
     drawing = text[text.index("<svg ") :]
     opening, _, rest = drawing.partition(">")
     white = f'{opening}><rect width="100%" height="100%" fill="#ffffff"/>{rest}'
-    _write(folder / f"{picture.key}.svg", white.encode())
+    atomic_io.replace(folder / f"{picture.key}.svg", white.encode())
     adapted = _adapted(opening, rest)
     return Shown(picture.key, adapted, picture.title, picture.text, picture.note, picture.wide)
 
@@ -205,12 +205,6 @@ def _adapted(opening: str, rest: str) -> str:
     style = f"svg{{color-scheme:light dark;{light}}}"
     style += f"@media (prefers-color-scheme:dark){{svg{{{dark}}}}}"
     return f"{opening}><style>{style}</style>{rest}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _title(groups: Sequence[Group]) -> str:

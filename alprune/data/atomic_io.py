@@ -21,6 +21,15 @@ def make_folders(path: Path) -> None:
         sync_folder(folder.parent)
 
 
+def free_path(path: Path) -> Path:
+    """Return `path`, or the first of `path`-2, `path`-3, ... that does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
 def replace(path: Path, *content: str | bytes | memoryview) -> None:
     """Write a file whole or not at all: beside it, through to the disk, then renamed.
 
@@ -56,7 +65,7 @@ def append(path: Path, data: bytes, length: int) -> int:
     with open(path, "r+b", buffering=0) as file:  # r+: a file that has vanished is an error
         found = file.seek(0, os.SEEK_END)
         if found < length:
-            raise OSError(f"it has {found} bytes of {length}: somebody has cut it")
+            raise OSError(f"it has {found} bytes of {length}: another program has cut it")
         try:
             file.truncate(length)
             file.seek(length)
