@@ -1,4 +1,4 @@
-"""One thread a test process, since several run side by side; no test writes to the user's cache."""
+"""One thread per test process, since several run side by side; tests never use the user's cache."""
 
 import os
 import shutil
@@ -19,9 +19,7 @@ def cache_of_the_tests(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     """A headless browser, where there are one and its driver."""
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="needs a browser's driver: pip install 'alprune[browser]'"
-    )
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_api.sync_playwright() as driver:
         own = driver.chromium.executable_path
