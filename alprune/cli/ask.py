@@ -6,18 +6,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alprune.cli.common import Command, run_options, tell
 from alprune.errors import printable
-from alprune.labelling import Asking, Round, Told, open_asking
-from alprune.labelling.accuracy import in_words
-from alprune.labelling.options import NAMES
-from alprune.labelling.question_files import QUERIES, SHEET, TASKS
 from alprune.loop.config import given, read_recipe
-from alprune.loop.events import Observer
+from alprune.loop.defaults import LABELLING_OPTIONS
+from alprune.loop.observers import Observer
+
+if TYPE_CHECKING:
+    from alprune.labelling import Asking, Round, Told
 
 _ASK_EXAMPLES = """\b
 Begin:      alprune ask birds --dataset folder:photos --budget 60
@@ -57,7 +57,7 @@ class _Training(Observer):
 
 def asking_options(function: Any) -> Any:
     """Add the options that `alprune ask` and `alprune label` share."""
-    function = run_options(NAMES, _HELPS)(function)
+    function = run_options(LABELLING_OPTIONS, _HELPS)(function)
     return click.option(
         "--classes",
         metavar="A,B,C",
@@ -67,8 +67,10 @@ def asking_options(function: Any) -> Any:
 
 def opened(
     path: Path, recipe: Path | None, classes: str | None, options: Mapping[str, Any]
-) -> Asking:
+) -> "Asking":
     """Open a folder with the options of a command line."""
+    from alprune.labelling import open_asking
+
     chosen = (read_recipe(recipe) if recipe else {}) | given(options)
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     return open_asking(path, classes=names, observer=_Training(sys.stderr.isatty()), **chosen)
@@ -119,6 +121,8 @@ def tell_command(
     """
     if simulate == (labels is not None):
         raise click.UsageError("give either the file LABELS or --simulate.")
+    from alprune.labelling import open_asking
+
     with open_asking(path) as asking:
         if labels is None:
             told = asking.tell_truth()
@@ -130,7 +134,9 @@ def tell_command(
     click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total))
 
 
-def _record(path: Path, asked: Round) -> dict[str, Any]:
+def _record(path: Path, asked: "Round") -> dict[str, Any]:
+    from alprune.labelling.question_files import QUERIES, SHEET, TASKS
+
     return {
         "round": asked.number,
         "again": asked.again,
@@ -146,7 +152,10 @@ def _record(path: Path, asked: Round) -> dict[str, Any]:
     }
 
 
-def _table(path: Path, asked: Round) -> str:
+def _table(path: Path, asked: "Round") -> str:
+    from alprune.labelling.accuracy import in_words
+    from alprune.labelling.question_files import QUERIES, SHEET, TASKS
+
     again = " (as before: nothing was told since)" if asked.again else ""
     classes = ", ".join(asked.classes[:10]) + (", ..." if len(asked.classes) > 10 else "")
     rows = {
@@ -168,7 +177,7 @@ def _table(path: Path, asked: Round) -> str:
     return "\n".join([*lines, advice])
 
 
-def _told(path: Path, told: Told, total: int) -> str:
+def _told(path: Path, told: "Told", total: int) -> str:
     taken = sum(told.labels.values())
     by_class = ", ".join(f"{name} {count}" for name, count in sorted(told.labels.items()))
     rows = {"taken": f"{taken} labels" + (f": {by_class}" if by_class else "")}

@@ -6,42 +6,42 @@ from typing import Any
 import click
 
 from alprune.cli.common import METAVARS, Command, tell
-from alprune.runs.bench import BenchSettings, bench, table
-from alprune.training.device import PRECISIONS
+from alprune.loop.config import CHOICES
+from alprune.loop.defaults import BENCH
 
 
 @click.command("bench", cls=Command)
 @click.option(
     "--methods",
-    default=",".join(BenchSettings.methods),
+    default=",".join(BENCH["methods"]),
     show_default=True,
     help="Learners to compare, with commas; dense among them for ratios to it.",
 )
-@click.option("--model", default=BenchSettings.model, show_default=True, help="The network.")
-@click.option("--batch-size", default=BenchSettings.batch_size, show_default=True)
+@click.option("--model", default=BENCH["model"], show_default=True, help="The network.")
+@click.option("--batch-size", default=BENCH["batch_size"], show_default=True)
 @click.option("--round-to", type=int, help="Widths after pruning are multiples of this (8).")
 @click.option(
     "--dataset",
-    default=BenchSettings.dataset,
+    default=BENCH["dataset"],
     show_default=True,
     help="synthetic (random images, no download) or what `alprune run` takes.",
 )
 @click.option("--data-root", metavar="DIR", help="Folder for downloads.")
-@click.option(
-    "--seconds", default=BenchSettings.seconds, show_default=True, help="For each comparison."
-)
+@click.option("--seconds", default=BENCH["seconds"], show_default=True, help="For each comparison.")
 @click.option(
     "--pool",
-    default=BenchSettings.pool,
+    default=BENCH["pool"],
     show_default=True,
     help="Images in a memory-mapped file to score; 0 for none.",
 )
 @click.option("--device", default="auto", metavar=METAVARS["device"])
-@click.option("--precision", default="auto", type=click.Choice(PRECISIONS))
-@click.option("--seed", default=BenchSettings.seed, show_default=True)
+@click.option("--precision", default="auto", type=click.Choice(CHOICES["precision"]))
+@click.option("--seed", default=BENCH["seed"], show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench_command(methods: str, as_json: bool, **given: Any) -> None:
     """Measure throughput here, as ratios to bare PyTorch loops and to the dense network."""
+    from alprune.runs.bench import BenchSettings, bench, table
+
     result = bench(BenchSettings(tuple(methods.split(",")), **given), tell=tell)
     tell("")
     if as_json:

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from alprune.cli.common import Command
-from alprune.data.image_cache.store import CacheInfo, caches_folder, list_caches, remove_cache
-from alprune.data.memmap import gigabytes
 from alprune.errors import DataError
+
+if TYPE_CHECKING:
+    from alprune.data.image_cache.store import CacheInfo
 
 _WHERE = click.option(
     "--cache",
@@ -29,6 +31,9 @@ def cache_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def list_command(where: Path | None, as_json: bool) -> None:
     """Name each cache, the folder of images that it was made from, and what it takes."""
+    from alprune.data.image_cache.store import caches_folder, list_caches
+    from alprune.data.memmap import gigabytes
+
     found = list_caches(where)
     if as_json:
         click.echo(json.dumps([_record(one) for one in found]))
@@ -48,6 +53,9 @@ def list_command(where: Path | None, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Remove all of them.")
 def remove_command(where: Path | None, names: tuple[str, ...], everything: bool) -> None:
     """Remove caches by their names; images are decoded again when they are needed."""
+    from alprune.data.image_cache.store import caches_folder, list_caches, remove_cache
+    from alprune.data.memmap import gigabytes
+
     if bool(names) == everything:
         raise click.UsageError("give either the names of caches, as alprune cache list, or --all.")
     known = {one.path.name: one for one in list_caches(where)}
@@ -61,7 +69,7 @@ def remove_command(where: Path | None, names: tuple[str, ...], everything: bool)
         click.echo(f"{name}: {gigabytes(remove_cache(known[name].path))} freed")
 
 
-def _record(one: CacheInfo) -> dict[str, object]:
+def _record(one: "CacheInfo") -> dict[str, object]:
     return {
         "name": one.path.name,
         "path": str(one.path),

@@ -2,46 +2,38 @@
 
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+from cloup import Command
 
 from alprune.errors import AlpruneError, printable
-from alprune.loop.config import RunConfig, default_of, given, option_type
-from alprune.pruning import AFTER_PRUNING
-from alprune.training import SCHEDULES
-from alprune.training.device import DEVICES, PRECISIONS
+from alprune.loop.config import CHOICES, RunConfig, default_of, given, option_type
 
-CHOICES = {
-    "after_pruning": tuple(AFTER_PRUNING),
-    "precision": PRECISIONS,
-    "schedule": tuple(SCHEDULES),
-}
 METAVARS = {
     "budget": "SECONDS",
     "out": "DIR",
     "data_root": "DIR",
     "cache": "DIR",
-    "device": "|".join(DEVICES),
+    "device": "|".join(CHOICES["device"]),
 }
 
 
-class Command(click.Command):
-    """A command that prints an AlpruneError as a message and exits 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except AlpruneError as error:
-            click.echo(printable(f"{type(error).__name__}: {error}"), err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt as interrupt:
-            click.echo(str(interrupt) or "Interrupted.", err=True)
-            ctx.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
+@contextmanager
+def ending() -> Iterator[None]:
+    """End the program on an AlpruneError with its message and 1, on a signal with 128 + number."""
+    try:
+        yield
+    except AlpruneError as error:
+        click.echo(printable(f"{type(error).__name__}: {error}"), err=True)
+        sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        click.echo(str(interrupt) or "Interrupted.", err=True)
+        sys.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
 
 
 def run_options(
@@ -79,7 +71,7 @@ def _option(entry: Any, told: str | None) -> Callable[[Callable[..., Any]], Call
         text = told
     elif default is not None:
         text = f"{text} [default: {default}]"
-    choices = CHOICES.get(entry.name)
+    choices = None if entry.name == "device" else CHOICES.get(entry.name)
     param: Any = click.Choice(choices) if choices else kind
     metavar = METAVARS.get(entry.name)
     return click.option(flag, entry.name, type=param, default=None, metavar=metavar, help=text)
@@ -104,3 +96,14 @@ def config_of(recipe: Path | None, options: dict[str, Any]) -> RunConfig:
     if recipe is None:
         return RunConfig.from_mapping(chosen)
     return RunConfig.from_toml(recipe, **chosen)
+
+
+__all__ = [
+    "METAVARS",
+    "Command",
+    "config_of",
+    "ending",
+    "run_options",
+    "show_warning",
+    "tell",
+]

@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,24 +14,11 @@ from alprune.cli.common import Command, run_options
 from alprune.errors import AlpruneError, ConfigError, printable
 from alprune.loop.config import RunConfig
 from alprune.loop.signals import Signals, Stopped
-from alprune.runs.compare import (
-    ENGINES,
-    MANIFEST,
-    Cell,
-    Outcome,
-    Resources,
-    compare,
-    merged,
-    plan,
-    read_grid_recipe,
-    read_manifest,
-    seeds_of,
-    summary_table,
-    values_of,
-)
-from alprune.runs.compare.progress import Overview
-from alprune.runs.report import write_report
 
+if TYPE_CHECKING:
+    from alprune.runs.compare import Cell, Outcome, Resources
+
+ENGINES = ("processes", "ray", "slurm")
 _AXES = {"methods": "method", "models": "model", "acquisitions": "acquisition"}
 _EXAMPLES = """\b
 Without a download:  alprune compare --methods dense,3sp-ca --seeds 3 --dataset digits
@@ -89,6 +76,9 @@ def compare_command(
     from being made. All options of `alprune run` may be given, and hold for every run; a recipe
     may hold a [grid] table: lists of values by option name.
     """
+    from alprune.runs.compare import MANIFEST, compare, plan, read_manifest
+    from alprune.runs.compare.progress import Overview
+
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
     resources = _resources(engine, cpus_per_run, gpus_per_run, engine_options)
     if path is None:
@@ -126,6 +116,8 @@ def compare_command(
 
 
 def _report(runs: list[Path], path: Path) -> Path | None:
+    from alprune.runs.report import write_report
+
     try:
         return write_report(runs, path)
     except AlpruneError as error:  # the runs are made, and `alprune report` can be called again
@@ -135,7 +127,9 @@ def _report(runs: list[Path], path: Path) -> Path | None:
 
 def _resources(
     engine: str | None, cpus: int | None, gpus: int | None, settings: tuple[str, ...]
-) -> Resources | None:
+) -> "Resources | None":
+    from alprune.runs.compare import Resources
+
     if engine is None:
         if cpus is not None or gpus is not None or settings:
             raise click.UsageError(
@@ -155,6 +149,8 @@ def _asked(
     recipe: Path | None, chosen: dict[str, Any]
 ) -> tuple[RunConfig, dict[str, list[Any]], Path]:
     """Read what is to be compared off the command line and the recipe."""
+    from alprune.runs.compare import merged, read_grid_recipe, seeds_of, values_of
+
     axes = {option: values_of(option, chosen.pop(a)) for a, option in _AXES.items() if a in chosen}
     if "seeds" in chosen:
         axes["seed"] = seeds_of(chosen.pop("seeds"))
@@ -185,7 +181,7 @@ def _refuse_beside_resume(path: Path, given: dict[str, Any]) -> None:
         )
 
 
-def _list(planned: list[tuple[Cell, str]], as_json: bool) -> None:
+def _list(planned: "list[tuple[Cell, str]]", as_json: bool) -> None:
     if as_json:
         rows = [{"name": c.name, "values": c.values, "state": s} for c, s in planned]
         click.echo(json.dumps({"runs": rows}))
@@ -196,13 +192,15 @@ def _list(planned: list[tuple[Cell, str]], as_json: bool) -> None:
     click.echo(f"{len(planned)} runs")
 
 
-def _json(path: Path, outcomes: list[Outcome], page: Path | None) -> str:
+def _json(path: Path, outcomes: "list[Outcome]", page: Path | None) -> str:
     report = None if page is None else str(page)
     rows = [outcome.record() for outcome in outcomes]
     return json.dumps({"path": str(path), "report": report, "runs": rows})
 
 
-def _text(outcomes: list[Outcome], page: Path | None) -> str:
+def _text(outcomes: "list[Outcome]", page: Path | None) -> str:
+    from alprune.runs.compare import summary_table
+
     lines = [summary_table(outcomes)]
     lines += [f"{o.name} FAILED: {o.error}" for o in outcomes if o.state == "failed"]
     if page is not None:
@@ -210,7 +208,7 @@ def _text(outcomes: list[Outcome], page: Path | None) -> str:
     return printable("\n".join(lines))
 
 
-def _exit(signals: Signals, path: Path, outcomes: list[Outcome]) -> None:
+def _exit(signals: Signals, path: Path, outcomes: "list[Outcome]") -> None:
     if any(outcome.state in ("interrupted", "waiting") for outcome in outcomes):
         click.echo(f"Interrupted. {_how_to_go_on(path)}", err=True)
         sys.exit(signals.exit_code or 130)

@@ -3,15 +3,22 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alprune.cli.common import Command
 from alprune.errors import printable
-from alprune.runs.export import FORMATS, Exported, export
 
-_FORMATS = "\b\n" + "\n".join(f"{name:<12} {entry.summary}" for name, entry in FORMATS.items())
+if TYPE_CHECKING:
+    from alprune.runs.export import Exported
+
+FORMATS = {
+    "onnx": "for ONNX Runtime, in any language; needs the packages onnx and onnxruntime",
+    "pt2": "a program of torch.export, for PyTorch without alprune",
+    "safetensors": "weights and plan, for alprune.load_learner",
+}
+_FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMATS.items())
 
 
 @click.command("export", cls=Command, epilog=_FORMATS)
@@ -45,6 +52,8 @@ def export_command(
 
     Exits with 1, and leaves no file, if the file does not predict what the learner does.
     """
+    from alprune.runs.export import export
+
     made = export(learner, formats.split(","), out, check=check)
     if as_json:
         click.echo(json.dumps([_record(one) for one in made]))
@@ -52,11 +61,11 @@ def export_command(
     click.echo(printable("\n".join(map(_text, made))))
 
 
-def _record(made: Exported) -> dict[str, Any]:
+def _record(made: "Exported") -> dict[str, Any]:
     return asdict(made) | {"path": str(made.path), "labels": str(made.labels)}
 
 
-def _text(made: Exported) -> str:
+def _text(made: "Exported") -> str:
     lines = [f"{made.path}: the learner of {made.state}; labels in {made.labels.name}"]
     if not made.calibrated:
         lines.append(

@@ -4,18 +4,19 @@ import json
 
 import click
 
-from alprune.acquisition import summaries
-from alprune.acquisition.initial import STARTS
 from alprune.cli.common import Command
-from alprune.data import DATASETS
-from alprune.models import MODELS
-from alprune.pruning import METHODS
 
 
 @click.command("list", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print names and summaries as JSON.")
 def list_command(as_json: bool) -> None:
     """Name all methods, models, data sets, acquisition functions and ways to start."""
+    from alprune.acquisition import summaries
+    from alprune.acquisition.initial import STARTS
+    from alprune.data import DATASETS
+    from alprune.models import MODELS
+    from alprune.pruning import METHODS
+
     known = {
         "methods": {name: entry.summary for name, entry in METHODS.items()},
         "models": {name: entry.summary for name, entry in MODELS.items()},

@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 from alprune.cli.common import METAVARS, Command
 from alprune.errors import printable
 from alprune.loop.signals import Stopped
-from alprune.runs.load import find_learner
-from alprune.runs.predict import Tally, open_source, write_file, write_stream
-from alprune.training.device import pick_device
+
+if TYPE_CHECKING:
+    from alprune.runs.predict import Tally
 
 _EXAMPLES = """\b
 A folder of photos:        alprune predict outputs/photos photos/new
@@ -63,6 +62,12 @@ def predict_command(
     unless the run kept points back with --hold-out), the entropy in nats, the label if the image
     lies in a folder of a class's name, and the error if it could not be read.
     """
+    from tqdm import tqdm
+
+    from alprune.runs.load import find_learner
+    from alprune.runs.predict import open_source, write_file, write_stream
+    from alprune.training.device import pick_device
+
     if out == "-" and (as_json or resume):
         raise click.UsageError("--out - writes the table to where --json prints, with no --resume.")
     found = find_learner(learner)
@@ -78,7 +83,7 @@ def predict_command(
     bar = tqdm(total=source.total, desc="classifying", unit="img", disable=None)
     done = 0  # the bar counts nothing where it is not shown
 
-    def tick(tally: Tally) -> None:
+    def tick(tally: "Tally") -> None:
         nonlocal done
         if not done:
             bar.initial = tally.images  # of a table that goes on, so that the rate is right
@@ -120,7 +125,7 @@ def _again(learner: Path, images: tuple[str, ...], out: str, every: bool, links:
     return shlex.join(words)
 
 
-def _record(tally: Tally, temperature: float | None, out: str, seconds: float) -> dict[str, Any]:
+def _record(tally: "Tally", temperature: float | None, out: str, seconds: float) -> dict[str, Any]:
     return {
         "out": out,
         "images": tally.images,

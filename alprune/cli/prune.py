@@ -2,16 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alprune.cli.common import Command, config_of, run_options
 from alprune.errors import ConfigError
-from alprune.loop.events import pruning_fields
-from alprune.loop.progress import prune_line
-from alprune.loop.setup import PRUNE_OPTIONS, complete, first_labels, load_splits, prune_learner
-from alprune.pruning import Pruned, find_method
+from alprune.loop.defaults import PRUNE_OPTIONS
+
+if TYPE_CHECKING:
+    from alprune.pruning import Pruned
 
 _PRUNE_ONLY = (
     *PRUNE_OPTIONS,
@@ -27,6 +27,9 @@ _PRUNE_ONLY = (
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     """Prune a learner before training and print what that did; nothing is written."""
+    from alprune.loop.setup import complete, first_labels, load_splits, prune_learner
+    from alprune.pruning import find_method
+
     config = complete(config_of(recipe, given))
     if find_method(config.method).early:
         raise ConfigError(
@@ -39,11 +42,15 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     click.echo(json.dumps(_prune_record(pruned)) if as_json else _prune_table(pruned))
 
 
-def _prune_record(pruned: Pruned) -> dict[str, Any]:
+def _prune_record(pruned: "Pruned") -> dict[str, Any]:
+    from alprune.loop.events import pruning_fields
+
     return pruning_fields(pruned) | {"params_reduction": pruned.params_reduction}
 
 
-def _prune_table(pruned: Pruned) -> str:
+def _prune_table(pruned: "Pruned") -> str:
+    from alprune.loop.progress import prune_line
+
     sizes = {name: len(kept) for name, kept in pruned.plan.kept.items()}
     width = max([len(name) for name in sizes] + [10])
     lines = [prune_line(_prune_record(pruned))]

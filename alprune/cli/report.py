@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from alprune.cli.common import Command
-from alprune.runs.report import write_report
 
 
 @click.command("report", cls=Command)
@@ -33,4 +32,6 @@ def report_command(paths: tuple[Path, ...], out: Path, baseline: str | None, ima
 
     DIR is a run folder, or a folder of run folders; old and unfinished runs are read too.
     """
+    from alprune.runs.report import write_report
+
     click.echo(write_report(paths, out, baseline=baseline, images=images))

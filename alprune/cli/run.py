@@ -5,24 +5,20 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alprune.cli.common import Command, config_of, run_options
 from alprune.errors import StoreError
-from alprune.loop import RunResult
 from alprune.loop.config import RunConfig
-from alprune.loop.events import Observer
-from alprune.loop.observers import Several
-from alprune.loop.progress import observer_for
-from alprune.loop.resume import finished, options, reopen
-from alprune.loop.setup import complete, open_run
-from alprune.loop.signals import Signals, how_to_resume
-from alprune.loop.tensorboard import TensorBoard
-from alprune.runs.report import plot_curves
-from alprune.runs.rerun import Comparison, again, compare
-from alprune.training.distributed import ALONE, Team, helps, join
+from alprune.loop.observers import Observer, Several
+
+if TYPE_CHECKING:
+    from alprune.loop import RunResult
+    from alprune.loop.signals import Signals
+    from alprune.runs.rerun import Comparison
+    from alprune.training.distributed import Team
 
 _RUN_EXAMPLES = """\b
 Without a download:      alprune run --dataset digits --budget 60
@@ -50,6 +46,10 @@ def run_command(
     Several processes or GPUs make one run under torchrun:
     torchrun --nproc-per-node N -m alprune run ...
     """
+    from alprune.loop.setup import complete
+    from alprune.loop.signals import Signals, how_to_resume
+    from alprune.training.distributed import helps
+
     with Signals() as signals:
         if path is None:
             config = config_of(recipe, given)
@@ -68,6 +68,8 @@ def run_command(
 
 def _draw(path: Path) -> None:
     """Draw the picture, if that goes: the record is written, and the picture may wait."""
+    from alprune.runs.report import plot_curves
+
     try:
         plot_curves([path], path / "curve.png")
     except StoreError as error:
@@ -76,7 +78,9 @@ def _draw(path: Path) -> None:
         pass
 
 
-def _team(config: RunConfig) -> Team:
+def _team(config: RunConfig) -> "Team":
+    from alprune.training.distributed import helps, join
+
     team = join(config.sync_batchnorm)
     if helps():
         warnings.simplefilter("ignore")  # the first process says the same
@@ -84,15 +88,24 @@ def _team(config: RunConfig) -> Team:
 
 
 def _run(
-    signals: Signals, config: RunConfig, tensorboard: bool = False, team: Team = ALONE
-) -> RunResult:
-    observer = Observer() if helps() else _observer(config, tensorboard)
-    session, oracle = open_run(config, observer=observer, team=team)
+    signals: "Signals", config: RunConfig, tensorboard: bool = False, team: "Team | None" = None
+) -> "RunResult":
+    from alprune.loop.setup import open_run
+    from alprune.training.distributed import ALONE
+
+    observer = _observer(config, tensorboard)
+    session, oracle = open_run(config, observer=observer, team=team or ALONE)
     signals.end(session)
     return session.run(oracle)
 
 
 def _observer(config: RunConfig, tensorboard: bool) -> Observer:
+    from alprune.loop.progress import observer_for
+    from alprune.loop.tensorboard import TensorBoard
+    from alprune.training.distributed import helps
+
+    if helps():
+        return Observer()
     assert config.out is not None
     if not tensorboard:
         return observer_for(config)
@@ -100,7 +113,11 @@ def _observer(config: RunConfig, tensorboard: bool) -> Observer:
     return Several(observer_for(config), written)
 
 
-def _resume(signals: Signals, path: Path, given: dict[str, Any], tensorboard: bool) -> RunResult:
+def _resume(
+    signals: "Signals", path: Path, given: dict[str, Any], tensorboard: bool
+) -> "RunResult":
+    from alprune.loop.resume import finished, options, reopen
+
     limits = {name: given.pop(name) for name in ("budget", "steps")}
     others = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
     if others:
@@ -114,7 +131,7 @@ def _resume(signals: Signals, path: Path, given: dict[str, Any], tensorboard: bo
     signals.going_on(path)
     config = options(path, **limits)
     with _team(config) as team:
-        observer = Observer() if helps() else _observer(config, tensorboard)
+        observer = _observer(config, tensorboard)
         session, oracle = reopen(path, None, observer, **limits, team=team)
         signals.end(session)
         return session.run(oracle)
@@ -129,6 +146,9 @@ def rerun_command(path: Path, out: Path | None, as_json: bool) -> None:
 
     Exits with 1 if two runs differ that had to be equal: by --steps alone and on a CPU.
     """
+    from alprune.loop.signals import Signals, how_to_resume
+    from alprune.runs.rerun import again, compare
+
     with Signals() as signals:
         result = _run(signals, again(path, out))
         if result.reason == "interrupted":
@@ -140,12 +160,12 @@ def rerun_command(path: Path, out: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _result_json(result: RunResult) -> str:
+def _result_json(result: "RunResult") -> str:
     record = {name: getattr(result, name) for name in result.__dataclass_fields__}
     return json.dumps(record | {"path": str(result.path)})
 
 
-def _result_table(result: RunResult) -> str:
+def _result_table(result: "RunResult") -> str:
     accuracy = "not tested" if result.test_accuracy is None else f"{result.test_accuracy:.2%}"
     rows = {
         "ended by": result.reason,
@@ -159,7 +179,7 @@ def _result_table(result: RunResult) -> str:
     return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
 
 
-def _comparison_table(found: Comparison, second: Path) -> str:
+def _comparison_table(found: "Comparison", second: Path) -> str:
     accuracies = ["not tested" if a is None else f"{a:.2%}" for a in found.test_accuracy]
     verdict = "equal" if found.equal else "different"
     verdict += " (and had to be equal)" if found.exact else f" (need not be equal: {found.why_not})"

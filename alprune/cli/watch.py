@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from alprune.cli.common import Command
-from alprune.runs.watch import Watcher, follow, unseen
 
 
 @click.command("watch", cls=Command)
@@ -37,6 +36,8 @@ def watch_command(path: Path, wait_s: float, every_s: float, as_json: bool) -> N
 
     Exits with 1 if the run was killed, or none begins.
     """
+    from alprune.runs.watch import Watcher, follow, unseen
+
     watcher = Watcher(sys.stdout)
     seen: list[dict[str, Any]] = []
     try:

@@ -1,28 +1,22 @@
 """The options of asking: those of a run that apply, with defaults of their own."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from alprune.data.safe_io import user_path
 from alprune.errors import ConfigError
 from alprune.loop.config import RunConfig
+from alprune.loop.defaults import NOT_FOR_LABELLING
 from alprune.loop.setup import complete
 from alprune.pruning import find_method
 
-# Options of a run that asking has no use for: its pool has labels for nobody to simulate with.
-_UNUSED = (
-    "steps imbalance label_noise prune_at epi_criterion score_subset eval_every out "
-    "sync_batchnorm pretrained_digest "
-    "stop_labels stop_accuracy stop_uncertainty stop_plateau"
-).split()
 # What may be given anew at any time: all else is in the network that was pruned at the beginning.
 _FREE = (
     "budget dataset data_root skip_unreadable follow_links acquisition start hold_out query_size "
     "score_share initial_epochs epochs batch_size lr momentum weight_decay label_smoothing "
     "warmup_batches schedule averaging flip pad device precision cuda_graphs cache"
 ).split()
-NAMES = [entry.name for entry in fields(RunConfig) if entry.name not in _UNUSED]
 _WARMUP_BATCHES = 10  # rounds are short
 DEFAULTS = {"budget": 60.0, "start": "typiclust", "initial_epochs": 60.0, "epochs": 20.0}
 
@@ -35,7 +29,8 @@ def completed(config: RunConfig) -> RunConfig:
     """
     plain = RunConfig()
     ours = ("out", "pretrained_digest")  # written by us
-    unused = [n for n in _UNUSED if n not in ours and getattr(config, n) != getattr(plain, n)]
+    given = [n for n in NOT_FOR_LABELLING if getattr(config, n) != getattr(plain, n)]
+    unused = [name for name in given if name not in ours]
     if unused:
         raise ConfigError(
             f"{', '.join(unused)} mean(s) nothing where people are asked for labels; leave it out."
@@ -85,4 +80,4 @@ def root_of(config: RunConfig) -> Path:
     return user_path(path)
 
 
-__all__ = ["DEFAULTS", "NAMES", "changed", "completed", "root_of"]
+__all__ = ["DEFAULTS", "changed", "completed", "root_of"]

@@ -14,6 +14,14 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import ConfigError, quoted
 from alprune.registry import unknown
 
+# Names that the rooms which compute know by their registries; here, as no import of these is light.
+CHOICES = {
+    "after_pruning": ("inherit", "reinit", "rescale"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "fp32", "bf16"),
+    "schedule": ("constant", "linear", "cosine"),
+}
+
 # Some hundred lines. Keys of many parts (a.b.c) take a parser time and memory with their square.
 _RECIPE_BYTES = 32 * 1024
 _LINE_DOTS = 128

@@ -15,6 +15,7 @@ from torch import Tensor
 from alprune import __version__
 from alprune.data import Splits
 from alprune.loop.config import RunConfig, given
+from alprune.loop.observers import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.run_folder import CONFIG, Fields, RunFolder, read_events
 from alprune.pruning import Pruned
@@ -25,16 +26,6 @@ from alprune.training.device import hardware
 from alprune.training.input_spec import INPUTS, Inputs
 from alprune.training.interface import Trainable
 from alprune.training.state import weights_file
-
-
-class Observer:
-    """Is told what a run does, to show it; does nothing itself."""
-
-    def event(self, name: str, fields: dict[str, Any]) -> None:
-        """Hear of an event as it is written to the run folder."""
-
-    def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
-        """Hear how far a fit is."""
 
 
 class Record:

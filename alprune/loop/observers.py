@@ -1,8 +1,16 @@
-"""Observers of a run that only pass on what they hear."""
+"""What shows a run: the interface, and an observer that passes on to others."""
 
 from typing import Any
 
-from alprune.loop.events import Observer
+
+class Observer:
+    """Is told what a run does, to show it; does nothing itself."""
+
+    def event(self, name: str, fields: dict[str, Any]) -> None:
+        """Hear of an event as it is written to the run folder."""
+
+    def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
+        """Hear how far a fit is."""
 
 
 class Several(Observer):

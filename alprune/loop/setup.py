@@ -17,6 +17,7 @@ from alprune.data.corruption import long_tail
 from alprune.errors import ConfigError, PruneError
 from alprune.loop import Oracle, RunResult, Session
 from alprune.loop.config import RunConfig
+from alprune.loop.defaults import PRUNE_OPTIONS, REDUCTIONS
 from alprune.loop.events import Observer
 from alprune.loop.oracle import Simulation
 from alprune.loop.pool import LabelPool, trained_on
@@ -46,13 +47,6 @@ DEFAULTS = {
     "smoothing": 0.05,
     "channel_cost": "made",
 }
-# Options that `prune` knows by the same name.
-REDUCTIONS = "flops_reduction params_reduction channels_reduction latency_reduction".split()
-PRUNE_OPTIONS = [
-    *REDUCTIONS,
-    *"smoothing channel_cost temperature min_channels round_to rounds".split(),
-    *"latency_batch latency_aware init".split(),
-]
 # A wide network with He initialisation needs more time to get up to the rate of narrow ones.
 WIDE_DEFAULTS = {"warmup_batches": 200, "round_to": 1, "min_channels": LEAST}
 # In narrow ones multiples of 8 train faster, and no wide layer may become a bottleneck.

@@ -7,10 +7,12 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alprune.loop import Session
 from alprune.loop.run_folder import resume_command
+
+if TYPE_CHECKING:
+    from alprune.loop import Session
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,7 +56,7 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def end(self, session: Session | None) -> None:
+    def end(self, session: "Session | None") -> None:
         """From now on let a signal end this session; None: the program, at once."""
         self._session = session
 

@@ -38,7 +38,7 @@ def report_here(paths, out):
 def no_report(monkeypatch):
     """Leave out report and pictures, which take longer than the runs."""
     monkeypatch.setattr(runs, "plot_curves", lambda paths, out: None)
-    monkeypatch.setattr("alprune.cli.compare.write_report", report_here)
+    monkeypatch.setattr("alprune.runs.report.write_report", report_here)
 
 
 def test_a_grid_is_run_told_and_reported(tmp_path, no_report):
@@ -111,7 +111,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(tmp_path, monkeypatch, no_
     def fails(paths, out):
         raise StoreError("no room")
 
-    monkeypatch.setattr("alprune.cli.compare.write_report", fails)
+    monkeypatch.setattr("alprune.runs.report.write_report", fails)
     done = call(*FAST, "--methods", "3sp", "--out", tmp_path / "cmp")
     assert done.exit_code == 0 and "there is no report: no room" in done.stderr
 

@@ -301,6 +301,6 @@ def test_ctrl_c_leaves_the_run_alone(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module.time, "sleep", interrupted)
-    monkeypatch.setattr("alprune.cli.watch.follow", lambda *args, **kwargs: interrupted())
+    monkeypatch.setattr("alprune.runs.watch.follow", lambda *args, **kwargs: interrupted())
     done = CliRunner().invoke(main, ["watch", str(tmp_path)])
     assert done.exit_code == 130 and "the run goes on" in done.stderr

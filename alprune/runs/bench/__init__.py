@@ -16,6 +16,7 @@ import torch
 from alprune.data import Splits
 from alprune.errors import ConfigError
 from alprune.loop.config import RunConfig
+from alprune.loop.defaults import BENCH
 from alprune.loop.setup import complete, load_splits
 from alprune.models import MODELS
 from alprune.runs.bench.loop import own_time
@@ -67,17 +68,17 @@ class BenchSettings:
         ConfigError: A value that makes no sense.
     """
 
-    methods: Sequence[str] = ("dense", "3sp", "3sp-ca")
-    model: str = "vgg19"
-    batch_size: int = 64
+    methods: Sequence[str] = BENCH["methods"]
+    model: str = BENCH["model"]
+    batch_size: int = BENCH["batch_size"]
     round_to: int | None = None
-    dataset: str = "synthetic"
+    dataset: str = BENCH["dataset"]
     data_root: str | None = None
-    seconds: float = 40.0
-    pool: int = 10_000
+    seconds: float = BENCH["seconds"]
+    pool: int = BENCH["pool"]
     device: str = "auto"
     precision: str = "auto"
-    seed: int = 0
+    seed: int = BENCH["seed"]
 
     def __post_init__(self) -> None:
         if not self.methods or len(set(self.methods)) < len(self.methods):
