@@ -20,6 +20,7 @@ from alprune.data.dataset import (
     digest_of,
     first_few,
 )
+from alprune.data.image_cache.decode import dark
 from alprune.data.image_cache.refresh import Decoded, refresh
 from alprune.data.image_cache.store import UNREADABLE, place_for, said, temporary, unwritable
 from alprune.data.image_cache.worker import open_rows
@@ -71,6 +72,9 @@ def load(path: str, options: LoadOptions) -> Splits:
         if stays and decoded.fresh and options.progress:
             tqdm.write(said(place), file=sys.stderr)
         _report(listing, decoded, options.skip_unreadable, place if stays else None)
+        deep = decoded.bits[decoded.bits > 0]
+        if said_of_range := dark(len(deep), int(deep.max(initial=0))):
+            warnings.warn(said_of_range, stacklevel=2)
         return _splits(listing, decoded, size, options)
 
 

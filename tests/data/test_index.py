@@ -14,7 +14,9 @@ BATCHES = [["a/1.png", "b/ü 2.png"], ["c.png"], ["a/1.png", "d.png", "e.png"]]
 def outcome(number: int) -> Outcome:
     if number % 4 == 3:
         return failed(f"broken {number}", lasting=True)
-    return Outcome(number, number % 2 == 0, 10 + number, 7, f"{number:032x}", "ab" * 16, "", True)
+    return Outcome(
+        number, number % 2 == 0, 0, 10 + number, 7, f"{number:032x}", "ab" * 16, "", True
+    )
 
 
 def write(path: Path) -> None:

@@ -130,9 +130,9 @@ def _index() -> bytes:
         path = Path(name) / "index"
         writer = IndexWriter(path, None, {"size": [8, 8]})
         digest = "00" * 16
-        read = Outcome(0, False, 10, 5, digest, digest, "", True)
+        read = Outcome(0, False, 0, 10, 5, digest, digest, "", True)
         writer.append(
-            ["a.jpg", "b.jpg"], [read, Outcome(-1, False, 3, 5, digest, digest, "no", True)]
+            ["a.jpg", "b.jpg"], [read, Outcome(-1, False, 0, 3, 5, digest, digest, "no", True)]
         )
         writer.close()
         return path.read_bytes()

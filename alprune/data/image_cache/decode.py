@@ -1,28 +1,43 @@
-"""Decode image files that a stranger may have made."""
+"""Decode image files from untrusted sources."""
 
 import contextlib
 import hashlib
 import io
 import os
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
+from alprune.data.image_cache.bare import without_metadata
+from alprune.data.image_cache.formats import installed_formats, unknown_format
+from alprune.data.image_cache.pixel_range import check_range, eight_bits, is_deep
 from alprune.data.safe_io import open_ordinary
 from alprune.errors import DataError
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit of suspicion: a quarter of a GiB of RGB
-# Photographs and scans only. Formats that Pillow hands to another program (EPS) stay out.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
-_GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N"})
+_BRIGHT_BITS = 14  # of 16; a picture that takes no more has a quarter of the brightness
+_GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 MAX_BYTES = 4 * MAX_PIXELS  # of a file; so much could be read as one piece of metadata
 _LARGE_BYTES = 2**25  # of a file; metadata can fill memory as well as pixels
 _MAX_SCANS = 64  # of a JPEG, which has 1 to 15; each takes as long as decoding the image once
 _AT_ONCE = 2**20  # bytes of a file that are read in one piece
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # of a JPEG, with a length behind it
+_END, _SCAN = 0xD9, 0xDA
+_ORIENTATION = 0x0112  # in EXIF
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +56,26 @@ class Identity:
 
 
 class Decoder:
-    """Decodes one file a call; safe from several threads.
+    """Decodes one file per call; safe from several threads.
 
     An image is turned upright (EXIF), flattened onto white where transparent, brought to 8 bits
-    (of 16, the upper ones), converted to RGB and resized without regard to its proportions. Of an
-    animation the first frame counts.
+    (see `pixel_range`), converted to RGB and resized without regard to its proportions. Of an
+    animation the first frame counts. Metadata that is damaged is ignored, as is what follows the
+    picture in its file, such as the video of a phone's motion photo.
 
     One thread at a time works on a large image: a small file can claim the 89 million pixels that
     are allowed, which take up to 0.8 GB while they are turned into RGB.
 
     Args:
         size: `(h, w)` to which images are resized.
-        threads: How many call it.
+        threads: Number of threads that call it.
         proportions: Keep them, for people who look at the image: `size` is what it has to fit
-            into, and one that does is left as it is.
-        alone: Held while a large image is decoded, again by who holds it already; None: a lock of
-            this decoder's own.
+            into, and an image that does is left as it is.
+        alone: Held while a large image is decoded; reentrant. None: a lock of this decoder's own.
+
+    Attributes:
+        deep_images: Images decoded so far that had 16 bits per channel and no stated range.
+        deep_bits: Number of bits that the largest of their values takes.
     """
 
     def __init__(
@@ -69,21 +88,22 @@ class Decoder:
         self._size, self._proportions = size, proportions
         self._large_pixels = MAX_PIXELS // threads
         self._alone = alone or threading.RLock()
-        Image.init()
-        self._formats = [name for name in FORMATS if name in Image.OPEN]
+        self._formats = installed_formats()
+        self._counting = threading.Lock()
+        self.deep_images = self.deep_bits = 0
 
     def __call__(self, path: Path) -> tuple[np.ndarray, bool]:
         """Return the image as `(h, w, 3)` uint8, and whether the file is grey.
 
         Raises:
-            DataError: It is too large, or of floating-point pixels.
+            DataError: It is too large, in no known format, or of pixels whose range is not known.
             Exception: Nearly any, on a damaged file.
         """
         with open_ordinary(path) as file:
-            return self._opened(file, _size(file))
+            return self._opened(file, _size(file))[:2]
 
-    def read(self, path: Path) -> tuple[np.ndarray, bool, Identity]:
-        """Return what a call does, and what the file is.
+    def read(self, path: Path) -> tuple[np.ndarray, bool, int, Identity]:
+        """Return what a call does, the bits of `pixel_range.eight_bits`, and what the file is.
 
         Raises:
             DataError, Exception: As from a call.
@@ -100,14 +120,28 @@ class Decoder:
         """
         return self._opened(io.BytesIO(content), len(content))[0]
 
-    def _opened(self, file: BinaryIO, size: int) -> tuple[np.ndarray, bool]:
-        with (
-            self._alone_if(size > _LARGE_BYTES),
-            Image.open(file, formats=self._formats) as image,
-        ):
+    def _opened(self, file: BinaryIO, size: int) -> tuple[np.ndarray, bool, int]:
+        with self._alone_if(size > _LARGE_BYTES):
+            try:
+                return self._decoded(file)
+            except Exception as error:
+                if isinstance(error, DataError | MemoryError) or getattr(error, "errno", None):
+                    raise
+                file.seek(0)
+                bare = without_metadata(file.read(size))
+                if bare is not None:
+                    with contextlib.suppress(Exception):
+                        return self._decoded(io.BytesIO(bare))
+                if not isinstance(error, UnidentifiedImageError):
+                    raise
+                file.seek(0)
+                raise unknown_format(file.read(32)) from error
+
+    def _decoded(self, file: BinaryIO) -> tuple[np.ndarray, bool, int]:
+        with Image.open(file, formats=self._formats) as image:
             return self._decode(image, file)
 
-    def _decode(self, image: Image.Image, file: BinaryIO) -> tuple[np.ndarray, bool]:
+    def _decode(self, image: Image.Image, file: BinaryIO) -> tuple[np.ndarray, bool, int]:
         h, w = self._size
         pixels = image.width * image.height
         if pixels > MAX_PIXELS:
@@ -122,16 +156,40 @@ class Decoder:
         if not image.info.get("progressive"):  # of that, all is held at whatever scale
             pixels = image.width * image.height
         with self._alone_if(pixels > self._large_pixels):
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = _rgb(image)
+            orientation = _orientation(image)
+            image.getexif = Image.Exif  # type: ignore[method-assign]  # TIFF would read it again
+            rgb, bits = _rgb(image)
+            if orientation in _UPRIGHT:
+                rgb = rgb.transpose(_UPRIGHT[orientation])
             if self._proportions:
                 rgb.thumbnail((w, h), Image.Resampling.BILINEAR)
             elif rgb.size != (w, h):
                 rgb = rgb.resize((w, h), Image.Resampling.BILINEAR)  # Pillow's is antialiased
-        return np.asarray(rgb), grey
+        if bits:
+            with self._counting:
+                self.deep_images += 1
+                self.deep_bits = max(self.deep_bits, bits)
+        return np.asarray(rgb), grey, bits
 
     def _alone_if(self, large: bool) -> contextlib.AbstractContextManager[object]:
         return self._alone if large else contextlib.nullcontext()
+
+
+def dark(images: int, bits: int) -> str | None:
+    """Return a warning about 16-bit images that use only the lower bits; None if they do not.
+
+    Args:
+        images: Number of 16-bit images whose file states no range.
+        bits: Number of bits that the largest of their values takes.
+    """
+    if not images or bits > _BRIGHT_BITS:
+        return None
+    return (
+        f"the values of all {images:,} 16-bit images take at most {bits} bits (up to "
+        f"{2**bits - 1:,} of 65,535), so they are decoded nearly black. If their range ends there, "
+        f"multiply the values by {2 ** (16 - bits)}, or write the range into the files (TIFF tag "
+        "MaxSampleValue)."
+    )
 
 
 def identify(path: Path) -> Identity:
@@ -168,28 +226,58 @@ def _size(file: BinaryIO) -> int:
     return size
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise DataError("floating-point pixels have no known range; store 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits; older Pillows call it "I"
-        upper = np.asarray(image) >> 8  # uint16, or int32 of any range
-        return Image.fromarray(upper.clip(0, 255).astype(np.uint8)).convert("RGB")
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation by EXIF; 1, upright, where that is missing or damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # nearly any, on damaged metadata
+        return 1
+
+
+def _rgb(image: Image.Image) -> tuple[Image.Image, int]:
+    """Return the image as RGB, and the bits of `eight_bits` if it has more than 8."""
+    check_range(image)
+    if is_deep(image):
+        grey, bits = eight_bits(image)
+        return Image.fromarray(grey).convert("RGB"), bits
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
+        if image.format == "BMP" and image.getchannel("A").getextrema() == (
+            0,
+            0,
+        ):  # alpha that is not meant
+            return image.convert("RGB"), 0
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")  # converting copies
+        return white, 0
+    return (image if image.mode == "RGB" else image.convert("RGB")), 0  # converting copies
 
 
 def _check_scans(file: BinaryIO) -> None:
-    """Refuse a JPEG of so many scans that decoding it would take minutes."""
+    """Refuse a JPEG of so many scans that decoding it would take minutes.
+
+    Only markers up to the end of the picture count, as for the decoder: neither metadata nor what
+    follows the picture.
+    """
     here = file.tell()
     file.seek(0)
-    scans, last = 0, b""
-    while chunk := file.read(2**20):
-        scans += (last + chunk).count(b"\xff\xda")  # never within compressed data
-        last = chunk[-1:]
+    scans, buffer, at = 0, b"", 0
+    while True:
+        found = _MARKER.search(buffer, at)
+        if found is None or found.end() + 2 > len(buffer):
+            if not (more := file.read(_AT_ONCE)):
+                break
+            rest = buffer[found.start() :] if found else buffer[max(at, len(buffer) - 1) :]
+            buffer, at = rest + more, 0
+            continue
+        marker, at = found[1][0], found.end()
+        if marker == _END:
+            break
+        scans += marker == _SCAN
+        at += int.from_bytes(buffer[at : at + 2], "big")
+        if at > len(buffer):
+            file.seek(at - len(buffer), os.SEEK_CUR)
+            buffer, at = b"", 0
     file.seek(here)
     if scans > _MAX_SCANS:
         raise DataError(f"a JPEG of {scans} scans; at most {_MAX_SCANS} are decoded")

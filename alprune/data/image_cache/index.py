@@ -18,6 +18,7 @@ _RECORD = np.dtype(
         ("modified", "<i8"),
         ("row", "<i8"),
         ("grey", "?"),
+        ("bits", "u1"),
         ("content", "u1", HASH_BYTES),
         ("pixels", "u1", HASH_BYTES),
     ]
@@ -107,7 +108,7 @@ class IndexWriter:
         records = np.zeros(len(paths), _RECORD)
         for record, out in zip(records, outcomes, strict=True):
             record["size"], record["modified"], record["row"] = out.size, out.modified, out.row
-            record["grey"] = out.grey
+            record["grey"], record["bits"] = out.grey, out.bits
             record["content"] = np.frombuffer(bytes.fromhex(out.content), np.uint8)
             record["pixels"] = np.frombuffer(bytes.fromhex(out.pixels), np.uint8)
         text = "\0".join([*paths, *(out.reason for out in outcomes)])

@@ -41,7 +41,7 @@ from alprune.data.image_cache.worker import (
 from alprune.data.listing import Listing
 from alprune.data.memmap import CHUNK, gigabytes
 
-FORMAT = "alprune images 1"
+FORMAT = "alprune images 2"
 MANY = 3000  # files from which on it pays to start processes
 _MANY_BYTES = 2**28  # likewise, of photographs
 _BATCH = 256  # files a batch, fewer if images are large
@@ -57,6 +57,7 @@ class Decoded:
         file: That the pixels lie in, row after row of `h * w * 3` bytes.
         rows: Where those of each image are, `(n,)` int64; -1 of files that cannot be read.
         grey: Whether an image has no colour, `(n,)` bool.
+        bits: Of images of more than 8 bits as of `pixel_range.eight_bits`, else 0, `(n,)` uint8.
         contents: Hash of each file's bytes, `(n, 16)` uint8.
         pixels: Hash of each image's row, `(n, 16)` uint8.
         reasons: Why a file cannot be read, by its position.
@@ -66,6 +67,7 @@ class Decoded:
     file: Path
     rows: np.ndarray
     grey: np.ndarray
+    bits: np.ndarray
     contents: np.ndarray
     pixels: np.ndarray
     reasons: dict[int, str]
@@ -75,7 +77,8 @@ class Decoded:
     def room(cls, file: Path, n: int) -> "Decoded":
         """Return what is known of `n` files before any is read."""
         contents, pixels = (np.zeros((n, HASH_BYTES), np.uint8) for _ in range(2))
-        return cls(file, np.full(n, UNREAD), np.zeros(n, bool), contents, pixels, {})
+        grey, bits = np.zeros(n, bool), np.zeros(n, np.uint8)
+        return cls(file, np.full(n, UNREAD), grey, bits, contents, pixels, {})
 
     @property
     def missing(self) -> np.ndarray:
@@ -87,6 +90,7 @@ class Decoded:
     def enter(self, where: np.ndarray, records: np.ndarray) -> None:
         """Take over what an index says of images, for the positions `where`."""
         self.rows[where], self.grey[where] = records["row"], records["grey"]
+        self.bits[where] = records["bits"]
         self.contents[where], self.pixels[where] = records["content"], records["pixels"]
 
 
@@ -319,6 +323,7 @@ class _Reading:
             out = replace(out, size=int(size), modified=settled(int(modified)))
         else:
             self._out.rows[position], self._out.grey[position] = out.row, out.grey
+            self._out.bits[position] = out.bits
             self._out.contents[position] = np.frombuffer(bytes.fromhex(out.content), np.uint8)
             self._out.pixels[position] = np.frombuffer(bytes.fromhex(out.pixels), np.uint8)
         if out.lasting:
@@ -344,7 +349,8 @@ class _Reading:
 def _as_known(out: Outcome, record: np.void) -> Outcome:
     """Return the outcome of a file that has the content of a known one."""
     pixels = record["pixels"].tobytes().hex()
-    return replace(out, row=int(record["row"]), grey=bool(record["grey"]), pixels=pixels)
+    row, grey, bits = int(record["row"]), bool(record["grey"]), int(record["bits"])
+    return replace(out, row=row, grey=grey, bits=bits, pixels=pixels)
 
 
 def _list_unreadable(place: Path, listing: Listing, out: Decoded) -> None:

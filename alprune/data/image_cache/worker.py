@@ -19,9 +19,9 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 from filelock import FileLock
-from PIL import UnidentifiedImageError
 
 from alprune.data.image_cache.decode import Decoder, hash_of, identify
+from alprune.data.image_cache.formats import NoDecoder
 from alprune.errors import printable
 
 HASH_BYTES = 16
@@ -54,6 +54,7 @@ class Outcome:
     Attributes:
         row: Of its pixels; -1 if it could not be read.
         grey: Whether it has no colour.
+        bits: As of `pixel_range.eight_bits`, if it has more than 8; else 0.
         size: Its length in bytes.
         modified: When it was changed last, in nanoseconds; -1 if that is so recent, or happened
             meanwhile, that a later change might not be seen by it.
@@ -65,6 +66,7 @@ class Outcome:
 
     row: int
     grey: bool
+    bits: int
     size: int
     modified: int
     content: str
@@ -80,7 +82,7 @@ def settled(modified: int) -> int:
 
 def failed(reason: str, lasting: bool) -> Outcome:
     """Return the outcome of a file that could not be read."""
-    return Outcome(UNREAD, False, -1, -1, _NOTHING, _NOTHING, reason, lasting)
+    return Outcome(UNREAD, False, 0, -1, -1, _NOTHING, _NOTHING, reason, lasting)
 
 
 class Hand(Protocol):
@@ -141,22 +143,21 @@ class Reader:
     def _guarded(self, path: Path, row: int, image: np.ndarray | None) -> Outcome:
         try:
             return self._one(path, row, image)
-        except UnidentifiedImageError:
-            return failed("an image in no known format", lasting=True)
         except Exception as error:  # decoders raise nearly everything on a damaged file
             reason = printable(" ".join(str(error).split()) or type(error).__name__)
-            passing = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+            passing = isinstance(error, MemoryError | NoDecoder)
+            passing = passing or getattr(error, "errno", None) is not None
             return failed(reason, lasting=not passing)
 
     def _one(self, path: Path, row: int, image: np.ndarray | None) -> Outcome:
-        grey, pixels = False, _NOTHING
+        grey, bits, pixels = False, 0, _NOTHING
         if image is None:
             found = identify(path)
         else:
-            image[:], grey, found = self._decode.read(path)
+            image[:], grey, bits, found = self._decode.read(path)
             pixels = hash_of(image).hex()
         modified, content = settled(found.modified), found.content.hex()
-        return Outcome(row, grey, found.size, modified, content, pixels, "", True)
+        return Outcome(row, grey, bits, found.size, modified, content, pixels, "", True)
 
 
 def serve() -> None:

@@ -35,7 +35,7 @@ from alprune.data.shards.listing import Shard, Shards
 from alprune.data.shards.tar import Samples, list_samples
 from alprune.errors import DataError
 
-FORMAT = "alprune shards 1"
+FORMAT = "alprune shards 2"
 TEXT = UNKNOWN - 1  # code of the first class that is named by a text; others are below
 _PLACE, _LABEL = np.dtype("<u4"), np.dtype("<i8")
 _MANY_BYTES = 2**30  # of shards, from which on processes list them

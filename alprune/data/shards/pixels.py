@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alprune.data.image_cache.decode import MAX_BYTES, Decoder
+from alprune.data.image_cache.decode import MAX_BYTES, Decoder, dark
 from alprune.data.image_cache.pool import cores
 from alprune.data.image_cache.worker import open_rows, write_at
 from alprune.data.memmap import map_images
@@ -23,6 +23,7 @@ from alprune.errors import DataError
 
 _LEAST_FREE = 2**30  # bytes of the disk that are left to others
 _LOOK_EVERY = 2**26  # bytes kept between looks at what is free
+_DEEP_LOOKED_AT = 10  # images of 16 bits, before their brightness is judged
 _CHECK = np.dtype("<u4")
 
 
@@ -58,7 +59,7 @@ class Pixels:
         self._skip = skip_unreadable
         threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         self._decoder = Decoder(size, threads)
-        self._threads = threads
+        self._threads, self._warned = threads, False
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._kept = None if place is None else _Kept(index, place, self.shape)
 
@@ -101,6 +102,10 @@ class Pixels:
                 failed |= why
         for row, reason in failed.items():
             self._failed(row, reason)
+        if not self._warned and self._decoder.deep_images >= _DEEP_LOOKED_AT:
+            self._warned = True
+            if said := dark(self._decoder.deep_images, self._decoder.deep_bits):
+                warnings.warn(said, stacklevel=2)
         for number, place in zip(which, into, strict=True):
             image = decoded.get(int(unique[number]))
             if image is not None:

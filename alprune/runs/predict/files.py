@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from alprune.data.image_cache.decode import Decoder
+from alprune.data.image_cache.decode import Decoder, dark
 from alprune.data.safe_io import user_path
 from alprune.errors import DataError, printable
 from alprune.training.input_spec import Inputs
@@ -180,6 +179,8 @@ def decoded(entries: Iterable[Entry], inputs: Inputs) -> Iterator[Batch]:
                 yield waiting.popleft().result()
         finally:  # Ctrl-C must not wait for all that is queued
             pool.shutdown(cancel_futures=True)
+    if said := dark(decode.deep_images, decode.deep_bits):
+        warnings.warn(said, stacklevel=2)
 
 
 def _cores() -> int:
@@ -197,8 +198,6 @@ def _decode(decode: Decoder, batch: list[Entry], inputs: Inputs) -> Batch:
             try:
                 images[read] = channels_of(decode(Path(entry.path))[0], c)
                 read += 1
-            except UnidentifiedImageError:
-                error = "an image in no known format"
             except Exception as reason:  # decoders raise nearly everything on a damaged file
                 error = " ".join(printable(str(reason)).split()) or type(reason).__name__
         entries.append(entry if error is None else replace(entry, error=error))
