@@ -14,6 +14,7 @@ from alprune.errors import DataError
 from alprune.labelling.journal import Answer, Journal
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import data_options
+from alprune.loop.start_weights import scaled
 
 _HELD_SHARE = 4  # of the labels that folders give, at most one in so many is held out
 
@@ -74,7 +75,7 @@ def load(config: RunConfig, progress: bool = False) -> Splits:
     Raises:
         DataError: The folder is not usable.
     """
-    return data.load(**data_options(config), incomplete=True, progress=progress)
+    return scaled(config, data.load(**data_options(config), incomplete=True, progress=progress))
 
 
 def look(config: RunConfig, journal: Journal, splits: Splits, seen: Tensor | None) -> Pictures:

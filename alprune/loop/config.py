@@ -107,7 +107,8 @@ class RunConfig:
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
     pretrained: str | None = _option(
         None,
-        "Weights to start from, .safetensors or .pt of tensors; they are pruned, never drawn anew.",
+        "Weights to start from: imagenet (of efficientnet-lite0, torchvision:NAME, timm:NAME), or "
+        "a file of tensors, .safetensors or .pt; they are pruned, never re-initialised.",
     )
     pretrained_digest: str | None = _option(
         None, "Hash that the file of --pretrained must have; a run writes it down."

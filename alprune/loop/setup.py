@@ -1,6 +1,5 @@
 """From options to a session that is ready to run: data, first labels, pruned learner, folder."""
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from alprune.loop.oracle import Simulation
 from alprune.loop.pool import LabelPool, trained_on
 from alprune.loop.run_folder import RunFolder, check_new
 from alprune.loop.silent_folder import SilentFolder
-from alprune.models.pretrained import _DRAWN_ANEW, digest_of, load_pretrained
-from alprune.models.pretrained import DEFAULTS as PRETRAINED_DEFAULTS
+from alprune.loop.start_weights import scaled, start_from, with_weights
 from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
 from alprune.pruning.criteria.costs import CHANNEL_COSTS
 from alprune.pruning.epi import EarlyPruner, EarlySettings
@@ -183,7 +181,8 @@ def data_options(config: RunConfig) -> dict[str, Any]:
 
 
 def thinned(config: RunConfig, splits: Splits) -> Splits:
-    """Return a data set as a run sees it: its pool long-tailed if asked for."""
+    """Return a data set as a run sees it: scaled for its weights, long-tailed if asked for."""
+    splits = scaled(config, splits)
     if config.imbalance == 1:
         return splits
     generator = torch.Generator().manual_seed(config.seed + 4)
@@ -368,38 +367,3 @@ __all__ = [
     "simulation",
     "thinned",
 ]
-
-
-def with_weights(config: RunConfig) -> RunConfig:
-    """Fill the options that follow from `pretrained`, if it is given.
-
-    Raises:
-        ConfigError: Another option would draw the weights anew.
-        ModelError: The file cannot be read.
-    """
-    if config.pretrained is None:
-        if config.pretrained_digest is not None:
-            raise ConfigError("pretrained_digest is of the file of pretrained, which is not given.")
-        return config
-    if config.after_pruning == "reinit" or config.method in _DRAWN_ANEW:
-        why = "after_pruning reinit" if config.after_pruning == "reinit" else config.method
-        raise ConfigError(
-            f"{why} draws all weights anew and would throw those of {config.pretrained!r} away. "
-            "Inherit them, with a method that keeps weights, such as taylor or 3sp."
-        )
-    if config.pretrained_digest is None:  # a run that goes on need not find the file
-        config = config.resolved({"pretrained_digest": digest_of(config.pretrained)})
-    return config.resolved(PRETRAINED_DEFAULTS)
-
-
-def start_from(config: RunConfig, model: nn.Module, classes: int) -> None:
-    """Put the weights of `config.pretrained`, if it is given, into the unpruned network.
-
-    What was taken and what was not is said in a warning.
-
-    Raises:
-        ModelError: As from `load_pretrained`.
-    """
-    if config.pretrained is not None:
-        loaded = load_pretrained(model, config.pretrained, classes, config.pretrained_digest)
-        warnings.warn(loaded.sentence(config.pretrained), stacklevel=3)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alprune.errors import AlpruneError, ConfigError, ModelError, failure
 from alprune.models.alexnet import alexnet
 from alprune.models.cost import forward_only
+from alprune.models.efficientnet_lite import efficientnet_lite0
 from alprune.models.init import INITS, forked_rng, he_normal_, reinit
 from alprune.models.lenet import lenet_5_caffe, lenet_300_100
 from alprune.models.mobilenet import efficientnet_b0, mobilenet_v1, mobilenet_v2, mobilenet_v3_small
@@ -51,12 +52,19 @@ class ModelEntry:
 
 _WITH_SIDE_OUTPUTS = ("googlenet", "inception_v3")
 _CIFAR = (3, 32, 32)
+_PHOTO = (3, 128, 128)
 _MNIST = (1, 28, 28)
 
 MODELS: dict[str, ModelEntry] = {
     "alexnet-b": ModelEntry("AlexNet-b of SNIP, 8.5 M", partial(alexnet, 2), _CIFAR, 8),
     "alexnet-s": ModelEntry("AlexNet-s of SNIP, 5.1 M", partial(alexnet, 1), _CIFAR, 8),
     "efficientnet-b0": ModelEntry("EfficientNet-B0, CIFAR form, 4.0 M", efficientnet_b0, _CIFAR, 8),
+    "efficientnet-lite0": ModelEntry(
+        "EfficientNet-Lite0 for photos, 3.4 M; its ImageNet weights come with alprune",
+        efficientnet_lite0,
+        _PHOTO,
+        32,
+    ),
     "gru-b": ModelEntry("GRU of 256 units over rows, SNIP, 404k", partial(gru, 256), _MNIST),
     "gru-s": ModelEntry("GRU of 128 units over rows, SNIP, 104k", partial(gru, 128), _MNIST),
     "lenet-300-100": ModelEntry("two hidden layers, 267k", lenet_300_100, _MNIST),

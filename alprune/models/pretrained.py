@@ -16,9 +16,6 @@ from alprune.errors import ModelError, quoted
 # What training programs put around the tensors, and before their names.
 _AROUND = ("state_dict", "model_state_dict", "model", "net", "weights", "params", "ema")
 _BEFORE = ("module.", "_orig_mod.", "model.", "net.")
-# Weights that know something would be lost at the rate at which random ones learn.
-DEFAULTS = {"lr": 0.01, "after_pruning": "inherit"}
-_DRAWN_ANEW = ("preconfig", "precrop", "precrop-flops", "precrop-params")  # methods of widths
 _SHOWN = 4  # names in a message, of each kind
 
 
@@ -93,7 +90,24 @@ def load_pretrained(
             f"the weights {str(path)!r} are not those that were used at first (their digest is "
             f"{found}, was {digest}). Put the old file back, or leave pretrained_digest out."
         )
-    given, own = _unwrapped(read_tensors(path), path), model.state_dict()
+    return put_weights(model, _unwrapped(read_tensors(path), path), classes, path)
+
+
+def put_weights(
+    model: nn.Module, given: Mapping[str, Tensor], classes: int, source: str | Path
+) -> Loaded:
+    """Copy tensors into a network, except a classifier of other classes.
+
+    Args:
+        model: Changed in place, if all fits.
+        given: The tensors by name.
+        classes: Outputs of the network, see `load_pretrained`.
+        source: Where they come from, for messages.
+
+    Raises:
+        ModelError: They do not fit; the message lists what does not.
+    """
+    own = model.state_dict()
     names = [name for name in own if name in given and given[name].shape == own[name].shape]
     summed = _summed(model, given)
     names += [summed] if summed is not None else []
@@ -101,10 +115,12 @@ def load_pretrained(
     head = _head(model, odd, given, classes)
     wrong = [name for name in odd if name.rpartition(".")[0] != head]
     if wrong or not names:
-        raise ModelError(_misfit(path, type(model).__name__, wrong or odd, given, own))
+        raise ModelError(_misfit(source, type(model).__name__, wrong or odd, given, own))
     for name in names:
         if given[name].is_floating_point() and not given[name].isfinite().all():
-            raise ModelError(f"{quoted(name)} in {str(path)!r} holds numbers that are not finite.")
+            raise ModelError(
+                f"{quoted(name)} in {str(source)!r} holds numbers that are not finite."
+            )
     with torch.no_grad():
         for name in names:
             value = given[name].sum(1, keepdim=True) if name == summed else given[name]
@@ -230,5 +246,6 @@ __all__ = [
     "Loaded",
     "digest_of",
     "load_pretrained",
+    "put_weights",
     "read_tensors",
 ]

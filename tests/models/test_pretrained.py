@@ -207,7 +207,7 @@ def test_a_resumed_run_needs_the_file_no_more_and_ends_as_it_would_have(tmp_path
 def test_what_would_draw_the_weights_anew_is_refused(
     tmp_path: Path, changes: dict[str, str]
 ) -> None:
-    with pytest.raises(ConfigError, match="draws all weights anew.*taylor or 3sp"):
+    with pytest.raises(ConfigError, match="re-initialises all weights.*taylor or 3sp"):
         complete(start(weights(tmp_path / "w.safetensors"), **changes))
 
 

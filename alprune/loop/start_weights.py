@@ -1,0 +1,89 @@
+"""Weights that a run starts from, by name or from a file, and what follows from them."""
+
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from alprune import models
+from alprune.data import Splits
+from alprune.errors import ConfigError, ModelError
+from alprune.loop.config import RunConfig
+from alprune.models.named_weights import find_weights, is_named
+from alprune.models.pretrained import digest_of, load_pretrained, put_weights
+
+# Weights that know something would be lost at the rate at which random ones learn.
+DEFAULTS = {"lr": 0.01, "after_pruning": "inherit"}
+_REINITIALISED = ("preconfig", "precrop", "precrop-flops", "precrop-params")  # methods of widths
+
+
+def with_weights(config: RunConfig) -> RunConfig:
+    """Fill the options that follow from `pretrained`, if it is given.
+
+    Raises:
+        ConfigError: Another option would re-initialise the weights.
+        ModelError: The file cannot be read.
+    """
+    if config.pretrained is None:
+        if config.pretrained_digest is not None:
+            raise ConfigError("pretrained_digest is of the file of pretrained, which is not given.")
+        return config
+    if config.after_pruning == "reinit" or config.method in _REINITIALISED:
+        why = "after_pruning reinit" if config.after_pruning == "reinit" else config.method
+        raise ConfigError(
+            f"{why} re-initialises all weights and would discard those of {config.pretrained!r}. "
+            "Inherit them, with a method that keeps weights, such as taylor or 3sp."
+        )
+    if is_named(config.pretrained):
+        weights = find_weights(config.model)
+        config = config.resolved(
+            {
+                "pretrained_digest": weights.digest,
+                "image_size": None if config.model in models.MODELS else weights.preprocessing.size,
+            }
+        )
+        if config.pretrained_digest != weights.digest:
+            raise ModelError(
+                f"the {config.pretrained} weights of {config.model!r} are not those that were used "
+                f"at first (their digest is {weights.digest}, was {config.pretrained_digest}): "
+                "another version of their package is installed. Install the old one, or start a "
+                "new run."
+            )
+    elif config.pretrained_digest is None:  # a run that goes on need not find the file
+        config = config.resolved({"pretrained_digest": digest_of(config.pretrained)})
+    return config.resolved(DEFAULTS)
+
+
+def scaled(config: RunConfig, splits: Splits) -> Splits:
+    """Return a data set with the mean and deviation that weights with a name were trained with.
+
+    Those of the weights, not of the pool: the network has learnt to read such inputs. Images that
+    are no bytes keep their own.
+    """
+    train = splits.train
+    if not is_named(config.pretrained) or train.x.dtype != torch.uint8:
+        return splits
+    expected = find_weights(config.model).preprocessing
+    mean, std = expected.of_channels(train.image_shape[0])
+    return Splits(replace(train, mean=mean, std=std), replace(splits.test, mean=mean, std=std))
+
+
+def start_from(config: RunConfig, model: nn.Module, classes: int) -> None:
+    """Put the weights of `config.pretrained`, if it is given, into the unpruned network.
+
+    What was taken and what was not is said in a warning.
+
+    Raises:
+        ModelError: As from `load_pretrained`.
+    """
+    if is_named(config.pretrained):
+        weights = find_weights(config.model)
+        loaded = put_weights(model, weights.tensors, classes, weights.source)
+        warnings.warn(loaded.sentence(weights.source), stacklevel=3)
+    elif config.pretrained is not None:
+        loaded = load_pretrained(model, config.pretrained, classes, config.pretrained_digest)
+        warnings.warn(loaded.sentence(config.pretrained), stacklevel=3)
+
+
+__all__ = ["scaled", "start_from", "with_weights"]
