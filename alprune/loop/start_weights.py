@@ -10,7 +10,7 @@ from alprune import models
 from alprune.data import Splits
 from alprune.errors import ConfigError, ModelError
 from alprune.loop.config import RunConfig
-from alprune.models.named_weights import find_weights, is_named
+from alprune.models.named_weights import IMAGENET, find_weights
 from alprune.models.pretrained import digest_of, load_pretrained, put_weights
 
 # Weights that know something would be lost at the rate at which random ones learn.
@@ -25,7 +25,8 @@ def with_weights(config: RunConfig) -> RunConfig:
         ConfigError: Another option would re-initialise the weights.
         ModelError: The file cannot be read.
     """
-    if config.pretrained is None:
+    source = config.pretrained
+    if source is None:
         if config.pretrained_digest is not None:
             raise ConfigError("pretrained_digest is of the file of pretrained, which is not given.")
         return config
@@ -35,7 +36,7 @@ def with_weights(config: RunConfig) -> RunConfig:
             f"{why} re-initialises all weights and would discard those of {config.pretrained!r}. "
             "Inherit them, with a method that keeps weights, such as taylor or 3sp."
         )
-    if is_named(config.pretrained):
+    if source == IMAGENET:
         weights = find_weights(config.model)
         config = config.resolved(
             {
@@ -50,8 +51,8 @@ def with_weights(config: RunConfig) -> RunConfig:
                 "another version of their package is installed. Install the old one, or start a "
                 "new run."
             )
-    elif config.pretrained_digest is None:  # a run that goes on need not find the file
-        config = config.resolved({"pretrained_digest": digest_of(config.pretrained)})
+    elif config.pretrained_digest is None:  # a run that is resumed need not find the file
+        config = replace(config, pretrained_digest=digest_of(source))
     return config.resolved(DEFAULTS)
 
 
@@ -62,7 +63,7 @@ def scaled(config: RunConfig, splits: Splits) -> Splits:
     are no bytes keep their own.
     """
     train = splits.train
-    if not is_named(config.pretrained) or train.x.dtype != torch.uint8:
+    if config.pretrained != IMAGENET or train.x.dtype != torch.uint8:
         return splits
     expected = find_weights(config.model).preprocessing
     mean, std = expected.of_channels(train.image_shape[0])
@@ -77,7 +78,7 @@ def start_from(config: RunConfig, model: nn.Module, classes: int) -> None:
     Raises:
         ModelError: As from `load_pretrained`.
     """
-    if is_named(config.pretrained):
+    if config.pretrained == IMAGENET:
         weights = find_weights(config.model)
         loaded = put_weights(model, weights.tensors, classes, weights.source)
         warnings.warn(loaded.sentence(weights.source), stacklevel=3)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 from torch import Tensor
 
@@ -59,11 +60,6 @@ class NamedWeights:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.flatten().numpy().data)
         return digest.hexdigest()
-
-
-def is_named(pretrained: str | None) -> bool:
-    """Tell a name of weights from the path of a file."""
-    return pretrained == IMAGENET
 
 
 @lru_cache(maxsize=1)  # read or downloaded once, however often a run asks
@@ -123,7 +119,7 @@ def _of_timm(name: str) -> NamedWeights:
         if not timm.is_model(name.partition(".")[0]):
             raise ConfigError(f"model 'timm:{name}' is unknown to timm.") from error
         raise _unavailable(f"timm:{name}", error, "where timm keeps them") from error
-    shown = model.pretrained_cfg
+    shown: Any = model.pretrained_cfg
     expected = Preprocessing(tuple(shown["mean"]), tuple(shown["std"]), shown["input_size"][-1])
     licence = shown.get("license") or "licence not stated"
     return NamedWeights(model.state_dict(), expected, f"ImageNet, timm's {name} ({licence})")
@@ -143,5 +139,4 @@ __all__ = [
     "NamedWeights",
     "Preprocessing",
     "find_weights",
-    "is_named",
 ]
