@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from alprune.errors import ConfigError, quoted
@@ -61,6 +62,21 @@ def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], 
         return found
 
     return get
+
+
+def later(name: str, *first: Any) -> Callable[..., Any]:
+    """Return a function that is imported when it is first called, for tables that stay light.
+
+    Args:
+        name: `package.module:function`.
+        *first: Arguments that are passed before those of the call.
+    """
+    return partial(_import_and_call, name, *first)
+
+
+def _import_and_call(name: str, /, *args: Any, **kwargs: Any) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)(*args, **kwargs)
 
 
 def _import(kind: str, name: str, known: Mapping[str, Any]) -> Any:

@@ -24,9 +24,9 @@ from alprune.loop.run_folder import RunFolder, check_new
 from alprune.loop.silent_folder import SilentFolder
 from alprune.loop.start_weights import scaled, start_from, with_weights
 from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
-from alprune.pruning.criteria.costs import CHANNEL_COSTS
 from alprune.pruning.epi import EarlyPruner, EarlySettings
-from alprune.pruning.width_limits import AUTO, LEAST
+from alprune.pruning.registry import CHANNEL_COSTS
+from alprune.pruning.width_limits import AUTO, LEAST, Limits
 from alprune.registry import lookup
 from alprune.training import FitSettings, Learner
 from alprune.training.augment import normalise
@@ -314,7 +314,7 @@ def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPr
         raise ConfigError(f"got {len(reductions)} reductions; method epi takes one.")
     [(quantity, reduction)] = reductions.items()
     settings = EarlySettings(
-        Target(quantity, reduction, config.min_channels or AUTO, config.round_to or AUTO),
+        Target(quantity, reduction, Limits(config.min_channels or AUTO, config.round_to or AUTO)),
         criterion=config.epi_criterion,
         prune_at=config.prune_at or "epi",
     )

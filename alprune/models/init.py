@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from alprune.models.registry import INITS
 from alprune.registry import unknown
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -90,17 +91,6 @@ def default_(model: nn.Module, generator: torch.Generator) -> None:
             reset = _own_reset(module)
             if reset is not None:
                 reset()
-
-
-INITS: dict[str, Callable[[nn.Module, torch.Generator], None]] = {
-    "default": default_,
-    "he": he_normal_,
-    "rn": normal_,
-    "tn": truncated_normal_,
-    "vs-h": he_normal_,
-    "vs-l": lecun_normal_,
-    "vs-x": glorot_normal_,
-}
 
 
 def reinit(model: nn.Module, generator: torch.Generator, init: str = "he") -> tuple[str, ...]:

@@ -16,8 +16,23 @@ from alprune.models.cost import latency_ms
 from alprune.pruning.graph import ChannelGraph
 from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.plan import Plan, Target, search
+from alprune.pruning.width_limits import Limits
 
 Stopwatch = Callable[[Tensor], float]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How latency enters.
+
+    Attributes:
+        batch: Examples in each forward pass that is measured.
+        aware: Divide scores by what a channel costs in measured latency before the search,
+            whatever the target.
+    """
+
+    batch: int = 1
+    aware: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +90,7 @@ def search_latency(
     scores: Tensor,
     reduction: float,
     measure: Stopwatch,
-    min_channels: int = 4,
-    round_to: int = 1,
+    limits: Limits | None = None,
     probes: int = 16,
     confirm: int = 3,
 ) -> Timed:
@@ -94,8 +108,7 @@ def search_latency(
         scores: `(channels,)`, larger is kept.
         reduction: Share of the latency to remove, in [0, 1).
         measure: Milliseconds of the network that keeps `(channels,)` bool; see `stopwatch`.
-        min_channels: Floor of channels that every layer keeps.
-        round_to: Widths are multiples of this; 8 often runs faster than a few channels less.
+        limits: What must stay; multiples of 8 often run faster than a few channels less.
         probes: Networks measured in the bisection at most, at least 1.
         confirm: Times that the dense and the pruned network are measured in turns, at least 1.
 
@@ -107,8 +120,8 @@ def search_latency(
             the message says how far it goes.
     """
     _check(reduction, probes, confirm)
-    path = _Path(graph, scores, min_channels, round_to)
-    dense_ms = measure(path.keep(0))
+    path = _Path(graph, scores, limits or Limits())
+    dense_ms = measure(graph.all_kept())
     if reduction == 0:
         return Timed(path.plan(0), dense_ms, dense_ms, ((0.0, dense_ms),))
     bisection = _Bisection(path, reduction, measure, confirm, dense_ms)
@@ -177,15 +190,18 @@ def latency_aware(
 class _Path:
     """The networks on the way from none to all removable channels removed, by score."""
 
-    def __init__(self, graph: ChannelGraph, scores: Tensor, min_channels: int, round_to: int):
+    def __init__(self, graph: ChannelGraph, scores: Tensor, limits: Limits):
         self._graph, self._scores = graph, scores.detach().to("cpu", torch.float32)
-        self._limits = (min_channels, round_to)
+        self._limits = limits
         self.length = self._most()
 
     def plan(self, removed: int) -> Plan:
         """Remove at least this many channels."""
         share = removed / self._graph.channels
-        return search(self._graph, self._scores, Target("channels", share, *self._limits))
+        return search(self._graph, self._scores, Target("channels", share, self._limits))
+
+    def all_kept(self) -> Tensor:
+        return self._graph.all_kept()
 
     def keep(self, removed: int) -> Tensor:
         return self.plan(removed).keep(self._graph)
@@ -238,7 +254,7 @@ class _Bisection:
         self._meets[removed] = self.seen[removed] <= self._dense_ms * self._share
 
     def _settle(self, removed: int) -> None:
-        everything, keep = self._path.keep(0), self._path.keep(removed)
+        everything, keep = self._path.all_kept(), self._path.keep(removed)
         pairs = [(self._measure(everything), self._measure(keep)) for _ in range(self._confirm)]
         before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
         self._dense_ms = before  # probes to come are compared with the machine as it is now

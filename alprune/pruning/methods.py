@@ -1,11 +1,11 @@
-"""The kinds of pruning before training, each a recipe from a request to a cut network.
+"""The kinds of pruning before training, each from a request to a cut network.
 
-`by_channels`, `by_weights` and `by_widths` turn a criterion into a method; the registry METHODS
-in `alprune.pruning` names the results.
+`alprune.pruning.METHODS` names them, with the criterion that each is called with first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ from alprune.pruning.graph import trace
 from alprune.pruning.graph.channels import ChannelGraph
 from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.iterative import search_in_rounds
-from alprune.pruning.latency import latency_aware, search_latency, stopwatch
+from alprune.pruning.latency import Latency, latency_aware, search_latency, stopwatch
 from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.precrop import crop
 from alprune.pruning.precrop.allocate import Allocation, precrop
 from alprune.pruning.unstructured.masks import apply_masks, weight_masks
 from alprune.pruning.unstructured.scores import Scorer
+from alprune.pruning.width_limits import Limits
+from alprune.registry import lookup
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,18 @@ class Request:
     Attributes:
         batches: Pairs of normalised inputs `(b, ...)` and labels `(b,)`, one or more.
         reductions: `{quantity: share to remove}`, one of `TARGETS` or several.
-        options: What a criterion may be told.
-        min_channels: Floor of channels that every layer keeps.
-        round_to: Widths are multiples of this.
+        scoring: Options of the criterion.
+        limits: What must stay.
         rounds: Rounds of the methods that prune in rounds.
-        latency_batch: Examples a forward pass where latency is measured.
-        latency_aware: Divide scores by what a channel costs in latency before the search.
+        latency: How latency is measured and whether scores take it into account.
     """
 
     batches: Sequence[Batch]
     reductions: Mapping[str, float]
-    options: ScoreOptions
-    min_channels: int = 4
-    round_to: int = 1
+    scoring: ScoreOptions = field(default_factory=ScoreOptions)
+    limits: Limits = field(default_factory=Limits)
     rounds: int = 10
-    latency_batch: int = 1
-    latency_aware: bool = False
+    latency: Latency = field(default_factory=Latency)
 
     @property
     def example(self) -> Tensor:
@@ -67,12 +65,12 @@ class Request:
                 "method takes one. Only precrop and preconfig take two."
             )
         [(quantity, reduction)] = self.reductions.items()
-        return Target(quantity, reduction, self.min_channels, self.round_to)
+        return Target(quantity, reduction, self.limits)
 
     @property
     def generator(self) -> torch.Generator:
         """The source of randomness; seed 0 if none was given."""
-        return self.options.generator or torch.Generator().manual_seed(0)
+        return self.scoring.generator or torch.Generator().manual_seed(0)
 
 
 @dataclass(frozen=True)
@@ -92,25 +90,6 @@ class Cut:
     fresh: bool = True
     pinned: tuple[str, ...] = ()
     widths: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to prune before training.
-
-    Attributes:
-        summary: One line for people who choose.
-        cut: Does it.
-        reductions: What it removes unless asked otherwise, `{quantity: share}`.
-        saves_time: Whether the network is a smaller one from the first batch on.
-        early: Whether a run prunes it during training instead, by `alprune.pruning.epi`.
-    """
-
-    summary: str
-    cut: Callable[[nn.Module, Request], Cut]
-    reductions: Mapping[str, float] = field(default_factory=lambda: {"flops": 0.5})
-    saves_time: bool = True
-    early: bool = False
 
 
 def during_training(model: nn.Module, request: Request) -> Cut:
@@ -141,92 +120,93 @@ def keep_all(model: nn.Module, request: Request) -> Cut:
     return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
 
 
-def by_channels(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
+def by_channels(criterion: Criterion | str, model: nn.Module, request: Request) -> Cut:
     """Remove the channels of the lowest scores, in one shot, as algorithm 1 of 3SP does.
 
     Over several batches the scores are averaged.
-    """
-
-    def cut(model: nn.Module, request: Request) -> Cut:
-        _refuse_unused(request, "rounds")
-        graph = prunable(model, request)
-        drawn = [
-            channel_scores(criterion, model, graph, batch, request.options)
-            for batch in request.batches
-        ]
-        scores = torch.stack(drawn).mean(0)
-        if "latency" in request.reductions or request.latency_aware:
-            plan = _by_latency(model, graph, scores, request)
-        else:
-            plan = search(graph, scores, request.target)
-        return _narrowed(model, graph, plan)
-
-    return cut
-
-
-def in_rounds(criterion: Criterion) -> Callable[[nn.Module, Request], Cut]:
-    """Remove a little, score what is left again, and so on until the target is met."""
-
-    def cut(model: nn.Module, request: Request) -> Cut:
-        _refuse_unused(request, "latency_aware")
-        graph = prunable(model, request)
-        target, options = request.target, request.options
-        plan = search_in_rounds(
-            model, graph, request.batches, criterion, target, options, request.rounds
-        )
-        return _narrowed(model, graph, plan)
-
-    return cut
-
-
-def by_weights(scorer: Scorer) -> Callable[[nn.Module, Request], Cut]:
-    """Mask single weights: the unstructured baselines, which save no time."""
-
-    def cut(model: nn.Module, request: Request) -> Cut:
-        _refuse_unused(request, "round_to", "rounds", "latency_aware")
-        if request.target.quantity != "params":
-            raise PruneError(
-                f"a weight mask removes no {request.target.quantity}: this method takes "
-                "params_reduction, the share of the weights to mask."
-            )
-        sparsity = request.target.reduction
-        scores = scorer(model, request.batches, request.generator, sparsity)
-        masked = apply_masks(model, weight_masks(scores, sparsity))
-        return Cut(masked, Plan.of_masks(request.example.shape[1:], sparsity), fresh=False)
-
-    return cut
-
-
-def by_widths(*budgets: str, widen: bool = False) -> Callable[[nn.Module, Request], Cut]:
-    """Rebuild every layer at the width that SynExp gives it (PreCrop, PreConfig).
 
     Args:
-        *budgets: The quantities that may be limited, "params" or "flops" or both; limited are
+        criterion: The function, or `package.module:function`.
+        model: Dense network, left as found.
+        request: What to remove.
+    """
+    _refuse_unused(request, "rounds")
+    score = _resolved(criterion)
+    graph = prunable(model, request)
+    drawn = [
+        channel_scores(score, model, graph, batch, request.scoring) for batch in request.batches
+    ]
+    scores = torch.stack(drawn).mean(0)
+    if "latency" in request.reductions or request.latency.aware:
+        plan = _by_latency(model, graph, scores, request)
+    else:
+        plan = search(graph, scores, request.target)
+    return _narrowed(model, graph, plan)
+
+
+def in_rounds(criterion: Criterion | str, model: nn.Module, request: Request) -> Cut:
+    """Remove a little, score what is left again, and so on until the target is met."""
+    _refuse_unused(request, "latency_aware", "layer_reductions")
+    score = _resolved(criterion)
+    graph = prunable(model, request)
+    target, options = request.target, request.scoring
+    plan = search_in_rounds(model, graph, request.batches, score, target, options, request.rounds)
+    return _narrowed(model, graph, plan)
+
+
+def by_weights(scorer: Scorer | str, model: nn.Module, request: Request) -> Cut:
+    """Mask single weights: the unstructured baselines, which save no time."""
+    _refuse_unused(request, "round_to", "rounds", "latency_aware", *_BY_LAYER)
+    if request.target.quantity != "params":
+        raise PruneError(
+            f"a weight mask removes no {request.target.quantity}: this method takes "
+            "params_reduction, the share of the weights to mask."
+        )
+    sparsity = request.target.reduction
+    scores = _resolved(scorer)(model, request.batches, request.generator, sparsity)
+    masked = apply_masks(model, weight_masks(scores, sparsity))
+    return Cut(masked, Plan.of_masks(request.example.shape[1:], sparsity), fresh=False)
+
+
+def by_widths(
+    budgets: tuple[str, ...], model: nn.Module, request: Request, widen: bool = False
+) -> Cut:
+    """Rebuild every layer at the width that SynExp gives it (PreCrop).
+
+    Args:
+        budgets: The quantities that may be limited, "params" or "flops" or both; limited are
             those that the request names.
+        model: Dense network, left as found.
+        request: What to remove.
         widen: PreConfig: layers may become wider than they were.
     """
+    _refuse_unused(request, "rounds", "latency_aware", *_BY_LAYER)
+    for quantity in request.reductions:
+        if quantity not in budgets:
+            raise PruneError(f"this method limits {' and '.join(budgets)}, not {quantity}.")
+    allocation = precrop(
+        model,
+        request.example,
+        params_reduction=request.reductions.get("params"),
+        flops_reduction=request.reductions.get("flops"),
+        widen=widen,
+        min_channels=request.limits.min_channels,
+        round_to=request.limits.round_to,
+    )
+    rebuilt = crop.at_widths(model, allocation.widths, request.generator)
+    _check_reached(rebuilt, request, allocation)
+    plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
+    widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
+    return Cut(rebuilt, plan, widths=widths)
 
-    def cut(model: nn.Module, request: Request) -> Cut:
-        _refuse_unused(request, "rounds", "latency_aware")
-        for quantity in request.reductions:
-            if quantity not in budgets:
-                raise PruneError(f"this method limits {' and '.join(budgets)}, not {quantity}.")
-        allocation = precrop(
-            model,
-            request.example,
-            params_reduction=request.reductions.get("params"),
-            flops_reduction=request.reductions.get("flops"),
-            widen=widen,
-            min_channels=request.min_channels,
-            round_to=request.round_to,
-        )
-        rebuilt = crop.at_widths(model, allocation.widths, request.generator)
-        _check_reached(rebuilt, request, allocation)
-        plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
-        widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
-        return Cut(rebuilt, plan, widths=widths)
 
-    return cut
+def by_wider_widths(budgets: tuple[str, ...], model: nn.Module, request: Request) -> Cut:
+    """As `by_widths`, but layers may become wider than they were (PreConfig)."""
+    return by_widths(budgets, model, request, widen=True)
+
+
+def _resolved(function: Any) -> Any:
+    return lookup("criterion", function, {}) if isinstance(function, str) else function
 
 
 def prunable(model: nn.Module, request: Request) -> ChannelGraph:
@@ -246,23 +226,32 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
     return graph
 
 
+_BY_LAYER = ("ignore", "layer_floors", "layer_reductions", "local")
 _USES = {
     "rounds": "only methods that prune in rounds, such as 3sp-iterative, take it",
     "round_to": "weight masks leave all widths as they are",
     "latency_aware": "only methods that score channels once take it",
-}
+    "layer_reductions": "only methods that score channels once take it",
+} | dict.fromkeys(("ignore", "layer_floors", "local"), "only methods that score channels take it")
 
 
 def _refuse_unused(request: Request, *options: str) -> None:
     """Refuse options that a method would ignore, where they are not at their defaults."""
-    defaults = {entry.name: entry.default for entry in fields(Request)}
+    given, defaults = _flat(request), _flat(Request((), {}))
     for name in options:
-        if getattr(request, name) != defaults[name]:
+        if given[name] != defaults[name]:
             raise PruneError(
-                f"{name} is {getattr(request, name)!r}, but this method does not use it: "
-                f"{_USES[name]}. Leave it out ({name} is {defaults[name]!r} by default) or choose "
-                "another method."
+                f"{name} is {given[name]!r}, but this method does not use it: {_USES[name]}. "
+                f"Leave it out ({name} is {defaults[name]!r} by default) or choose another method."
             )
+
+
+def _flat(request: Request) -> dict[str, Any]:
+    return {
+        **vars(request.limits),
+        "rounds": request.rounds,
+        "latency_aware": request.latency.aware,
+    }
 
 
 def _check_reached(rebuilt: nn.Module, request: Request, allocation: Allocation) -> None:
@@ -282,14 +271,12 @@ def _check_reached(rebuilt: nn.Module, request: Request, allocation: Allocation)
 
 
 def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:
-    measure = stopwatch(model, graph, request.batches[0][0], request.latency_batch)
-    if request.latency_aware:
-        scores = latency_aware(graph, scores, measure, request.options.smoothing)
+    measure = stopwatch(model, graph, request.batches[0][0], request.latency.batch)
+    if request.latency.aware:
+        scores = latency_aware(graph, scores, measure, request.scoring.smoothing)
     if "latency" not in request.reductions:
         return search(graph, scores, request.target)
-    reduction = request.target.reduction
-    floor, multiple = request.min_channels, request.round_to
-    return search_latency(graph, scores, reduction, measure, floor, multiple).plan
+    return search_latency(graph, scores, request.target.reduction, measure, request.limits).plan
 
 
 def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = True) -> Cut:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from alprune.errors import PruneError, quoted
 from alprune.pruning.graph import ChannelGraph
-from alprune.pruning.width_limits import AUTO, floor_for, multiple_for, named
+from alprune.pruning.layer_limits import floors, ignored, ranks_by_layer, set_layers
+from alprune.pruning.registry import TARGETS
+from alprune.pruning.width_limits import Limits, multiple_for, named
 
-TARGETS = ("flops", "params", "channels", "latency")
 KINDS = ("channels", "widths", "masks")
 DTYPES = (
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
@@ -32,15 +33,12 @@ class Target:
     Attributes:
         quantity: "flops", "params", "channels" (the percentile p itself) or "latency".
         reduction: Share to remove, in [0, 1).
-        min_channels: Floor of channels that every layer keeps; 0: a sixteenth of them, at least 4.
-        round_to: Widths are multiples of this where the group is large enough; 0: multiples of 8
-            in wide groups, of less in narrow ones (`alprune.pruning.width_limits`).
+        limits: What must stay.
     """
 
     quantity: str
     reduction: float
-    min_channels: int = 4
-    round_to: int = 1
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.quantity not in TARGETS:
@@ -50,9 +48,6 @@ class Target:
                 f"the {self.quantity} reduction must be at least 0 and less than 1, got "
                 f"{self.reduction:g}: 0.8 removes 80%."
             )
-        for name in ("min_channels", "round_to"):
-            if getattr(self, name) < AUTO:
-                raise PruneError(f"{name} must be at least {AUTO}, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -208,7 +203,8 @@ def search(graph: ChannelGraph, scores: Tensor, target: Target) -> Plan:
 
     Channels leave in the order of their scores; the plan is the first at or past the target,
     found by bisection over the count removed (algorithm 1's percentile p is that count over the
-    number of mask entries; p is not the FLOPs cut). The best `min_channels` of every layer stay.
+    number of mask entries; p is not the FLOPs cut). The best `min_channels` of every layer stay,
+    and so does what `target.limits` keeps; its `layer_reductions` are made first.
 
     Args:
         graph: The channel groups.
@@ -223,17 +219,22 @@ def search(graph: ChannelGraph, scores: Tensor, target: Target) -> Plan:
             with the floor; the message says how far it goes.
     """
     _check_scores(graph, scores)
+    limits = target.limits
+    if limits.local:
+        scores = ranks_by_layer(graph, scores)
     order = torch.argsort(scores, stable=True)
-    floor = _floor(graph, scores, target.min_channels)
-    removable = order[~floor[order]]
+    floor, ignore = floors(graph, scores, limits), ignored(graph, limits)
+    chosen, leaving = set_layers(graph, scores, limits, floor | ignore)
+    stays = floor | ignore | chosen
+    removable = order[~stays[order]]
     amount = _measure(graph, target.quantity)
     everything = torch.ones(graph.channels, dtype=torch.bool)
     goal = amount(everything) * (1 - target.reduction)
 
     def kept_after(removed: int) -> Tensor:
-        keep = everything.clone()
+        keep = ~leaving
         keep[removable[:removed]] = False
-        return _rounded(graph, scores, keep, target.round_to)
+        return _rounded(graph, scores, keep, limits.round_to)
 
     low, high = 0, removable.numel()
     if amount(kept_after(high)) > goal + 1e-9:
@@ -244,7 +245,8 @@ def search(graph: ChannelGraph, scores: Tensor, target: Target) -> Plan:
             high = middle
         else:
             low = middle + 1
-    return Plan.of(graph, kept_after(low), _floored(graph, order, floor, removable, low))
+    held = floor & ~ignore & ~chosen
+    return Plan.of(graph, kept_after(low), _floored(graph, order, held, removable, low))
 
 
 def _check_scores(graph: ChannelGraph, scores: Tensor) -> None:
@@ -268,22 +270,6 @@ def _measure(graph: ChannelGraph, quantity: str) -> Callable[[Tensor], float]:
         f"{quantity} cannot be computed from a mask, so this method cannot prune to it. Only "
         "methods that score channels once take a latency reduction."
     )
-
-
-def _floor(graph: ChannelGraph, scores: Tensor, min_channels: int) -> Tensor:
-    """Mark the best channels of every axis that makes or reads, pinned ones counted."""
-    floor = torch.zeros(graph.channels, dtype=torch.bool)
-    for tensor in graph.tensors:
-        for dim, role in tensor.roles.items():
-            if role == "follows":
-                continue
-            axis = tensor.axes[dim]
-            if bool((axis < 0).any()):
-                continue  # what is pinned keeps the layer alive
-            own = axis.unique()
-            least = floor_for(own.numel(), min_channels)
-            floor[own[torch.argsort(scores[own], descending=True)[:least]]] = True
-    return floor
 
 
 def _rounded(graph: ChannelGraph, scores: Tensor, keep: Tensor, round_to: int) -> Tensor:
@@ -312,12 +298,15 @@ def _floored(
 
 
 def _out_of_reach(graph: ChannelGraph, target: Target, before: float, least: float) -> PruneError:
-    limits, pinned = "min_channels", len(graph.pinned)
-    if target.round_to != 1:
-        limits = f"round_to (now {target.round_to}) or min_channels (now {target.min_channels})"
+    limits, pinned = target.limits, len(graph.pinned)
+    lower = "min_channels"
+    if limits.round_to != 1:
+        lower = f"round_to (now {limits.round_to}) or min_channels (now {limits.min_channels})"
+    by_layer = limits.ignore or limits.layer_floors or limits.layer_reductions
     return PruneError(
         f"a {target.quantity} reduction of {target.reduction:g} is out of reach: with at least "
-        f"{named(target.min_channels, target.round_to)} the most is {1 - least / before:.3f}. Ask "
-        f"for less, or lower {limits}."
+        f"{named(limits.min_channels, limits.round_to)} the most is {1 - least / before:.3f}. Ask "
+        f"for less, or lower {lower}."
+        + (" The limits of single layers count, too." if by_layer else "")
         + (f" Layers with channels that cannot be pruned: {pinned}." if pinned else "")
     )

@@ -55,10 +55,3 @@ def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
         for name, weight in inner.named_parameters():
             if weight.ndim > 1:
                 weight.mul_((before[name].shape[0] / weight.shape[0]) ** 0.5)
-
-
-AFTER_PRUNING: dict[str, AfterPruning] = {
-    "inherit": inherit,
-    "reinit": reinit,
-    "rescale": rescale,
-}

@@ -1,7 +1,75 @@
-"""What widths may be: at least so many channels, in multiples that processors like."""
+"""What widths may be: floors, multiples that processors like, layers that stay or are set."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from alprune.errors import PruneError, quoted
 
 AUTO = 0
 LEAST = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What pruning must leave.
+
+    A layer is named by its module's name, "layer1.0.conv1", by the name of a module around it,
+    "layer1", or by a pattern, "*.conv1" (`fnmatch`). Layers whose channels are coupled, as
+    around a residual connection, share their limits.
+
+    Attributes:
+        min_channels: Floor of channels that every layer keeps; 0: a sixteenth of them, at least 4.
+        round_to: Widths are multiples of this where the layer is large enough; 0: multiples of 8
+            in wide layers, of less in narrow ones. Layers in `layer_reductions` round down.
+        ignore: Layers that keep all their output channels. What they read may still shrink.
+        layer_floors: `{layer: channels it keeps at least}`.
+        layer_reductions: `{layer: share of its output channels to remove}`, in [0, 1). These
+            layers lose exactly that share; the others are ranked to meet the target. Of several
+            entries that name one layer, the last holds.
+        local: Rank each layer's channels among themselves, so that all layers lose the same
+            share, instead of ranking those of all layers together.
+    """
+
+    min_channels: int = LEAST
+    round_to: int = 1
+    ignore: tuple[str, ...] = ()
+    layer_floors: Mapping[str, int] = field(default_factory=dict)
+    layer_reductions: Mapping[str, float] = field(default_factory=dict)
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("min_channels", "round_to"):
+            _check_count(name, getattr(self, name))
+        ignore = (self.ignore,) if isinstance(self.ignore, str) else self.ignore
+        if not isinstance(ignore, list | tuple | set | frozenset) or not all(
+            isinstance(name, str) for name in ignore
+        ):
+            raise PruneError(
+                f"ignore must be a list of layer names or patterns, got {quoted(self.ignore)}."
+            )
+        object.__setattr__(self, "ignore", tuple(ignore))
+        for name in ("layer_floors", "layer_reductions"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+                raise PruneError(
+                    f"{name} must map layer names or patterns to numbers, got {quoted(value)}."
+                )
+        for layer, count in self.layer_floors.items():
+            _check_count(f"layer_floors[{layer!r}]", count)
+        for layer, share in self.layer_reductions.items():
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+                raise PruneError(
+                    f"layer_reductions[{layer!r}] must be a share in [0, 1), got {share!r}: 0.8 "
+                    "removes 80% of the layer's channels."
+                )
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PruneError(f"{name} must be a whole number, at least {AUTO}; got {value!r}.")
+    if value < AUTO:
+        raise PruneError(f"{name} must be at least {AUTO}, got {value}.")
 
 
 def floor_for(channels: int, min_channels: int) -> int:

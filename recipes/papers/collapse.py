@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from alprune.models import INITS, build
-from alprune.pruning import ChannelGraph, Target, trace
+from alprune.pruning import ChannelGraph, Limits, Target, trace
 from alprune.pruning.criteria.base import Batch, ScoreOptions
 from alprune.pruning.criteria.three_sp import three_sp
 from alprune.pruning.iterative import search_in_rounds
@@ -72,7 +72,7 @@ class Held:
             self.graph,
             self.batch,
             self.score,
-            Target("flops", percent / 100, min_channels=1),
+            Target("flops", percent / 100, Limits(min_channels=1)),
             ScoreOptions(),
             self.rounds,
         )

@@ -32,7 +32,7 @@ import torch
 from collapse import network, real_batch
 from torch import Tensor
 
-from alprune.pruning import ChannelGraph, ScoreOptions, Target, search, trace
+from alprune.pruning import ChannelGraph, Limits, ScoreOptions, Target, search, trace
 from alprune.pruning.criteria.magnitude import uniform
 from alprune.pruning.criteria.three_sp import three_sp, three_sp_ca
 
@@ -58,7 +58,7 @@ def scores_by_method(init: str, batch: int, path: str, seed: int) -> tuple[Chann
 
 def flops_left(graph: ChannelGraph, scores: Tensor, percentile: float) -> float:
     """Share of the multiply-accumulates that is left without `percentile` of the channels."""
-    plan = search(graph, scores, Target("channels", percentile, min_channels=1))
+    plan = search(graph, scores, Target("channels", percentile, Limits(min_channels=1)))
     return graph.macs(plan.keep(graph)) / graph.macs(graph.all_kept())
 
 

@@ -22,6 +22,7 @@ from alprune.pruning.graph import trace
 from alprune.pruning.graph.rebase import narrow_optimiser
 from alprune.pruning.graph.surgery import narrow, registered
 from alprune.pruning.plan import Target
+from alprune.pruning.width_limits import Limits
 
 
 def counts(*values):
@@ -101,7 +102,7 @@ class Scripted:
             *(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 2))
         )
         graph = trace(self.model, torch.randn(2, 4))
-        target = Target("channels", 0.5, min_channels=1)
+        target = Target("channels", 0.5, Limits(min_channels=1))
         self.pruner = EarlyPruner(graph, EarlySettings(target, "magnitude", **options))
 
     def epoch(self, first, batches=2):
@@ -169,7 +170,7 @@ def train(model, pruner, batches, steps, optimiser=None, seed=0, begin=0):
 
 
 def pruner_of(model, quantity="channels", reduction=0.6, **options):
-    target = Target(quantity, reduction, min_channels=2)
+    target = Target(quantity, reduction, Limits(min_channels=2))
     return EarlyPruner(trace(model, images()), EarlySettings(target, **options))
 
 
@@ -208,7 +209,7 @@ def test_each_step_ranks_what_is_left_anew():
     model = nn.Sequential(
         *(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)),
     )
-    target = Target("channels", 0.75, min_channels=1)
+    target = Target("channels", 0.75, Limits(min_channels=1))
     settings = EarlySettings(target, "magnitude", prune_at=0, steps=2)
     pruner = EarlyPruner(trace(model, torch.randn(2, 3)), settings)
     rows(model[0], 1.0, 9.0, 2.0, 8.0, 3.0, 7.0)
@@ -336,7 +337,7 @@ def test_unusable_settings_are_refused(options, message):
 def test_what_cannot_be_reached_is_refused_before_training():
     graph = trace(make("mlp"), images())
     with pytest.raises(PruneError, match="out of reach"):
-        EarlyPruner(graph, EarlySettings(Target("channels", 0.9, min_channels=10)))
+        EarlyPruner(graph, EarlySettings(Target("channels", 0.9, Limits(min_channels=10))))
     single = nn.Sequential(nn.Flatten(), nn.Linear(768, 5))
     with pytest.raises(PruneError, match="no prunable channels"):
         EarlyPruner(trace(single, images()), EarlySettings(Target("channels", 0.5)))

@@ -12,6 +12,7 @@ from alprune.pruning.graph.rebase import narrow_graph
 from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.iterative import search_in_rounds
 from alprune.pruning.plan import Target, search
+from alprune.pruning.width_limits import Limits
 
 BATCH = (images(8), torch.arange(8) % 5)
 NETWORKS = ["vgg", "mlp", "option-a resnet", "densenet", "mobilenet", "shufflenet", "lstm", "unet"]
@@ -62,7 +63,7 @@ def test_the_restricted_graph_is_that_of_the_narrowed_model(name):
 def test_rounds_end_at_the_target_and_not_far_past_it(quantity, round_to):
     model = make("vgg")
     graph = trace(model, BATCH[0][:2])
-    target = Target(quantity, 0.45, min_channels=2, round_to=round_to)
+    target = Target(quantity, 0.45, Limits(min_channels=2, round_to=round_to))
     plan = search_in_rounds(model, graph, BATCH, three_sp, target, ScoreOptions(), rounds=4)
     keep = plan.keep(graph)
     left = amount(graph, keep, quantity) / amount(graph, graph.all_kept(), quantity)
@@ -74,7 +75,7 @@ def test_rounds_end_at_the_target_and_not_far_past_it(quantity, round_to):
 def test_one_round_is_the_one_shot_search():
     model = make("option-a resnet")
     graph = trace(model, BATCH[0][:2])
-    target = Target("flops", 0.5, min_channels=1)
+    target = Target("flops", 0.5, Limits(min_channels=1))
     scores = three_sp(model, graph, BATCH, ScoreOptions())
     once = search_in_rounds(model, graph, BATCH, three_sp, target, ScoreOptions(), rounds=1)
     assert once == search(graph, scores, target)
@@ -100,7 +101,7 @@ def test_scores_that_do_not_change_give_the_same_plan_in_any_number_of_rounds():
         scores[linear.channels] = 2.0 - torch.arange(len(linear.channels)) * 1e-3
         return scores
 
-    target = Target("channels", 0.4, min_channels=1)
+    target = Target("channels", 0.4, Limits(min_channels=1))
     plans = [
         search_in_rounds(model, graph, BATCH, carried, target, ScoreOptions(), rounds=n).kept
         for n in (1, 3, 8)
@@ -123,7 +124,7 @@ def test_each_round_scores_what_the_rounds_before_left_on_the_exponential_schedu
         return magnitude(net, part, batch, options)
 
     other = (images(8, seed=2), BATCH[1])
-    target = Target("channels", 0.75, min_channels=1)
+    target = Target("channels", 0.75, Limits(min_channels=1))
     search_in_rounds(model, graph, [BATCH, other], watching, target, ScoreOptions(), rounds=4)
     whole = graph.channels
     assert sizes == [int(whole * 0.25 ** (k / 4)) for k in range(4)]
@@ -142,7 +143,7 @@ def test_the_floor_holds_in_every_round_and_is_reported():
         return found
 
     options = ScoreOptions(generator=torch.Generator().manual_seed(0))
-    target = Target("channels", 0.6, min_channels=3)
+    target = Target("channels", 0.6, Limits(min_channels=3))
     plan = search_in_rounds(model, graph, BATCH, scores, target, options, rounds=5)
     assert len(plan.kept[weak.name]) == 3
     assert weak.name in plan.floored
@@ -152,7 +153,7 @@ def test_the_floor_holds_in_every_round_and_is_reported():
 def test_a_target_out_of_reach_names_the_round():
     model = make("mlp")
     graph = trace(model, BATCH[0][:2])
-    target = Target("channels", 0.95, min_channels=4)
+    target = Target("channels", 0.95, Limits(min_channels=4))
     with pytest.raises(PruneError, match=r"round 3 of 6 towards a channels reduction of 0\.95"):
         search_in_rounds(model, graph, BATCH, magnitude, target, ScoreOptions(), rounds=6)
 

@@ -6,6 +6,7 @@ from alprune.errors import PruneError
 from alprune.pruning import latency
 from alprune.pruning.graph import trace
 from alprune.pruning.latency import latency_aware, search_latency, stopwatch
+from alprune.pruning.width_limits import Limits
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_on_a_quiet_machine_the_plan_is_the_first_that_meets_the_target(
     graph, scores, reduction, round_to
 ):
     machine = FakeMachine(graph)
-    found = search_latency(graph, scores, reduction, machine, 1, round_to)
+    found = search_latency(graph, scores, reduction, machine, Limits(1, round_to))
     assert found.reduction >= reduction
     keep = found.plan.keep(graph)
     assert found.after_ms == machine.true_ms(keep)
@@ -62,7 +63,7 @@ def test_on_a_noisy_machine_that_slows_down_the_true_latency_is_near_the_target(
     graph, scores, drift
 ):
     machine = FakeMachine(graph, noise=0.02, drift=drift)
-    found = search_latency(graph, scores, 0.5, machine, 1)
+    found = search_latency(graph, scores, 0.5, machine, Limits(1))
     assert found.reduction >= 0.5
     true = machine.true_ms(found.plan.keep(graph)) / machine.true_ms(graph.all_kept())
     assert 0.44 < true < 0.53
@@ -76,8 +77,8 @@ def test_one_disturbed_measurement_does_not_change_the_plan(graph, scores, distu
             ms = super().__call__(keep)
             return ms * factor if self.calls == disturbed else ms
 
-    quiet = search_latency(graph, scores, 0.6, FakeMachine(graph), 1)
-    assert search_latency(graph, scores, 0.6, Hiccup(graph), 1).plan == quiet.plan
+    quiet = search_latency(graph, scores, 0.6, FakeMachine(graph), Limits(1))
+    assert search_latency(graph, scores, 0.6, Hiccup(graph), Limits(1)).plan == quiet.plan
 
 
 def test_a_machine_bound_by_overhead_says_how_far_it_goes(graph, scores):
@@ -93,7 +94,7 @@ def test_nothing_to_remove_measures_once(graph, scores):
 
 
 def test_probes_are_reported_in_the_order_of_their_flops(graph, scores):
-    found = search_latency(graph, scores, 0.5, FakeMachine(graph), 1)
+    found = search_latency(graph, scores, 0.5, FakeMachine(graph), Limits(1))
     cuts = [cut for cut, _ in found.probes]
     assert cuts == sorted(cuts) and cuts[0] == 0 and len(cuts) >= 5
 

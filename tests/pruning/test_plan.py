@@ -5,6 +5,7 @@ from torch import nn
 from alprune.errors import PruneError
 from alprune.pruning.graph import trace
 from alprune.pruning.plan import Plan, Target, search
+from alprune.pruning.width_limits import Limits
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_the_plan_is_the_first_at_or_past_the_target(graph, quantity, reduction)
     amount = {"flops": graph.macs, "params": graph.params, "channels": lambda k: int(k.sum())}
     measure = amount[quantity]
     scores = scores_of(graph)
-    keep = search(graph, scores, Target(quantity, reduction, min_channels=1)).keep(graph)
+    keep = search(graph, scores, Target(quantity, reduction, Limits(min_channels=1))).keep(graph)
     goal = (1 - reduction) * measure(all_kept(graph))
     assert measure(keep) <= goal + 1e-6
     if not keep.all():
@@ -42,7 +43,7 @@ def test_the_plan_is_the_first_at_or_past_the_target(graph, quantity, reduction)
 
 def test_the_lowest_scores_leave_where_the_floor_does_not_bind(graph):
     scores = scores_of(graph)
-    plan = search(graph, scores, Target("channels", 0.5, min_channels=1))
+    plan = search(graph, scores, Target("channels", 0.5, Limits(min_channels=1)))
     keep = plan.keep(graph)
     assert int((~keep).sum()) == 7
     if not plan.floored:
@@ -53,7 +54,7 @@ def test_the_floor_keeps_the_best_of_a_group_and_is_reported(graph):
     scores = scores_of(graph)
     weak = graph.groups[0]
     scores[weak.channels] -= 10
-    plan = search(graph, scores, Target("channels", 0.4, min_channels=3))
+    plan = search(graph, scores, Target("channels", 0.4, Limits(min_channels=3)))
     assert len(plan.kept[weak.name]) == 3
     assert plan.floored == (weak.name,)
     best = scores[weak.channels].topk(3).indices.sort().values
@@ -62,12 +63,12 @@ def test_the_floor_keeps_the_best_of_a_group_and_is_reported(graph):
 
 def test_a_target_out_of_reach_says_how_far_it_goes(graph):
     with pytest.raises(PruneError, match=r"0\.9 is out of reach.*the most is 0\.\d+"):
-        search(graph, scores_of(graph), Target("flops", 0.9, min_channels=4))
+        search(graph, scores_of(graph), Target("flops", 0.9, Limits(min_channels=4)))
 
 
 def test_widths_are_rounded_up_to_the_multiple(graph):
     scores = scores_of(graph)
-    plan = search(graph, scores, Target("flops", 0.5, min_channels=1, round_to=4))
+    plan = search(graph, scores, Target("flops", 0.5, Limits(min_channels=1, round_to=4)))
     sizes = [len(kept) for kept in plan.kept.values()]
     assert all(s % 4 == 0 or s == 6 for s in sizes)
     assert graph.macs(plan.keep(graph)) <= 0.5 * graph.macs(all_kept(graph))
@@ -90,7 +91,7 @@ def test_a_reduction_outside_0_to_1_is_refused(reduction):
 
 
 def test_a_plan_round_trips_as_json_and_refuses_another_network(graph):
-    plan = search(graph, scores_of(graph), Target("flops", 0.5, min_channels=1))
+    plan = search(graph, scores_of(graph), Target("flops", 0.5, Limits(min_channels=1)))
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert torch.equal(again.keep(graph), plan.keep(graph))

@@ -12,6 +12,7 @@ from alprune.pruning.criteria.base import ScoreOptions
 from alprune.pruning.criteria.magnitude import magnitude, uniform
 from alprune.pruning.criteria.three_sp import mask_gradients, three_sp, three_sp_ca
 from alprune.pruning.graph import trace
+from alprune.pruning.registry import CHANNEL_COSTS
 
 
 class Mixed(nn.Module):
@@ -140,7 +141,7 @@ def test_the_cost_is_chosen_by_name(case, cost):
     model, graph, batch = case
     plain = three_sp(model, graph, batch, ScoreOptions())
     aware = three_sp_ca(model, graph, batch, ScoreOptions(smoothing=0.0, channel_cost=cost))
-    price = costs.CHANNEL_COSTS[cost](graph)
+    price = CHANNEL_COSTS[cost](graph)
     ratio = (aware.double() * price)[plain > 0] / plain.double()[plain > 0]
     assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-4)
 

@@ -53,9 +53,6 @@ def step(graph: ChannelGraph) -> Tensor:
     return _summed(graph, each)
 
 
-CHANNEL_COSTS: dict[str, Callable[[ChannelGraph], Tensor]] = {"made": made, "step": step}
-
-
 def _summed(graph: ChannelGraph, each: Callable[[str, int, int], float]) -> Tensor:
     """Sum what a channel costs over the weights that make or read it.
 

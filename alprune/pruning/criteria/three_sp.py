@@ -12,8 +12,8 @@ from alprune.pruning.criteria.base import (
     loss_on,
     scoring_state,
 )
-from alprune.pruning.criteria.costs import CHANNEL_COSTS
 from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.registry import CHANNEL_COSTS
 from alprune.registry import lookup
 
 

@@ -1,0 +1,144 @@
+"""Build a learner by name, with He initialisation and without touching global random state."""
+
+import inspect
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from alprune.errors import AlpruneError, ConfigError, ModelError, failure
+from alprune.models.cost import forward_only
+from alprune.models.init import forked_rng, he_normal_
+from alprune.models.registry import MODELS, ModelEntry, Shape
+from alprune.models.stems import replace_stem
+from alprune.registry import lookup, unknown
+
+_WITH_SIDE_OUTPUTS = ("googlenet", "inception_v3")
+_CIFAR = (3, 32, 32)
+
+
+def build(name: str, classes: int, input_shape: Shape | None = None, seed: int = 0) -> nn.Module:
+    """Build a learner on the CPU.
+
+    Args:
+        name: A key of `MODELS`, whose weights are drawn by `he_normal_`;
+            `torchvision:NAME` for a classifier of torchvision, untrained; or
+            `package.module:function`, called as `function(classes=..., input_shape=...)`, or
+            with these by position if its parameters have other names, and returning an
+            `nn.Module`. The last two keep their own initialisation.
+        classes: Number of outputs.
+        input_shape: `(c, h, w)` of one input; by default the paper's (3x224x224 for
+            torchvision). A torchvision network for other than 3 channels gets a new first
+            convolution.
+        seed: Of all random draws; the global random state stays as it was.
+
+    Returns:
+        The network, mapping `(b, c, h, w)` to logits `(b, classes)`.
+
+    Raises:
+        ConfigError: Unknown name, or not callable as said above.
+        ModelError: `classes` or `input_shape` not possible for this learner, or what was built
+            isn't an `nn.Module` that maps them to `(b, classes)`.
+    """
+    if classes < 1:
+        raise ModelError(f"model {name!r}: got {classes} classes; at least 1 is needed.")
+    if input_shape is not None and (len(input_shape) != 3 or min(input_shape) < 1):
+        raise ModelError(
+            f"model {name!r}: got input shape {tuple(input_shape)}; expected (channels, height, "
+            "width), each at least 1."
+        )
+    with forked_rng(seed):
+        if name.startswith("torchvision:"):
+            return _from_torchvision(name.partition(":")[2], classes, input_shape or (3, 224, 224))
+        found = lookup("model", name, MODELS)
+        if not isinstance(found, ModelEntry):
+            return _from_user(name, found, classes, input_shape or _CIFAR)
+        return _from_registry(name, found, classes, input_shape or found.input_shape, seed)
+
+
+def _from_registry(
+    name: str, entry: ModelEntry, classes: int, shape: Shape, seed: int
+) -> nn.Module:
+    if min(shape[1:]) < entry.least:
+        raise ModelError(
+            f"model {name!r}: got inputs of {shape[1]}x{shape[2]} pixels; it takes "
+            f"{entry.least}x{entry.least} or more. Resize the images or choose a smaller model."
+        )
+    model = entry.build(classes, shape)
+    he_normal_(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def _from_torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise unknown("torchvision model", name, known)
+    options: dict[str, Any] = {}
+    if name in _WITH_SIDE_OUTPUTS:  # for training, which would make theirs a tuple
+        options = {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):  # one position a patch: these are made for one size
+        options = {"image_size": shape[1]}
+    if name == "maxvit_t":
+        options = {"input_size": shape[1:]}
+    try:
+        model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"model 'torchvision:{name}' cannot be made for images of {shape[1]}x{shape[2]} "
+            f"pixels: {error}. Choose another --image-size (it was published at 224)."
+        ) from error
+    if shape[0] != 3:
+        replace_stem(model, shape[0])
+    return _checked(f"torchvision:{name}", model, classes, shape)
+
+
+def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Module:
+    contract = f"expected {name.partition(':')[2]}(classes=..., input_shape=...) -> nn.Module"
+    if not callable(function):
+        raise ConfigError(f"model {name!r} is a {type(function).__name__}; {contract}.")
+    given: tuple[Any, ...] = ()
+    named: dict[str, Any] = {"classes": classes, "input_shape": shape}
+    try:
+        signature = inspect.signature(function)
+        if not _binds(signature, *given, **named) and _binds(signature, classes, shape):
+            given, named = (classes, shape), {}
+        signature.bind(*given, **named)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model {name!r}: {error}; {contract}.") from error
+    try:
+        model = function(*given, **named)
+    except AlpruneError:
+        raise
+    except Exception as error:
+        raise ModelError(failure(f"model {name!r}", error)) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {name!r} returned a {type(model).__name__}; {contract}.")
+    return _checked(name, model, classes, shape)
+
+
+def _binds(signature: inspect.Signature, *given: Any, **named: Any) -> bool:
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def _checked(name: str, model: nn.Module, classes: int, shape: Shape) -> nn.Module:
+    """Run one blank input through a network whose limits nobody wrote down."""
+    try:
+        with forward_only(model):
+            logits = model(torch.zeros(1, *shape))
+    except Exception as error:  # whatever a stranger's forward raises
+        raise ModelError(
+            f"model {name!r} fails on an input of shape {tuple(shape)}: {error}. Give the input "
+            "shape that it takes, on the CPU and in float32."
+        ) from error
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if got != (1, classes):
+        raise ModelError(
+            f"model {name!r} maps an input of shape {(1, *shape)} to {got}; expected a tensor of "
+            f"shape {(1, classes)}, (batch, classes)."
+        )
+    return model

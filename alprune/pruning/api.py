@@ -1,0 +1,269 @@
+"""Prune a learner before training: score, plan what stays, cut."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict, Unpack, cast
+
+import torch
+from torch import Tensor, nn
+
+from alprune.errors import PruneError
+from alprune.models.cost import cost
+from alprune.models.registry import INITS
+from alprune.pruning.checks import as_batches, check_numbers, checked_model
+from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions
+from alprune.pruning.graph import narrow, trace
+from alprune.pruning.latency import Latency
+from alprune.pruning.methods import Request
+from alprune.pruning.plan import Plan
+from alprune.pruning.precrop import crop
+from alprune.pruning.registry import AFTER_PRUNING, Method, find_method
+from alprune.pruning.unstructured.masks import load_masked
+from alprune.pruning.width_limits import Limits
+from alprune.registry import lookup, unknown
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned learner and what pruning did.
+
+    Attributes:
+        model: The pruned network: a smaller plain `nn.Module`, or for weight masks one of the
+            same size.
+        method: The method's name.
+        plan: What stays; `rebuild` makes `model` again from it.
+        macs_before: Multiply-accumulates of one example, unpruned (FLOPs are twice this).
+        macs_after: The same, pruned.
+        params_before: Parameters, unpruned.
+        params_after: Parameters, pruned; masked ones count, for they take time and memory.
+        widths: `{layer: output channels}`; empty for weight masks.
+        pinned: What cannot be pruned, "name: reason" each.
+        prune_s: Seconds it took: tracing, scoring, searching and cutting.
+    """
+
+    model: nn.Module
+    method: str
+    plan: Plan
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+    widths: dict[str, int]
+    pinned: tuple[str, ...]
+    prune_s: float
+
+    @property
+    def flops_reduction(self) -> float:
+        """Share of the FLOPs that is gone."""
+        return 1 - self.macs_after / self.macs_before
+
+    @property
+    def params_reduction(self) -> float:
+        """Share of the parameters that is gone."""
+        return 1 - self.params_after / self.params_before
+
+
+class Options(TypedDict, total=False):
+    """The fields of the records that `prune` takes, by name."""
+
+    min_channels: int
+    round_to: int
+    ignore: str | Iterable[str | nn.Module]
+    layer_floors: Mapping[str, int]
+    layer_reductions: Mapping[str, float]
+    local: bool
+    smoothing: float
+    temperature: float
+    channel_cost: str
+    latency_batch: int
+    latency_aware: bool
+
+
+@torch.inference_mode(False)  # scores need gradients wherever this is called
+@torch.enable_grad()
+def prune(
+    model: nn.Module,
+    method: str | Criterion | Method = "3sp",
+    *,
+    batch: Batch | Sequence[Batch],
+    flops_reduction: float | None = None,
+    params_reduction: float | None = None,
+    channels_reduction: float | None = None,
+    latency_reduction: float | None = None,
+    limits: Limits | None = None,
+    scoring: ScoreOptions | None = None,
+    latency: Latency | None = None,
+    rounds: int = 10,
+    after: str = "inherit",
+    init: str = "he",
+    generator: torch.Generator | None = None,
+    **options: Unpack[Options],
+) -> Pruned:
+    """Prune a network before training, with one forward and backward pass on one minibatch.
+
+    Args:
+        model: Any `nn.Module` from inputs to logits `(b, classes)`; it is left as it was.
+        method: A name in `METHODS` or of an installed package (entry point group
+            `alprune.criteria`), `package.module:function`, or a criterion
+            `(model, graph, batch, options) -> (channels,)` of which the largest are kept.
+        batch: Normalised inputs `(b, ...)` and labels `(b,)` int64, on the model's device; or
+            several such pairs, over which scores are accumulated.
+        flops_reduction: Share of the FLOPs to remove, in [0, 1). The plan is the first at or
+            past it. If no reduction is given, the method's own default holds.
+        params_reduction: Share of the parameters to remove, instead; for the methods that mask
+            single weights, the share of the weights to mask.
+        channels_reduction: Share of the channels to remove (the papers' percentile p), instead.
+            Only PreCrop and PreConfig take two reductions, of FLOPs and parameters.
+        latency_reduction: Share of the latency to remove, measured on this machine, instead.
+        limits: What must stay: floors, multiples, layers to ignore, reductions by layer. With
+            reductions by layer and no other one, only these layers are pruned. Limits that a
+            method would ignore are refused.
+        scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature.
+        latency: How latency is measured, and whether scores are divided by what a channel costs
+            in latency.
+        rounds: Rounds of 3sp-iterative.
+        after: "inherit" keeps the weights of the kept channels, "reinit" re-initialises them,
+            "rescale" multiplies them by sqrt(fan-out before / fan-out after). Masked and dense
+            networks keep theirs.
+        init: With "reinit", how: a key of `alprune.models.INITS`, He et al. by default.
+        generator: Source of randomness, on the CPU; seed 0 if None.
+        **options: Fields of the records by name, in place of those in the record: `min_channels`,
+            `round_to`, `ignore` (modules are accepted, too), `layer_floors`, `layer_reductions`
+            and `local` of `limits`; `smoothing`, `temperature` and `channel_cost` of `scoring`;
+            `latency_batch` and `latency_aware` of `latency`.
+
+    Returns:
+        The pruned network and what was done.
+
+    Raises:
+        PruneError: The target cannot be met, the batch does not fit, nothing can be pruned.
+        ModelError: The network cannot be traced, or branches on the values of its input.
+        ConfigError: Unknown method, option, treatment or initialisation.
+    """
+    begin = time.perf_counter()
+    model = checked_model(model)
+    name = method if isinstance(method, str) else getattr(method, "__qualname__", "your method")
+    entry = find_method(method)
+    asked = {
+        "flops": flops_reduction,
+        "params": params_reduction,
+        "channels": channels_reduction,
+        "latency": latency_reduction,
+    }
+    limits, scoring, latency = _records(model, limits, scoring, latency, dict(options))
+    reductions = {q: r for q, r in asked.items() if r is not None}
+    if not reductions:  # a cut of some layers is all that is asked for
+        reductions = {"channels": 0.0} if limits.layer_reductions else dict(entry.reductions)
+    check_numbers(
+        {f"{quantity}_reduction": r for quantity, r in reductions.items()},
+        {"rounds": rounds, "latency_batch": latency.batch},
+    )
+    after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
+    if init not in INITS:
+        raise unknown("initialisation", init, INITS)
+    generator = generator or scoring.generator or torch.Generator().manual_seed(0)
+    request = Request(
+        batches=as_batches(batch),
+        reductions=reductions,
+        scoring=replace(scoring, generator=generator),
+        limits=limits,
+        rounds=rounds,
+        latency=latency,
+    )
+    cut = entry.cut(model, request)
+    if cut.fresh:
+        after_pruning(cut.model, model, generator, init)
+    before, left = cost(model, request.example), cost(cut.model, request.example)
+    return Pruned(
+        model=cut.model,
+        method=name,
+        plan=cut.plan,
+        macs_before=before.macs,
+        macs_after=left.macs,
+        params_before=before.params,
+        params_after=left.params,
+        widths=cut.widths,
+        pinned=cut.pinned,
+        prune_s=time.perf_counter() - begin,
+    )
+
+
+def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Make a pruned network again from its builder, its plan and its state dict.
+
+    Args:
+        model: The unpruned network, as its builder makes it; left as found.
+        plan: From `Pruned.plan` or a run folder's plan.json.
+        state: The pruned network's state dict, to load; None leaves the weights of `model` (a
+            masked network cannot be made without, for the masks stand in it).
+
+    Returns:
+        The pruned network.
+
+    Raises:
+        PruneError: The plan or the state belongs to another network.
+    """
+    if plan.kind == "masks":
+        if state is None:
+            raise PruneError("a masked network needs its state dict: the masks stand in it.")
+        return load_masked(model, state)
+    if plan.kind == "widths":
+        made: nn.Module = crop.at_widths(model, plan.layer_widths, torch.Generator().manual_seed(0))
+    else:
+        parameter = next(model.parameters())
+        dtype = getattr(torch, plan.example_dtype)
+        if dtype.is_floating_point and parameter.is_floating_point():
+            dtype = parameter.dtype  # the plan also fits the network in another precision
+        shape = (2, *plan.example_shape)
+        graph = trace(model, torch.zeros(shape, dtype=dtype, device=parameter.device))
+        made = narrow(model, graph, plan.keep(graph))
+    if state is not None:
+        try:
+            made.load_state_dict(state)
+        except RuntimeError as error:
+            raise PruneError(f"the state dict belongs to another network: {error}") from error
+    return made
+
+
+def _records(
+    model: nn.Module,
+    limits: Limits | None,
+    scoring: ScoreOptions | None,
+    latency: Latency | None,
+    options: dict[str, Any],
+) -> tuple[Limits, ScoreOptions, Latency]:
+    """Put the options given by name into their records."""
+    records: tuple[Any, ...] = (limits or Limits(), scoring or ScoreOptions(), latency or Latency())
+    if "ignore" in options:
+        options["ignore"] = _names(model, options["ignore"])
+    known = {
+        "latency_" * (record is records[2]) + entry.name: (index, entry.name)
+        for index, record in enumerate(records)
+        for entry in fields(record)
+        if entry.name != "generator"
+    }
+    changes: list[dict[str, Any]] = [{}, {}, {}]
+    for name, value in options.items():
+        if name not in known:
+            raise unknown("option of prune", name, known)
+        index, entry_name = known[name]
+        changes[index][entry_name] = value
+    found = [replace(record, **change) for record, change in zip(records, changes, strict=True)]
+    return cast(tuple[Limits, ScoreOptions, Latency], tuple(found))
+
+
+def _names(model: nn.Module, ignore: Any) -> Any:
+    """Replace the modules in a list of layers by their names."""
+    if not isinstance(ignore, Iterable) or isinstance(ignore, str):
+        return ignore
+    name_of = {id(module): name for name, module in model.named_modules()}
+    names = []
+    for layer in ignore:
+        if isinstance(layer, nn.Module) and not name_of.get(id(layer)):
+            raise PruneError(
+                f"ignore holds a {type(layer).__name__} that is no layer of this network. Give "
+                "modules of the network itself, or their names."
+            )
+        names.append(name_of[id(layer)] if isinstance(layer, nn.Module) else layer)
+    return names

@@ -1,0 +1,156 @@
+"""Which channels the limits of single layers keep or remove, whatever the target."""
+
+import difflib
+from fnmatch import fnmatchcase
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from alprune.errors import PruneError, quoted
+from alprune.pruning.graph import ChannelGraph
+from alprune.pruning.width_limits import Limits, floor_for, multiple_for
+
+
+def layer_channels(graph: ChannelGraph) -> dict[str, Tensor]:
+    """Return the prunable output channels of each layer, `{module name: (k,) ids}`.
+
+    Layers that pass channels on, such as a depthwise convolution or a normalisation, have those
+    that they pass on; layers whose channels are all pinned have none.
+    """
+    found: dict[str, list[Tensor]] = {name: [ids] for name, ids in graph.makers.items()}
+    for tensor in graph.tensors:
+        own = found.setdefault(tensor.name.rpartition(".")[0], [])
+        own += [ids for dim, ids in tensor.axes.items() if tensor.roles[dim] != "reads"]
+    empty = torch.empty(0, dtype=torch.int64)
+    channels = {name: torch.cat([empty, *parts]).unique() for name, parts in found.items() if name}
+    return {name: ids[ids >= 0] for name, ids in channels.items()}
+
+
+def named_channels(channels: dict[str, Tensor], pattern: str, option: str) -> Tensor:
+    """Return the channels of the layers that a name or pattern stands for, `(k,)` ids.
+
+    Raises:
+        PruneError: No layer has such a name.
+    """
+    found = [
+        ids
+        for name, ids in channels.items()
+        if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+    ]
+    if not found:
+        near = difflib.get_close_matches(pattern, channels, n=3, cutoff=0.5)
+        hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+        raise PruneError(
+            f"{option} names {quoted(pattern)}, which is no layer of this network.{hint} A layer "
+            "is named as in model.named_modules(), by a module around it, or by a pattern such "
+            "as '*.conv1'."
+        )
+    return torch.cat(found).unique()
+
+
+def ignored(graph: ChannelGraph, limits: Limits) -> Tensor:
+    """Mark the channels that `limits.ignore` keeps, `(channels,)` bool."""
+    kept = torch.zeros(graph.channels, dtype=torch.bool)
+    channels = layer_channels(graph) if limits.ignore else {}
+    for pattern in limits.ignore:
+        kept[named_channels(channels, pattern, "ignore")] = True
+    return kept
+
+
+def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
+    """Mark the best channels of every axis that makes or reads, pinned ones counted.
+
+    Returns:
+        `(channels,)` bool: what `min_channels` and `layer_floors` keep.
+    """
+    floor = torch.zeros(graph.channels, dtype=torch.bool)
+
+    def keep_best(own: Tensor, least: int) -> None:
+        floor[own[torch.argsort(scores[own], descending=True)[:least]]] = True
+
+    for tensor in graph.tensors:
+        for dim, role in tensor.roles.items():
+            if role == "follows":
+                continue
+            axis = tensor.axes[dim]
+            if bool((axis < 0).any()):
+                continue  # what is pinned keeps the layer alive
+            own = axis.unique()
+            keep_best(own, floor_for(own.numel(), limits.min_channels))
+    channels = layer_channels(graph) if limits.layer_floors else {}
+    for pattern, least in limits.layer_floors.items():
+        for name, own in channels.items():
+            if fnmatchcase(name, pattern) or name.startswith(f"{pattern}."):
+                keep_best(own, floor_for(own.numel(), least))
+        named_channels(channels, pattern, "layer_floors")  # refuses what names no layer
+    return floor
+
+
+def set_layers(
+    graph: ChannelGraph, scores: Tensor, limits: Limits, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Choose what the layers of `layer_reductions` lose.
+
+    Args:
+        graph: The channel groups.
+        scores: `(channels,)`, larger is kept.
+        limits: With `layer_reductions`, of which a later entry replaces an earlier one.
+        kept: `(channels,)` bool, what must stay.
+
+    Returns:
+        The channels of these layers and those of them that leave, `(channels,)` bool each.
+
+    Raises:
+        PruneError: A layer would lose channels that another limit keeps.
+    """
+    chosen, leaving = torch.zeros_like(kept), torch.zeros_like(kept)
+    if not limits.layer_reductions:
+        return chosen, leaving
+    channels = layer_channels(graph)
+    share_of: dict[int, tuple[str, float]] = {}
+    for pattern, share in limits.layer_reductions.items():
+        own = named_channels(channels, pattern, "layer_reductions")
+        if share and not own.numel():
+            raise _pinned(graph, pattern)
+        share_of |= dict.fromkeys(graph.group_of[own].unique().tolist(), (pattern, share))
+    for index, (pattern, share) in share_of.items():
+        group = graph.groups[index]
+        ids = group.channels
+        width = ids.numel() - ceil(share * ids.numel() - 1e-9)
+        multiple = multiple_for(ids.numel(), limits.round_to)
+        if share and width >= multiple:
+            width = width // multiple * multiple
+        order = ids[torch.argsort(scores[ids], stable=True)]
+        gone = order[: ids.numel() - width]
+        if bool(kept[gone].any()):
+            raise PruneError(
+                f"layer_reductions[{pattern!r}] = {share:g} would leave {width} of "
+                f"{ids.numel()} channels in {group.name!r}, but other limits keep "
+                f"{int(kept[ids].sum())}. Reduce it less, or change min_channels (now "
+                f"{limits.min_channels}), layer_floors or ignore."
+            )
+        chosen[ids], leaving[gone] = True, True
+    return chosen, leaving
+
+
+def _pinned(graph: ChannelGraph, pattern: str) -> PruneError:
+    reasons = [
+        f"{p.name}: {p.reason}"
+        for p in graph.pinned
+        if fnmatchcase(p.name, pattern) or p.name.startswith(f"{pattern}.")
+    ]
+    return PruneError(
+        f"layer_reductions names {pattern!r}, where no channel can be pruned"
+        + (f" ({'; '.join(reasons[:3])})." if reasons else ".")
+        + " Leave it out."
+    )
+
+
+def ranks_by_layer(graph: ChannelGraph, scores: Tensor) -> Tensor:
+    """Replace scores by each channel's rank in its group, from 0 to 1, `(channels,)` float32."""
+    ranks = torch.zeros(graph.channels, dtype=torch.float64)
+    for group in graph.groups:
+        order = group.channels[torch.argsort(scores[group.channels], stable=True)]
+        ranks[order] = (torch.arange(len(order), dtype=torch.float64) + 0.5) / len(order)
+    return ranks.float()
