@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from alprune.loop.config import RunConfig
     from alprune.loop.estimator import PrunedClassifier
     from alprune.loop.events import read_events
-    from alprune.loop.result import RunResult
     from alprune.loop.resume import resume
-    from alprune.loop.session import Session
+    from alprune.loop.session import RunResult, Session
     from alprune.loop.setup import run
     from alprune.models import MODELS, build
     from alprune.pruning import METHODS, Plan, Pruned, prune, rebuild
@@ -43,7 +42,7 @@ _MODULES = {
     "PrunedClassifier": "alprune.loop.estimator",
     "RunConfig": "alprune.loop.config",
     "RunHistory": "alprune.runs.history",
-    "RunResult": "alprune.loop.result",
+    "RunResult": "alprune.loop.session",
     "Session": "alprune.loop.session",
     "build": "alprune.models",
     "compare": "alprune.runs.compare",

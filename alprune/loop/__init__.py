@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 from alprune.registry import lazy
 
 if TYPE_CHECKING:
-    from alprune.loop.result import RunResult
-    from alprune.loop.session import Oracle, Session
+    from alprune.loop.session import Oracle, RunResult, Session
 
 __all__ = ["Oracle", "RunResult", "Session"]
 
 # The command line reads the options without importing torch.
 __getattr__ = lazy(
     __name__,
-    {"alprune.loop.result": ["RunResult"], "alprune.loop.session": ["Oracle", "Session"]},
+    {"alprune.loop.session": ["Oracle", "RunResult", "Session"]},
 )

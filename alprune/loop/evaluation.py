@@ -1,4 +1,4 @@
-"""Tests of the learner during a run: when they are due, what they show, how it is written down."""
+"""Tests of a run's learner: when they are due, what they show, how they are recorded."""
 
 import math
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ from alprune.training.metrics import Metrics, fit_temperature, measure
 _DIGITS = 6  # of the figures in the record
 
 
-class Exam:
-    """Tests a learner on the same images again and again, and remembers how it did.
+class TestSetEvaluation:
+    """Tests a learner on the test set and remembers the outcomes.
 
     Args:
-        learner: Whose averaged network is tested.
+        learner: Its averaged network is tested.
         test: The test set.
-        every: Test after every so many steps; None: as time allows, see `Evaluations.due`.
+        every: Test after every N steps; None: as time allows, see `Evaluations.due`.
 
     Attributes:
         past: What the tests so far have shown.
-        step: After which the latest test was; None before the first.
+        step: The step after which the latest test was; None before the first.
         metrics: What the latest test showed; None before it, and in a run that was resumed.
     """
 
@@ -52,7 +52,7 @@ class Exam:
 
         Args:
             step: The step that it has just been fitted in.
-            halt: A clock without limit; whoever halts it ends the test.
+            halt: A clock without limit; halting it ends the test.
 
         Raises:
             BudgetSpent: It was halted; the latest test is still the one before.
@@ -98,7 +98,7 @@ class Exam:
         return asdict(self.past) | {"step": self.step}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`.
+        """Restore what `state` returned.
 
         Raises:
             KeyError, TypeError, ValueError: It is no such state.
@@ -108,7 +108,7 @@ class Exam:
         counts = [past.since_best, 0 if state["step"] is None else state["step"]]
         right = all(isinstance(count, int) and count >= 0 for count in counts)
         if not (right and all(0 <= s <= 1 for s in shares) and 0 <= past.spent_s < math.inf):
-            raise ValueError(f"{quoted(state)} tells of no tests")
+            raise ValueError(f"{quoted(state)} is no state of tests")
         self.step, self.past = state["step"], past
 
 
@@ -118,4 +118,4 @@ def _rounded(value: Any) -> Any:
     return value if value is None else round(value, _DIGITS)
 
 
-__all__ = ["Exam"]
+__all__ = ["TestSetEvaluation"]

@@ -39,7 +39,8 @@ class Record:
 
     def __init__(self, folder: RunFolder, observer: Observer, budget: Budget) -> None:
         self.folder, self.observer, self.budget = folder, observer, budget
-        self._pruned_early = False
+        self._is_pruned_early = False
+        self._method = ""
         self._ended = False
 
     def start(
@@ -51,6 +52,7 @@ class Record:
         acquisition: str,
     ) -> None:
         """Write down everything that the run depends on; `acquisition` is the function's name."""
+        self._method = config.method
         self.folder.write(CONFIG, config.to_toml())
         self.folder.rewind(0)
         self.folder.write(INPUTS, Inputs.of(splits.train).to_json())
@@ -89,7 +91,8 @@ class Record:
         """
         self.folder.rewind(events_bytes, events_digest)
         self.folder.write(CONFIG, config.to_toml())
-        self._pruned_early = learner.early is not None and learner.early.pruned_in is not None
+        self._is_pruned_early = learner.early is not None and learner.early.pruned_in is not None
+        self._method = config.method
         now = _machine(learner)
         self._event("resume", step=step, budget=config.budget, steps=config.steps, **now)
         start = next(iter(read_events(self.folder.path)), Fields())
@@ -105,18 +108,18 @@ class Record:
         """Write down what pruning before training did."""
         self.folder.write("plan.json", pruned.plan.to_json())
         if early:
-            return  # `pruned_early` tells, once it is done
+            return  # recorded by the step in which it is done
         self._event("prune", **pruning_fields(pruned))
 
-    def pruned_early(self, early: EarlyPruner | None, method: str) -> None:
-        """Write down, once, what pruning during training did, when it is done."""
-        if early is None or early.pruned_in is None or self._pruned_early:
+    def _pruned_early(self, early: EarlyPruner | None) -> None:
+        """Record, once, what pruning during training did, when it is done."""
+        if early is None or early.pruned_in is None or self._is_pruned_early:
             return
-        self._pruned_early = True
+        self._is_pruned_early = True
         graph, everything = early.unpruned, early.unpruned.all_kept()
         self._event(
             "prune",
-            method=method,
+            method=self._method,
             macs_before=graph.macs(everything),
             macs_after=graph.macs(early.keep),
             params_before=graph.params(everything),
@@ -133,8 +136,10 @@ class Record:
 
     def step(
         self,
+        *,
         step: int,
         pool: LabelPool,
+        learner: Trainable,
         acquired: Tensor,
         tested: Mapping[str, Any],
         uncertainty: float | None,
@@ -148,6 +153,7 @@ class Record:
         Args:
             step: Its number; 0 fits the first points.
             pool: The labels known when it began.
+            learner: As it was fitted.
             acquired: `(k,)` absolute indices that will be labelled next.
             tested: What a test after the fit showed, `test_accuracy` among it; None each if it
                 was not tested.
@@ -157,6 +163,7 @@ class Record:
             fitted_s: The clock when the fit ended.
             seconds: What the parts of the step took, by name.
         """
+        self._pruned_early(learner.early)
         self._event(
             "step",
             step=step,

@@ -1,4 +1,4 @@
-"""Who is labelled, with what, and since which step."""
+"""Which points are labelled, with what, since which step, and which are kept from training."""
 
 import torch
 from torch import Tensor
@@ -18,19 +18,22 @@ class LabelPool:
     Args:
         size: Number of points, labelled and not.
         classes: Number of classes; labels are `0 .. classes - 1`.
+        listed: Whether `draw` lists the unlabelled points, in time that grows with the pool.
 
     Attributes:
         labels: `(size,)` int32, -1 where unknown, -2 where none is wanted; see `label_of`.
         step_of: `(size,)` int32, the step at which a point was labelled, -1 where it was not.
         aside: Absolute indices of the points that are not to be labelled, ascending, int64.
+        held: Absolute indices of the labelled points that are kept from training, int64.
     """
 
-    def __init__(self, size: int, classes: int) -> None:
-        self.classes = classes
+    def __init__(self, size: int, classes: int, listed: bool = False) -> None:
+        self.classes, self._listed = classes, listed
         self.labels = torch.full((size,), UNKNOWN, dtype=torch.int32)
         self.step_of = torch.full((size,), UNKNOWN, dtype=torch.int32)
         self._labelled = torch.empty(0, dtype=torch.int64)  # ascending
         self.aside = torch.empty(0, dtype=torch.int64)
+        self.held = torch.empty(0, dtype=torch.int64)
 
     def __len__(self) -> int:
         return self.labels.numel()
@@ -39,6 +42,12 @@ class LabelPool:
     def labelled(self) -> Tensor:
         """Absolute indices of the labelled points, ascending, `(labelled_count,)` int64."""
         return self._labelled.clone()
+
+    @property
+    def trained_on(self) -> Tensor:
+        """Absolute indices of the labelled points without those held out, ascending, int64."""
+        known = self.labelled
+        return known[~torch.isin(known, self.held)] if self.held.numel() else known
 
     @property
     def unlabelled(self) -> Tensor:
@@ -76,7 +85,7 @@ class LabelPool:
         left = self.unlabelled_count
         if count >= left:
             return self.unlabelled
-        if 2 * count > left or 2 * left < len(self):
+        if self._listed or 2 * count > left or 2 * left < len(self):
             return self.unlabelled[torch.randperm(left, generator=generator)[:count]].sort().values
         drawn = torch.empty(0, dtype=torch.int64)
         while drawn.numel() < count:
@@ -85,6 +94,10 @@ class LabelPool:
             drawn = _distinct(torch.cat([drawn, more[self.labels[more] == UNKNOWN]]))
         # The first to be drawn: the smallest would be a biased choice.
         return drawn[:count].sort().values
+
+    def hold_out(self, indices: Tensor) -> None:
+        """Keep labelled points, `(k,)` absolute indices, from training from now on."""
+        self.held = indices
 
     def set_aside(self, indices: Tensor) -> None:
         """Take points without a label, `(k,)` absolute indices, out of the pool for good.
@@ -150,8 +163,8 @@ def _distinct(values: Tensor) -> Tensor:
     return values[place[first].sort().values]
 
 
-def held_out(pool: LabelPool, count: int, seed: int) -> Tensor:
-    """Draw points out of the first labels that the learner is not trained on.
+def drawn_to_hold_out(pool: LabelPool, count: int, seed: int) -> Tensor:
+    """Draw points out of the first labels to hold out from training.
 
     Args:
         pool: Its first points are labelled.
@@ -165,9 +178,3 @@ def held_out(pool: LabelPool, count: int, seed: int) -> Tensor:
     first = known[pool.step_of[known] == 0]
     order = torch.randperm(first.numel(), generator=torch.Generator().manual_seed(seed + 5))
     return first[order[:count]]
-
-
-def trained_on(pool: LabelPool, count: int, seed: int) -> Tensor:
-    """Return the labelled points without those held out, ascending; arguments of `held_out`."""
-    known = pool.labelled
-    return known[~torch.isin(known, held_out(pool, count, seed))] if count else known

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alprune import models
-from alprune.acquisition import Acquisition, find_acquisition
+from alprune.acquisition import Acquisition, find_acquisition, snapshots_of
 from alprune.acquisition.base import name_of
 from alprune.data import Splits
 from alprune.errors import AlpruneError, DataError, StoreError
@@ -16,6 +15,7 @@ from alprune.loop.checkpoint import SLOTS, load_checkpoint
 from alprune.loop.config import RunConfig, given
 from alprune.loop.events import Observer
 from alprune.loop.pool import LabelPool
+from alprune.loop.rebuild import rebuilt_learner
 from alprune.loop.run_folder import (
     CONFIG,
     RunFolder,
@@ -24,9 +24,9 @@ from alprune.loop.run_folder import (
     read_labels,
     resume_command,
 )
-from alprune.loop.setup import complete, load_splits, new_learner, open_session, simulation
+from alprune.loop.saved_learner import saved_learner
+from alprune.loop.setup import complete, load_splits, open_session, simulation
 from alprune.loop.silent_folder import SilentFolder
-from alprune.pruning import Plan, rebuild
 from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team, join
 
@@ -178,13 +178,12 @@ def _restored(
     train = splits.train
     try:
         _check_same(config, splits.digest, acquisition, state)
-        fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
-        plan = Plan.from_json(state["plan"])
-        # The masks of a masked network stand in its state dict.
-        weights = state["learner"]["model"] if plan.kind == "masks" else None
-        learner = new_learner(config, rebuild(fresh, plan, weights), train, team)
+        saved = saved_learner(state)
+        if saved is None:
+            raise KeyError("learner")
+        learner = rebuilt_learner(config, train, saved, snapshots_of(acquisition), team)
         pool = LabelPool(len(train), len(train.classes))
-        session = Session(config, splits, pool, learner, plan, folder, acquisition, observer)
+        session = Session(config, splits, pool, learner, saved.plan, folder, acquisition, observer)
         session.restore(state)
     except AlpruneError:
         raise

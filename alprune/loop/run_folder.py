@@ -22,6 +22,7 @@ EVENTS = "events.jsonl"
 CONFIG = "config.toml"
 LABELS = "labels.csv"
 LOCK = ".lock"
+_LABEL_COLUMNS = ["index", "label", "class", "step"]
 LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
 _LOCK_S = 0.3  # to wait for a lock: `alprune watch` holds it for an instant to see if it is free
 FILE_BYTES = 2**28  # of events.jsonl and labels.csv: ten million rows
@@ -151,7 +152,7 @@ class RunFolder:
         Raises:
             StoreError: As from `write`.
         """
-        data = _table([("index", "label", "class", "step"), *rows])
+        data = _table([tuple(_LABEL_COLUMNS), *rows])
         self.write(LABELS, data)
         self._labels_bytes = len(data)
 
@@ -274,6 +275,22 @@ def from_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") else cell
 
 
+def label_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a run folder's labels.csv, unchecked, with their line numbers.
+
+    The header, a half-written last row and what follows damage are left out.
+    """
+    try:
+        text = read_whole(path / LABELS, FILE_BYTES).decode()
+    except (OSError, UnicodeDecodeError):
+        return
+    rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    with contextlib.suppress(csv.Error):  # the rows before the damage are good
+        for row in rows:
+            if row and row != _LABEL_COLUMNS:
+                yield rows.line_num, row
+
+
 def read_labels(path: Path) -> dict[int, tuple[int, int]]:
     """Read the labels in a run folder's labels.csv.
 
@@ -281,17 +298,12 @@ def read_labels(path: Path) -> dict[int, tuple[int, int]]:
         path: The run folder.
 
     Returns:
-        `{index: (label, step)}`, without a half-written last row and rows that are no such.
+        `{index: (label, step)}`, without rows that are not labels.
     """
-    try:
-        text = read_whole(path / LABELS, FILE_BYTES).decode()
-    except (OSError, UnicodeDecodeError):
-        return {}
     known = {}
-    with contextlib.suppress(csv.Error):  # what stood before the damage is still good
-        for row in csv.reader(io.StringIO(text[: text.rfind("\n") + 1])):
-            with contextlib.suppress(ValueError, IndexError):
-                known[int(row[0])] = int(row[1]), int(row[3])
+    for _, row in label_rows(path):
+        with contextlib.suppress(ValueError, IndexError):
+            known[int(row[0])] = int(row[1]), int(row[3])
     return known
 
 

@@ -19,7 +19,7 @@ from alprune.loop.config import RunConfig
 from alprune.loop.defaults import PRUNE_OPTIONS, REDUCTIONS
 from alprune.loop.events import Observer
 from alprune.loop.oracle import Simulation
-from alprune.loop.pool import LabelPool, trained_on
+from alprune.loop.pool import LabelPool, drawn_to_hold_out
 from alprune.loop.run_folder import RunFolder, check_new
 from alprune.loop.silent_folder import SilentFolder
 from alprune.loop.start_weights import scaled, start_from, with_weights
@@ -264,7 +264,8 @@ def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Te
     pool.set_aside(first[bad])
     first = first[~bad]
     pool.label(first, oracle(first), step=0)
-    return pool, trained_on(pool, config.hold_out, config.seed)
+    pool.hold_out(drawn_to_hold_out(pool, config.hold_out, config.seed))
+    return pool, pool.trained_on
 
 
 def prune_learner(

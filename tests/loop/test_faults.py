@@ -194,7 +194,7 @@ def poison(monkeypatch):
 def test_a_loss_that_is_not_finite_is_answered_by_one_step_back_at_half_the_rate(tmp_path, poison):
     poison(18)  # the first of step 2: 13 batches, then 4 a step
     path = tmp_path / "run"
-    with pytest.warns(UserWarning, match="in batch 19 .points .*Step 2 is done again"):
+    with pytest.warns(UserWarning, match="in batch 19 .points .*Step 2 is repeated"):
         result = alprune.run(options(path))
     assert result.reason == "steps"
     [back] = events_of(path, "step_back")
@@ -209,7 +209,7 @@ def test_a_second_such_loss_stops_the_run_and_names_the_batch(tmp_path, poison):
     poison(3, 5)
     path = tmp_path / "run"
     with (
-        pytest.warns(UserWarning, match="Step 0 is done again"),
+        pytest.warns(UserWarning, match="Step 0 is repeated"),
         pytest.raises(TrainError, match="in batch 6 .points .*at a rate of 0.025"),
     ):
         alprune.run(options(path))
@@ -229,7 +229,7 @@ def test_weights_that_the_last_batch_breaks_are_not_scored(tmp_path, poison):
 def test_a_step_back_is_taken_once_however_often_the_run_is_resumed(tmp_path, poison):
     path = tmp_path / "run"
     poison(3)
-    with pytest.warns(UserWarning, match="done again"):
+    with pytest.warns(UserWarning, match="is repeated"):
         alprune.run(options(path, steps=1))
     poison(15)
     with pytest.raises(TrainError, match="at a rate of 0.025"):

@@ -34,7 +34,7 @@ def kill(monkeypatch):
 
     def fall(session, error):
         with contextlib.suppress(StoreError):
-            session._checkpoints.wait()  # a real kill would end this thread too
+            session.learning.checkpoints.wait()  # a real kill would end this thread too
         session.record.folder.close()
 
     monkeypatch.setattr(Session, "_fail", fall)
@@ -191,7 +191,7 @@ def test_the_clock_goes_on_where_it_stood(tmp_path, kill):
     before = checkpoint.load_checkpoint(path)
     session, _ = reopen.reopen(path)
     assert session.budget.elapsed_s == before["elapsed_s"] > 0
-    assert session.share.speed == before["scoring_speed"] is not None
+    assert session.learning.speed.speed == before["scoring_speed"] is not None
     session.record.folder.close()
 
 

@@ -40,6 +40,7 @@ from torch import nn
 import alprune
 from alprune.acquisition import Evidence
 from alprune.loop import session
+from alprune.loop.active_learner import ActiveLearner
 from alprune.loop.checkpoint import SLOTS, CheckpointWriter, decode
 from alprune.loop.events import Record
 from alprune.loop.run_folder import read_labels
@@ -49,7 +50,7 @@ WORK = [
     ("fit", Learner, "fit"),
     ("evaluate", Learner, "evaluate"),
     ("score", Evidence, "_pass"),
-    ("acquire", session.Session, "_acquire"),
+    ("acquire", ActiveLearner, "_acquire"),
     ("write event", Record, "step"),
     ("write checkpoint", CheckpointWriter, "save"),
     ("write labels", Record, "told"),

@@ -1,0 +1,57 @@
+"""A learner made again from its checkpoint."""
+
+import torch
+from torch import nn
+
+from alprune import models
+from alprune.data import Dataset
+from alprune.loop.config import RunConfig
+from alprune.loop.saved_learner import SavedLearner
+from alprune.loop.setup import new_learner
+from alprune.pruning import Plan, rebuild, trace
+from alprune.training import Learner
+from alprune.training.distributed import ALONE, Team
+
+
+def rebuilt_network(
+    fresh: nn.Module, saved: SavedLearner, image_shape: tuple[int, ...]
+) -> tuple[nn.Module, Plan]:
+    """Return the network that predicts, in eval mode, and the plan of what is left of it.
+
+    Args:
+        fresh: The unpruned network.
+        saved: From its checkpoint.
+        image_shape: `(c, h, w)` of one image.
+    """
+    plan, early = saved.plan, saved.state["early"]
+    if early is not None:
+        graph = trace(fresh, torch.zeros(2, *image_shape))
+        plan = Plan.of(graph, graph.check(early["keep"]), tuple(early["floored"]))
+    return rebuild(fresh, plan, saved.weights).eval(), plan
+
+
+def rebuilt_learner(
+    config: RunConfig, train: Dataset, saved: SavedLearner, snapshots: int, team: Team = ALONE
+) -> Learner:
+    """Return the learner as it was when the checkpoint was written.
+
+    Args:
+        config: Complete options.
+        train: The training set, with as many classes as the learner has outputs.
+        saved: From its checkpoint.
+        snapshots: Number of networks of past fits to keep.
+        team: The processes that train it together.
+
+    Raises:
+        PruneError, RuntimeError, KeyError: The state belongs to another network.
+    """
+    fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
+    # The masks of a masked network are part of its state dict.
+    weights = saved.state["model"] if saved.plan.kind == "masks" else None
+    learner = new_learner(config, rebuild(fresh, saved.plan, weights), train, team)
+    learner.keep_snapshots(snapshots)
+    learner.restore(saved.state)
+    return learner
+
+
+__all__ = ["rebuilt_learner", "rebuilt_network"]

@@ -1,0 +1,64 @@
+"""The learner in a checkpoint, of any version that wrote it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from alprune.errors import StoreError
+from alprune.pruning import Plan
+from alprune.training.input_spec import Inputs
+
+
+@dataclass(frozen=True)
+class SavedLearner:
+    """A learner as a checkpoint holds it.
+
+    Attributes:
+        plan: What is left of the unpruned network; of a learner that is pruned during training,
+            the plan it began with.
+        state: Of the learner, see `alprune.training.state`.
+        inputs: What it takes; None in checkpoints of runs by earlier versions.
+        step: Step or round that it was last trained in.
+        temperature: Calibrates its logits; None where none was fitted.
+    """
+
+    plan: Plan
+    state: Mapping[str, Any]
+    inputs: Inputs | None
+    step: int
+    temperature: Any = None
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """State dict of the network that predicts."""
+        weights: Mapping[str, Tensor] = self.state["averaged"] or self.state["model"]
+        return weights
+
+
+def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
+    """Return the learner in a checkpoint's state; None if it holds none yet.
+
+    Raises:
+        StoreError: It is not a learner's.
+        DataError, PruneError: Its inputs or its plan are damaged.
+    """
+    if "learner" not in state:
+        return None
+    record = state.get("inputs")
+    if record is None and "image_shape" in state:  # of labelling, before version 2 of the layout
+        record = {**state, "dtype": str(state["dtype"]).removeprefix("torch.")}
+    try:
+        return SavedLearner(
+            plan=Plan.from_json(state["plan"]),
+            state=state["learner"],
+            inputs=None if record is None else Inputs.from_record(record),
+            step=int(state["step"]),
+            temperature=state.get("temperature"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"the checkpoint holds no learner: {error!r}.") from error
+
+
+__all__ = ["SavedLearner", "saved_learner"]
