@@ -1,6 +1,7 @@
 """The errors alprune raises: each says what, what was got, what is allowed and what to do."""
 
 import traceback
+import unicodedata
 
 
 def failure(what: str, error: BaseException) -> str:
@@ -22,11 +23,20 @@ def quoted(value: object, most: int = 120) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape what would steer a terminal: all that is not printable, newlines apart."""
+    """Escape what would steer a terminal: all that is not printable.
+
+    Newlines stay, and what names in several scripts need: spaces of any width and the joiners.
+    """
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_shown(letter: str) -> bool:
+    return (
+        letter.isprintable()
+        or letter in "\n\u200c\u200d"
+        or (letter.isspace() and unicodedata.category(letter) == "Zs")
     )
 
 

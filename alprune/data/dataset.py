@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,10 +16,12 @@ from torch.nn import functional as F
 
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.memmap import IN_MEMORY, parts, rows_at_once, spool
+from alprune.data.names import KnownNames
 from alprune.data.provenance import Files
 from alprune.errors import DataError
 
 UNKNOWN = -1
+_NAMED = 10  # classes that are named in a line
 _STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
 
 
@@ -102,10 +105,16 @@ class Splits:
 
     Where labels come from people, training images may have none yet, and there may be no test
     image at all: see `incomplete` of `alprune.data.load`.
+
+    Attributes:
+        train: Training images and pool.
+        test: Test images.
+        notes: How the source was read and what was left out, for people.
     """
 
     train: Dataset
     test: Dataset
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("classes", "image_shape", "mean", "std"):
@@ -117,6 +126,17 @@ class Splits:
                 f"train and test images have different types: {self.train.x.dtype} and "
                 f"{self.test.x.dtype}."
             )
+
+    def described(self) -> str:
+        """Say in one line what was counted as what."""
+        train, classes = self.train, self.train.classes
+        known = int((train.y != UNKNOWN).sum())
+        named = f" ({', '.join(classes[:_NAMED])}{', ...' if len(classes) > _NAMED else ''})"
+        parts = [
+            f"{len(classes):,} classes{named if classes else ''}: {known:,} labelled images, "
+            f"{len(train) - known:,} without a label, {len(self.test):,} to test on"
+        ]
+        return "; ".join([*parts, *self.notes]) + "."
 
     @property
     def digest(self) -> str:
@@ -233,6 +253,23 @@ def check_several(classes: tuple[str, ...]) -> None:
     """
     if len(classes) < 2:
         raise DataError(f"at least two classes with different names are needed, got {classes}.")
+
+
+def spelt_as(splits: Splits, names: Iterable[str]) -> Splits:
+    """Return a data set whose classes are spelt as in `names`, where they are the same classes.
+
+    Names are the same if they differ only in case, in spaces at the ends or in how accents are
+    encoded, and no other class of `splits` or of `names` does.
+    """
+    ours = splits.train.classes
+    others = KnownNames(name for name in names if name not in ours)
+    theirs = {name: others.find(name) or name for name in ours if name not in {*names}}
+    counts = Counter(theirs.values())
+    classes = tuple(theirs[n] if counts.get(theirs.get(n, ""), 0) == 1 else n for n in ours)
+    if classes == ours:
+        return splits
+    parts = (replace(part, classes=classes) for part in (splits.train, splits.test))
+    return replace(splits, train=next(parts), test=next(parts))
 
 
 def relabelled(splits: Splits, y: Tensor, classes: tuple[str, ...]) -> Splits:

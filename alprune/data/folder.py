@@ -25,6 +25,7 @@ from alprune.data.image_cache.refresh import Decoded, refresh
 from alprune.data.image_cache.store import UNREADABLE, place_for, said, temporary, unwritable
 from alprune.data.image_cache.worker import open_rows
 from alprune.data.lazy_rows import ChosenRows
+from alprune.data.leftovers import in_words
 from alprune.data.listing import Listing, list_folder
 from alprune.data.memmap import map_images
 from alprune.data.provenance import Files
@@ -105,7 +106,9 @@ def _splits(
         digest = digest_of(x, y, files)
         return Dataset(x, y, listing.classes, mean, std, channels == 3, digest, files)
 
-    splits = Splits(dataset(x_train, train), dataset(x_test, test))
+    left = {**listing.left_out, "files that cannot be read": len(decoded.reasons)}
+    notes = [*listing.notes, *([f"left out: {in_words(left)}"] if any(left.values()) else [])]
+    splits = Splits(dataset(x_train, train), dataset(x_test, test), tuple(notes))
     if not options.incomplete:
         check_classes_present(splits.train.y, listing.classes)
     return splits

@@ -3,6 +3,7 @@
 import os
 import stat
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from alprune.data.dataset import UNKNOWN, first_few
-from alprune.errors import DataError, printable
-
-UNLABELLED = ("unlabelled", "unlabeled")
-TEST = "test"
-# Outside the class folders only files of these names count as images: there are notes as well.
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .gif .bmp .dib .tif .tiff .webp .avif .ppm .pgm .pbm .pnm "
-    ".jp2 .j2k .jpx".split()
+from alprune.data.layout import UNLABELLED, Layout, images_without_label, layout_of
+from alprune.data.leftovers import (
+    OWN_FOLDERS,
+    in_words,
+    kind_of_file,
+    kind_of_folder,
+    kind_of_loose,
 )
-_ASK = "A person can label them: alprune ask --dataset folder:{root}, or alprune label."
+from alprune.data.names import KnownNames, composed, has_control, is_unlabelled
+from alprune.errors import DataError, printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Listing:
         labels: Class of each by the folder that it lies in, `(n,)` int64, -1 where unknown.
         tests: How many of the last files are test images.
         unusable: Files that cannot even be listed, each with the reason.
+        left_out: Number of files and folders that are no images of the data set, by their kind.
+        notes: What was decided that could have been meant otherwise, for people.
     """
 
     root: Path
@@ -45,6 +48,8 @@ class Listing:
     labels: np.ndarray
     tests: int
     unusable: list[str]
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,6 +65,7 @@ class _Part:
     folders: list[tuple[str | None, int]] = field(default_factory=list)  # class, files up to it
     links: list[str] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def counts(self) -> dict[str | None, int]:
@@ -74,6 +80,14 @@ class _Part:
     @property
     def classes(self) -> list[str]:
         return sorted(name for name in self.counts if name is not None)
+
+    def end(self, name: str | None) -> None:
+        """Note that the files up to here are of a class, or of none."""
+        self.folders.append((name, len(self.paths)))
+
+    def rename(self, classes: dict[str, str]) -> None:
+        """Call classes otherwise."""
+        self.folders = [(n if n is None else classes.get(n, n), end) for n, end in self.folders]
 
     def add(self, path: str, entry: "os.DirEntry[str]") -> None:
         if not _is_text(entry.name):
@@ -109,14 +123,14 @@ class _Part:
 def list_folder(root: Path, *, follow_links: bool = False, incomplete: bool = False) -> Listing:
     """List a folder of images.
 
-    Where there is a folder `train`, class folders lie in it: `train/<class>/...`, with
-    `test/<class>/...` beside it. Otherwise, if `incomplete`, they lie in `root` itself:
-    `<class>/...`, with or without `test/<class>/...`. Images in `unlabelled/...` beside the class
-    folders, and images beside them in no folder, have no label yet.
+    `layout.layout_of` says which folders hold class folders: `train` with `test` beside it or, if
+    `incomplete`, the folder itself. Images in `unlabelled/...` beside the class folders, and images
+    beside them in no folder, have no label yet. A class has one name, whether its folder in
+    `test` is called `Café`, `café ` or, as on a Mac, has its accents apart.
 
-    Files may lie in folders below these; hidden ones are ignored, links to folders there are not
-    followed. Links that lead out of `root` are refused, for whoever made the folder could name
-    any file of yours by one.
+    Files may lie in folders below these. Hidden ones and what systems and programs leave behind
+    (see `leftovers`) are left out, and counted. Links to folders are not followed. Links that
+    lead out of `root` are refused, since an untrusted folder could name any file of yours by one.
 
     Args:
         root: The folder.
@@ -125,35 +139,36 @@ def list_folder(root: Path, *, follow_links: bool = False, incomplete: bool = Fa
             a person is asked for the labels.
 
     Raises:
-        DataError: A folder or what must be in it is missing; the message says what to do.
+        DataError: A folder or what must be in it is missing, or could be meant in two ways; the
+            message says what to do.
     """
-    nested = os.path.isdir(root / "train")  # not Path.is_dir, which raises on a long name
-    if not nested and not incomplete:
-        raise DataError(_no_train(root))
-    if not os.path.isdir(root):
+    if not os.path.isdir(root):  # not Path.is_dir, which raises on a long name
         raise DataError(f"there is no folder {str(root)!r}.")
-    train = _scan(root, "train" if nested else "", follow_links)
-    has_test = os.path.isdir(root / TEST)
-    if not has_test and not incomplete:
+    layout = layout_of(root, incomplete)
+    train = _scan(root, layout.train, layout, follow_links)
+    if layout.test is None and not incomplete:
         raise DataError(
-            f"there is no folder {str(root / TEST)!r}. Accuracy is measured on images that are "
+            f"there is no folder {str(root / 'test')!r}. Accuracy is measured on images that are "
             "never trained on: move some of each class (a fifth, say) from train/<class>/ to "
             "test/<class>/."
         )
-    test = _scan(root, TEST, follow_links) if has_test else _Part()
+    test = _Part() if layout.test is None else _scan(root, layout.test, layout, follow_links)
     if test.counts.get(None):
         raise DataError(
-            f"{str(root / TEST)!r} holds images without a label, which can test nothing. Move them "
-            f"to {str(root / ('train' if nested else '') / UNLABELLED[0])!r}."
+            f"{str(root / str(layout.test))!r} holds images without a label, which can test "
+            f"nothing. Move them to {str(root / layout.train / UNLABELLED)!r}."
         )
+    notes = [*layout.notes, *_unify(train, test)]
     if not incomplete:
-        _check_complete(root, train, test)
+        _check_complete(root, layout, train, test)
     classes = tuple(sorted({*train.classes, *test.classes}))
     parts = [part.sorted(classes) for part in (train, test)]
+    left_out = layout.left_out + train.left_out + test.left_out
     if not parts[0][0]:
+        found = f" ({in_words(left_out)} left out)" if left_out else ""
         raise DataError(
-            f"there is no image in {str(root)!r}. Put images into {UNLABELLED[0]}/, and those of "
-            "which you know the class into folders of its name."
+            f"there is no image in {str(root)!r}{found}. Put images into {UNLABELLED}/, and those "
+            "of which you know the class into folders of its name."
         )
     columns = np.concatenate([columns for _, columns in parts])
     return Listing(
@@ -165,30 +180,45 @@ def list_folder(root: Path, *, follow_links: bool = False, incomplete: bool = Fa
         labels=columns[:, 2],
         tests=len(parts[1][0]),
         unusable=train.unusable + test.unusable,
+        left_out=left_out,
+        notes=tuple(notes),
     )
 
 
-def _scan(root: Path, part: str, follow_links: bool) -> _Part:
+def _scan(root: Path, part: str, layout: Layout, follow_links: bool) -> _Part:
     """Find the files of `root/part`; of `root` itself if `part` is empty."""
     found, where, prefix = _Part(), root / part, f"{part}/" if part else ""
+    of_test = part != "" and part == layout.test
     try:
         with os.scandir(where) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = [e for e in visible if os.path.isdir(e.path) and (part or e.name != TEST)]
+        folders = [e for e in visible if os.path.isdir(e.path)]
+        if not part:
+            folders = [e for e in folders if e.name != layout.test]
+        more = [] if of_test else _beside(root, layout)
         if not follow_links:  # refused before anything there is looked at
-            links = [where, *(e.path for e in folders if e.is_symlink())]
+            links = [where, *(e.path for e in (*folders, *more) if e.is_symlink())]
             _refuse_links_out(root, [str(link) for link in links])
-        loose = [e for e in visible if Path(e.name).suffix.lower() in SUFFIXES and e.is_file()]
-        for entry in loose if part != TEST else []:
-            found.add(prefix + entry.name, entry)
+        for entry in visible:
+            if not os.path.isdir(entry.path):
+                _add_loose(found, prefix, entry, of_test)
+        for entry in more:
+            if os.path.isdir(entry.path):
+                _add_all(found, entry, entry.name)
+            else:
+                found.add(entry.name, entry)
         if found.paths:
-            found.folders.append((None, len(found.paths)))
+            found.end(None)
         for entry in folders:
+            before = found.left_out[OWN_FOLDERS]
+            if (kind := kind_of_folder(entry.path, entry.name)) is not None:
+                found.left_out[kind] += 1
+                continue
             _check_folder(entry)
-            for path, file in _files(entry.path, prefix + entry.name):
-                found.add(path, file)
-            name = None if entry.name in UNLABELLED else entry.name
-            found.folders.append((name, len(found.paths)))
+            count = len(found.paths)
+            _add_all(found, entry, prefix + entry.name)
+            if len(found.paths) > count or found.left_out[OWN_FOLDERS] == before:
+                found.end(None if is_unlabelled(entry.name) else entry.name)
         if not follow_links:
             _refuse_links_out(root, [f"{root}/{path}" for path in found.links])
     except OSError as error:
@@ -196,7 +226,59 @@ def _scan(root: Path, part: str, follow_links: bool) -> _Part:
     return found
 
 
-def _files(where: str, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+def _beside(root: Path, layout: Layout) -> list["os.DirEntry[str]"]:
+    """Return the entries of the root that hold more images without a label."""
+    if not layout.beside:
+        return []
+    with os.scandir(root) as entries:
+        return [entry for entry in entries if entry.name in layout.beside]
+
+
+def _add_loose(found: _Part, prefix: str, entry: "os.DirEntry[str]", of_test: bool) -> None:
+    """Add a file that lies in no class folder, if its name says that it is an image."""
+    kind = kind_of_loose(entry.name)
+    if kind is None and of_test:
+        kind = f"images in no folder of {prefix}"
+    if kind is not None:
+        found.left_out[kind] += 1
+    elif entry.is_file():
+        found.add(prefix + entry.name, entry)
+
+
+def _add_all(found: _Part, folder: "os.DirEntry[str]", prefix: str) -> None:
+    """Add the files below a folder."""
+    for path, file in _files(folder.path, prefix, found.left_out):
+        found.add(path, file)
+
+
+def _unify(train: _Part, test: _Part) -> list[str]:
+    """Give class folders that are the same class one name; return notes on what was decided."""
+    names = KnownNames()
+    renamed: dict[str, str] = {}
+    # Composed names first, as keyboards write them; those of training before those of test.
+    ordered = sorted(train.classes, key=lambda name: (composed(name) != name, name))
+    for name in ordered:
+        like = next((n for n in names.alike(name) if composed(n) == composed(name)), None)
+        renamed[name] = like or name
+        names.add(renamed[name])
+    train.rename(renamed)
+    of_test = {name: names.find(name) or name for name in test.classes}
+    test.rename(of_test)
+    differing = sorted(n for n, to in (renamed | of_test).items() if n != to)
+    notes = []
+    if differing:
+        notes.append(
+            f"{len(differing)} class folder(s) are one with another of the same name, written "
+            f"otherwise: {first_few([repr(name) for name in differing])}"
+        )
+    if twins := sorted(n for n in train.classes if len(names.alike(n)) > 1):
+        notes.append(f"different classes: {first_few([repr(name) for name in twins])}")
+    return notes
+
+
+def _files(
+    where: str, prefix: str, left_out: Counter[str]
+) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """Yield the files below a folder, in no order, with their paths from `prefix` on."""
     folders = [(where, prefix)]
     while folders:
@@ -206,8 +288,15 @@ def _files(where: str, prefix: str) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append((entry.path, f"{path}/{entry.name}"))
-                elif not (entry.is_symlink() and os.path.isdir(entry.path)):
+                    if (kind := kind_of_folder(entry.path, entry.name)) is not None:
+                        left_out[kind] += 1
+                    else:
+                        folders.append((entry.path, f"{path}/{entry.name}"))
+                elif entry.is_symlink() and os.path.isdir(entry.path):
+                    left_out["links to folders"] += 1
+                elif (kind := kind_of_file(entry.name)) is not None:
+                    left_out[kind] += 1
+                else:
                     yield f"{path}/{entry.name}", entry
 
 
@@ -215,6 +304,10 @@ def _check_folder(entry: "os.DirEntry[str]") -> None:
     if not _is_text(entry.name):
         raise DataError(
             f"the name of class folder {entry.path!r} is no UTF-8 text. Rename the folder."
+        )
+    if has_control(entry.name):
+        raise DataError(
+            f"the name of class folder {entry.path!r} holds control characters. Rename the folder."
         )
     if entry.is_symlink() and Path(os.path.realpath(os.path.dirname(entry.path))).is_relative_to(
         os.path.realpath(entry.path)
@@ -237,15 +330,11 @@ def _refuse_links_out(root: Path, places: list[str]) -> None:
         )
 
 
-def _check_complete(root: Path, train: _Part, test: _Part) -> None:
+def _check_complete(root: Path, layout: Layout, train: _Part, test: _Part) -> None:
     """Refuse a folder that lacks what a run on a labelled data set needs."""
     if unknown := train.counts.get(None, 0):
-        raise DataError(
-            f"{unknown:,} images in {str(root / 'train')!r} have no label (those in "
-            f"{UNLABELLED[0]}/, or in no class folder), and this needs labelled ones. "
-            + _ASK.format(root=root)
-        )
-    for part, found in (("train", train), ("test", test)):
+        raise images_without_label(root / layout.train, unknown)
+    for part, found in ((layout.train, train), (str(layout.test), test)):
         if not found.classes:
             raise DataError(
                 f"{str(root / part)!r} has no class folders; expected {part}/<class>/<image>."
@@ -263,13 +352,6 @@ def _check_complete(root: Path, train: _Part, test: _Part) -> None:
         raise DataError(
             f"train and test of {str(root)!r} must have the same classes; {found_only}."
         )
-
-
-def _no_train(root: Path) -> str:
-    advice = "Expected train/<class>/... and test/<class>/... in it."
-    if os.path.isdir(root):
-        advice += " Are there images of which the classes are not known? " + _ASK.format(root=root)
-    return f"there is no folder {str(root / 'train')!r}. {advice}"
 
 
 def _is_text(name: str) -> bool:

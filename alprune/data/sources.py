@@ -1,5 +1,6 @@
 """The registry of data sets, `DATASETS`, and loading by name."""
 
+import sys
 from pathlib import Path
 
 from alprune.data import digits, downloads, folder, npz, shards
@@ -10,7 +11,7 @@ from alprune.data.dataset import (
     Splits,
     check_several,
 )
-from alprune.errors import AlpruneError, DataError, failure
+from alprune.errors import AlpruneError, DataError, failure, printable
 from alprune.registry import lookup
 
 DATASETS: dict[str, DataSource] = {
@@ -69,7 +70,8 @@ def load(
             (`folder:PATH` and `shards:PATH`: 32x32). A function of your own gets no size: its
             images stay.
         skip_unreadable: Leave out image files that do not decode, with a warning.
-        progress: Show a progress bar where loading takes long.
+        progress: Show a progress bar where loading takes long, and say in one line what was counted
+            as what; both on the standard error.
         follow_links: Read files to which links lead out of a folder; refused otherwise.
         incomplete: Take data as they are before people have labelled them: labels may be missing
             (-1), so may test images (none, as `(0, h, w, c)`) and images of some or all classes.
@@ -91,6 +93,8 @@ def load(
         root, size, skip_unreadable, progress, follow_links, incomplete=incomplete, cache=cache
     )
     splits = found.load(path, options)
+    if progress:
+        print(printable(f"{name}: {splits.described()}"), file=sys.stderr)
     if not incomplete:
         _check_complete(name, splits)
     return splits

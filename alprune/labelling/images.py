@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alprune import data
 from alprune.data import UNKNOWN, Dataset, Files, Splits
+from alprune.data.dataset import spelt_as
 from alprune.errors import DataError
 from alprune.labelling.journal import Answer, Journal
 from alprune.loop.config import RunConfig
@@ -98,6 +99,7 @@ def look(config: RunConfig, journal: Journal, splits: Splits, seen: Tensor | Non
     files = splits.train.files
     if files is None:
         raise DataError(f"{config.dataset!r} is no folder of images; expected folder:PATH.")
+    splits = spelt_as(splits, journal.classes)
     journal.declare(splits.train.classes)
     contents = [row.tobytes().hex() for row in files.contents]
     by_folder = _in_order_of(journal.classes, splits)

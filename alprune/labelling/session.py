@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from alprune import data
+from alprune.data.names import LONGEST_NAME, KnownNames, is_name, is_unlabelled
 from alprune.errors import ConfigError, DataError
 from alprune.labelling import accuracy
 from alprune.labelling import images as pictures
@@ -268,11 +269,12 @@ class Asking:
 
     def declare(self, classes: Iterable[str]) -> None:
         """Name classes before there are labels of them."""
-        names = list(classes)
-        odd = [name for name in names if not name or not name.isprintable() or len(name) > 100]
-        if odd:
+        known = KnownNames(self.journal.classes)
+        names = [known.find(name) or name for name in classes]
+        if odd := [name for name in names if not is_name(name) or is_unlabelled(name)]:
             raise ConfigError(
-                f"{odd[0]!r} cannot name a class: a name is printable, of 1 to 100 characters."
+                f"{odd[0]!r} cannot name a class: a name has 1 to {LONGEST_NAME} characters, none "
+                "of them a control character, and is not 'unlabelled'."
             )
         with self.lock:
             self.journal.declare(names)

@@ -29,7 +29,7 @@ from alprune.data.image_cache.append_log import Block, BlockWriter, read_blocks
 from alprune.data.image_cache.pool import cores
 from alprune.data.image_cache.store import INDEX, clear, is_ours, locked
 from alprune.data.image_cache.worker import write_at
-from alprune.data.listing import SUFFIXES
+from alprune.data.leftovers import SUFFIXES
 from alprune.data.safe_io import open_ordinary
 from alprune.data.shards.listing import Shard, Shards
 from alprune.data.shards.tar import Samples, list_samples

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from alprune.data.listing import SUFFIXES
+from alprune.data.leftovers import SUFFIXES
 from alprune.data.safe_io import open_ordinary
 from alprune.errors import DataError, printable
 

@@ -1,0 +1,96 @@
+"""What systems, cameras and programs leave among images, which is neither image nor class."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from alprune.data.image_cache.formats import HEIC_ADVICE, can_read_heic
+
+# Only files of these names count as images outside of class folders: there are notes as well.
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .gif .bmp .dib .tif .tiff .webp .avif .ppm .pgm .pbm .pnm "
+    ".jp2 .j2k .jpx".split()
+)
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+SYSTEM_FOLDERS, OWN_FOLDERS = "folders of the system or of programs", "folders of alprune"
+SYSTEM_FILES, VIDEOS, SIDECARS = "files of the system", "videos", "files of notes on an image"
+HEIC = f"HEIC photos ({HEIC_ADVICE})"
+_RAW = frozenset(".dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw".split())
+_OTHER_IMAGES = frozenset(".jxl .psd .svg .eps .ai .ico .tga .exr .hdr .dcm .xcf .jxr".split())
+_FOLDER_NAMES = frozenset(
+    (
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+        "found.000",
+        "network trash folder",
+        "temporary items",
+        "__pycache__",
+    )
+)
+_FILE_NAMES = frozenset(
+    ("thumbs.db", "ehthumbs.db", "desktop.ini", "folder.htt", "icon\r", "picasa.ini")
+)
+_VIDEO_SUFFIXES = frozenset(".mov .mp4 .m4v .avi .mkv .3gp .mts .m2ts .webm .mpg .mpeg".split())
+_SIDECAR_SUFFIXES = frozenset((".aae", ".xmp", ".thm", ".lrv"))
+_OWN_FILES = frozenset(("queries.png", "queries.csv", "predictions.csv", "labels.csv"))
+# Files that tell folders which alprune writes: of a run or of asking; of a report.
+_OWN_MARKS = (("config.toml", "events.jsonl"), ("report.html", "report.md"))
+
+
+def kind_of_folder(path: str, name: str) -> str | None:
+    """Return why a folder's files are no images of the data set; None if they may be."""
+    if name.strip().lower() in _FOLDER_NAMES:
+        return SYSTEM_FOLDERS
+    if any(all(os.path.isfile(f"{path}/{mark}") for mark in marks) for marks in _OWN_MARKS):
+        return OWN_FOLDERS
+    return None
+
+
+def kind_of_file(name: str) -> str | None:
+    """Return why a file in a class folder is no image, by its name; None if it may be one."""
+    lower = name.lower()
+    if lower in _FILE_NAMES or lower.startswith("~$"):
+        return SYSTEM_FILES
+    suffix = os.path.splitext(lower)[1]
+    if suffix in _VIDEO_SUFFIXES:
+        return VIDEOS
+    # Takeouts of photos have a file of notes beside each: a.jpg.json, or with a word between.
+    notes = suffix == ".json" and any(f"{image}." in lower for image in SUFFIXES | HEIC_SUFFIXES)
+    return SIDECARS if notes or suffix in _SIDECAR_SUFFIXES else None
+
+
+def kind_of_loose(name: str) -> str | None:
+    """Return why a file in no class folder is no image; None if its name says that it is one."""
+    if name.lower() in _OWN_FILES:
+        return "files of alprune"
+    if (kind := kind_of_file(name)) is not None:
+        return kind
+    suffix = Path(name).suffix.lower().rstrip()  # a space behind it is no part of it
+    if suffix in SUFFIXES:
+        return None
+    if suffix in HEIC_SUFFIXES:
+        return None if can_read_heic() else HEIC
+    if suffix in _RAW:
+        return "raw photos"
+    return "images of other formats" if suffix in _OTHER_IMAGES else "other files"
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Say what was left out and how many there are: "2 videos, 1 files of the system"."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
+
+
+__all__ = [
+    "HEIC_SUFFIXES",
+    "SUFFIXES",
+    "in_words",
+    "kind_of_file",
+    "kind_of_folder",
+    "kind_of_loose",
+]
