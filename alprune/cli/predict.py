@@ -75,6 +75,8 @@ def predict_command(
     classifier = found.classifier
     cache = found.config.cache if found.config else None
     source = open_source(images, classifier.inputs, follow_links, cache)
+    if not source.is_described:
+        click.echo(printable(source.described()), err=True)
     place = pick_device(device)
     if out == "-":
         write_stream(classifier, source, sys.stdout.buffer, place, every)

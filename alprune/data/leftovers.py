@@ -12,7 +12,8 @@ SUFFIXES = frozenset(
     ".jp2 .j2k .jpx".split()
 )
 HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
-SYSTEM_FOLDERS, OWN_FOLDERS = "folders of the system or of programs", "folders of alprune"
+SYSTEM_FOLDERS = "folders of the system or of programs"
+OWN_FOLDERS, OWN_FILES = "folders of alprune", "files of alprune"
 SYSTEM_FILES, VIDEOS, SIDECARS = "files of the system", "videos", "files of notes on an image"
 HEIC = f"HEIC photos ({HEIC_ADVICE})"
 _RAW = frozenset(".dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw".split())
@@ -55,6 +56,8 @@ def kind_of_folder(path: str, name: str) -> str | None:
 def kind_of_file(name: str) -> str | None:
     """Return why a file in a class folder is no image, by its name; None if it may be one."""
     lower = name.lower()
+    if lower in _OWN_FILES:
+        return OWN_FILES
     if lower in _FILE_NAMES or lower.startswith("~$"):
         return SYSTEM_FILES
     suffix = os.path.splitext(lower)[1]
@@ -67,8 +70,6 @@ def kind_of_file(name: str) -> str | None:
 
 def kind_of_loose(name: str) -> str | None:
     """Return why a file in no class folder is no image; None if its name says that it is one."""
-    if name.lower() in _OWN_FILES:
-        return "files of alprune"
     if (kind := kind_of_file(name)) is not None:
         return kind
     suffix = Path(name).suffix.lower().rstrip()  # a space behind it is no part of it

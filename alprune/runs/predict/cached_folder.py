@@ -10,6 +10,7 @@ import torch
 
 from alprune import data
 from alprune.data.image_cache.store import cache_of
+from alprune.data.names import KnownNames
 from alprune.errors import DataError
 from alprune.runs.predict.files import (
     BATCH,
@@ -75,11 +76,12 @@ def kept_source(
         parts.append(
             Source(name, len(shown), lambda begin: decoded(islice(shown, begin, None), inputs))
         )
-    return replace(joined(parts), name=f"{name} (kept)")
+    # What was counted as what is said by loading.
+    return replace(joined(parts), name=f"{name} (kept)", is_described=True)
 
 
 def _part(split: data.Dataset, prefix: str, inputs: Inputs) -> Source:
-    paths, classes = split.paths or (), frozenset(inputs.classes)
+    paths, classes = split.paths or (), KnownNames(inputs.classes)
 
     def batches(begin: int) -> Iterator[Batch]:
         for start in range(begin, len(paths), BATCH):

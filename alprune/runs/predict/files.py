@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from alprune.data.image_cache.decode import Decoder, dark
+from alprune.data.leftovers import in_words, kind_of_file, kind_of_folder
+from alprune.data.names import KnownNames, folded
 from alprune.data.safe_io import user_path
 from alprune.errors import DataError, printable
 from alprune.training.input_spec import Inputs
 
 BATCH = 64  # images decoded by one task
-_PARTS = ("train", "test")
+_PARTS = ("train", "test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,20 @@ class Source:
         name: As given.
         total: How many there are.
         batches: Reads them from the one of this number on.
+        left_out: What lies beside the images and is not read, in words.
+        is_described: Whether opening it has already said what was counted as what.
     """
 
     name: str
     total: int
     batches: Callable[[int], Iterator[Batch]]
+    left_out: str = ""
+    is_described: bool = False
+
+    def described(self) -> str:
+        """Say in one line what was counted as what."""
+        left_out = f"; left out: {self.left_out}" if self.left_out else ""
+        return f"{self.name}: {self.total:,} images to classify{left_out}."
 
 
 def joined(parts: list[Source]) -> Source:
@@ -78,7 +89,8 @@ def joined(parts: list[Source]) -> Source:
             begin = max(0, begin - part.total)
 
     total = sum(part.total for part in parts)
-    return Source(" ".join(part.name for part in parts), total, batches)
+    left_out = ", ".join(part.left_out for part in parts if part.left_out)
+    return Source(" ".join(part.name for part in parts), total, batches, left_out)
 
 
 def sample_files(root: Path, inputs: Inputs, count: int, follow_links: bool) -> Tensor:
@@ -91,7 +103,7 @@ def sample_files(root: Path, inputs: Inputs, count: int, follow_links: bool) -> 
     root = user_path(root)
     if not os.path.isdir(root):
         raise DataError(f"there is no folder {str(root)!r}.")
-    total = count_files(root)
+    total = count_files(root)[0]
     wanted = {place * total // count for place in range(count)} if total else set()
     chosen = (e for i, e in enumerate(walk(root, inputs, follow_links)) if i in wanted)
     images = [batch.images for batch in decoded(chosen, inputs)]
@@ -114,16 +126,18 @@ def check_decoded(inputs: Inputs) -> None:
         )
 
 
-def count_files(root: Path) -> int:
-    """Count what `walk` lists."""
-    return sum(1 for _ in _files(str(root), ""))
+def count_files(root: Path) -> tuple[int, str]:
+    """Count what `walk` lists; return also, in words, what it leaves out."""
+    left_out: Counter[str] = Counter()
+    total = sum(1 for _ in _files(str(root), "", left_out))
+    return total, in_words(left_out)
 
 
 def walk(root: Path, inputs: Inputs, follow_links: bool) -> Iterator[Entry]:
     """List a folder's files by their paths, holding one folder's names at a time."""
     inside = os.path.realpath(root)
-    classes = frozenset(inputs.classes)
-    for path, shown, why in _files(str(root), ""):
+    classes = KnownNames(inputs.classes)
+    for path, shown, why in _files(str(root), "", Counter()):
         if why is None and os.path.islink(path) and not follow_links:
             end = os.path.realpath(path)
             if not Path(end).is_relative_to(inside):
@@ -131,8 +145,13 @@ def walk(root: Path, inputs: Inputs, follow_links: bool) -> Iterator[Entry]:
         yield Entry(path, as_text(shown), label_of(shown, classes), why)
 
 
-def _files(folder: str, prefix: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yield path, path below the root and perhaps an error, sorted; hidden files left out."""
+def _files(
+    folder: str, prefix: str, left_out: Counter[str]
+) -> Iterator[tuple[str, str, str | None]]:
+    """Yield path, path below the root and perhaps an error, sorted.
+
+    Hidden files and what `leftovers` names are left out; of the latter, `left_out` is the number.
+    """
     try:
         with os.scandir(folder) as found:
             entries = sorted((e for e in found if e.name[0] != "."), key=lambda e: e.name)
@@ -140,18 +159,22 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, str, str | None]]:
         yield folder, prefix.rstrip("/"), f"a folder that cannot be listed: {error.strerror}"
         return
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path, f"{prefix}{entry.name}/")
+        is_folder = entry.is_dir(follow_symlinks=False)
+        kind = kind_of_folder(entry.path, entry.name) if is_folder else kind_of_file(entry.name)
+        if kind is not None:
+            left_out[kind] += 1
+        elif is_folder:
+            yield from _files(entry.path, f"{prefix}{entry.name}/", left_out)
         elif not os.path.isdir(entry.path):  # links to folders are not followed
             yield entry.path, prefix + entry.name, None
 
 
-def label_of(shown: str, classes: frozenset[str]) -> str | None:
-    """Return the class that a file's folders name, if they do."""
+def label_of(shown: str, classes: KnownNames) -> str | None:
+    """Return the class that a file's folders name, however it is spelt; None if they do not."""
     folders = shown.split("/")[:-1]
-    if folders and folders[0] in _PARTS and folders[0] not in classes:
+    if folders and folded(folders[0]) in _PARTS and folders[0] not in classes:
         folders = folders[1:]
-    return folders[0] if folders and folders[0] in classes else None
+    return classes.find(folders[0]) if folders else None
 
 
 def as_text(name: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from alprune.data.arrays import StoredArray, describe, find_arrays
 from alprune.data.dataset import resize
 from alprune.data.memmap import IN_MEMORY
+from alprune.data.names import KnownNames
 from alprune.data.npz import checked_images, open_images
 from alprune.data.safe_io import user_path
 from alprune.errors import DataError
@@ -78,7 +79,7 @@ def _open(name: str, inputs: Inputs, follow_links: bool, cache: Path | None, alo
         kept = kept_source(name, path, prefix, inputs, follow_links, cache)
         if kept is not None:
             return kept
-        total = count_files(path)
+        total, left_out = count_files(path)
         if not total:
             raise DataError(f"there is no image in {str(path)!r}.")
 
@@ -90,12 +91,15 @@ def _open(name: str, inputs: Inputs, follow_links: bool, cache: Path | None, alo
         what = "folder" if name.startswith("folder:") else "image or folder"
         raise DataError(f"there is no {what} {str(path)!r}.")
     else:
-        total = 1
+        total, left_out = 1, ""
 
         def entries() -> Iterator[Entry]:
             yield Entry(str(path), as_text(str(path)))
 
-    return Source(name, total, lambda begin: decoded(islice(entries(), begin, None), inputs))
+    def batches(begin: int) -> Iterator[Batch]:
+        return decoded(islice(entries(), begin, None), inputs)
+
+    return Source(name, total, batches, left_out)
 
 
 def _npz_source(name: str, path: Path, inputs: Inputs) -> Source:
@@ -154,17 +158,14 @@ def _tensor_source(
         raise DataError(
             f"the learner takes {inputs.dtype} images, {unit}; got {images.dtype}. Convert them."
         )
-    known = frozenset(inputs.classes)
+    known = KnownNames(inputs.classes)
 
     def batches(begin: int) -> Iterator[Batch]:
         for start in range(begin, len(images), BATCH):
             part = slice(start, min(start + BATCH, len(images)))
             some = resize(images[part].cpu(), (h, w)).expand(-1, -1, -1, c)
             rows = range(part.start, part.stop)
-            told = (labels[i] if labels[i] in known else None for i in rows)
-            entries = [
-                Entry("", f"{name}[{i}]", label) for i, label in zip(rows, told, strict=True)
-            ]
+            entries = [Entry("", f"{name}[{i}]", known.find(labels[i] or "")) for i in rows]
             yield Batch(entries, some)
 
     return Source(name, len(images), batches)
