@@ -2,16 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,18 @@ class Cost:
 
     Attributes:
         params: Parameters, frozen ones included, shared ones once.
-        macs: Multiply-accumulates of convolutions, linear layers and recurrent layers.
+        macs: Multiply-accumulates of all products: of an activation with a weight, whatever
+            layer or function uses it, and of two activations, as in attention.
         bytes: Of the state file without its header: parameters and persistent buffers (such as
             BatchNorm's running statistics) in the precision they have.
-        by_layer: Multiply-accumulates of every layer that ran, by module name.
-        uncounted: Modules that own a weight matrix that no rule counted: of an unknown kind, or
-            not run as a module (attention reads its projections' weights itself).
+        by_layer: Multiply-accumulates by the name of the module that ran them itself, ""
+            for the network's own forward; they add up to `macs`.
     """
 
     params: int
     macs: int
     bytes: int
     by_layer: dict[str, int] = field(default_factory=dict)
-    uncounted: tuple[str, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -43,13 +42,9 @@ class Cost:
 def cost(model: nn.Module, example: Tensor) -> Cost:
     """Count what one example costs, by one forward pass in eval mode.
 
-    Counted are the products with a weight: convolutions of every kind, grouped and transposed,
-    `Linear`, and `RNN` / `GRU` / `LSTM` with their cells. As in the papers, biases,
-    normalisation, activations, pooling, and products of two activations are not. thop, the
-    counter of the 3SP paper, counts convolutions and linear layers alike, ReLU and max-pooling
-    as nothing, and adds 4 an element for BatchNorm, average pooling's sums, and a recurrent
-    layer's biases and elementwise work: for VGG-19 it says 401,974,272, 0.3% more than here.
-    torch.utils.flop_counter says exactly `flops` for networks of convolutions and linear layers.
+    Counted is what `torch.utils.flop_counter` counts: convolutions of every kind, matrix products
+    and attention; and, beyond it, recurrent layers and bilinear forms, whose kernels it does not
+    know. As in the papers, biases, normalisation, activations and pooling are not.
 
     Args:
         model: Left as found: mode, buffers, gradients, hooks.
@@ -58,31 +53,89 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
     Returns:
         The cost of one example, whatever `b`.
     """
-    by_layer: dict[str, int] = {}
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            rule = _rule(module)
-            if rule is not None:
-                hook = _counter(name, rule, by_layer)
-                handles.append(module.register_forward_hook(hook, with_kwargs=True))
-        with forward_only(model):
-            model(example[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
+    by_layer = _macs_by_layer(model, example[:1])
     stored = {id(t): t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor)}
     return Cost(
         params=sum(p.numel() for p in model.parameters()),
         macs=sum(by_layer.values()),
         bytes=sum(t.numel() * t.element_size() for t in stored.values()),
         by_layer=by_layer,
-        uncounted=tuple(
-            name
-            for name, module in model.named_modules()
-            if name not in by_layer and not isinstance(module, nn.Embedding) and _has_matrix(module)
-        ),
     )
+
+
+def _macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
+    counter = FlopCounterMode(display=False, custom_mapping=_BEYOND_TORCHS)
+    found: dict[str, int] = {}
+    running = [""]
+    counted = 0
+
+    def charge() -> None:
+        nonlocal counted
+        total = counter.get_total_flops() // 2
+        if total > counted:
+            found[running[-1]] = found.get(running[-1], 0) + total - counted
+            counted = total
+
+    def enter(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            charge()
+            running.append(name)
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        charge()
+        running.pop()
+
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_hook(leave))
+        with forward_only(model), _in_plain_operations(), counter:
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    charge()
+    return found
+
+
+@contextmanager
+def _in_plain_operations() -> Iterator[None]:
+    """Run attention and compiled parts as the plain products that the counter knows."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _recurrent(x: Sequence[int], *weights: Any, **_: Any) -> int:
+    """Count one layer and direction of `mkldnn_rnn_layer`: rows by both matrices."""
+    return 2 * prod(x[:-1]) * sum(prod(w) for w in weights[:2])
+
+
+def _recurrent_cudnn(x: Sequence[int], weights: Sequence[Any], *_: Any, **__: Any) -> int:
+    return 2 * prod(x[:-1]) * sum(prod(w) for w in weights if len(w) == 2)
+
+
+def _trilinear(*given: Any, **_: Any) -> int:
+    """Count a bilinear form: every element of the three factors, laid out side by side."""
+    factors, places = [list(shape) for shape in given[:3]], given[3:6]
+    for shape, at in zip(factors, places, strict=True):
+        for dim in sorted(at):
+            shape.insert(dim, 1)
+    return 2 * prod(max(sizes) for sizes in zip(*factors, strict=True))
+
+
+_BEYOND_TORCHS = {
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+    torch.ops.aten._cudnn_rnn: _recurrent_cudnn,
+    torch.ops.aten._trilinear: _trilinear,
+}
 
 
 def latency_ms(model: nn.Module, example: Tensor, repeats: int = 30, warmup: int = 5) -> float:
@@ -134,54 +187,3 @@ def _cuda_pass_ms(model: nn.Module, example: Tensor) -> float:
         end.record()
         end.synchronize()
     return start.elapsed_time(end)
-
-
-Rule = Callable[[Any, Tensor, Tensor], int]
-"""`(module, its input, its output) -> multiply-accumulates`."""
-
-
-def _rule(module: nn.Module) -> Rule | None:
-    if isinstance(module, (*_CONVS, nn.Linear)):
-        return _made_by_weight
-    if isinstance(module, _TRANSPOSED):
-        return _spread_by_weight
-    if isinstance(module, nn.RNNBase):
-        return _recurrent
-    if isinstance(module, nn.RNNCellBase):
-        return _recurrent_cell
-    return None
-
-
-def _made_by_weight(module: Any, x: Tensor, out: Tensor) -> int:
-    # Each output position of all channels together takes the whole weight once, groups or not.
-    return out.numel() // module.weight.shape[0] * module.weight.numel()
-
-
-def _spread_by_weight(module: Any, x: Tensor, out: Tensor) -> int:
-    return x.numel() // module.weight.shape[0] * module.weight.numel()
-
-
-def _recurrent(module: nn.RNNBase, x: Any, out: Any) -> int:
-    # A packed sequence holds its data as (steps of all sequences, features).
-    data = x.data if isinstance(x, nn.utils.rnn.PackedSequence) else x
-    return data.numel() // data.shape[-1] * _matrices(module)
-
-
-def _recurrent_cell(module: nn.RNNCellBase, x: Tensor, out: Any) -> int:
-    return x.numel() // x.shape[-1] * _matrices(module)
-
-
-def _matrices(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters(recurse=False) if p.dim() == 2)
-
-
-def _has_matrix(module: nn.Module) -> bool:
-    return any(p.dim() >= 2 for p in module.parameters(recurse=False))
-
-
-def _counter(name: str, rule: Rule, by_layer: dict[str, int]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        x = args[0] if args else next(iter(kwargs.values()))
-        by_layer[name] = by_layer.get(name, 0) + rule(module, x, out)
-
-    return hook

@@ -299,7 +299,10 @@ def _allocate(
         widths=widths,
         macs_before=sum(by_layer.values()),
         # A weight costs the same multiply-accumulates at every width.
-        macs_after=sum(by_layer[name] * sizes[name] // layers.params[name] for name in sizes),
+        macs_after=sum(
+            macs * sizes[name] // layers.params[name] if name in sizes else macs
+            for name, macs in by_layer.items()
+        ),
         params_before=sum(p.numel() for p in layers.model.parameters()),
         params_after=params_after,
     )
