@@ -11,17 +11,16 @@ from alprune.cli.common import Command
 @click.option("--json", "as_json", is_flag=True, help="Print names and summaries as JSON.")
 def list_command(as_json: bool) -> None:
     """Name all methods, models, data sets, acquisition functions and ways to start."""
-    from alprune.acquisition import summaries
+    from alprune import acquisition, pruning
     from alprune.acquisition.initial import STARTS
     from alprune.data import DATASETS
     from alprune.models import MODELS
-    from alprune.pruning import METHODS
 
     known = {
-        "methods": {name: entry.summary for name, entry in METHODS.items()},
+        "methods": pruning.summaries(),
         "models": {name: entry.summary for name, entry in MODELS.items()},
         "datasets": {name: entry.summary for name, entry in DATASETS.items()},
-        "acquisitions": summaries(),
+        "acquisitions": acquisition.summaries(),
         "starts": {name: (do.__doc__ or "").partition("\n")[0] for name, do in STARTS.items()},
     }
     if as_json:
@@ -33,4 +32,4 @@ def list_command(as_json: bool) -> None:
         for name, summary in entries.items():
             click.echo(f"  {name:<{width}}  {summary}")
     click.echo("Wherever a name is accepted, package.module:function is too.")
-    click.echo("A model may also be torchvision:NAME, any classifier of torchvision.")
+    click.echo("A model may also be torchvision:NAME or timm:NAME, any classifier of theirs.")

@@ -112,7 +112,7 @@ def complete(config: RunConfig) -> RunConfig:
     """
     find_acquisition(config.acquisition)
     # The weights of a network of your own may be more than a random draw.
-    own = config.model not in models.MODELS and not config.model.startswith("torchvision:")
+    own = not models.is_listed(config.model)
     config = with_weights(config)
     config = config.resolved({"after_pruning": "inherit" if own else "reinit"})
     lookup("after-pruning treatment", config.after_pruning or "", AFTER_PRUNING)

@@ -5,19 +5,29 @@ from typing import TYPE_CHECKING
 from alprune.registry import lazy
 
 if TYPE_CHECKING:
-    from alprune.models.construct import build
+    from alprune.models.construct import build, check_name
     from alprune.models.init import he_normal_, reinit
     from alprune.models.pretrained import load_pretrained
-    from alprune.models.registry import INITS, MODELS, ModelEntry
+    from alprune.models.registry import INITS, MODELS, ModelEntry, is_listed
 
-__all__ = ["INITS", "MODELS", "ModelEntry", "build", "he_normal_", "load_pretrained", "reinit"]
+__all__ = [
+    "INITS",
+    "MODELS",
+    "ModelEntry",
+    "build",
+    "check_name",
+    "he_normal_",
+    "is_listed",
+    "load_pretrained",
+    "reinit",
+]
 
 __getattr__ = lazy(
     __name__,
     {
-        "alprune.models.construct": ["build"],
+        "alprune.models.construct": ["build", "check_name"],
         "alprune.models.init": ["he_normal_", "reinit"],
         "alprune.models.pretrained": ["load_pretrained"],
-        "alprune.models.registry": ["INITS", "MODELS", "ModelEntry"],
+        "alprune.models.registry": ["INITS", "MODELS", "ModelEntry", "is_listed"],
     },
 )

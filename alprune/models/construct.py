@@ -1,5 +1,6 @@
 """Build a learner by name, with He initialisation and without touching global random state."""
 
+import difflib
 import inspect
 from typing import Any
 
@@ -7,12 +8,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from alprune.errors import AlpruneError, ConfigError, ModelError, failure
+from alprune.errors import AlpruneError, ConfigError, ModelError, failure, quoted
 from alprune.models.cost import forward_only
 from alprune.models.init import forked_rng, he_normal_
-from alprune.models.registry import MODELS, ModelEntry, Shape
+from alprune.models.registry import LIBRARIES, MODELS, ModelEntry, Shape
 from alprune.models.stems import replace_stem
-from alprune.registry import lookup, unknown
+from alprune.registry import lookup
 
 _WITH_SIDE_OUTPUTS = ("googlenet", "inception_v3")
 _CIFAR = (3, 32, 32)
@@ -23,7 +24,7 @@ def build(name: str, classes: int, input_shape: Shape | None = None, seed: int =
 
     Args:
         name: A key of `MODELS`, whose weights are drawn by `he_normal_`;
-            `torchvision:NAME` for a classifier of torchvision, untrained; or
+            `torchvision:NAME` or `timm:NAME` for a classifier of these libraries, untrained; or
             `package.module:function`, called as `function(classes=..., input_shape=...)`, or
             with these by position if its parameters have other names, and returning an
             `nn.Module`. The last two keep their own initialisation.
@@ -37,7 +38,7 @@ def build(name: str, classes: int, input_shape: Shape | None = None, seed: int =
         The network, mapping `(b, c, h, w)` to logits `(b, classes)`.
 
     Raises:
-        ConfigError: Unknown name, or not callable as said above.
+        ConfigError: Unknown name, or not callable in this way.
         ModelError: `classes` or `input_shape` not possible for this learner, or what was built
             isn't an `nn.Module` that maps them to `(b, classes)`.
     """
@@ -49,8 +50,12 @@ def build(name: str, classes: int, input_shape: Shape | None = None, seed: int =
             "width), each at least 1."
         )
     with forked_rng(seed):
-        if name.startswith("torchvision:"):
-            return _from_torchvision(name.partition(":")[2], classes, input_shape or (3, 224, 224))
+        if name.startswith(LIBRARIES):
+            check_name(name)
+            library, _, network = name.partition(":")
+            if library == "timm":
+                return _from_timm(network, classes, input_shape)
+            return _from_torchvision(network, classes, input_shape or (3, 224, 224))
         found = lookup("model", name, MODELS)
         if not isinstance(found, ModelEntry):
             return _from_user(name, found, classes, input_shape or _CIFAR)
@@ -70,10 +75,35 @@ def _from_registry(
     return model
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that `build` does not know; code of the user's is imported.
+
+    Raises:
+        ConfigError: Unknown; the message lists what is known, or the nearest names.
+    """
+    library, colon, network = name.partition(":")
+    if not name.startswith(LIBRARIES):
+        lookup("model", name, MODELS)
+        return
+    known = _torchvisions() if library == "torchvision" else _timms()
+    # timm adds the name of the weights, resnet18.a1_in1k, which build leaves random
+    if network not in known and network.partition(".")[0] not in known:
+        near = difflib.get_close_matches(network[:200], known, n=5, cutoff=0.5)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError(f"unknown {library} model {quoted(network)}.{hint}")
+
+
+def _torchvisions() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _timms() -> list[str]:
+    import timm  # takes seconds to import
+
+    return timm.list_models()
+
+
 def _from_torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise unknown("torchvision model", name, known)
     options: dict[str, Any] = {}
     if name in _WITH_SIDE_OUTPUTS:  # for training, which would make theirs a tuple
         options = {"aux_logits": False, "init_weights": True}
@@ -84,13 +114,42 @@ def _from_torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
     try:
         model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"model 'torchvision:{name}' cannot be made for images of {shape[1]}x{shape[2]} "
-            f"pixels: {error}. Choose another --image-size (it was published at 224)."
-        ) from error
+        raise _not_for_size(f"torchvision:{name}", shape, error) from error
     if shape[0] != 3:
         replace_stem(model, shape[0])
     return _checked(f"torchvision:{name}", model, classes, shape)
+
+
+def _from_timm(name: str, classes: int, shape: Shape | None) -> nn.Module:
+    import timm  # takes seconds to import
+
+    published = tuple(timm.get_pretrained_cfg(name, allow_unregistered=False).input_size)
+    shape = shape or published
+    options = {"num_classes": classes, "in_chans": shape[0], "pretrained": False}
+    sized = {"img_size": shape[1:]} if shape[1:] != published[1:] else {}
+    try:
+        model = _create(name, options, sized)
+    except Exception as error:  # many networks' constructors, each with errors of its own
+        raise _not_for_size(f"timm:{name}", shape, error) from error
+    return _checked(f"timm:{name}", model, classes, shape)
+
+
+def _create(name: str, options: dict[str, Any], sized: dict[str, Any]) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, **options, **sized)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **options)  # takes any size
+
+
+def _not_for_size(name: str, shape: Shape, error: Exception) -> ModelError:
+    return ModelError(
+        f"model {name!r} cannot be made for images of {shape[1]}x{shape[2]} pixels: {error}. "
+        "Choose another --image-size (most were published at 224)."
+    )
 
 
 def _from_user(name: str, function: object, classes: int, shape: Shape) -> nn.Module:
@@ -130,7 +189,7 @@ def _checked(name: str, model: nn.Module, classes: int, shape: Shape) -> nn.Modu
     try:
         with forward_only(model):
             logits = model(torch.zeros(1, *shape))
-    except Exception as error:  # whatever a stranger's forward raises
+    except Exception as error:  # a forward may raise anything
         raise ModelError(
             f"model {name!r} fails on an input of shape {tuple(shape)}: {error}. Give the input "
             "shape that it takes, on the CPU and in float32."

@@ -90,6 +90,8 @@ def _macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
     handles = []
     try:
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; what it runs counts for the module around it
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave))
         with forward_only(model), _in_plain_operations(), counter:

@@ -35,6 +35,15 @@ class ModelEntry:
     lr: float | None = None
 
 
+LIBRARIES = ("torchvision:", "timm:")
+"""What the names of a library's networks begin with."""
+
+
+def is_listed(name: str) -> bool:
+    """Whether a name is a key of `MODELS` or of a library's network, not of the user's code."""
+    return name in MODELS or name.startswith(LIBRARIES)
+
+
 def _in(place: str, *first: Any) -> Callable[..., Any]:
     return later(f"alprune.models.{place}", *first)
 

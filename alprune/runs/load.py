@@ -283,7 +283,7 @@ def _of_file(path: Path, model: nn.Module | None) -> Learned:
         raise StoreError(
             f"{path} is no learner that alprune has exported as safetensors: {error}."
         ) from error
-    if model is None and not (name in models.MODELS or name.startswith("torchvision:")):
+    if model is None and not models.is_listed(name):
         raise StoreError(
             f"{path} holds a network of your own, {quoted(name)}, and no code that a file names is "
             "run. Build it and pass it: alprune.load_learner(path, model=...)."

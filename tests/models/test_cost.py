@@ -85,7 +85,8 @@ def test_flops_equal_those_of_torchs_own_counter(name):
 
 
 TORCHVISION = "vit_b_16 swin_t swin_v2_t maxvit_t mobilenet_v3_large regnet_y_400mf convnext_tiny"
-TIMM = """vit_tiny_patch16_224 deit_tiny_patch16_224 swin_tiny_patch4_window7_224 xcit_nano_12_p16_224
+TIMM = """vit_tiny_patch16_224 deit_tiny_patch16_224
+    swin_tiny_patch4_window7_224 xcit_nano_12_p16_224
     mobilevit_xxs efficientvit_b0 edgenext_xx_small convnextv2_atto coat_tiny poolformer_s12
     mixer_s32_224 gmlp_ti16_224 nfnet_l0 botnet26t_256 lambda_resnet26t halonet26t""".split()
 

@@ -8,13 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torchvision
-
 from alprune.errors import AlpruneError, ConfigError, quoted
 from alprune.loop.config import RunConfig, option_type
 from alprune.loop.setup import complete, data_options
-from alprune.models import MODELS
-from alprune.registry import lookup, unknown
+from alprune.models import check_name
+from alprune.registry import unknown
 
 MOST_RUNS = 1_000
 Grid = Mapping[str, Sequence[Any]]
@@ -131,7 +129,7 @@ def _cell(config: RunConfig, values: dict[str, Any], out: Path) -> Cell:
     name = name_of(values)
     try:
         whole = complete(replace(config, **values, out=str(out / name)))
-        _check_model(whole.model)
+        check_name(whole.model)
     except AlpruneError as error:
         raise type(error)(f"run {name}: {error}") from error
     return Cell(name, values, whole)
@@ -165,15 +163,6 @@ def _check_axes(grid: Grid) -> None:
     count = math.prod(len(values) for values in grid.values())
     if count > MOST_RUNS:
         raise ConfigError(f"the grid has {count:,} runs; at most {MOST_RUNS:,} are made.")
-
-
-def _check_model(name: str) -> None:
-    if not name.startswith("torchvision:"):
-        lookup("model", name, MODELS)
-        return
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name.partition(":")[2] not in known:
-        raise unknown("torchvision model", name.partition(":")[2], known)
 
 
 def _place(grid: Grid, option: str, cell: Cell) -> int:
