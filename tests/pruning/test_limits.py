@@ -1,0 +1,180 @@
+"""What the limits of single layers keep and remove, and how a wrong one is refused."""
+
+import importlib.metadata
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from alprune import models
+from alprune.errors import ConfigError, PruneError
+from alprune.pruning import Latency, Limits, ScoreOptions, Target, prune, search, trace
+from alprune.pruning import registry as methods
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Sequential(
+            nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(),
+        )  # fmt: skip
+        self.hidden = nn.Linear(24, 40)
+        self.head = nn.Linear(40, 10)
+
+    def forward(self, x):
+        x = self.body(self.stem(x).relu()).mean((2, 3))
+        return self.head(self.hidden(x).relu())
+
+
+BEFORE = {"stem": 16, "body.0": 32, "body.3": 24, "hidden": 40, "head": 10}
+
+
+def batch():
+    x = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return x, torch.arange(8) % 10
+
+
+def widths(method="3sp", **options):
+    torch.manual_seed(0)
+    return prune(Net(), method, batch=batch(), **options).widths
+
+
+@pytest.mark.parametrize("ignore", [["stem", "hidden"], "stem", ["body"], ["body.*"], ["*d*n"]])
+def test_ignored_layers_keep_all_their_channels(ignore):
+    found = widths(flops_reduction=0.3, ignore=ignore)
+    patterns = [ignore] if isinstance(ignore, str) else ignore
+    names = {"stem": ["stem"], "hidden": ["hidden"], "*d*n": ["hidden"]}
+    kept = [name for p in patterns for name in names.get(p, ["body.0", "body.3"])]
+    assert all(found[name] == BEFORE[name] for name in kept)
+    assert found != BEFORE
+
+
+def test_layers_to_ignore_may_be_given_as_modules():
+    torch.manual_seed(0)
+    model = Net()
+    pruned = prune(model, batch=batch(), flops_reduction=0.3, ignore=[model.body[0], "stem"])
+    assert pruned.widths["body.0"] == 32 and pruned.widths["stem"] == 16
+    with pytest.raises(PruneError, match="Linear that is no layer of this network"):
+        prune(model, batch=batch(), ignore=[nn.Linear(3, 3)])
+
+
+def test_a_layer_that_passes_channels_on_keeps_what_it_passes():
+    assert widths(flops_reduction=0.3, ignore=["body.1"])["body.0"] == 32
+
+
+def test_coupled_layers_are_kept_together():
+    model = models.build("resnet18", 10, (3, 16, 16))
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pruned = prune(model, batch=(x, torch.arange(4)), ignore=["layer1.0.conv2"])
+    assert {pruned.widths[n] for n in ("conv1", "layer1.0.conv2", "layer1.1.conv2")} == {64}
+
+
+def test_reductions_by_layer_are_met_and_other_layers_left_alone():
+    found = widths(layer_reductions={"body.0": 0.5, "hidden": 0.25})
+    assert found == BEFORE | {"body.0": 16, "hidden": 30}
+    later_entry_holds = widths(layer_reductions={"body": 0.5, "body.3": 0.25})
+    assert later_entry_holds == BEFORE | {"body.0": 16, "body.3": 18}
+
+
+def test_reductions_by_layer_and_a_target_are_both_met():
+    found = widths(flops_reduction=0.5, layer_reductions={"body.0": 0.25})
+    assert found["body.0"] == 24
+    assert prune(Net(), batch=batch(), flops_reduction=0.5, layer_reductions={"body.0": 0.25}) \
+        .flops_reduction >= 0.5  # fmt: skip
+
+
+def test_reductions_by_layer_round_down():
+    assert widths(layer_reductions={"hidden": 0.3}, round_to=8)["hidden"] == 24
+
+
+def test_floors_by_layer_hold():
+    free, held = (
+        widths(flops_reduction=0.8),
+        widths(flops_reduction=0.8, layer_floors={"body.0": 20}),
+    )
+    assert free["body.0"] < 20 <= held["body.0"]
+
+
+def test_local_ranking_takes_the_same_share_of_every_layer():
+    found = widths(channels_reduction=0.5, local=True)
+    assert found == {"stem": 8, "body.0": 16, "body.3": 12, "hidden": 20, "head": 10}
+    everywhere = widths(channels_reduction=0.5)
+    assert everywhere != found and sum(everywhere.values()) == sum(found.values())
+    once = Counter(widths("3sp-iterative", channels_reduction=0.5, local=True, rounds=2))
+    assert sum((once - Counter(found)).values()) <= 4  # shares of narrower layers are rounded
+
+
+def test_the_best_channels_of_a_layer_stay_whatever_the_ranking():
+    graph = trace(Net(), batch()[0])
+    scores = torch.rand(graph.channels, generator=torch.Generator().manual_seed(3))
+    limits = Limits(local=True, layer_reductions={"body.3": 0.5})
+    keep = search(graph, scores, Target("channels", 0.3, limits)).keep(graph)
+    for group in graph.groups:
+        own = scores[group.channels]
+        assert own[keep[group.channels]].min() > own[~keep[group.channels]].max()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ignore": ["steem"]}, "ignore names 'steem'.* Did you mean 'stem'"),
+        ({"layer_floors": {"conv*": 4}}, "layer_floors names 'conv\\*'"),
+        ({"layer_reductions": {"head": 0.5}}, "'head', where no channel can be pruned .*output"),
+        ({"layer_reductions": {"stem": 0.9}}, "would leave 1 of 16 channels in 'stem'"),
+        ({"layer_reductions": {"stem": 0.5}, "ignore": ["stem"]}, "other limits keep 16"),
+        ({"layer_reductions": {"stem": 1.0}}, "must be a share in \\[0, 1\\), got 1.0"),
+        ({"layer_reductions": {"stem": "half"}}, "must be a share"),
+        ({"layer_reductions": 0.5}, "must map layer names"),
+        ({"layer_floors": {"stem": 2.5}}, "whole number"),
+        ({"layer_floors": {"stem": -2}}, "must be at least 0"),
+        ({"ignore": 3}, "ignore must be a list of layer names"),
+        ({"ignore": [3]}, "ignore must be a list of layer names"),
+        ({"ignore": ["stem", "body", "hidden"], "flops_reduction": 0.5}, "limits of single layers"),
+        ({"method": "snip", "ignore": ["stem"]}, "only methods that score channels take it"),
+        ({"method": "precrop", "local": True}, "only methods that score channels take it"),
+        ({"method": "3sp-iterative", "layer_reductions": {"stem": 0.5}}, "score channels once"),
+        ({"round_to": 1.5}, "round_to must be a whole number"),
+    ],
+)  # fmt: skip
+def test_a_wrong_limit_is_refused_with_the_reason(options, message):
+    options = {"method": "3sp", "flops_reduction": None, **options}
+    with pytest.raises(PruneError, match=message):
+        prune(Net(), batch=batch(), **options)
+
+
+def test_options_may_be_given_by_name_or_in_records():
+    by_name = widths("3sp-ca", smoothing=0.01, channel_cost="step", min_channels=2, round_to=2)
+    scoring, limits = ScoreOptions(smoothing=0.01, channel_cost="step"), Limits(2, 2)
+    assert widths("3sp-ca", scoring=scoring, limits=limits) == by_name
+    assert widths("3sp-ca", scoring=scoring, limits=Limits(7, 2), min_channels=2) == by_name
+    aware = widths(latency=Latency(batch=2), channels_reduction=0.2)
+    assert aware == widths(latency_batch=2, channels_reduction=0.2)
+    with pytest.raises(ConfigError, match="unknown option of prune 'smoothng'.*'smoothing'"):
+        widths(smoothng=0.1)
+
+
+def last_channels_stay(model, graph, batch, options):
+    return torch.arange(graph.channels, dtype=torch.float32)
+
+
+def offered(monkeypatch, value):
+    entry = importlib.metadata.EntryPoint("mine", value, methods.ENTRY_POINTS)
+    monkeypatch.setattr(methods, "entry_points", lambda group: [entry])
+
+
+def test_an_installed_package_offers_criteria_by_name(monkeypatch):
+    expected = widths(last_channels_stay, flops_reduction=0.3)
+    offered(monkeypatch, f"{__name__}:last_channels_stay")
+    assert widths("mine", flops_reduction=0.3) == expected
+    assert "mine" in methods.summaries()
+    with pytest.raises(ConfigError, match="Did you mean 'mine'"):
+        widths("mien")
+
+
+def test_a_criterion_that_cannot_be_loaded_names_its_package(monkeypatch):
+    offered(monkeypatch, "no_such_module:criterion")
+    with pytest.raises(ConfigError, match="'mine' of an installed package cannot be loaded from"):
+        widths("mine")
