@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command, run_options, tell
+from alprune.cli.common import Command, run_options, tell, trust_option
 from alprune.errors import printable
 from alprune.loop.config import given, read_recipe
 from alprune.loop.defaults import LABELLING_OPTIONS
 from alprune.loop.observers import Observer
+from alprune.loop.trust import check_trust
 
 if TYPE_CHECKING:
     from alprune.labelling import Asking, Round, Told
@@ -72,6 +73,8 @@ def opened(
     from alprune.labelling import open_asking
 
     chosen = (read_recipe(recipe) if recipe else {}) | given(options)
+    if recipe is not None:
+        check_trust(chosen, recipe, given(options))
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     return open_asking(path, classes=names, observer=_Training(sys.stderr.isatty()), **chosen)
 
@@ -102,6 +105,7 @@ def ask_command(
 @click.option("--new-classes", is_flag=True, help="Take labels that are no class yet.")
 @click.option("--replace", is_flag=True, help="Take answers that differ from those told before.")
 @click.option("--unasked", is_flag=True, help="Take images that were never asked for.")
+@trust_option
 @click.option("--simulate", is_flag=True, help="In a trial (--initial): answer by the folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was taken as JSON.")
 def tell_command(

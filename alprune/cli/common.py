@@ -13,6 +13,7 @@ from cloup import Command
 
 from alprune.errors import AlpruneError, printable
 from alprune.loop.config import CHOICES, RunConfig, default_of, given, option_type
+from alprune.loop.trust import TRUSTED, trusting
 
 METAVARS = {
     "budget": "SECONDS",
@@ -54,7 +55,7 @@ def run_options(
             "--recipe",
             type=click.Path(path_type=Path),
             help="TOML file of options; those given on the command line win.",
-        )(function)
+        )(trust_option(function))
 
     return decorate
 
@@ -75,6 +76,21 @@ def _option(entry: Any, told: str | None) -> Callable[[Callable[..., Any]], Call
     param: Any = click.Choice(choices) if choices else kind
     metavar = METAVARS.get(entry.name)
     return click.option(flag, entry.name, type=param, default=None, metavar=metavar, help=text)
+
+
+def _trust(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.with_resource(trusting(value))
+
+
+trust_option = click.option(
+    "--trust-code",
+    is_flag=True,
+    expose_value=False,
+    callback=_trust,
+    help="Import the code that a recipe or run folder names (module:function). "
+    f"${TRUSTED} lists modules that need no such option.",
+)
+"""For commands that read a recipe or a run folder and may import what is named there."""
 
 
 def tell(text: str) -> None:
@@ -106,4 +122,5 @@ __all__ = [
     "run_options",
     "show_warning",
     "tell",
+    "trust_option",
 ]

@@ -14,6 +14,7 @@ from alprune.cli.common import Command, run_options
 from alprune.errors import AlpruneError, ConfigError, printable
 from alprune.loop.config import RunConfig
 from alprune.loop.signals import Signals, Stopped
+from alprune.loop.trust import check_trust
 
 if TYPE_CHECKING:
     from alprune.runs.compare import Cell, Outcome, Resources
@@ -164,6 +165,8 @@ def _asked(
         axes[name] = values_of(name, text)
     from_recipe = read_grid_recipe(recipe) if recipe else ({}, {})
     options, grid = merged(from_recipe, chosen, axes)
+    if recipe is not None:
+        check_trust(options | grid, recipe, chosen | axes)
     if "out" not in options:
         raise ConfigError("name the folder of all runs: --out outputs/NAME.")
     out = Path(options.pop("out"))

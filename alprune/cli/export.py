@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command
+from alprune.cli.common import Command, trust_option
 from alprune.errors import printable
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMA
 @click.option(
     "--check/--no-check", default=True, help="Compare its predictions with the learner's."
 )
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def export_command(
     learner: Path, formats: str, out: Path | None, check: bool, as_json: bool

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import METAVARS, Command
+from alprune.cli.common import METAVARS, Command, trust_option
 from alprune.errors import printable
 from alprune.loop.signals import Stopped
+from alprune.loop.trust import trusted
 
 if TYPE_CHECKING:
     from alprune.runs.predict import Tally
@@ -41,6 +42,7 @@ Into another program:      alprune predict outputs/photos one.jpg --out -
 @click.option("--resume", is_flag=True, help="Go on with a table that was interrupted.")
 @click.option("--follow-links", is_flag=True, help="Read images behind links that lead out.")
 @click.option("--device", default="auto", show_default=True, metavar=METAVARS["device"])
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def predict_command(
     learner: Path,
@@ -124,6 +126,7 @@ def _terminated() -> Iterator[None]:
 def _again(learner: Path, images: tuple[str, ...], out: str, every: bool, links: bool) -> str:
     words = ["alprune", "predict", str(learner), *images, "--out", out, "--resume"]
     words += ["--all"] * every + ["--follow-links"] * links
+    words += ["--trust-code"] * trusted()
     return shlex.join(words)
 
 

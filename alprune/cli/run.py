@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command, config_of, run_options
+from alprune.cli.common import Command, config_of, run_options, trust_option
 from alprune.errors import StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.observers import Observer, Several
@@ -140,6 +140,7 @@ def _resume(
 @click.command("rerun", cls=Command)
 @click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), metavar="NEW", help="Folder (DIR-rerun).")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def rerun_command(path: Path, out: Path | None, as_json: bool) -> None:
     """Run the options of a run that has ended once more, and compare.

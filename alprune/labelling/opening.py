@@ -15,6 +15,7 @@ from alprune.labelling.session import Asking
 from alprune.loop.config import RunConfig, given
 from alprune.loop.events import Observer
 from alprune.loop.run_folder import CONFIG, RunFolder, is_asking, read_events
+from alprune.loop.trust import check_trust, trusting
 
 
 def open_asking(
@@ -22,6 +23,7 @@ def open_asking(
     *,
     classes: Iterable[str] = (),
     observer: Observer | None = None,
+    trust_code: bool = False,
     **options: Any,
 ) -> Asking:
     """Open a folder in which people are asked about images, or begin one.
@@ -30,6 +32,7 @@ def open_asking(
         path: The folder.
         classes: Names of classes; others may come with labels, and with the folders of images.
         observer: Is told how far the training is.
+        trust_code: Whether code that the folder names (`module:function`) may be imported.
         **options: Of `alprune.RunConfig`. A new folder needs `dataset="folder:PATH"`; later they
             are read from its config.toml, and only those that are no part of the network may be
             given anew. `budget` is for each round (60 seconds unless told).
@@ -46,7 +49,10 @@ def open_asking(
             raise StoreError(
                 f"{path} holds a run on labelled data. Choose another folder to ask people in."
             )
-        config = changed(RunConfig.from_toml(path / CONFIG, out=str(path)), chosen)
+        config = RunConfig.from_toml(path / CONFIG, trust_code=True, out=str(path))
+        with trusting(trust_code):
+            check_trust(asdict(config), path / CONFIG, chosen)
+        config = changed(config, chosen)
     elif "dataset" not in chosen:
         raise ConfigError(
             f"{path} is new. Say where the images are: alprune ask {path} --dataset folder:PATH. "

@@ -12,6 +12,7 @@ import tomli_w
 
 from alprune.data.safe_io import read_whole
 from alprune.errors import ConfigError, quoted
+from alprune.loop.trust import check_trust, trusting
 from alprune.registry import unknown
 
 # Names that the rooms which compute know by their registries; here, as no import of these is light.
@@ -194,11 +195,19 @@ class RunConfig:
                 raise ConfigError(f"{name} must be more than 0 and finite, got {value:g}.")
 
     @classmethod
-    def from_toml(cls, path: str | Path, **overrides: Any) -> "RunConfig":
+    def from_toml(
+        cls, path: str | Path, *, trust_code: bool = False, **overrides: Any
+    ) -> "RunConfig":
         """Read a recipe; `overrides` win over it.
 
+        Args:
+            path: The file.
+            trust_code: Whether the file may name code (`module:function`), which a run imports.
+            **overrides: Options by name; code that they name needs no trust.
+
         Raises:
-            ConfigError: The file is missing or no TOML, or holds an unknown key.
+            ConfigError: The file is missing or no TOML, holds an unknown key, or names code
+                without `trust_code`.
         """
         record = read_recipe(path)
         if "grid" in record:
@@ -206,6 +215,8 @@ class RunConfig:
                 f"recipe {path} holds a [grid], the options of many runs; run it with alprune "
                 f"compare --recipe {path}."
             )
+        with trusting(trust_code):
+            check_trust({k: v for k, v in record.items() if k not in overrides}, path, overrides)
         try:
             return cls.from_mapping(record | overrides)
         except ConfigError as error:

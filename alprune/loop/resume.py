@@ -27,6 +27,7 @@ from alprune.loop.run_folder import (
 from alprune.loop.saved_learner import saved_learner
 from alprune.loop.setup import complete, load_splits, open_session, simulation
 from alprune.loop.silent_folder import SilentFolder
+from alprune.loop.trust import trusting
 from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team, join
 
@@ -44,6 +45,7 @@ def resume(
     observer: Observer | None = None,
     budget: float | None = None,
     steps: int | None = None,
+    trust_code: bool = False,
 ) -> RunResult:
     """Go on with a run from its last checkpoint, at most one step back.
 
@@ -56,6 +58,7 @@ def resume(
         budget: A new budget in seconds, those already spent included, to extend the run.
         steps: A new number of steps, those already made included, to extend the run. An extended
             run does its last step again, to the new end.
+        trust_code: Whether code that the folder names (`module:function`) may be imported.
 
     Returns:
         How the run ended. A run that had ended already is left as it is.
@@ -65,12 +68,13 @@ def resume(
             was; and as from `run`.
     """
     path = Path(path)
-    ended = finished(path, budget, steps)
-    if ended is not None:
-        return ended
-    with join(options(path).sync_batchnorm) as team:
-        session, oracle = reopen(path, acquisition, observer, budget, steps, team=team)
-        return session.run(oracle)
+    with trusting(trust_code):
+        ended = finished(path, budget, steps)
+        if ended is not None:
+            return ended
+        with join(options(path).sync_batchnorm) as team:
+            session, oracle = reopen(path, acquisition, observer, budget, steps, team=team)
+            return session.run(oracle)
 
 
 def options(path: Path, budget: float | None = None, steps: int | None = None) -> RunConfig:

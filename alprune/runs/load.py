@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from alprune.errors import AlpruneError, StoreError, quoted
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.config import RunConfig
 from alprune.loop.run_folder import CONFIG, is_asking, read_events, resume_command
+from alprune.loop.trust import check_trust, trusting
 from alprune.pruning import Plan, rebuild, trace
 from alprune.runs.local_data import nearby_splits
 from alprune.training.classifier import Classifier
@@ -27,6 +28,7 @@ from alprune.training.state import weights_file
 
 _PLAN = "plan.json"
 _WEIGHTS = "model.safetensors"
+Builder = Callable[[Inputs], nn.Module]
 _TEXT_MOST = 2**25  # bytes of a plan, or of inputs
 _KEY = "alprune.learner"  # in the metadata of a file that `to_bytes` made
 
@@ -57,23 +59,29 @@ class Learned:
             warnings.warn(note, stacklevel=3)
 
 
-def load_learner(path: str | Path, model: nn.Module | None = None) -> Classifier:
+def load_learner(
+    path: str | Path, model: nn.Module | None = None, *, trust_code: bool = False
+) -> Classifier:
     """Load a trained learner, ready to classify; its data are not needed.
 
     Args:
         path: A run folder, or a file made by `alprune export --format safetensors`.
-        model: The unpruned network, as your builder makes it. Only for a file that holds a network
-            of your own: no code that a file names is run. (A run folder's config.toml may name a
-            builder, which is imported.)
+        model: The unpruned network, as your builder makes it, for a network of your own. No code
+            that a file names is run.
+        trust_code: Whether the builder that a run folder names (`module:function`) may be
+            imported, instead of giving `model`.
 
     Returns:
         A module that maps images `(n, h, w, c)` to probabilities `(n, classes)`, in eval mode.
 
     Raises:
         StoreError: No learner is there, or it is damaged.
-        ModelError, ConfigError: Its network cannot be built.
+        ModelError: Its network cannot be built.
+        ConfigError: The run's options cannot be read, or it has a network of your own and neither
+            `model` nor `trust_code` was given.
     """
-    found = find_learner(path, model)
+    with trusting(trust_code):
+        found = find_learner(path, model)
     found.warn()
     return found.classifier
 
@@ -82,27 +90,36 @@ def find_learner(path: str | Path, model: nn.Module | None = None) -> Learned:
     """Return what `load_learner` loads, and what is known of it; as there."""
     path = Path(path)
     if path.is_dir():
-        return _of_run(path)
+        return _of_run(path, model)
     if path.exists():
         return _of_file(path, model)
     raise StoreError(f"there is no run folder or file {str(path)!r}.")
 
 
-def _of_run(path: Path) -> Learned:
+def _of_run(path: Path, model: nn.Module | None) -> Learned:
     if not (path / CONFIG).exists():
         raise StoreError(f"{path} holds no run, whose learner could be taken: {CONFIG} is missing.")
-    config = RunConfig.from_toml(path / CONFIG)
+    config = RunConfig.from_toml(path / CONFIG, trust_code=True)
+    if model is None:  # nothing else that the options name is used here
+        check_trust({"model": config.model}, path / CONFIG)
+
+    def unpruned(inputs: Inputs) -> nn.Module:
+        if model is not None:
+            return model
+        classes, shape = len(inputs.classes), inputs.image_shape
+        return models.build(config.model, classes, shape, config.seed)
+
     events = read_events(path)
     if is_asking(path):
-        return _of_asking(path, config, events)
+        return _of_asking(path, config, events, unpruned)
     last: Mapping[str, Any] = events[-1] if events else {"event": "none"}
     reason = str(last.get("reason", ""))
     if last["event"] == "end" and not reason.startswith("error") and (path / _WEIGHTS).exists():
-        return _of_end(path, config, last)
-    return _of_checkpoint(path, config, reason)
+        return _of_end(path, config, last, unpruned)
+    return _of_checkpoint(path, config, reason, unpruned)
 
 
-def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any]) -> Learned:
+def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any], unpruned: Builder) -> Learned:
     try:
         state = load_file(path / _WEIGHTS)
         plan = Plan.from_json(read_whole(path / _PLAN, _TEXT_MOST).decode())
@@ -112,7 +129,7 @@ def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any]) -> Learned:
         raise StoreError(f"the learner in {path} cannot be read: {error}.") from error
     inputs = _inputs(path, config)
     _check_together(inputs, plan, state)
-    network = _fitting(path, lambda: _rebuilt(_unpruned(config, inputs), plan, state))
+    network = _fitting(path, lambda: _rebuilt(unpruned(inputs), plan, state))
     classifier = Classifier(network, inputs, _temperature(end.get("temperature")))
     notes: tuple[str, ...] = ()
     if end["reason"] in ("interrupted", "stopped"):
@@ -123,7 +140,7 @@ def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any]) -> Learned:
     return Learned(classifier, config.model, plan, "the end of the run", notes, config)
 
 
-def _of_checkpoint(path: Path, config: RunConfig, reason: str) -> Learned:
+def _of_checkpoint(path: Path, config: RunConfig, reason: str, unpruned: Builder) -> Learned:
     state = load_checkpoint(path)
     if state is None:
         raise StoreError(
@@ -146,7 +163,7 @@ def _of_checkpoint(path: Path, config: RunConfig, reason: str) -> Learned:
     def make() -> tuple[Plan, nn.Module]:
         before = Plan.from_json(state["plan"])
         _check_together(inputs, before, weights)
-        fresh = _unpruned(config, inputs)
+        fresh = unpruned(inputs)
         plan = _plan(fresh, inputs, before, learner["early"])
         return plan, _rebuilt(fresh, plan, weights)
 
@@ -157,7 +174,9 @@ def _of_checkpoint(path: Path, config: RunConfig, reason: str) -> Learned:
     return Learned(Classifier(network, inputs), config.model, plan, where, (note,), config)
 
 
-def _of_asking(path: Path, config: RunConfig, events: list[dict[str, Any]]) -> Learned:
+def _of_asking(
+    path: Path, config: RunConfig, events: list[dict[str, Any]], unpruned: Builder
+) -> Learned:
     """Return the learner of a folder in which people are asked, from its checkpoint.
 
     The files beside it hold the same, but are written one after the other.
@@ -175,16 +194,12 @@ def _of_asking(path: Path, config: RunConfig, events: list[dict[str, Any]]) -> L
         plan, learner = Plan.from_json(state["plan"]), state["learner"]
         weights = learner["averaged"] or learner["model"]
         _check_together(inputs, plan, weights)
-        return inputs, plan, _rebuilt(_unpruned(config, inputs), plan, weights)
+        return inputs, plan, _rebuilt(unpruned(inputs), plan, weights)
 
     inputs, plan, network = _fitting(path, make)
     temperature = _temperature(fits[-1].get("temperature"))
     when = f"round {state.get('step')}"
     return Learned(Classifier(network, inputs, temperature), config.model, plan, when, (), config)
-
-
-def _unpruned(config: RunConfig, inputs: Inputs) -> nn.Module:
-    return models.build(config.model, len(inputs.classes), inputs.image_shape, config.seed)
 
 
 def _rebuilt(fresh: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:

@@ -119,7 +119,9 @@ def start(path):
         for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers them
             signal.signal(number, signal.SIG_IGN)
         warnings.simplefilter("ignore")
-        alprune.resume(path) if (path / "config.toml").exists() else alprune.run(options(path))
+        alprune.resume(path, trust_code=True) if (path / "config.toml").exists() else alprune.run(
+            options(path)
+        )
         os._exit(0)
     except BaseException:
         traceback.print_exc()

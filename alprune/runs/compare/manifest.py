@@ -10,6 +10,7 @@ import tomli_w
 from alprune.data import atomic_io
 from alprune.errors import ConfigError, StoreError, quoted
 from alprune.loop.config import RunConfig, given, read_recipe
+from alprune.loop.trust import check_trust
 from alprune.runs.compare.grid import Grid
 
 MANIFEST = "compare.toml"
@@ -81,7 +82,7 @@ def read_manifest(out: Path) -> tuple[RunConfig, dict[str, Any]]:
 
     Raises:
         StoreError: There is none.
-        ConfigError: compare.toml is damaged.
+        ConfigError: compare.toml is damaged, or names code that the user did not allow.
     """
     path = out / MANIFEST
     if not path.exists():
@@ -90,6 +91,7 @@ def read_manifest(out: Path) -> tuple[RunConfig, dict[str, Any]]:
             "--methods ... --seeds ..."
         )
     options, grid = read_grid_recipe(path)
+    check_trust(options | grid, path)
     try:
         return RunConfig.from_mapping(options), grid
     except ConfigError as error:

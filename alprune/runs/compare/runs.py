@@ -32,6 +32,7 @@ from alprune.loop.setup import (
     thinned,
 )
 from alprune.loop.tensorboard import TensorBoard
+from alprune.loop.trust import trusting
 from alprune.runs.compare.grid import Cell
 from alprune.runs.report import plot_curves
 
@@ -105,7 +106,8 @@ def state_of(cell: Cell) -> str:
     if not (cell.path / CONFIG).exists():
         check_new(cell.path)
         return NEW
-    now, then = asdict(cell.config), asdict(options(cell.path))
+    with trusting(True):  # nothing is imported before it is known to be what the cell names
+        now, then = asdict(cell.config), asdict(options(cell.path))
     changed = [name for name in now if name not in _WHERE and now[name] != then[name]]
     if changed:
         told = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
@@ -202,7 +204,8 @@ def _run(
     opened: Callable[[Session | None], None],
 ) -> RunResult:
     if state == UNENDED:
-        session, oracle = reopen(cell.path, None, observer, load=load)
+        with trusting(True):  # `state_of` has compared its options with those that were given
+            session, oracle = reopen(cell.path, None, observer, load=load)
     else:
         splits = load(cell.config)
         chosen = find_acquisition(cell.config.acquisition)
@@ -220,6 +223,6 @@ def _draw(path: Path) -> None:
 
 
 def _ended(cell: Cell) -> RunResult | None:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), trusting(True):
         warnings.simplefilter("ignore")  # how to extend it is not asked here
         return finished(cell.path, None, None)

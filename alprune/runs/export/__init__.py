@@ -10,6 +10,7 @@ from torch import Tensor
 from alprune.data import atomic_io
 from alprune.data.safe_io import user_path
 from alprune.errors import StoreError
+from alprune.loop.trust import trusting
 from alprune.registry import unknown
 from alprune.runs.export import onnx
 from alprune.runs.export import pt2 as program
@@ -59,6 +60,7 @@ def export(
     out: str | Path | None = None,
     *,
     check: bool = True,
+    trust_code: bool = False,
 ) -> list[Exported]:
     """Write a run's learner as files that take stored images and give probabilities.
 
@@ -78,6 +80,8 @@ def export(
         out: The file, its ending that of the format; None: `learner` in the run folder (beside
             the file).
         check: Check.
+        trust_code: Whether the builder of a network of your own, which the run folder names, may
+            be imported.
 
     Returns:
         What was written, a record a format.
@@ -86,14 +90,16 @@ def export(
         StoreError: No learner is there, a file cannot be written, or it fails the check; it is
             not left behind then.
         ModelError: The network cannot be written in that format.
-        ConfigError: Unknown format, or a package is missing.
+        ConfigError: Unknown format, a package is missing, or the folder names a network of your own
+            without `trust_code`.
     """
     chosen = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
     for name in chosen:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
         FORMATS[name].require()
-    learned = find_learner(path)
+    with trusting(trust_code):
+        learned = find_learner(path)
     learned.warn()
     sample = images_for(learned, CHECK_IMAGES) if check else None
     files = {name: _file(Path(path), out, name, alone=len(chosen) == 1) for name in chosen}

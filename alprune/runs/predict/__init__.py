@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alprune.loop.trust import trusting
 from alprune.runs.load import find_learner
 from alprune.runs.predict.classify import classify
 from alprune.runs.predict.files import Source
@@ -60,6 +61,7 @@ def predict(
     *,
     device: str = "auto",
     follow_links: bool = False,
+    trust_code: bool = False,
 ) -> Predictions:
     """Classify images with a run's learner; the run's data are not needed.
 
@@ -70,19 +72,23 @@ def predict(
             files and folders, as `alprune predict` takes them. They are resized to its size.
         device: Where to compute: auto, cpu or cuda.
         follow_links: Read files to which links lead out of a folder.
+        trust_code: Whether the builder of a network of your own, which the run folder names, may
+            be imported.
 
     Returns:
         The predictions, in the order of the images, a folder's sorted by path.
 
     Raises:
         StoreError: No learner is there.
+        ConfigError: The folder names a network of your own, without `trust_code`.
         DataError: The images are not there, or not what the learner takes.
     """
     cache = None
     if isinstance(learner, Classifier):
         classifier = learner
     else:
-        found = find_learner(learner)
+        with trusting(trust_code):
+            found = find_learner(learner)
         found.warn()
         classifier = found.classifier
         cache = found.config.cache if found.config else None
