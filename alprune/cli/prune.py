@@ -8,10 +8,14 @@ import click
 
 from alprune.cli.common import Command, config_of, run_options
 from alprune.errors import ConfigError
+from alprune.loop.config import RunConfig
 from alprune.loop.defaults import PRUNE_OPTIONS
+from alprune.models.registry import LIBRARIES
 
 if TYPE_CHECKING:
-    from alprune.pruning import Pruned
+    from torch import Tensor
+
+    from alprune.data import Dataset
 
 _PRUNE_ONLY = (
     *PRUNE_OPTIONS,
@@ -24,11 +28,15 @@ _PRUNE_ONLY = (
 
 @click.command("prune", cls=Command)
 @run_options(_PRUNE_ONLY)
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
 def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
-    """Prune a learner before training and print what that did; nothing is written."""
+    """Prune a learner before training and print what that did; nothing is written.
+
+    Without a data set, a network of torchvision or timm is pruned on random images.
+    """
+    from alprune.loop.events import pruning_fields
     from alprune.loop.setup import complete, first_labels, load_splits, prune_learner
-    from alprune.pruning import find_method
+    from alprune.pruning import describe, figures, find_method
 
     config = complete(config_of(recipe, given))
     if find_method(config.method).early:
@@ -36,30 +44,35 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
             f"method {config.method!r} prunes during training: there is nothing to show before a "
             "run. Try alprune run."
         )
-    splits = load_splits(config)
-    pool, first = first_labels(config, splits.train)
-    pruned = prune_learner(config, splits.train, first, pool.label_of(first))
-    click.echo(json.dumps(_prune_record(pruned)) if as_json else _prune_table(pruned))
+    if recipe is None and given.get("dataset") is None and config.model.startswith(LIBRARIES):
+        train, first, labels = _random_images(config)
+    else:
+        train = load_splits(config).train
+        pool, first = first_labels(config, train)
+        labels = pool.label_of(first)
+    pruned = prune_learner(config, train, first, labels)
+    click.echo(
+        json.dumps(pruning_fields(pruned) | figures(pruned)) if as_json else describe(pruned)
+    )
 
 
-def _prune_record(pruned: "Pruned") -> dict[str, Any]:
-    from alprune.loop.events import pruning_fields
+def _random_images(config: RunConfig) -> "tuple[Dataset, Tensor, Tensor]":
+    """Draw enough images to prune on, of the size that the network was published for."""
+    import torch
 
-    return pruning_fields(pruned) | {"params_reduction": pruned.params_reduction}
+    from alprune.data import Dataset
+    from alprune.models import published_shape
 
-
-def _prune_table(pruned: "Pruned") -> str:
-    from alprune.loop.progress import prune_line
-
-    sizes = {name: len(kept) for name, kept in pruned.plan.kept.items()}
-    width = max([len(name) for name in sizes] + [10])
-    lines = [prune_line(_prune_record(pruned))]
-    lines += [
-        f"{'':{width}}  {'before':>13}  {'after':>13}",
-        f"{'FLOPs':{width}}  {2 * pruned.macs_before:>13,}  {2 * pruned.macs_after:>13,}",
-        f"{'parameters':{width}}  {pruned.params_before:>13,}  {pruned.params_after:>13,}",
-    ]
-    for name, size in pruned.plan.sizes.items():
-        lines.append(f"{name:{width}}  {size:>13,}  {sizes[name]:>13,}")
-    lines += [f"not pruned: {text}" for text in pruned.pinned]
-    return "\n".join(lines)
+    channels, height, width = published_shape(config.model)
+    if config.image_size is not None:
+        height = width = config.image_size
+    click.echo(f"No --dataset: pruned on random images of {width}x{height} pixels.", err=True)
+    count = config.prune_batch * config.prune_batches
+    images = torch.randn(
+        count, height, width, channels, generator=torch.Generator().manual_seed(config.seed)
+    )
+    labels = torch.arange(count) % 10
+    names = tuple(map(str, range(10)))
+    mean, std = (0.0,) * channels, (1.0,) * channels
+    train = Dataset(images, labels, names, mean, std, flip=False, digest="random")
+    return train, torch.arange(count), labels

@@ -86,6 +86,14 @@ class RunConfig:
         "Make widths multiples of this (0: of 8 in wide layers and less in narrow ones; 1 where "
         "nothing is narrowed before training).",
     )
+    ignore: str | None = _option(
+        None,
+        "Layers that keep all their channels: names or patterns, such as 'stem,layer4.*', by "
+        "commas.",
+    )
+    local: bool = _option(
+        False, "Rank channels within each layer, so that all layers lose the same share."
+    )
     after_pruning: str | None = _option(
         None,
         "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model and "

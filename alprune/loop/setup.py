@@ -268,6 +268,10 @@ def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Te
     return pool, pool.trained_on
 
 
+# What a method that prunes during training is asked for then, not before.
+_TO_REMOVE = (*REDUCTIONS, "ignore", "local")
+
+
 def prune_learner(
     config: RunConfig, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
 ) -> Pruned:
@@ -293,7 +297,7 @@ def prune_learner(
                 batch=batches,
                 after=config.after_pruning or "inherit",
                 generator=generator,
-                **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in REDUCTIONS)},
+                **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in _TO_REMOVE)},
             )
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -315,12 +319,17 @@ def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPr
         raise ConfigError(f"got {len(reductions)} reductions; method epi takes one.")
     [(quantity, reduction)] = reductions.items()
     settings = EarlySettings(
-        Target(quantity, reduction, Limits(config.min_channels or AUTO, config.round_to or AUTO)),
+        Target(quantity, reduction, _limits(config)),
         criterion=config.epi_criterion,
         prune_at=config.prune_at or "epi",
     )
     graph = trace(model, torch.zeros(2, *train.image_shape, device=next(model.parameters()).device))
     return EarlyPruner(graph, settings, torch.Generator().manual_seed(config.seed))
+
+
+def _limits(config: RunConfig) -> Limits:
+    least, multiple = config.min_channels or AUTO, config.round_to or AUTO
+    return Limits(least, multiple, ignore=config.ignore or (), local=config.local)
 
 
 def fit_settings(config: RunConfig, train: Dataset) -> FitSettings:

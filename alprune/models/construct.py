@@ -55,7 +55,7 @@ def build(name: str, classes: int, input_shape: Shape | None = None, seed: int =
             library, _, network = name.partition(":")
             if library == "timm":
                 return _from_timm(network, classes, input_shape)
-            return _from_torchvision(network, classes, input_shape or (3, 224, 224))
+            return _from_torchvision(network, classes, input_shape or published_shape(name))
         found = lookup("model", name, MODELS)
         if not isinstance(found, ModelEntry):
             return _from_user(name, found, classes, input_shape or _CIFAR)
@@ -93,6 +93,18 @@ def check_name(name: str) -> None:
         raise ConfigError(f"unknown {library} model {quoted(network)}.{hint}")
 
 
+def published_shape(name: str) -> Shape:
+    """Return the input `(c, h, w)` that a listed network was published for."""
+    if name in MODELS:
+        return MODELS[name].input_shape
+    if name.startswith("timm:"):
+        import timm
+
+        found = timm.get_pretrained_cfg(name.partition(":")[2], allow_unregistered=False)
+        return tuple(found.input_size)
+    return (3, 299, 299) if name.endswith(":inception_v3") else (3, 224, 224)
+
+
 def _torchvisions() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
@@ -121,9 +133,7 @@ def _from_torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
 
 
 def _from_timm(name: str, classes: int, shape: Shape | None) -> nn.Module:
-    import timm  # takes seconds to import
-
-    published = tuple(timm.get_pretrained_cfg(name, allow_unregistered=False).input_size)
+    published = published_shape(f"timm:{name}")
     shape = shape or published
     options = {"num_classes": classes, "in_chans": shape[0], "pretrained": False}
     sized = {"img_size": shape[1:]} if shape[1:] != published[1:] else {}

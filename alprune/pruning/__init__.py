@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         find_method,
         summaries,
     )
+    from alprune.pruning.report import describe, figures
     from alprune.pruning.width_limits import Limits
 
 _MODULES = {
@@ -56,6 +57,7 @@ _MODULES = {
         "find_method",
         "summaries",
     ],
+    "alprune.pruning.report": ["describe", "figures"],
     "alprune.pruning.width_limits": ["Limits"],
 }
 
@@ -80,6 +82,8 @@ __all__ = [
     "by_channels",
     "by_weights",
     "by_widths",
+    "describe",
+    "figures",
     "find_method",
     "in_rounds",
     "masked",

@@ -38,7 +38,9 @@ class Pruned:
         params_before: Parameters, unpruned.
         params_after: Parameters, pruned; masked ones count, for they take time and memory.
         widths: `{layer: output channels}`; empty for weight masks.
+        widths_before: The same, unpruned.
         pinned: What cannot be pruned, "name: reason" each.
+        pinned_share: Share of the channels that cannot be pruned, the network's outputs aside.
         prune_s: Seconds it took: tracing, scoring, searching and cutting.
     """
 
@@ -50,7 +52,9 @@ class Pruned:
     params_before: int
     params_after: int
     widths: dict[str, int]
+    widths_before: dict[str, int]
     pinned: tuple[str, ...]
+    pinned_share: float
     prune_s: float
 
     @property
@@ -69,7 +73,7 @@ class Options(TypedDict, total=False):
 
     min_channels: int
     round_to: int
-    ignore: str | Iterable[str | nn.Module]
+    ignore: str | Iterable[str | nn.Module] | None
     layer_floors: Mapping[str, int]
     layer_reductions: Mapping[str, float]
     local: bool
@@ -184,7 +188,9 @@ def prune(
         params_before=before.params,
         params_after=left.params,
         widths=cut.widths,
+        widths_before=cut.widths_before,
         pinned=cut.pinned,
+        pinned_share=cut.pinned_share,
         prune_s=time.perf_counter() - begin,
     )
 

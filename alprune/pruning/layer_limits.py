@@ -53,7 +53,7 @@ def ignored(graph: ChannelGraph, limits: Limits) -> Tensor:
     """Mark the channels that `limits.ignore` keeps, `(channels,)` bool."""
     kept = torch.zeros(graph.channels, dtype=torch.bool)
     channels = layer_channels(graph) if limits.ignore else {}
-    for pattern in limits.ignore:
+    for pattern in limits.ignore or ():
         kept[named_channels(channels, pattern, "ignore")] = True
     return kept
 

@@ -83,6 +83,8 @@ class Cut:
         fresh: Whether its weights may be drawn anew or re-scaled afterwards.
         pinned: What could not be pruned, "name: reason" each.
         widths: `{layer: output channels}`.
+        widths_before: The same of the unpruned network.
+        pinned_share: Share of the channels that cannot be pruned, the network's outputs aside.
     """
 
     model: nn.Module
@@ -90,6 +92,8 @@ class Cut:
     fresh: bool = True
     pinned: tuple[str, ...] = ()
     widths: dict[str, int] = field(default_factory=dict)
+    widths_before: dict[str, int] = field(default_factory=dict)
+    pinned_share: float = 0.0
 
 
 def during_training(model: nn.Module, request: Request) -> Cut:
@@ -197,7 +201,9 @@ def by_widths(
     _check_reached(rebuilt, request, allocation)
     plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
     widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
-    return Cut(rebuilt, plan, widths=widths)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    before = {name: shapes[f"{name}.weight"][0] for name in widths}
+    return Cut(rebuilt, plan, widths=widths, widths_before=before)
 
 
 def by_wider_widths(budgets: tuple[str, ...], model: nn.Module, request: Request) -> Cut:
@@ -281,5 +287,27 @@ def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: 
 
 def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = True) -> Cut:
     keep = plan.keep(graph)
-    pinned = tuple(f"{p.name}: {p.reason}" for p in graph.pinned)
-    return Cut(narrow(model, graph, keep), plan, fresh, pinned, graph.widths(keep))
+    return Cut(
+        narrow(model, graph, keep),
+        plan,
+        fresh,
+        pinned=tuple(f"{p.name}: {p.reason}" for p in graph.pinned),
+        widths=graph.widths(keep),
+        widths_before=graph.widths(graph.all_kept()),
+        pinned_share=pinned_share(graph),
+    )
+
+
+OUTPUT = "output of the model"  # the reason that `trace` gives for these
+
+
+def pinned_share(graph: ChannelGraph) -> float:
+    """Return the share of the channels that cannot be pruned, those of the outputs left out."""
+    outputs = {p.name for p in graph.pinned if p.reason == OUTPUT}
+    made = pinned = 0
+    for name, ids in graph.makers.items():
+        if name not in outputs:
+            made += ids.shape[-1]
+            # an index of several ids, a head and a place within it, may leave by each of them
+            pinned += int((ids.reshape(-1, ids.shape[-1]) < 0).all(0).sum())
+    return pinned / made if made else 0.0

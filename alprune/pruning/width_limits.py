@@ -1,6 +1,6 @@
 """What widths may be: floors, multiples that processors like, layers that stay or are set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ class Limits:
         min_channels: Floor of channels that every layer keeps; 0: a sixteenth of them, at least 4.
         round_to: Widths are multiples of this where the layer is large enough; 0: multiples of 8
             in wide layers, of less in narrow ones. Layers in `layer_reductions` round down.
-        ignore: Layers that keep all their output channels. What they read may still shrink.
+        ignore: Layers that keep all their output channels, as a list or separated by commas.
+            What they read may still shrink. Kept as a tuple.
         layer_floors: `{layer: channels it keeps at least}`.
         layer_reductions: `{layer: share of its output channels to remove}`, in [0, 1). These
             layers lose exactly that share; the others are ranked to meet the target. Of several
@@ -33,7 +34,7 @@ class Limits:
 
     min_channels: int = LEAST
     round_to: int = 1
-    ignore: tuple[str, ...] = ()
+    ignore: Sequence[str] | str | None = ()
     layer_floors: Mapping[str, int] = field(default_factory=dict)
     layer_reductions: Mapping[str, float] = field(default_factory=dict)
     local: bool = False
@@ -41,7 +42,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("min_channels", "round_to"):
             _check_count(name, getattr(self, name))
-        ignore = (self.ignore,) if isinstance(self.ignore, str) else self.ignore
+        ignore = self.ignore
+        if ignore is None or isinstance(ignore, str):
+            ignore = [name.strip() for name in (ignore or "").split(",") if name.strip()]
         if not isinstance(ignore, list | tuple | set | frozenset) or not all(
             isinstance(name, str) for name in ignore
         ):
