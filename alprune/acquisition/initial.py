@@ -12,7 +12,9 @@ from alprune.acquisition.kmeans import assign, k_means
 from alprune.acquisition.typiclust import CLUSTERS, typical
 from alprune.errors import AlpruneError, ConfigError, DataError, failure
 from alprune.registry import lookup
+from alprune.training.head import principal
 
+_COMPONENTS = 128  # of embeddings, kept for clustering
 _LOOKED_AT = 50_000  # of a larger pool typiclust looks at a random part of this size
 
 
@@ -25,11 +27,14 @@ class ColdPool:
         classes: Name of each class.
         labels: In a simulation the label that each point would get, `(n,)` int64; None where
             people label, who have not been asked yet.
+        embeddings: `(k,) indices -> (k, d)`, what a pretrained network knows of the images; None
+            where there is no such network.
     """
 
     x: Tensor
     classes: tuple[str, ...]
     labels: Tensor | None = None
+    embeddings: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -81,7 +86,8 @@ def random(pool: ColdPool, count: int, generator: torch.Generator) -> Tensor:
 def typiclust(pool: ColdPool, count: int, generator: torch.Generator) -> Tensor:
     """Take the most typical point of each cluster of the images, largest clusters first.
 
-    `alprune.acquisition.features.patch_features`, learnt without labels, describes the images;
+    Embeddings of a pretrained network describe the images, or if there is none
+    `alprune.acquisition.features.patch_features`, learnt without labels;
     they are clustered into `count` clusters, 500 at most. Of a pool of more than 50,000 points, a
     part is clustered.
 
@@ -92,9 +98,12 @@ def typiclust(pool: ColdPool, count: int, generator: torch.Generator) -> Tensor:
     if len(pool) > _LOOKED_AT:
         most = max(count, _LOOKED_AT)
         looked_at = torch.randperm(len(pool), generator=generator)[:most].sort().values
-    x = pool.x if len(looked_at) == len(pool) else pool.x[looked_at]
-    features = patch_features(x, generator)
-    points = make_points(features - features.mean(0))
+    if pool.embeddings is not None:
+        points = make_points(principal(pool.embeddings(looked_at), _COMPONENTS))
+    else:
+        x = pool.x if len(looked_at) == len(pool) else pool.x[looked_at]
+        features = patch_features(x, generator)
+        points = make_points(features - features.mean(0))
     clusters = min(count, CLUSTERS)
     groups = assign(points, k_means(points, clusters, generator).rows)
     nothing = torch.zeros(clusters, dtype=torch.int64)

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +88,17 @@ class ChosenRows(Tensor):
         numbers = self._numbers(rows)
         self._taken(numbers)
         return torch.tensor([row in self._stored.bad for row in numbers.tolist()], dtype=torch.bool)
+
+    def row_keys(self) -> np.ndarray:
+        """Return what tells images made on demand apart without making them, `(n, 16)` uint8."""
+        assert not isinstance(self._stored, Tensor)
+        begin = f"{self._stored.digest} {tuple(self.shape[1:])}".encode()
+        numbers = self._rows if isinstance(self._rows, range) else self._rows.tolist()
+        keys = b"".join(
+            hashlib.blake2b(begin + row.to_bytes(8, "little"), digest_size=16).digest()
+            for row in numbers
+        )
+        return np.frombuffer(keys, np.uint8).reshape(-1, 16)
 
     def source_digest(self) -> str:
         """Return a hash of what images made on demand come from, without reading them."""

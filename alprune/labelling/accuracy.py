@@ -7,7 +7,7 @@ from typing import Any
 
 from alprune.labelling.images import Pictures
 from alprune.labelling.journal import Journal
-from alprune.training import Learner
+from alprune.training.interface import Trainable
 from alprune.training.metrics import fit_temperature, measure
 
 _DIGITS = 4
@@ -63,7 +63,7 @@ def guesses(journal: Journal) -> Estimate | None:
     return estimate(sum(g == label for g, label in told), len(told)) if told else None
 
 
-def measured(learner: Learner, pictures: Pictures) -> dict[str, Any]:
+def measured(learner: Trainable, pictures: Pictures) -> dict[str, Any]:
     """Return what held-out and test images say of a learner, JSON values; None where none are."""
     held, test = pictures.held, pictures.splits.test
     found: dict[str, Any] = {"held_out_accuracy": None, "temperature": None, "test_accuracy": None}

@@ -14,12 +14,13 @@ from alprune.acquisition import Acquisition, snapshots_of
 from alprune.data import Dataset
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop.config import RunConfig
+from alprune.loop.frozen import FROZEN
 from alprune.loop.run_folder import RunFolder
 from alprune.loop.setup import new_learner, prune_learner
 from alprune.pruning import Plan, Pruned, rebuild
-from alprune.training import Learner
 from alprune.training.input_spec import INPUTS, Inputs
-from alprune.training.state import learner_state, weights_file
+from alprune.training.interface import Trainable
+from alprune.training.state import weights_file
 
 Weights = Mapping[str, Tensor]
 
@@ -36,7 +37,7 @@ class Network:
         added: Classes that its outputs have grown by.
     """
 
-    learner: Learner
+    learner: Trainable
     plan: Plan
     train: Dataset
     pruned: Pruned | None = None
@@ -52,7 +53,7 @@ class Network:
             "mean": list(self.train.mean),
             "std": list(self.train.std),
             # The optimiser begins anew in every round, as its rate does.
-            "learner": learner_state(self.learner) | {"optimiser": {}},
+            "learner": self.learner.state() | {"optimiser": {}},
         }
 
     def write(self, folder: RunFolder) -> None:
@@ -111,6 +112,11 @@ def _opened(
     plan, saved = Plan.from_json(state["plan"]), state["learner"]
     grow = _Grow(config, train, fresh, len(before))
     plan = grow.plan(plan)
+    added = tuple(after[len(before) :])
+    if config.learner == FROZEN:  # every fit of its head begins from all labels
+        learner = new_learner(config, rebuild(fresh, plan), train)
+        learner.keep_snapshots(snapshots_of(acquisition))
+        return Network(learner, plan, train, added=added)
     learner = new_learner(config, rebuild(fresh, plan, grow(saved["model"])), train)
     if saved["averaged"] is not None:
         learner.averaged.load_state_dict(grow(saved["averaged"]))
@@ -119,7 +125,7 @@ def _opened(
         learner.snapshots.append(copy.deepcopy(learner.averaged))
         learner.snapshots[-1].load_state_dict(grow(weights))
     learner.batches = int(saved["batches"])
-    return Network(learner, plan, train, added=tuple(after[len(before) :]))
+    return Network(learner, plan, train, added=added)
 
 
 def _takes(state: Mapping[str, Any], train: Dataset) -> bool:

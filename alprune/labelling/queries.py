@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from alprune.acquisition import Acquisition, Evidence, acquire
-from alprune.acquisition.initial import ColdPool, first_points
+from alprune.acquisition.initial import first_points
 from alprune.labelling.images import Pictures
 from alprune.labelling.journal import Query
 from alprune.loop.config import RunConfig
-from alprune.training import Learner
+from alprune.loop.frozen import cold_pool
 from alprune.training.budget import Budget
+from alprune.training.interface import Trainable
 
 _RANDOM_SHARE = 5  # of a round, at most one image in so many is drawn at random to be held out
 _DIGITS = 6
@@ -41,7 +42,7 @@ def typical(
     config: RunConfig, pictures: Pictures, open_: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
     """Choose `count` images before there is a learner, by `config.start`, `(count,)`."""
-    cold = ColdPool(pictures.train.x, pictures.train.classes)
+    cold = cold_pool(config, pictures.train)
     # The function knows nothing of labels: what it chooses of the labelled is thrown away.
     wanted = min(len(cold), count + len(cold) - len(open_))
     assert config.start is not None
@@ -51,7 +52,7 @@ def typical(
 
 
 def uncertain(
-    learner: Learner,
+    learner: Trainable,
     pictures: Pictures,
     acquisition: Acquisition,
     scored: Tensor,
@@ -84,7 +85,9 @@ def uncertain(
     return chosen, len(scored) / max(clock.elapsed_s, 1e-9)
 
 
-def queries(pictures: Pictures, chosen: dict[str, Tensor], learner: Learner | None) -> list[Query]:
+def queries(
+    pictures: Pictures, chosen: dict[str, Tensor], learner: Trainable | None
+) -> list[Query]:
     """Describe chosen images, with the learner's guesses if there is one.
 
     Args:

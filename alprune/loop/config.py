@@ -114,6 +114,11 @@ class RunConfig:
     )
     label_noise: float = _option(0.0, "Share of the pool for which the answer is a wrong label.")
     model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
+    learner: str | None = _option(
+        None,
+        "trained: the network learns; frozen: only a head does, on a pretrained network (trained; "
+        "where people label photographs: frozen).",
+    )
     pretrained: str | None = _option(
         None,
         "Weights to start from: imagenet (of efficientnet-lite0, torchvision:NAME, timm:NAME), or "

@@ -9,8 +9,8 @@ from alprune.loop.config import RunConfig
 from alprune.loop.saved_learner import SavedLearner
 from alprune.loop.setup import new_learner
 from alprune.pruning import Plan, rebuild, trace
-from alprune.training import Learner
 from alprune.training.distributed import ALONE, Team
+from alprune.training.interface import Trainable
 
 
 def rebuilt_network(
@@ -32,7 +32,7 @@ def rebuilt_network(
 
 def rebuilt_learner(
     config: RunConfig, train: Dataset, saved: SavedLearner, snapshots: int, team: Team = ALONE
-) -> Learner:
+) -> Trainable:
     """Return the learner as it was when the checkpoint was written.
 
     Args:

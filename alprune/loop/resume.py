@@ -32,7 +32,7 @@ from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team, join
 
 # Options that earlier versions did not write down, and what they did.
-_ONCE = {"channel_cost": "made"}
+_ONCE = {"channel_cost": "made", "learner": "trained"}
 # Options that may differ from those the run was started with.
 # `_check_same` looks at what the data are, not at where they lie.
 _FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache", "cuda_graphs"}

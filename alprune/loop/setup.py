@@ -9,7 +9,7 @@ from torch import nn
 
 from alprune import data, models
 from alprune.acquisition import Acquisition, find_acquisition
-from alprune.acquisition.initial import ColdPool, find_start, first_points
+from alprune.acquisition.initial import find_start, first_points
 from alprune.data import Dataset, Splits
 from alprune.data.atomic_io import free_path
 from alprune.data.corruption import long_tail
@@ -18,6 +18,7 @@ from alprune.loop import Oracle, RunResult, Session
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import PRUNE_OPTIONS, REDUCTIONS
 from alprune.loop.events import Observer
+from alprune.loop.frozen import FROZEN, cold_pool, frozen_learner, with_learner
 from alprune.loop.oracle import Simulation
 from alprune.loop.pool import LabelPool, drawn_to_hold_out
 from alprune.loop.run_folder import RunFolder, check_new
@@ -32,6 +33,7 @@ from alprune.training import FitSettings, Learner
 from alprune.training.augment import normalise
 from alprune.training.device import autocast, pick_device, pick_precision
 from alprune.training.distributed import ALONE, Team, join
+from alprune.training.interface import Trainable
 from alprune.training.predict import out_of_memory
 
 DEFAULTS = {
@@ -112,6 +114,7 @@ def complete(config: RunConfig) -> RunConfig:
     """
     find_acquisition(config.acquisition)
     # The weights of a network of your own may be more than a random draw.
+    config = with_learner(config)
     own = not models.is_listed(config.model)
     config = with_weights(config)
     config = config.resolved({"after_pruning": "inherit" if own else "reinit"})
@@ -237,8 +240,12 @@ def _of_first(team: Team, config: RunConfig, train: Dataset, pruned: Pruned) -> 
     return rebuild(fresh, Plan.from_json(plan))
 
 
-def new_learner(config: RunConfig, model: nn.Module, train: Dataset, team: Team = ALONE) -> Learner:
+def new_learner(
+    config: RunConfig, model: nn.Module, train: Dataset, team: Team = ALONE
+) -> Trainable:
     """Make a pruned network ready to train; one that is pruned during training is watched."""
+    if config.learner == FROZEN:
+        return frozen_learner(config, model, train, team)
     device = pick_device(config.device)
     settings = fit_settings(config, train)
     early = early_pruner(config, model.to(device), train)
@@ -257,7 +264,7 @@ def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Te
     oracle = simulation(config, train)
     pool = LabelPool(len(train), len(train.classes))
     assert config.initial is not None and config.start is not None
-    cold = ColdPool(train.x, train.classes, oracle.labels)
+    cold = cold_pool(config, train, oracle.labels)
     generator = torch.Generator().manual_seed(config.seed)
     first = first_points(config.start, cold, config.initial, generator)
     bad = train.unreadable(first)

@@ -70,10 +70,10 @@ def scaled(config: RunConfig, splits: Splits) -> Splits:
     return Splits(replace(train, mean=mean, std=std), replace(splits.test, mean=mean, std=std))
 
 
-def start_from(config: RunConfig, model: nn.Module, classes: int) -> None:
+def start_from(config: RunConfig, model: nn.Module, classes: int, quiet: bool = False) -> None:
     """Put the weights of `config.pretrained`, if it is given, into the unpruned network.
 
-    What was taken and what was not is said in a warning.
+    What was taken and what was not is said in a warning, unless `quiet`.
 
     Raises:
         ModelError: As from `load_pretrained`.
@@ -81,10 +81,14 @@ def start_from(config: RunConfig, model: nn.Module, classes: int) -> None:
     if config.pretrained == IMAGENET:
         weights = find_weights(config.model)
         loaded = put_weights(model, weights.tensors, classes, weights.source)
-        warnings.warn(loaded.sentence(weights.source), stacklevel=3)
+        said = loaded.sentence(weights.source)
     elif config.pretrained is not None:
         loaded = load_pretrained(model, config.pretrained, classes, config.pretrained_digest)
-        warnings.warn(loaded.sentence(config.pretrained), stacklevel=3)
+        said = loaded.sentence(config.pretrained)
+    else:
+        return
+    if not quiet:
+        warnings.warn(said, stacklevel=3)
 
 
 __all__ = ["scaled", "start_from", "with_weights"]

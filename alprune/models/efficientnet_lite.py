@@ -18,6 +18,11 @@ MEAN, STD, SIZE = 127 / 255, 128 / 255, 224  # (pixel - 127) / 128, as the weigh
 _FILE = Path("models", "efficientnet-lite0-57934424.pth")
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _BYTES_MOST = 2**25
+# Stages read beside the last layer, and what brings each to the same length: the mean distance of
+# photographs from their centre there.
+_LEVELS = {5: 40.7, 6: 35.0}
+_LAST_LEVEL = 26.5
+_WIDTH = 192 + 320 + 1280
 _BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage
 # The package's names beside timm's: of the first stage, whose blocks widen nothing; of all others.
 _FIRST = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
@@ -40,6 +45,48 @@ def efficientnet_lite0(classes: int, shape: tuple[int, int, int]) -> nn.Module:
     import timm  # takes seconds to import
 
     return timm.create_model("tf_efficientnet_lite0", num_classes=classes, in_chans=shape[0])
+
+
+class Levels(nn.Module):
+    """EfficientNet-Lite0 whose classifier reads its last three depths instead of the last alone.
+
+    What tells classes apart that ImageNet does not have is partly lost in the last layers: on
+    CIFAR-10 at 128 pixels, 150 to 1,000 labels, logistic regression on all three depths is right 2
+    points more often than on the last.
+
+    Args:
+        network: timm's; its layers are taken over by their names.
+        classes: Outputs.
+    """
+
+    conv_stem: nn.Module
+    bn1: nn.Module
+    blocks: nn.Sequential
+    conv_head: nn.Module
+    bn2: nn.Module
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        for name, layer in network.named_children():
+            self.add_module(name, layer)
+        self.classifier = nn.Linear(_WIDTH, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits `(b, classes)` of images `(b, c, h, w)`."""
+        x = self.bn1(self.conv_stem(images))
+        levels = []
+        for stage, block in enumerate(self.blocks):
+            x = block(x)
+            if stage in _LEVELS:
+                levels.append(x.mean((2, 3)) / _LEVELS[stage])
+        levels.append(self.bn2(self.conv_head(x)).mean((2, 3)) / _LAST_LEVEL)
+        logits: Tensor = self.classifier(torch.cat(levels, 1))
+        return logits
+
+
+def efficientnet_lite0_levels(classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Build the network of `Levels` for images `(c, h, w)`, untrained."""
+    return Levels(efficientnet_lite0(1, shape), classes)
 
 
 def imagenet_weights() -> dict[str, Tensor]:
@@ -91,4 +138,13 @@ def _stage(block: int) -> tuple[int, int]:
     return stage, block
 
 
-__all__ = ["LICENCE", "MEAN", "PACKAGE", "SIZE", "STD", "efficientnet_lite0", "imagenet_weights"]
+__all__ = [
+    "LICENCE",
+    "MEAN",
+    "PACKAGE",
+    "SIZE",
+    "STD",
+    "efficientnet_lite0",
+    "efficientnet_lite0_levels",
+    "imagenet_weights",
+]

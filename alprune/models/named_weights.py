@@ -12,7 +12,8 @@ from alprune.errors import ConfigError, ModelError, failure
 from alprune.models import efficientnet_lite
 
 IMAGENET = "imagenet"
-OWN = "efficientnet-lite0"  # the model whose weights need no download
+OWN = "efficientnet-lite0-levels"  # the model of a frozen learner; its weights need no download
+_PLAIN = "efficientnet-lite0"
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,19 @@ def find_weights(model: str) -> NamedWeights:
     """Return the ImageNet weights of a network; they may be downloaded first.
 
     Args:
-        model: `efficientnet-lite0`, `torchvision:NAME` or `timm:NAME`.
+        model: `efficientnet-lite0`, `efficientnet-lite0-levels`, `torchvision:NAME` or `timm:NAME`.
 
     Raises:
         ConfigError: There are none for this network.
         ModelError: They cannot be had.
     """
     kind, _, name = model.partition(":")
-    if model == OWN:
+    if model in (_PLAIN, OWN):
+        tensors = efficientnet_lite.imagenet_weights()
+        if model == OWN:  # its classifier reads more than the package's
+            tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
         return NamedWeights(
-            efficientnet_lite.imagenet_weights(),
+            tensors,
             Preprocessing(
                 (efficientnet_lite.MEAN,) * 3, (efficientnet_lite.STD,) * 3, efficientnet_lite.SIZE
             ),
@@ -87,7 +91,7 @@ def find_weights(model: str) -> NamedWeights:
     if kind == "timm" and name:
         return _of_timm(name)
     raise ConfigError(
-        f"there are no ImageNet weights by name for model {model!r}. Choose --model {OWN}, "
+        f"there are no ImageNet weights by name for model {model!r}. Choose --model {_PLAIN}, "
         "torchvision:NAME or timm:NAME, or give a file: --pretrained PATH (a file that is called "
         f"{IMAGENET!r}: ./{IMAGENET})."
     )
@@ -129,7 +133,7 @@ def _unavailable(model: str, error: Exception, where: str) -> ModelError:
     return ModelError(
         f"{failure(f'the ImageNet weights of {model!r}', error)} They are downloaded from {where}, "
         "once. Try again with a connection, give a file that you have (--pretrained PATH), or "
-        f"choose --model {OWN}, whose weights come with alprune."
+        f"choose --model {_PLAIN}, whose weights come with alprune."
     )
 
 

@@ -64,6 +64,12 @@ MODELS: dict[str, ModelEntry] = {
         _PHOTO,
         32,
     ),
+    "efficientnet-lite0-levels": ModelEntry(
+        "EfficientNet-Lite0 read at three depths, for frozen learners; the same weights",
+        _in("efficientnet_lite:efficientnet_lite0_levels"),
+        _PHOTO,
+        32,
+    ),
     "gru-b": ModelEntry(
         "GRU of 256 units over rows, SNIP, 404k", _in("recurrent:gru", 256), _MNIST
     ),

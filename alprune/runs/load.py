@@ -18,6 +18,7 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import AlpruneError, StoreError, quoted
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.config import RunConfig
+from alprune.loop.frozen import FROZEN, frozen_network
 from alprune.loop.run_folder import CONFIG, is_asking, read_events, resume_command
 from alprune.loop.trust import check_trust, trusting
 from alprune.pruning import Plan, rebuild, trace
@@ -162,6 +163,8 @@ def _of_checkpoint(path: Path, config: RunConfig, reason: str, unpruned: Builder
 
     def make() -> tuple[Plan, nn.Module]:
         before = Plan.from_json(state["plan"])
+        if config.learner == FROZEN:
+            return before, frozen_network(config, inputs.image_shape, learner)
         _check_together(inputs, before, weights)
         fresh = unpruned(inputs)
         plan = _plan(fresh, inputs, before, learner["early"])
@@ -192,6 +195,8 @@ def _of_asking(
     def make() -> tuple[Inputs, Plan, nn.Module]:
         inputs = Inputs.from_record(state | {"dtype": str(state["dtype"]).removeprefix("torch.")})
         plan, learner = Plan.from_json(state["plan"]), state["learner"]
+        if config.learner == FROZEN:
+            return inputs, plan, frozen_network(config, inputs.image_shape, learner)
         weights = learner["averaged"] or learner["model"]
         _check_together(inputs, plan, weights)
         return inputs, plan, _rebuilt(unpruned(inputs), plan, weights)

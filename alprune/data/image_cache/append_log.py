@@ -39,10 +39,16 @@ class Block:
     link: bytes
 
 
-def read_blocks(path: Path) -> Iterator[Block]:
-    """Yield the blocks of a file up to the first that is not sound; none if there is no file."""
-    link = b""
+def read_blocks(path: Path, after: Block | None = None) -> Iterator[Block]:
+    """Yield the blocks of a file up to the first that is not sound; none if there is no file.
+
+    Args:
+        path: The file.
+        after: Begin behind this block, which was read before.
+    """
+    link = b"" if after is None else after.link
     with suppress(OSError), open_ordinary(path) as file:
+        file.seek(0 if after is None else after.end)
         while (block := _read(file, link)) is not None:
             yield block
             link = block.link
@@ -81,6 +87,11 @@ class BlockWriter:
         write_at(self._file, self._end, memoryview(block))
         os.fsync(self._file.fileno())
         self._end, self._link = self._end + len(block), link
+
+    @property
+    def last(self) -> Block:
+        """The last block, without its content: what `read_blocks` may begin behind."""
+        return Block(0, b"", self._end, self._link)
 
     def close(self) -> None:
         """Close the file."""

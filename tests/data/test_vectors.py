@@ -1,0 +1,100 @@
+"""The store of vectors: kept by content, filled by several processes, sound after a kill."""
+
+import numpy as np
+import pytest
+
+from alprune.data.image_cache.vectors import VectorStore, VectorTable
+
+
+def keys(*numbers):
+    rows = [int(n).to_bytes(8, "little") + bytes(7) + b"x" for n in numbers]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16)
+
+
+def values(*numbers):
+    return np.array([[n, n + 0.5, -n] for n in numbers], np.float16)
+
+
+def table(folder, *numbers):
+    return VectorTable(keys(*numbers), VectorStore(folder, 3))
+
+
+def test_what_one_process_wrote_the_next_one_knows(tmp_path):
+    first = table(tmp_path, 5, 3, 9)
+    assert len(first.missing()) == 3
+    first.fill(np.array([0, 2]), values(5, 9))
+    again = table(tmp_path, 9, 5, 3, 7)
+    assert sorted(again.missing().tolist()) == [2, 3]
+    assert (again.vectors[again.place[[0, 1]]] == values(9, 5)).all()
+
+
+def test_equal_images_share_a_row(tmp_path):
+    same = table(tmp_path, 4, 4, 8, 4)
+    assert len(same.vectors) == 2
+    [first, second] = sorted(same.missing())
+    assert (first, second) == (0, 2)
+    same.fill(np.array([0]), values(4))
+    assert same.missing().tolist() == [2]
+    assert (same.vectors[same.place[[0, 1, 3]]] == values(4, 4, 4)).all()
+
+
+def test_two_tables_at_once_see_what_the_other_writes(tmp_path):
+    one, other = table(tmp_path, 1, 2, 3), table(tmp_path, 1, 2, 3)
+    one.fill(np.array([0]), values(1))
+    other.fill(np.array([1]), values(2))
+    one.refresh(), other.refresh()
+    assert one.missing().tolist() == other.missing().tolist() == [2]
+    one.fill(np.array([2]), values(3))
+    other.refresh()
+    assert not len(other.missing())
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_a_file_cut_by_a_power_failure_keeps_what_is_whole(tmp_path, cut):
+    first = table(tmp_path, 1, 2, 3)
+    first.fill(np.array([0]), values(1))
+    first.fill(np.array([1, 2]), values(2, 3))
+    first.close()
+    [file] = tmp_path.glob("*.vectors")
+    file.write_bytes(file.read_bytes()[:-cut])
+    again = table(tmp_path, 1, 2, 3)
+    assert again.missing().tolist() == [1, 2]
+    assert (again.vectors[again.place[[0]]] == values(1)).all()
+
+
+def test_damage_in_the_middle_is_noticed(tmp_path):
+    first = table(tmp_path, 1, 2)
+    first.fill(np.array([0]), values(1))
+    first.fill(np.array([1]), values(2))
+    [file] = tmp_path.glob("*.vectors")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert table(tmp_path, 1, 2).missing().tolist() == [1]
+
+
+def test_vectors_of_other_dimensions_are_not_taken(tmp_path):
+    table(tmp_path, 1).fill(np.array([0]), values(1))
+    assert len(VectorTable(keys(1), VectorStore(tmp_path, 4)).missing()) == 1
+
+
+def test_a_folder_that_cannot_be_written_only_warns(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    made = table(blocked / "store", 1)
+    with pytest.warns(UserWarning, match="--cache, or ALPRUNE_CACHE"):
+        made.fill(np.array([0]), values(1))
+    assert not len(made.missing())
+
+
+def test_a_store_without_a_folder_keeps_nothing():
+    made = VectorTable(keys(1, 2), VectorStore(None, 3))
+    made.fill(np.array([0, 1]), values(1, 2))
+    assert not len(made.missing())
+
+
+def test_no_images_make_an_empty_table(tmp_path):
+    empty = VectorTable(np.empty((0, 16), np.uint8), VectorStore(tmp_path, 3))
+    table(tmp_path, 1).fill(np.array([0]), values(1))
+    empty.refresh()
+    assert not len(empty.missing())
