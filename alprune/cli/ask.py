@@ -12,9 +12,10 @@ import click
 
 from alprune.cli.common import Command, run_options, tell, trust_option
 from alprune.errors import printable
-from alprune.loop.config import given, read_recipe
+from alprune.loop.config import given
 from alprune.loop.defaults import LABELLING_OPTIONS
 from alprune.loop.observers import Observer
+from alprune.loop.recipe import read_recipe
 from alprune.loop.trust import check_trust
 
 if TYPE_CHECKING:
@@ -29,18 +30,16 @@ Try it out: alprune ask trial --dataset folder:labelled --initial 20
             alprune tell trial --simulate
 """
 _HELPS = {
-    "budget": "Seconds that a round of learning and choosing may take (60).",
+    "budget": "Time for learning and choosing per round: 90s, 10m, 2h, or seconds.",
     "dataset": "folder:PATH, the folder of images; needed the first time.",
-    "start": "How images are chosen before there are labels: typiclust or random (typiclust).",
-    "initial": "To try things out on a labelled folder: hide all labels but so many.",
-    "hold_out": (
-        "Draw so many images at random, over the rounds, and keep them from training to measure "
-        "accuracy [default: 0]."
-    ),
-    "query_size": "Images asked about in a round (50).",
-    "score_share": "Share of the budget that is kept for choosing [default: 0.25].",
-    "initial_epochs": "Passes over the labels in the first round of learning, at most (60).",
-    "epochs": "Passes over the labels in every later round, at most (20).",
+    "start": "How images are chosen before there are labels: typiclust, random or module:function.",
+    "initial": "Try labelling on a labelled folder: hide all labels but this many.",
+    "hold_out": "Images to draw at random, over the rounds, and to keep from training; they "
+    "measure the accuracy.",
+    "query_size": "Images to ask about per round.",
+    "score_share": "Share of the budget to keep for choosing.",
+    "initial_epochs": "Passes over the labels in the first round, at most.",
+    "epochs": "Passes over the labels in every later round, at most.",
 }
 _DIR = click.Path(path_type=Path, file_okay=False)
 
@@ -58,7 +57,7 @@ class _Training(Observer):
 
 def asking_options(function: Any) -> Any:
     """Add the options that `alprune ask` and `alprune label` share."""
-    function = run_options(LABELLING_OPTIONS, _HELPS)(function)
+    function = run_options(LABELLING_OPTIONS, _HELPS, labelling=True)(function)
     return click.option(
         "--classes",
         metavar="A,B,C",

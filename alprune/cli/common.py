@@ -4,19 +4,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 from cloup import Command
 
-from alprune.errors import AlpruneError, printable
-from alprune.loop.config import CHOICES, RunConfig, default_of, given, option_type
+from alprune.errors import AlpruneError, ConfigError, printable
+from alprune.loop.config import CHOICES, OPTIONS, RunConfig, given, is_duration
+from alprune.loop.defaults import default_text
+from alprune.loop.option import option_type
+from alprune.loop.option_text import seconds_of
 from alprune.loop.trust import TRUSTED, trusting
 
 METAVARS = {
-    "budget": "SECONDS",
+    "budget": "TIME",
     "out": "DIR",
     "data_root": "DIR",
     "cache": "DIR",
@@ -38,19 +40,23 @@ def ending() -> Iterator[None]:
 
 
 def run_options(
-    names: Sequence[str] | None = None, helps: Mapping[str, str] | None = None
+    names: Sequence[str] | None = None,
+    helps: Mapping[str, str] | None = None,
+    labelling: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a click option of each field of RunConfig, or of those named.
+    """Make a click option of each option of a run, or of those named.
 
     Args:
         names: Of fields; None: all.
         helps: Texts of options that mean something else to this command.
+        labelling: Whether the defaults are those of labelling.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for entry in reversed(fields(RunConfig)):
-            if names is None or entry.name in names:
-                function = _option(entry, (helps or {}).get(entry.name))(function)
+        for name in reversed(OPTIONS):
+            if names is None or name in names:
+                text = (helps or {}).get(name, OPTIONS[name].metadata["help"])
+                function = _option(name, text, default_text(name, labelling))(function)
         return click.option(
             "--recipe",
             type=click.Path(path_type=Path),
@@ -60,22 +66,38 @@ def run_options(
     return decorate
 
 
-def _option(entry: Any, told: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    kind, _ = option_type(entry)
-    flag = "--" + entry.name.replace("_", "-")
-    text = entry.metadata["help"]
-    default = default_of(entry)
+def _option(
+    name: str, text: str, default: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    kind, _ = option_type(OPTIONS[name])
+    flag = "--" + name.replace("_", "-")
+    text += f" [default: {default}]" if default else ""
     # The default stays None: only what is given on the command line may win over a recipe.
     if kind is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", entry.name, default=None, help=text)
-    if told is not None:
-        text = told
-    elif default is not None:
-        text = f"{text} [default: {default}]"
-    choices = None if entry.name == "device" else CHOICES.get(entry.name)
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+    choices = None if name == "device" else CHOICES.get(name)
     param: Any = click.Choice(choices) if choices else kind
-    metavar = METAVARS.get(entry.name)
-    return click.option(flag, entry.name, type=param, default=None, metavar=metavar, help=text)
+    if is_duration(name):
+        param = Duration()
+    metavar = METAVARS.get(name)
+    return click.option(flag, name, type=param, default=None, metavar=metavar, help=text)
+
+
+class Duration(click.ParamType):
+    """A duration in seconds, written as in "90s", "10m" or "2h"."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it."""
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return seconds_of(value, param.opts[0] if param else "a duration")
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _trust(context: click.Context, parameter: click.Parameter, value: bool) -> None:

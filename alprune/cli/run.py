@@ -16,6 +16,7 @@ from alprune.loop.observers import Observer, Several
 
 if TYPE_CHECKING:
     from alprune.loop import RunResult
+    from alprune.loop.defaults import ResolvedRun
     from alprune.loop.signals import Signals
     from alprune.runs.rerun import Comparison
     from alprune.training.distributed import Team
@@ -88,7 +89,7 @@ def _team(config: RunConfig) -> "Team":
 
 
 def _run(
-    signals: "Signals", config: RunConfig, tensorboard: bool = False, team: "Team | None" = None
+    signals: "Signals", config: "ResolvedRun", tensorboard: bool = False, team: "Team | None" = None
 ) -> "RunResult":
     from alprune.loop.setup import open_run
     from alprune.training.distributed import ALONE
@@ -99,14 +100,13 @@ def _run(
     return session.run(oracle)
 
 
-def _observer(config: RunConfig, tensorboard: bool) -> Observer:
+def _observer(config: "ResolvedRun", tensorboard: bool) -> Observer:
     from alprune.loop.progress import observer_for
     from alprune.loop.tensorboard import TensorBoard
     from alprune.training.distributed import helps
 
     if helps():
         return Observer()
-    assert config.out is not None
     if not tensorboard:
         return observer_for(config)
     written = TensorBoard(Path(config.out))  # first: it may be refused

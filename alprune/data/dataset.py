@@ -3,11 +3,9 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -183,12 +181,10 @@ class DataSource:
     Attributes:
         summary: One line for people.
         load: `(path, options) -> Splits`; `path` is what follows the colon of the name, or "".
-        defaults: Run options that suit this data better than the general ones, by option name.
     """
 
     summary: str
     load: Callable[[str, LoadOptions], Splits]
-    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def make_splits(

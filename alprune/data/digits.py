@@ -1,15 +1,11 @@
 """scikit-learn's handwritten digits: 1797 real 8x8 images that need no download."""
 
-from types import MappingProxyType
-
 import numpy as np
 import torch
 
 from alprune.data.dataset import LoadOptions, Splits, make_splits
 
 TEST_IMAGES = 500
-# Sized for a minute on a laptop's CPU: 1297 training images instead of CIFAR-10's 50,000.
-DEFAULTS = MappingProxyType({"initial": 100, "query_size": 10, "batch_size": 32})
 
 
 def load(path: str, options: LoadOptions) -> Splits:

@@ -24,7 +24,6 @@ DATASETS: dict[str, DataSource] = {
     "digits": DataSource(
         "1,297 + 500 grey handwritten digits 8x8 of scikit-learn; no download",
         digits.load,
-        digits.DEFAULTS,
     ),
     "npz:PATH": DataSource("arrays x_train, y_train, x_test, y_test of an .npz file", npz.load),
     "folder:PATH": DataSource(

@@ -13,7 +13,7 @@ from alprune.labelling import queries as choosing
 from alprune.labelling.images import Pictures
 from alprune.labelling.journal import Journal
 from alprune.labelling.network import Network, open_network
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import pruning_fields
 from alprune.training import FitReport
 from alprune.training.budget import Budget
@@ -63,7 +63,7 @@ class Lesson:
 
 
 def learn(
-    config: RunConfig,
+    config: ResolvedLabelling,
     today: Pictures,
     state: Mapping[str, Any],
     rest: Tensor,
@@ -88,7 +88,6 @@ def learn(
         KeyboardInterrupt: The clock was halted.
         AlpruneError: As from `alprune.run`.
     """
-    assert config.budget is not None
     acquisition = find_acquisition(config.acquisition)
     before = state if "plan" in state else None
     network = open_network(config, today.train, today.labelled, before, acquisition)
@@ -108,7 +107,7 @@ def learn(
 
 
 def _fit(
-    config: RunConfig,
+    config: ResolvedLabelling,
     network: Network,
     today: Pictures,
     clock: Budget,

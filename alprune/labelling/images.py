@@ -13,7 +13,7 @@ from alprune.data import UNKNOWN, Dataset, Files, Splits
 from alprune.data.dataset import spelt_as
 from alprune.errors import DataError
 from alprune.labelling.journal import Answer, Journal
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.setup import data_options
 from alprune.loop.start_weights import scaled
 
@@ -70,7 +70,7 @@ class Pictures:
         return torch.from_numpy(np.array(self.files.contents))
 
 
-def load(config: RunConfig, progress: bool = False) -> Splits:
+def load(config: ResolvedLabelling, progress: bool = False) -> Splits:
     """Read the folder of images; with a progress bar, if asked for, where that takes long.
 
     Raises:
@@ -79,7 +79,9 @@ def load(config: RunConfig, progress: bool = False) -> Splits:
     return scaled(config, data.load(**data_options(config), incomplete=True, progress=progress))
 
 
-def look(config: RunConfig, journal: Journal, splits: Splits, seen: Tensor | None) -> Pictures:
+def look(
+    config: ResolvedLabelling, journal: Journal, splits: Splits, seen: Tensor | None
+) -> Pictures:
     """Put together what the folders of a folder of images and the journal know.
 
     An image in a class folder has that class; what was told of any other image belongs to its
@@ -147,7 +149,7 @@ def _known(journal: Journal, contents: list[str], labels: Tensor) -> tuple[Tenso
     return labels, held
 
 
-def _begin_trial(config: RunConfig, journal: Journal, files: Files, labels: Tensor) -> None:
+def _begin_trial(config: ResolvedLabelling, journal: Journal, files: Files, labels: Tensor) -> None:
     """Tell the labels of `initial` images out of those that have one, once."""
     assert config.initial is not None
     if journal.trial:
@@ -171,7 +173,9 @@ def _begin_trial(config: RunConfig, journal: Journal, files: Files, labels: Tens
     )
 
 
-def _hold_out(config: RunConfig, journal: Journal, contents: list[str], labels: Tensor) -> None:
+def _hold_out(
+    config: ResolvedLabelling, journal: Journal, contents: list[str], labels: Tensor
+) -> None:
     """Hold some images of the class folders out from training, once."""
     known = torch.nonzero(labels != UNKNOWN).squeeze(1)
     count = min(config.hold_out, len(known) // _HELD_SHARE)

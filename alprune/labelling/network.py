@@ -13,7 +13,7 @@ from alprune import models
 from alprune.acquisition import Acquisition, snapshots_of
 from alprune.data import Dataset
 from alprune.errors import AlpruneError, StoreError
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.frozen import FROZEN
 from alprune.loop.run_folder import RunFolder
 from alprune.loop.setup import new_learner, prune_learner
@@ -64,7 +64,7 @@ class Network:
 
 
 def open_network(
-    config: RunConfig,
+    config: ResolvedLabelling,
     train: Dataset,
     labelled: Tensor,
     state: Mapping[str, Any] | None,
@@ -100,7 +100,7 @@ def open_network(
 
 
 def _opened(
-    config: RunConfig, train: Dataset, state: Mapping[str, Any], acquisition: Acquisition
+    config: ResolvedLabelling, train: Dataset, state: Mapping[str, Any], acquisition: Acquisition
 ) -> Network:
     before, after = list(state["classes"]), list(train.classes)
     if after[: len(before)] != before:
@@ -143,7 +143,9 @@ class _Grow:
         before: Number of classes that the weights know.
     """
 
-    def __init__(self, config: RunConfig, train: Dataset, fresh: nn.Module, before: int) -> None:
+    def __init__(
+        self, config: ResolvedLabelling, train: Dataset, fresh: nn.Module, before: int
+    ) -> None:
         self._before, self._after = before, len(train.classes)
         self._heads: set[str] = set()
         if before == self._after:

@@ -7,8 +7,10 @@ from typing import Any
 from alprune.data.safe_io import user_path
 from alprune.errors import ConfigError
 from alprune.loop.config import RunConfig
-from alprune.loop.defaults import NOT_FOR_LABELLING
-from alprune.loop.setup import complete
+from alprune.loop.defaults import NOT_FOR_LABELLING, ResolvedLabelling, resolve_labelling
+from alprune.loop.frozen import with_learner
+from alprune.loop.setup import check_names
+from alprune.loop.start_weights import with_weights
 from alprune.pruning import find_method
 
 # What may be given anew at any time: all else is in the network that was pruned at the beginning.
@@ -17,11 +19,9 @@ _FREE = (
     "score_share initial_epochs epochs batch_size lr momentum weight_decay label_smoothing "
     "warmup_batches schedule averaging flip pad device precision cuda_graphs cache"
 ).split()
-_WARMUP_BATCHES = 10  # rounds are short
-DEFAULTS = {"budget": 60.0, "start": "typiclust", "initial_epochs": 60.0, "epochs": 20.0}
 
 
-def completed(config: RunConfig) -> RunConfig:
+def completed(config: RunConfig) -> ResolvedLabelling:
     """Fill the options left open, and check that all can be used.
 
     Raises:
@@ -36,19 +36,17 @@ def completed(config: RunConfig) -> RunConfig:
             f"{', '.join(unused)} mean(s) nothing where people are asked for labels; leave it out."
         )
     root_of(config)
-    if find_method(config.method).saves_time:
-        config = config.resolved({"warmup_batches": _WARMUP_BATCHES})
-    # What a run takes for the number of its first points is another thing here.
-    full = complete(replace(config.resolved(DEFAULTS), initial=None, hold_out=0))
     if find_method(config.method).early:
         raise ConfigError(
             f"method {config.method!r} prunes during training, and here the learner is pruned with "
             "the first labels. Choose another, 3sp-ca for example."
         )
-    return replace(full, initial=config.initial, hold_out=config.hold_out)
+    whole = resolve_labelling(with_weights(with_learner(config)))
+    check_names(whole)
+    return whole
 
 
-def changed(before: RunConfig, given: dict[str, Any]) -> RunConfig:
+def changed(before: RunConfig, given: dict[str, Any]) -> ResolvedLabelling:
     """Return options with those given anew.
 
     Raises:
@@ -80,4 +78,4 @@ def root_of(config: RunConfig) -> Path:
     return user_path(path)
 
 
-__all__ = ["DEFAULTS", "changed", "completed", "root_of"]
+__all__ = ["changed", "completed", "root_of"]

@@ -9,7 +9,7 @@ from alprune.acquisition import Acquisition, Evidence, acquire
 from alprune.acquisition.initial import first_points
 from alprune.labelling.images import Pictures
 from alprune.labelling.journal import Query
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.frozen import cold_pool
 from alprune.training.budget import Budget
 from alprune.training.interface import Trainable
@@ -26,7 +26,11 @@ def candidates(pictures: Pictures, count: int) -> Tensor:
 
 
 def drawn_at_random(
-    config: RunConfig, pictures: Pictures, open_: Tensor, count: int, generator: torch.Generator
+    config: ResolvedLabelling,
+    pictures: Pictures,
+    open_: Tensor,
+    count: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """Draw the images of a round that will be held out from training, if that is wanted.
 
@@ -39,13 +43,16 @@ def drawn_at_random(
 
 
 def typical(
-    config: RunConfig, pictures: Pictures, open_: Tensor, count: int, generator: torch.Generator
+    config: ResolvedLabelling,
+    pictures: Pictures,
+    open_: Tensor,
+    count: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """Choose `count` images before there is a learner, by `config.start`, `(count,)`."""
     cold = cold_pool(config, pictures.train)
     # The function knows nothing of labels: what it chooses of the labelled is thrown away.
     wanted = min(len(cold), count + len(cold) - len(open_))
-    assert config.start is not None
     chosen = first_points(config.start, cold, wanted, generator)
     chosen = chosen[torch.isin(chosen, open_)]
     return chosen[torch.randperm(len(chosen), generator=generator)[:count]]

@@ -25,7 +25,7 @@ from alprune.labelling.options import root_of
 from alprune.labelling.read_answers import Given, read_answers
 from alprune.labelling.rounds import Prepared, Round
 from alprune.loop.checkpoint import load_checkpoint, save_checkpoint
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import Observer
 from alprune.loop.run_folder import RunFolder
 from alprune.training.budget import Budget
@@ -51,7 +51,7 @@ class Asking:
         lock: Held by whoever reads or writes the journal, where several threads do.
     """
 
-    def __init__(self, folder: RunFolder, config: RunConfig, observer: Observer) -> None:
+    def __init__(self, folder: RunFolder, config: ResolvedLabelling, observer: Observer) -> None:
         self.path, self.config = folder.path, config
         self.root = root_of(config)
         self.journal = Journal(folder)
@@ -121,7 +121,6 @@ class Asking:
             AlpruneError: As from `ask`.
         """
         config, clock = self.config, Budget(None)
-        assert config.query_size is not None
         self._clock = clock
         if self._halted:
             clock.halt()

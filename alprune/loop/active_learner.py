@@ -12,7 +12,7 @@ from torch import Tensor
 from alprune.acquisition import Acquisition, Evidence, acquire, snapshots_of
 from alprune.data import Splits
 from alprune.loop.checkpoint import LAYOUT, CheckpointWriter, load_checkpoint
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import Resolved
 from alprune.loop.health import Alarms
 from alprune.loop.observers import Observer
 from alprune.loop.pool import LabelPool
@@ -131,7 +131,7 @@ class ActiveLearner:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: Resolved,
         splits: Splits,
         pool: LabelPool,
         learner: Trainable,

@@ -1,197 +1,304 @@
 """One run's options: a frozen record that reads and writes TOML recipes."""
 
 import os
-import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Any
 
 import tomli_w
 
-from alprune.data.safe_io import read_whole
-from alprune.errors import ConfigError, quoted
+from alprune.errors import ConfigError
+from alprune.loop.option import check, option, option_type
+from alprune.loop.option_text import seconds_of, value_of
+from alprune.loop.recipe import read_recipe
 from alprune.loop.trust import check_trust, trusting
+from alprune.pruning.registry import AFTER_PRUNING
 from alprune.registry import unknown
 
-# Names that the rooms which compute know by their registries; here, as no import of these is light.
+# What an option may be. Where a registry that imports torch decides, a test compares the names.
 CHOICES = {
-    "after_pruning": ("inherit", "reinit", "rescale"),
+    "after_pruning": tuple(AFTER_PRUNING),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "fp32", "bf16"),
     "schedule": ("constant", "linear", "cosine"),
 }
 
-# Some hundred lines. Keys of many parts (a.b.c) take a parser time and memory with their square.
-_RECIPE_BYTES = 32 * 1024
-_LINE_DOTS = 128
-
-
-def _option(default: Any, help: str, **extra: Any) -> Any:
-    return field(default=default, metadata={"help": help, **extra})
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The options of one run; every one is also an option of `alprune run` and a recipe key.
+    """The options of one run; each is also an option of `alprune run` and a recipe key.
 
-    An option that is None takes the data set's or the method's own default, see `resolved`.
+    An option that is None takes a default that depends on others, see `alprune.loop.defaults`.
     """
 
-    budget: float | None = _option(None, "Seconds on the clock (3600, unless --steps is given).")
-    steps: int | None = _option(
-        None,
-        "Acquisition steps at most, instead of or beside --budget; 0: train on the first points "
-        "only.",
-    )
-    method: str = _option("3sp-ca", "How the learner is pruned; `alprune list` names all.")
-    flops_reduction: float | None = _option(
-        None, "Share of the FLOPs to remove (3sp and uniform: 0.5, 3sp-ca: 0.9)."
-    )
-    params_reduction: float | None = _option(
-        None, "Share of the parameters to remove instead (of the weights, for weight masks)."
-    )
-    channels_reduction: float | None = _option(
-        None, "Share of the channels to remove instead (the papers' percentile p)."
-    )
-    latency_reduction: float | None = _option(
-        None, "Share of the latency to remove instead, measured on this machine."
-    )
-    latency_batch: int = _option(1, "Examples a forward pass where latency is measured.")
-    latency_aware: bool = _option(False, "Divide scores by a channel's measured latency.")
-    prune_at: str | None = _option(
-        None, "With method epi: 'epi' (when the structure rests), an epoch, or 'random'."
-    )
-    epi_criterion: str = _option("taylor", "With method epi: taylor or magnitude.")
-    prune_batch: int = _option(32, "Labelled examples whose loss decides what is pruned.")
-    prune_batches: int = _option(1, "Such batches; their scores are accumulated.")
-    smoothing: float | None = _option(
-        None, "Lambda of 3SP+CA: larger listens less to the cost (0.05; 0.01 for our models)."
-    )
-    channel_cost: str | None = _option(
-        None,
-        "A channel's cost to 3SP+CA, 'made' (FLOPs of making it, as published) or 'step' (what a "
-        "training step spends on it) (made; step for our models).",
-    )
-    temperature: float = _option(200.0, "Divides the logits in structured-grasp.")
-    rounds: int = _option(10, "Rounds of 3sp-iterative.")
-    min_channels: int | None = _option(
-        None,
-        "Channels that every layer keeps at least (0: a sixteenth of its own, at least 4; 4 where "
-        "nothing is narrowed before training).",
-    )
-    round_to: int | None = _option(
-        None,
-        "Make widths multiples of this (0: of 8 in wide layers and less in narrow ones; 1 where "
-        "nothing is narrowed before training).",
-    )
-    ignore: str | None = _option(
-        None,
-        "Layers that keep all their channels: names or patterns, such as 'stem,layer4.*', by "
-        "commas.",
-    )
-    local: bool = _option(
-        False, "Rank channels within each layer, so that all layers lose the same share."
-    )
-    after_pruning: str | None = _option(
-        None,
-        "Weights after the cut: inherit, reinit or rescale (reinit; inherit for your own model and "
-        "with --pretrained).",
-    )
-    dataset: str = _option(
+    # Data
+    dataset: str = option(
+        "data",
         "cifar10",
-        "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH, folder:PATH, shards:PATH.",
+        "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH, folder:PATH or shards:PATH.",
+        common=True,
     )
-    data_root: str | None = _option(None, "Folder for downloads ($ALPRUNE_DATA or ~/.cache).")
-    cache: str | None = _option(
-        None, "Folder that decoded images are kept in ($ALPRUNE_CACHE or ~/.cache/alprune)."
-    )
-    skip_unreadable: bool = _option(False, "Leave out images that do not decode.")
-    follow_links: bool = _option(False, "Read images behind links that lead out of the folder.")
-    imbalance: float = _option(
-        1.0, "Long-tail the pool: times as many points of the first class as of the last."
-    )
-    label_noise: float = _option(0.0, "Share of the pool for which the answer is a wrong label.")
-    model: str = _option("vgg19", "The learner; `alprune list` names all, module:function works.")
-    learner: str | None = _option(
+    image_size: int | None = option(
+        "data",
         None,
-        "trained: the network learns; frozen: only a head does, on a pretrained network (trained; "
-        "where people label photographs: frozen).",
+        "Resize images to this square, without cropping.",
+        common=True,
+        otherwise="the size that --model was published with",
     )
-    pretrained: str | None = _option(
+    data_root: str | None = option(
+        "data", None, "Folder for downloads.", otherwise="$ALPRUNE_DATA, or ~/.cache/alprune"
+    )
+    cache: str | None = option(
+        "data",
+        None,
+        "Folder for decoded images.",
+        otherwise="$ALPRUNE_CACHE, or ~/.cache/alprune",
+    )
+    skip_unreadable: bool = option("data", False, "Leave out images that cannot be decoded.")
+    follow_links: bool = option("data", False, "Read images behind links that leave the folder.")
+    imbalance: float = option(
+        "data", 1.0, "Long-tail the pool: the ratio of its largest class to its smallest.", least=1
+    )
+    label_noise: float = option("data", 0.0, "Share of the pool whose answer is a wrong label.")
+
+    # Learner
+    model: str = option(
+        "learner",
+        "vgg19",
+        "The network, by a name of `alprune list`, or module:function.",
+        common=True,
+    )
+    learner: str | None = option(
+        "learner",
+        None,
+        "trained: the network learns; frozen: only a head learns, on a pretrained network.",
+        common=True,
+    )
+    pretrained: str | None = option(
+        "learner",
         None,
         "Weights to start from: imagenet (of efficientnet-lite0, torchvision:NAME, timm:NAME), or "
-        "a file of tensors, .safetensors or .pt; they are pruned, never re-initialised.",
+        "a file of tensors, .safetensors or .pt.",
+        common=True,
     )
-    pretrained_digest: str | None = _option(
-        None, "Hash that the file of --pretrained must have; a run writes it down."
+    pretrained_digest: str | None = option(
+        "learner", None, "Hash that the file of --pretrained must have; a run records it."
     )
-    init: str = _option("he", "Initialisation: he, default (PyTorch's), vs-x (Glorot), ...")
-    image_size: int | None = _option(
-        None, "Resize images to this square, whole, not cropped (the learner's own size)."
+    init: str = option("learner", "he", "Initialisation: he, default (PyTorch's), vs-x (Glorot).")
+
+    # Pruning
+    method: str = option(
+        "pruning",
+        "3sp-ca",
+        "How the learner is pruned, by a name of `alprune list`, or module:function; dense prunes "
+        "nothing.",
+        common=True,
     )
-    acquisition: str = _option("entropy", "What is labelled next; module:function works.")
-    start: str | None = _option(
+    flops_reduction: float | None = option(
+        "pruning",
         None,
-        "How the first points are chosen: balanced, random, typiclust or module:function "
-        "(balanced; random with --imbalance).",
+        "Share of the FLOPs to remove.",
+        common=True,
+        otherwise="the method's own, see `alprune list`",
     )
-    initial: int | None = _option(None, "Points labelled at the start (1000).")
-    sync_batchnorm: bool = _option(
-        False, "Normalise over the batches of all processes, under torchrun."
+    params_reduction: float | None = option(
+        "pruning",
+        None,
+        "Share of the parameters to remove instead; for weight masks, of the weights.",
     )
-    hold_out: int = _option(
-        0, "Of these, points that are not trained on; a temperature is fitted to them at the end."
+    channels_reduction: float | None = option(
+        "pruning", None, "Share of the channels to remove instead."
     )
-    query_size: int | None = _option(None, "Points acquired a step (50).")
-    score_subset: int | None = _option(
-        None, "Score a fresh random subset of the pool of this size a step (see --score-share)."
+    latency_reduction: float | None = option(
+        "pruning", None, "Share of the latency to remove instead, as measured on this machine."
     )
-    score_share: float = _option(
+    latency_batch: int = option(
+        "pruning", 1, "Examples per forward pass when latency is measured.", least=1
+    )
+    latency_aware: bool = option(
+        "pruning", False, "Divide a channel's score by its measured latency."
+    )
+    prune_at: str | None = option(
+        "pruning",
+        None,
+        "When method epi prunes: 'epi' (once the structure is stable), an epoch, or 'random'.",
+    )
+    epi_criterion: str = option(
+        "pruning", "taylor", "What method epi scores by: taylor or magnitude."
+    )
+    prune_batch: int = option(
+        "pruning", 32, "Labelled examples per batch whose loss decides what is pruned.", least=2
+    )
+    prune_batches: int = option(
+        "pruning", 1, "Number of these batches; scores are accumulated.", least=1
+    )
+    smoothing: float | None = option(
+        "pruning",
+        None,
+        "Lambda of 3sp-ca and --latency-aware; larger weakens the cost term.",
+        least=0,
+    )
+    channel_cost: str | None = option(
+        "pruning",
+        None,
+        "What a channel costs in 3sp-ca: made (FLOPs to compute it, as published) or step (its "
+        "share of a training step).",
+    )
+    temperature: float = option("pruning", 200.0, "Divisor of the logits in structured-grasp.")
+    rounds: int = option("pruning", 10, "Rounds of 3sp-iterative.", least=1)
+    min_channels: int | None = option(
+        "pruning",
+        None,
+        "Channels that each layer keeps at least; 0: a sixteenth of its own, at least 4.",
+        least=0,
+    )
+    round_to: int | None = option(
+        "pruning",
+        None,
+        "Make widths multiples of this; 0: of 8 in wide layers, of less in narrow ones.",
+        least=0,
+    )
+    ignore: str | None = option(
+        "pruning",
+        None,
+        "Layers that keep all their channels: names or patterns with commas, as in stem,layer4.*.",
+    )
+    local: bool = option(
+        "pruning",
+        False,
+        "Rank channels within each layer, so that all layers lose the same share.",
+    )
+    after_pruning: str | None = option(
+        "pruning", None, "What happens to the weights that are left."
+    )
+
+    # Training
+    epochs: float | None = option(
+        "training", None, "Passes over the labelled points per step.", common=True
+    )
+    initial_epochs: float | None = option(
+        "training", None, "Passes over the first points before the first step."
+    )
+    batch_size: int | None = option("training", None, "Examples per training batch.", least=2)
+    lr: float | None = option("training", None, "Peak learning rate.", common=True)
+    momentum: float = option("training", 0.9, "Nesterov momentum of SGD.")
+    weight_decay: float = option("training", 5e-4, "Weight decay of SGD.", least=0)
+    label_smoothing: float = option(
+        "training", 0.0, "Share of the target that is spread over all classes."
+    )
+    warmup_batches: int | None = option(
+        "training", None, "Batches over which the learning rate rises to its peak.", least=0
+    )
+    schedule: str = option("training", "linear", "How the learning rate falls over the run.")
+    averaging: float = option(
+        "training", 0.99, "Decay of the averaged weights that score and are tested."
+    )
+    flip: bool | None = option(
+        "training", None, "Mirror images at random.", otherwise="if the data set allows it"
+    )
+    pad: int = option("training", 4, "Pixels of padding for the random crop.", least=0)
+    sync_batchnorm: bool = option(
+        "training", False, "Normalise over the batches of all processes, under torchrun."
+    )
+
+    # Acquisition
+    acquisition: str = option(
+        "acquisition",
+        "entropy",
+        "What is labelled next, by a name of `alprune list`, or module:function.",
+        common=True,
+    )
+    start: str | None = option(
+        "acquisition",
+        None,
+        "How the first points are chosen: balanced, random, typiclust or module:function.",
+    )
+    initial: int | None = option(
+        "acquisition", None, "Points that are labelled at the start.", common=True, least=1
+    )
+    query_size: int | None = option(
+        "acquisition", None, "Points to acquire per step.", common=True, least=1
+    )
+    hold_out: int = option(
+        "acquisition",
+        0,
+        "Labelled points to keep from training; they calibrate the probabilities at the end.",
+        least=0,
+    )
+    score_subset: int | None = option(
+        "acquisition",
+        None,
+        "Score a fresh random subset of the pool of this size per step.",
+        least=1,
+    )
+    score_share: float = option(
+        "acquisition",
         0.25,
-        "Under a budget, score as many as take this share of a step; 1: always the whole pool.",
+        "Under a budget, score as many points as fit in this share of a step; 1: the whole pool.",
     )
-    initial_epochs: float | None = _option(None, "Passes over the first points before step 1.")
-    epochs: float | None = _option(None, "Passes over the labelled points a step.")
-    batch_size: int | None = _option(None, "Examples a training batch (64).")
-    lr: float | None = _option(None, "Peak learning rate (0.05; 0.01 with --pretrained).")
-    momentum: float = _option(0.9, "Nesterov momentum of SGD.")
-    weight_decay: float = _option(5e-4, "Weight decay of SGD.")
-    label_smoothing: float = _option(0.0, "Share of the target spread over all classes.")
-    warmup_batches: int | None = _option(None, "Batches over which the rate climbs.")
-    schedule: str = _option("linear", "Fall of the rate over the run: constant, linear, cosine.")
-    averaging: float = _option(0.99, "Decay of the weights' average that scores and is tested.")
-    flip: bool | None = _option(None, "Mirror images at random (what the data set allows).")
-    pad: int = _option(4, "Pixels of padding for the random crop.")
-    eval_every: int | None = _option(
+
+    # Stopping
+    budget: float | None = option(
+        "stopping",
         None,
-        "Test after every so many steps, never on the clock (every one; under a budget as often "
-        "as a tenth of the time on the clock allows).",
+        "Time on the clock: 90s, 10m, 2h, or seconds.",
+        common=True,
+        unit="s",
     )
-    stop_labels: int | None = _option(None, "Ask for labels until so many are known, then stop.")
-    stop_accuracy: float | None = _option(None, "Stop once a test finds this accuracy, 0 to 1.")
-    stop_uncertainty: float | None = _option(
-        None, "Stop once the scored points' mean entropy is below this (nats)."
+    steps: int | None = option(
+        "stopping",
+        None,
+        "Acquisition steps at most, instead of or beside --budget; 0: only train on the first "
+        "points.",
+        common=True,
+        least=0,
     )
-    stop_plateau: int | None = _option(None, "Stop after so many tests without a better one.")
-    seed: int = _option(0, "Seed of everything that is drawn.")
-    device: str = _option("auto", "auto, cpu or cuda.")
-    precision: str = _option("auto", "auto, fp32 or bf16 (auto: bf16 where hardware has it).")
-    cuda_graphs: bool = _option(
-        True, "On a GPU, record training and scoring steps and launch each at once."
+    stop_labels: int | None = option(
+        "stopping", None, "Stop once this many points are labelled.", common=True, least=1
     )
-    out: str | None = _option(None, "Run folder (outputs/<dataset>-<method>-seed<seed>).")
+    stop_accuracy: float | None = option(
+        "stopping", None, "Stop once a test reaches this accuracy, 0 to 1."
+    )
+    stop_uncertainty: float | None = option(
+        "stopping", None, "Stop once the mean entropy of the scored points is below this (nats)."
+    )
+    stop_plateau: int | None = option(
+        "stopping", None, "Stop after this many tests without a better accuracy.", least=1
+    )
+
+    # Run
+    seed: int = option("run", 0, "Seed of all random draws.", common=True, least=0)
+    device: str = option("run", "auto", "Where to compute.", common=True)
+    precision: str = option(
+        "run", "auto", "Precision of matrix products; auto: bf16 where the hardware has it."
+    )
+    cuda_graphs: bool = option(
+        "run", True, "On a GPU, record training and scoring steps and launch each at once."
+    )
+    eval_every: int | None = option(
+        "run",
+        None,
+        "Test after every N-th step, off the clock.",
+        otherwise="every step; under a budget as often as a tenth of the time allows",
+        least=1,
+    )
+    out: str | None = option(
+        "run",
+        None,
+        "Run folder.",
+        common=True,
+        otherwise="a new one, outputs/DATASET-METHOD-seedSEED",
+    )
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            if isinstance(getattr(self, entry.name), os.PathLike):
-                object.__setattr__(self, entry.name, os.fspath(getattr(self, entry.name)))
-            _check_type(entry, getattr(self, entry.name))
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ConfigError(f"{name} must be at least {least:g}, got {value:g}.")
+            value = getattr(self, entry.name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, entry.name, os.fspath(value))
+            if isinstance(value, str) and is_duration(entry.name):
+                object.__setattr__(self, entry.name, seconds_of(value, entry.name))
+            check(entry, getattr(self, entry.name), OPTIONS[entry.name].metadata["least"])
         if self.seed >= 2**63 - 8:  # a run draws from the seeds that follow, too
             raise ConfigError(f"seed must be less than 2^63 - 8, got {self.seed}.")
         if self.out == "":
@@ -238,10 +345,8 @@ class RunConfig:
     @classmethod
     def from_mapping(cls, record: Mapping[str, Any]) -> "RunConfig":
         """Build from a mapping of option names; unknown ones are refused."""
-        known = {entry.name: entry for entry in fields(cls)}
         for key in record:
-            if key not in known:
-                raise unknown("option", key, known)
+            known_option(key)
         return cls(**record)
 
     def to_toml(self) -> str:
@@ -255,94 +360,35 @@ class RunConfig:
         return replace(self, **filled)
 
 
+OPTIONS: dict[str, Field[Any]] = {entry.name: entry for entry in fields(RunConfig)}
+
+
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the options that are None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Read a recipe as it is, its options unchecked.
+def known_option(name: str) -> Field[Any]:
+    """Return the field of an option.
 
     Raises:
-        ConfigError: The file is missing, too long or no TOML.
+        ConfigError: No option has this name.
     """
-    try:
-        text = read_whole(path, _RECIPE_BYTES).decode()
-        if any(line.count(".") > _LINE_DOTS for line in text.split("\n")):
-            raise ValueError(f"a line has more than {_LINE_DOTS} dots")
-        record: dict[str, Any] = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror}.") from error
-    except RecursionError as error:
-        raise ConfigError(
-            f"recipe {path} is nested too deep; a recipe is a list of option = value."
-        ) from error
-    except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
-        raise ConfigError(f"recipe {path} is no valid TOML: {error}.") from error
-    return record
+    if name not in OPTIONS:
+        raise unknown("option", name, OPTIONS)
+    return OPTIONS[name]
 
 
-_LEAST: dict[str, float] = {
-    "steps": 0,
-    "min_channels": 0,
-    "round_to": 0,
-    "rounds": 1,
-    "latency_batch": 1,
-    "initial": 1,
-    "prune_batch": 2,
-    "prune_batches": 1,
-    "query_size": 1,
-    "score_subset": 1,
-    "batch_size": 2,
-    "warmup_batches": 0,
-    "pad": 0,
-    "eval_every": 1,
-    "imbalance": 1,
-    "hold_out": 0,
-    "stop_labels": 1,
-    "stop_plateau": 1,
-    "weight_decay": 0,
-    "smoothing": 0,
-    "seed": 0,
-}
+def is_duration(name: str) -> bool:
+    """Whether an option is a duration in seconds."""
+    return OPTIONS[name].metadata["unit"] == "s"
 
 
-def option_type(entry: Field[Any]) -> tuple[type, bool]:
-    """Return an option's plain type and whether None is allowed."""
-    hint: Any = entry.type
-    if isinstance(hint, UnionType):
-        plain = [kind for kind in get_args(hint) if kind is not NoneType]
-        return plain[0], True
-    return hint, False
+def read_option(name: str, text: str) -> Any:
+    """Read an option's value from text, as on a command line.
 
-
-def default_of(entry: Field[Any]) -> Any:
-    """Return an option's default value."""
-    return None if entry.default is MISSING else entry.default
-
-
-def _check_type(entry: Field[Any], value: Any) -> None:
-    kind, optional = option_type(entry)
-    if value is None and optional:
-        return
-    allowed: tuple[type, ...] = (int, float) if kind is float else (kind,)
-    right = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
-    if not right:
-        raise ConfigError(
-            f"{entry.name} must be {kind.__name__}, got {quoted(value)} ({type(value).__name__})."
-        )
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(
-            f"{entry.name} must be less than 2^63, got a number of {value.bit_length()} bits."
-        )
-    # Names of files and folders: neither a file system nor a recipe could hold these.
-    if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
-        raise ConfigError(f"{entry.name} must be text (UTF-8, no null), got {quoted(value)}.")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character, as Python reads bytes that are no UTF-8
-        return False
-    return True
+    Raises:
+        ConfigError: No such option, or a value of another type.
+    """
+    kind, _ = option_type(known_option(name))
+    return seconds_of(text, name) if is_duration(name) else value_of(name, kind, text)

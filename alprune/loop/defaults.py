@@ -1,9 +1,20 @@
-"""Which options a command takes; imports nothing that computes."""
+"""Every default that depends on other options, and what fills the options left open.
 
-from dataclasses import fields
-from typing import Any
+A default that holds in every run is the option's own, in `alprune.loop.config`. This file imports
+nothing that computes before it is asked to fill in: help texts read their numbers here.
+"""
 
-from alprune.loop.config import RunConfig
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alprune.data.atomic_io import free_path
+from alprune.loop.config import OPTIONS, RunConfig, given, is_duration
+from alprune.loop.option_text import duration
+
+if TYPE_CHECKING:
+    from alprune.pruning import Method
 
 # Options that `prune` knows by the same name.
 REDUCTIONS = tuple("flops_reduction params_reduction channels_reduction latency_reduction".split())
@@ -18,7 +29,10 @@ NOT_FOR_LABELLING = tuple(
     "sync_batchnorm pretrained_digest "
     "stop_labels stop_accuracy stop_uncertainty stop_plateau".split()
 )
-LABELLING_OPTIONS = tuple(e.name for e in fields(RunConfig) if e.name not in NOT_FOR_LABELLING)
+LABELLING_OPTIONS = tuple(name for name in OPTIONS if name not in NOT_FOR_LABELLING)
+
+_NO_DEFAULT_IN_LABELLING = ("dataset", "initial")
+
 # Settings of `alprune bench`.
 BENCH: dict[str, Any] = {
     "methods": ("dense", "3sp", "3sp-ca"),
@@ -29,5 +43,242 @@ BENCH: dict[str, Any] = {
     "pool": 10_000,
     "seed": 0,
 }
+_AUTO = 0  # widths as `alprune.pruning.width_limits` chooses them
 
-__all__ = ["BENCH", "LABELLING_OPTIONS", "NOT_FOR_LABELLING", "PRUNE_OPTIONS", "REDUCTIONS"]
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved(RunConfig):
+    """The options of a run or of labelling, none left open whose value is always known."""
+
+    after_pruning: str
+    batch_size: int
+    channel_cost: str
+    epochs: float
+    initial_epochs: float
+    learner: str
+    lr: float
+    min_channels: int
+    out: str
+    query_size: int
+    round_to: int
+    smoothing: float
+    start: str
+    warmup_batches: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRun(Resolved):
+    """The options of a run."""
+
+    initial: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedLabelling(Resolved):
+    """The options of labelling; `initial` is None except in a trial on labelled images."""
+
+    budget: float
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the cases look at.
+
+    Attributes:
+        config: The options as they were given.
+        method: That these name.
+        built_in: Whether the network is one of `alprune.models.MODELS`.
+        listed: Whether it is one of those, of torchvision's or of timm's.
+    """
+
+    config: RunConfig
+    method: "Method"
+    built_in: bool
+    listed: bool
+
+    @property
+    def reduces(self) -> bool:
+        """Whether a reduction was given."""
+        return any(getattr(self.config, reduction) is not None for reduction in REDUCTIONS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Defaults that hold in some runs.
+
+    Attributes:
+        words: Which, for help texts; empty: all.
+        holds: The same, of a run.
+        values: `{option: value}`; None leaves the option open.
+    """
+
+    words: str
+    holds: Callable[[_Facts], bool]
+    values: Mapping[str, Any]
+
+
+def _always(facts: _Facts) -> bool:
+    return True
+
+
+DEFAULTS: dict[str, Any] = {
+    "initial": 1000,
+    "query_size": 50,
+    "initial_epochs": 10.0,
+    "epochs": 0.5,
+    "batch_size": 64,
+    "lr": 0.05,
+    "warmup_batches": 50,
+    "smoothing": 0.05,
+    "channel_cost": "made",
+}
+"""Of runs on data and with networks that nothing else is known of."""
+
+# The first case that holds and has a value for an option decides.
+_RUN = (
+    Case("none with --steps", lambda f: f.config.steps is not None, {"budget": None}),
+    # Weights that were trained would be destroyed at the rate at which random ones learn.
+    Case(
+        "with --pretrained",
+        lambda f: f.config.pretrained is not None,
+        {"lr": 0.01, "after_pruning": "inherit"},
+    ),
+    # The weights of a network of your own may be more than a random draw.
+    Case("for your own network", lambda f: not f.listed, {"after_pruning": "inherit"}),
+    # Sized for a minute on a laptop's CPU: 1297 training images instead of CIFAR-10's 50,000.
+    Case(
+        "for digits",
+        lambda f: f.config.dataset == "digits",
+        {"initial": 100, "query_size": 10, "batch_size": 32},
+    ),
+    # The Early Pruning Indicator can decide after its eleventh epoch, see alprune.pruning.epi.
+    Case("with method epi", lambda f: f.method.early, {"initial_epochs": 20.0, "prune_at": "epi"}),
+    # A wide network with He initialisation needs more time to get up to the rate of narrow ones.
+    Case(
+        "where no channels are removed before training",
+        lambda f: not f.method.saves_time,
+        {"warmup_batches": 200, "round_to": 1, "min_channels": 4},
+    ),
+    # Where the models of alprune gain from other values than the paper's within a budget: more
+    # removed, the cost term strengthened, so that late layers keep more channels and early ones
+    # fewer, and costs that are time.
+    Case(
+        "for 3sp-ca on a model of `alprune list`",
+        lambda f: f.built_in and f.config.method == "3sp-ca" and not f.reduces,
+        {"flops_reduction": 0.9},
+    ),
+    Case(
+        "for 3sp-ca on a model of `alprune list`",
+        lambda f: f.built_in and f.config.method == "3sp-ca",
+        {"smoothing": 0.01, "channel_cost": "step"},
+    ),
+    Case("for lenet-5-caffe", lambda f: f.config.model == "lenet-5-caffe", {"lr": 0.01}),
+    Case("with --imbalance", lambda f: f.config.imbalance != 1, {"start": "random"}),
+    # In narrow networks multiples of 8 train faster, and no wide layer may become a bottleneck.
+    Case(
+        "",
+        _always,
+        DEFAULTS
+        | {"learner": "trained", "budget": 3600.0, "start": "balanced", "after_pruning": "reinit"}
+        | {"round_to": _AUTO, "min_channels": _AUTO},
+    ),
+)
+# Of labelling, before those of a run.
+_LABELLING = (
+    Case(
+        "",
+        _always,
+        {"budget": 60.0, "start": "typiclust", "initial_epochs": 60.0, "epochs": 20.0},
+    ),
+    Case("", lambda f: f.method.saves_time, {"warmup_batches": 10}),  # rounds are short
+)
+
+
+def resolve(config: RunConfig) -> ResolvedRun:
+    """Fill the options of a run that were left open.
+
+    Raises:
+        ConfigError: Unknown method.
+    """
+    return ResolvedRun(**_filled(config, _RUN))
+
+
+def resolve_labelling(config: RunConfig) -> ResolvedLabelling:
+    """Fill the options of labelling that were left open.
+
+    Raises:
+        ConfigError: Unknown method.
+    """
+    values = _filled(config, _LABELLING + _RUN)
+    values["initial"] = config.initial  # the labels that a trial keeps, which has no default
+    return ResolvedLabelling(**values)
+
+
+def default_text(name: str, labelling: bool = False) -> str:
+    """Say what the default of an option is; empty where its help text does.
+
+    Args:
+        name: Of the option.
+        labelling: In labelling, not in a run.
+    """
+    if labelling and name in _NO_DEFAULT_IN_LABELLING:
+        return ""
+    entry = OPTIONS[name]
+    if entry.default is not None:
+        return "" if isinstance(entry.default, bool) else _shown(name, entry.default)
+    general, special = entry.metadata["otherwise"], []
+    for case in (_LABELLING if labelling else ()) + _RUN:
+        if name not in case.values:
+            continue
+        shown = _shown(name, case.values[name])
+        if case.words:
+            special.append(f"{shown} {case.words}".strip())
+        else:
+            general = general or shown
+        if case.holds is _always:
+            break
+    return "; ".join([general, *special] if general else special)
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if is_duration(name):
+        return duration(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _filled(config: RunConfig, cases: tuple[Case, ...]) -> dict[str, Any]:
+    from alprune.models import MODELS, is_listed
+    from alprune.pruning import find_method
+
+    model = config.model
+    facts = _Facts(config, find_method(config.method), model in MODELS, is_listed(model))
+    found: dict[str, Any] = {}
+    for case in cases:
+        if case.holds(facts):
+            found = dict(case.values) | found
+    if config.out is None:
+        found["out"] = str(_free_folder(config))
+    return given(found | given(asdict(config)))
+
+
+def _free_folder(config: RunConfig) -> Path:
+    name = f"{config.dataset.partition(':')[0]}-{config.method}-seed{config.seed}"
+    return free_path(Path("outputs") / name.replace(":", "-").replace("/", "-"))
+
+
+__all__ = [
+    "BENCH",
+    "DEFAULTS",
+    "LABELLING_OPTIONS",
+    "NOT_FOR_LABELLING",
+    "PRUNE_OPTIONS",
+    "REDUCTIONS",
+    "Resolved",
+    "ResolvedLabelling",
+    "ResolvedRun",
+    "default_text",
+    "resolve",
+    "resolve_labelling",
+]

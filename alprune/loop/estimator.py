@@ -16,6 +16,7 @@ from torch import Tensor
 from alprune.data.dataset import Dataset, channel_statistics
 from alprune.errors import InputError
 from alprune.loop.config import RunConfig
+from alprune.loop.defaults import ResolvedRun
 from alprune.loop.setup import complete, new_learner, prune_learner
 from alprune.models import MODELS
 from alprune.pruning import find_method
@@ -182,7 +183,7 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         self.pruned_ = prune_learner(config, train, torch.arange(len(x)), train.y)
         self.learner_ = new_learner(config, self.pruned_.model, train)
 
-    def _config(self) -> RunConfig:
+    def _config(self) -> ResolvedRun:
         """Put the parameters into the options that a run would have."""
         height, width, _ = self.image_shape_
         model = self.model

@@ -11,7 +11,7 @@ from alprune import models
 from alprune.acquisition.initial import ColdPool
 from alprune.data import Dataset
 from alprune.errors import ConfigError
-from alprune.loop.config import RunConfig, default_of
+from alprune.loop.config import OPTIONS, RunConfig
 from alprune.loop.start_weights import start_from
 from alprune.models.named_weights import IMAGENET, OWN
 from alprune.registry import lookup
@@ -37,8 +37,8 @@ def with_learner(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: It is unknown, or another option does not go with it.
     """
-    config = config.resolved({"learner": TRAINED})
-    lookup("learner", config.learner or "", LEARNERS)
+    if config.learner is not None:
+        lookup("learner", config.learner, LEARNERS)
     if config.learner != FROZEN:
         return config
     if config.method not in _METHODS:
@@ -47,7 +47,7 @@ def with_learner(config: RunConfig) -> RunConfig:
             "out, or choose --learner trained."
         )
     if config.pretrained is None:
-        if config.model == _default("model"):
+        if config.model == OPTIONS["model"].default:
             config = replace(config, model=OWN)
         config = replace(config, pretrained=IMAGENET)
     return replace(config, method="dense")
@@ -127,10 +127,6 @@ def cold_pool(config: RunConfig, train: Dataset, labels: Tensor | None = None) -
         return torch.from_numpy(table.vectors[table.place[rows.numpy()]]).float()
 
     return ColdPool(train.x, train.classes, labels, embeddings)
-
-
-def _default(name: str) -> Any:
-    return default_of(RunConfig.__dataclass_fields__[name])
 
 
 __all__ = [

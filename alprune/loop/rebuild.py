@@ -5,7 +5,7 @@ from torch import nn
 
 from alprune import models
 from alprune.data import Dataset
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import Resolved
 from alprune.loop.saved_learner import SavedLearner
 from alprune.loop.setup import new_learner
 from alprune.pruning import Plan, rebuild, trace
@@ -31,7 +31,7 @@ def rebuilt_network(
 
 
 def rebuilt_learner(
-    config: RunConfig, train: Dataset, saved: SavedLearner, snapshots: int, team: Team = ALONE
+    config: Resolved, train: Dataset, saved: SavedLearner, snapshots: int, team: Team = ALONE
 ) -> Trainable:
     """Return the learner as it was when the checkpoint was written.
 

@@ -13,6 +13,7 @@ from alprune.errors import AlpruneError, DataError, StoreError
 from alprune.loop import Oracle, RunResult, Session
 from alprune.loop.checkpoint import SLOTS, load_checkpoint
 from alprune.loop.config import RunConfig, given
+from alprune.loop.defaults import ResolvedRun
 from alprune.loop.events import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.rebuild import rebuilt_learner
@@ -77,7 +78,7 @@ def resume(
             return session.run(oracle)
 
 
-def options(path: Path, budget: float | None = None, steps: int | None = None) -> RunConfig:
+def options(path: Path, budget: float | None = None, steps: int | None = None) -> ResolvedRun:
     """Return the options of the run in a folder, with a new budget or steps if given."""
     if not (path / CONFIG).exists():
         raise StoreError(f"{path} holds no run to go on with; start one with --out {path}.")
@@ -171,7 +172,7 @@ def _check_nothing_lost(path: Path) -> None:
 
 
 def _restored(
-    config: RunConfig,
+    config: ResolvedRun,
     splits: Splits,
     acquisition: Acquisition,
     observer: Observer | None,
@@ -203,7 +204,7 @@ def _check_same(
     config: RunConfig, digest: str, acquisition: Acquisition, state: Mapping[str, Any]
 ) -> None:
     now = given(asdict(config))
-    then = _ONCE | state["config"]
+    then = given(asdict(RunConfig())) | _ONCE | state["config"]  # without options that came later
     changed = [k for k in sorted({*now, *then} - _FREE) if now.get(k) != then.get(k)]
     if changed:
         told = ", ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)

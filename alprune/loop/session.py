@@ -15,7 +15,7 @@ from alprune.acquisition.base import name_of
 from alprune.data import Splits, duplicates
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop.active_learner import ActiveLearner, Setting
-from alprune.loop.config import RunConfig
+from alprune.loop.defaults import ResolvedRun
 from alprune.loop.evaluation import TestSetEvaluation
 from alprune.loop.events import Observer, Record
 from alprune.loop.oracle import KnownAnswers
@@ -78,7 +78,7 @@ class Session:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: ResolvedRun,
         splits: Splits,
         pool: LabelPool,
         learner: Trainable,
@@ -87,7 +87,6 @@ class Session:
         acquisition: Acquisition,
         observer: Observer | None = None,
     ) -> None:
-        assert config.query_size is not None
         timing = RunTiming(config.budget, config.steps, config.score_share)
         self.config, self.budget = config, timing.budget
         self.record = Record(folder, observer or Observer(), timing.budget)

@@ -11,12 +11,11 @@ from alprune import data, models
 from alprune.acquisition import Acquisition, find_acquisition
 from alprune.acquisition.initial import find_start, first_points
 from alprune.data import Dataset, Splits
-from alprune.data.atomic_io import free_path
 from alprune.data.corruption import long_tail
 from alprune.errors import ConfigError, PruneError
 from alprune.loop import Oracle, RunResult, Session
 from alprune.loop.config import RunConfig
-from alprune.loop.defaults import PRUNE_OPTIONS, REDUCTIONS
+from alprune.loop.defaults import PRUNE_OPTIONS, REDUCTIONS, Resolved, ResolvedRun, resolve
 from alprune.loop.events import Observer
 from alprune.loop.frozen import FROZEN, cold_pool, frozen_learner, with_learner
 from alprune.loop.oracle import Simulation
@@ -27,7 +26,7 @@ from alprune.loop.start_weights import scaled, start_from, with_weights
 from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
 from alprune.pruning.epi import EarlyPruner, EarlySettings
 from alprune.pruning.registry import CHANNEL_COSTS
-from alprune.pruning.width_limits import AUTO, LEAST, Limits
+from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup
 from alprune.training import FitSettings, Learner
 from alprune.training.augment import normalise
@@ -35,28 +34,6 @@ from alprune.training.device import autocast, pick_device, pick_precision
 from alprune.training.distributed import ALONE, Team, join
 from alprune.training.interface import Trainable
 from alprune.training.predict import out_of_memory
-
-DEFAULTS = {
-    "initial": 1000,
-    "query_size": 50,
-    "initial_epochs": 10.0,
-    "epochs": 0.5,
-    "batch_size": 64,
-    "lr": 0.05,
-    "warmup_batches": 50,
-    "smoothing": 0.05,
-    "channel_cost": "made",
-}
-# A wide network with He initialisation needs more time to get up to the rate of narrow ones.
-WIDE_DEFAULTS = {"warmup_batches": 200, "round_to": 1, "min_channels": LEAST}
-# In narrow ones multiples of 8 train faster, and no wide layer may become a bottleneck.
-NARROW_DEFAULTS = {"round_to": AUTO, "min_channels": AUTO}
-# Where our models gain from other values than the paper's within a budget: more removed, smaller
-# costs listened to, so that late layers keep more and early ones less, and costs that are time.
-OUR_REDUCTIONS = {"3sp-ca": {"flops_reduction": 0.9}}
-OUR_DEFAULTS = {"3sp-ca": {"smoothing": 0.01, "channel_cost": "step"}}
-# The Early Pruning Indicator can decide after its eleventh epoch, see alprune.pruning.epi.
-EARLY_DEFAULTS = {"initial_epochs": 20.0, "prune_at": "epi"}
 
 
 def run(
@@ -97,63 +74,54 @@ def open_run(
     Raises:
         AlpruneError: As from `run`.
     """
-    config = team.same(complete(config))
-    assert config.out is not None
+    whole = team.same(complete(config))
     if team.rank == 0:
-        check_new(Path(config.out))  # before the data are loaded, which may take long
-    splits = load_splits(config)
-    session = open_session(config, splits, acquisition, observer, team=team)
-    return session, simulation(config, splits.train)
+        check_new(Path(whole.out))  # before the data are loaded, which may take long
+    splits = load_splits(whole)
+    session = open_session(whole, splits, acquisition, observer, team=team)
+    return session, simulation(whole, splits.train)
 
 
-def complete(config: RunConfig) -> RunConfig:
-    """Fill the open options with the data set's and the project's defaults, and check names.
+def complete(config: RunConfig) -> ResolvedRun:
+    """Fill the options left open with their defaults, and check all that can be checked early.
 
     Raises:
-        ConfigError: An unknown data set, method, device or acquisition function.
+        ConfigError: An unknown data set, method, device or acquisition function, or options
+            that do not go together.
+        ModelError: The file of `pretrained` cannot be read.
     """
-    find_acquisition(config.acquisition)
-    # The weights of a network of your own may be more than a random draw.
-    config = with_learner(config)
-    own = not models.is_listed(config.model)
-    config = with_weights(config)
-    config = config.resolved({"after_pruning": "inherit" if own else "reinit"})
-    lookup("after-pruning treatment", config.after_pruning or "", AFTER_PRUNING)
-    lookup("initialisation", config.init, models.INITS)
-    pick_precision(config.precision, pick_device(config.device))
-    config = config.resolved(data.source(config.dataset).defaults)
-    method = find_method(config.method)
-    if config.prune_at is not None and not method.early:
+    whole = resolve(with_weights(with_learner(config)))
+    check_names(whole)
+    if config.prune_at is not None and not find_method(config.method).early:
         raise ConfigError(
             f"prune_at ({config.prune_at!r}) is for methods that prune during training: epi."
         )
-    if method.early:
-        config = config.resolved(EARLY_DEFAULTS)
-    config = config.resolved(NARROW_DEFAULTS if method.saves_time else WIDE_DEFAULTS)
-    if config.model in models.MODELS:
-        if all(getattr(config, reduction) is None for reduction in REDUCTIONS):
-            config = config.resolved(OUR_REDUCTIONS.get(config.method, {}))
-        config = config.resolved(OUR_DEFAULTS.get(config.method, {}))
-        config = config.resolved({"lr": models.MODELS[config.model].lr})
-    config = config.resolved(DEFAULTS)
-    lookup("channel cost", config.channel_cost or "", CHANNEL_COSTS)
-    config = config.resolved({"start": "balanced" if config.imbalance == 1 else "random"})
-    find_start(config.start or "")
-    _check_counts(config)
-    if config.score_subset is not None and config.score_subset < (config.query_size or 0):
+    _check_counts(whole)
+    if whole.score_subset is not None and whole.score_subset < whole.query_size:
         raise ConfigError(
-            f"score_subset ({config.score_subset}) must be at least query_size "
-            f"({config.query_size}): points are acquired out of those scored."
+            f"score_subset ({whole.score_subset}) must be at least query_size "
+            f"({whole.query_size}): points are acquired out of those scored."
         )
-    if config.budget is None and config.steps is None:
-        config = config.resolved({"budget": 3600.0})
-    if config.out is None:
-        config = config.resolved({"out": str(_free_folder(config))})
-    return config
+    return whole
 
 
-def _check_counts(config: RunConfig) -> None:
-    initial = config.initial or 0
+def check_names(config: Resolved) -> None:
+    """Make sure that what the options name is there.
+
+    Raises:
+        ConfigError: Something is not.
+    """
+    find_acquisition(config.acquisition)
+    lookup("after-pruning treatment", config.after_pruning, AFTER_PRUNING)
+    lookup("initialisation", config.init, models.INITS)
+    pick_precision(config.precision, pick_device(config.device))
+    data.source(config.dataset)
+    lookup("channel cost", config.channel_cost, CHANNEL_COSTS)
+    find_start(config.start)
+
+
+def _check_counts(config: ResolvedRun) -> None:
+    initial = config.initial
     if config.hold_out and not config.hold_out <= initial - 2:
         raise ConfigError(
             f"hold_out ({config.hold_out}) must leave 2 of the first points ({initial}) to train "
@@ -193,7 +161,7 @@ def thinned(config: RunConfig, splits: Splits) -> Splits:
 
 
 def open_session(
-    config: RunConfig,
+    config: ResolvedRun,
     splits: Splits,
     acquisition: Acquisition | None = None,
     observer: Observer | None = None,
@@ -203,7 +171,7 @@ def open_session(
     """Label the first points, prune the learner and open the run folder.
 
     Args:
-        config: Complete options.
+        config: The options.
         splits: The data.
         acquisition: Overrides `config.acquisition`.
         observer: Is told of events.
@@ -220,7 +188,6 @@ def open_session(
     pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
     learner = new_learner(config, pruned.model, splits.train, team)
     if folder is None:  # last: what is refused before leaves no folder behind
-        assert config.out is not None
         folder = (RunFolder if team.rank == 0 else SilentFolder)(Path(config.out))
     session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer)
     try:
@@ -231,7 +198,7 @@ def open_session(
     return session
 
 
-def _of_first(team: Team, config: RunConfig, train: Dataset, pruned: Pruned) -> nn.Module:
+def _of_first(team: Team, config: Resolved, train: Dataset, pruned: Pruned) -> nn.Module:
     """Return a network of the widths that the first process chose, perhaps by measured times."""
     plan = team.same(pruned.plan.to_json())
     if plan == pruned.plan.to_json():
@@ -241,7 +208,7 @@ def _of_first(team: Team, config: RunConfig, train: Dataset, pruned: Pruned) -> 
 
 
 def new_learner(
-    config: RunConfig, model: nn.Module, train: Dataset, team: Team = ALONE
+    config: Resolved, model: nn.Module, train: Dataset, team: Team = ALONE
 ) -> Trainable:
     """Make a pruned network ready to train; one that is pruned during training is watched."""
     if config.learner == FROZEN:
@@ -259,11 +226,10 @@ def simulation(config: RunConfig, train: Dataset) -> Simulation:
     return Simulation(train, config.label_noise, config.seed + 3)
 
 
-def first_labels(config: RunConfig, train: Dataset) -> tuple[LabelPool, torch.Tensor]:
+def first_labels(config: ResolvedRun, train: Dataset) -> tuple[LabelPool, torch.Tensor]:
     """Label the first points; return the pool and the indices of those to prune and train on."""
     oracle = simulation(config, train)
     pool = LabelPool(len(train), len(train.classes))
-    assert config.initial is not None and config.start is not None
     cold = cold_pool(config, train, oracle.labels)
     generator = torch.Generator().manual_seed(config.seed)
     first = first_points(config.start, cold, config.initial, generator)
@@ -280,7 +246,7 @@ _TO_REMOVE = (*REDUCTIONS, "ignore", "local")
 
 
 def prune_learner(
-    config: RunConfig, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
+    config: Resolved, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
 ) -> Pruned:
     """Build the learner and prune it on one labelled minibatch."""
     device = pick_device(config.device)
@@ -302,7 +268,7 @@ def prune_learner(
                 model.to(device),
                 "dense" if early else config.method,
                 batch=batches,
-                after=config.after_pruning or "inherit",
+                after=config.after_pruning,
                 generator=generator,
                 **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in _TO_REMOVE)},
             )
@@ -315,7 +281,7 @@ def prune_learner(
         ) from error
 
 
-def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPruner | None:
+def early_pruner(config: Resolved, model: nn.Module, train: Dataset) -> EarlyPruner | None:
     """Make what prunes the learner during training; None for methods that pruned before."""
     method = find_method(config.method)
     if not method.early:
@@ -334,21 +300,20 @@ def early_pruner(config: RunConfig, model: nn.Module, train: Dataset) -> EarlyPr
     return EarlyPruner(graph, settings, torch.Generator().manual_seed(config.seed))
 
 
-def _limits(config: RunConfig) -> Limits:
-    least, multiple = config.min_channels or AUTO, config.round_to or AUTO
+def _limits(config: Resolved) -> Limits:
+    least, multiple = config.min_channels, config.round_to
     return Limits(least, multiple, ignore=config.ignore or (), local=config.local)
 
 
-def fit_settings(config: RunConfig, train: Dataset) -> FitSettings:
-    """Pick the training options out of a complete configuration."""
-    assert config.lr is not None and config.batch_size is not None
+def fit_settings(config: Resolved, train: Dataset) -> FitSettings:
+    """Pick out the training options."""
     return FitSettings(
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
         label_smoothing=config.label_smoothing,
-        warmup_batches=config.warmup_batches or 0,
+        warmup_batches=config.warmup_batches,
         schedule=config.schedule,
         averaging=config.averaging,
         pad=config.pad,
@@ -363,14 +328,8 @@ def _image_size(config: RunConfig) -> tuple[int, int] | None:
     return None if entry is None else entry.input_shape[1:]
 
 
-def _free_folder(config: RunConfig) -> Path:
-    name = f"{config.dataset.partition(':')[0]}-{config.method}-seed{config.seed}"
-    name = name.replace(":", "-").replace("/", "-")
-    return free_path(Path("outputs") / name)
-
-
 __all__ = [
-    "DEFAULTS",
+    "check_names",
     "complete",
     "data_options",
     "first_labels",

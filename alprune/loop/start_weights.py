@@ -13,13 +13,11 @@ from alprune.loop.config import RunConfig
 from alprune.models.named_weights import IMAGENET, find_weights
 from alprune.models.pretrained import digest_of, load_pretrained, put_weights
 
-# Weights that know something would be lost at the rate at which random ones learn.
-DEFAULTS = {"lr": 0.01, "after_pruning": "inherit"}
 _REINITIALISED = ("preconfig", "precrop", "precrop-flops", "precrop-params")  # methods of widths
 
 
 def with_weights(config: RunConfig) -> RunConfig:
-    """Fill the options that follow from `pretrained`, if it is given.
+    """Check `pretrained`, if it is given, and fill in what identifies its weights.
 
     Raises:
         ConfigError: Another option would re-initialise the weights.
@@ -53,7 +51,7 @@ def with_weights(config: RunConfig) -> RunConfig:
             )
     elif config.pretrained_digest is None:  # a run that is resumed need not find the file
         config = replace(config, pretrained_digest=digest_of(source))
-    return config.resolved(DEFAULTS)
+    return config
 
 
 def scaled(config: RunConfig, splits: Splits) -> Splits:

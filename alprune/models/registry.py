@@ -25,14 +25,12 @@ class ModelEntry:
         build: `(classes, (c, h, w)) -> nn.Module`, initialised as PyTorch does.
         input_shape: `(c, h, w)` of the paper.
         least: Smallest height and width that it takes, in pixels.
-        lr: Peak learning rate of a run where it differs from that of the others, else None.
     """
 
     summary: str
     build: Callable[[int, Shape], nn.Module]
     input_shape: Shape
     least: int = 1
-    lr: float | None = None
 
 
 LIBRARIES = ("torchvision:", "timm:")
@@ -77,9 +75,7 @@ MODELS: dict[str, ModelEntry] = {
         "GRU of 128 units over rows, SNIP, 104k", _in("recurrent:gru", 128), _MNIST
     ),
     "lenet-300-100": ModelEntry("two hidden layers, 267k", _in("lenet:lenet_300_100"), _MNIST),
-    "lenet-5-caffe": ModelEntry(
-        "two convolutions, 431k", _in("lenet:lenet_5_caffe"), _MNIST, 16, lr=0.01
-    ),
+    "lenet-5-caffe": ModelEntry("two convolutions, 431k", _in("lenet:lenet_5_caffe"), _MNIST, 16),
     "lstm-b": ModelEntry(
         "LSTM of 256 units over rows, SNIP, 535k", _in("recurrent:lstm", 256), _MNIST
     ),

@@ -13,6 +13,7 @@ from alprune.acquisition.base import name_of
 from alprune.data.atomic_io import free_path
 from alprune.errors import StoreError
 from alprune.loop.config import RunConfig, given
+from alprune.loop.defaults import ResolvedRun
 from alprune.loop.events import moved_between
 from alprune.loop.resume import options
 from alprune.loop.run_folder import Fields, read_events, resume_command
@@ -49,7 +50,7 @@ class Comparison:
     weights: float | None
 
 
-def again(path: Path, out: Path | None = None) -> RunConfig:
+def again(path: Path, out: Path | None = None) -> ResolvedRun:
     """Return the options that repeat a run.
 
     Args:

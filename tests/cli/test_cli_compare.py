@@ -172,7 +172,7 @@ def test_a_signal_between_two_runs_begins_no_other(tmp_path, monkeypatch, no_rep
         (["--methods", "dense", "--set", "method=3sp"], "method is varied twice"),
         (["--set", "lr"], "--set takes OPTION=V1,V2, got 'lr'"),
         (["--set", "rate=1"], "unknown option 'rate'"),
-        (["--set", "lr=fast"], "lr takes float, got 'fast'"),
+        (["--set", "lr=fast"], "lr takes a number, got 'fast'"),
         (["--seeds", "0"], "--seeds must be how many"),
         (["--models", "vgg9,vgg19"], "model is both fixed and varied"),
         (["--acquisitions", "entrop"], "Did you mean 'entropy'"),

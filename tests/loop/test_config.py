@@ -24,8 +24,8 @@ def test_overrides_win_over_a_recipe(tmp_path):
     ("text", "message"),
     [
         ("quary_size = 3", "unknown option 'quary_size'.*Did you mean 'query_size'"),
-        ('seed = "one"', "seed must be int, got 'one'"),
-        ("seed = true", "seed must be int, got True"),
+        ('seed = "one"', "seed must be a whole number, got 'one'"),
+        ("seed = true", "seed must be a whole number, got True"),
         ("lr = -1.0", "lr must be more than 0"),
         ("lr = nan", "lr must be more than 0"),
         ("query_size = 0", "query_size must be at least 1"),

@@ -196,7 +196,7 @@ def test_a_network_can_be_pruned_during_training(digits):
     [
         ({"method": "3sp-c"}, ConfigError, "Did you mean '3sp-ca'"),
         ({"options": {"min_chanels": 2}}, ConfigError, "Did you mean 'min_channels'"),
-        ({"batch_size": 1.5}, ConfigError, "batch_size must be int"),
+        ({"batch_size": 1.5}, ConfigError, "batch_size must be a whole number"),
         ({"image_shape": (8, 9)}, InputError, r"\(8, 9\) does not fit rows of 64"),
         ({"flops_reduction": 1.5, "image_shape": (8, 8)}, AlpruneError, "less than 1"),
         ({"model": "vgg19", "image_shape": (8, 8)}, AlpruneError, "takes 16x16 or more"),

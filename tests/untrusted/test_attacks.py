@@ -243,7 +243,7 @@ ATTACKS: dict[str, Attack] = {
     "recipe: dotted keys": recipe(b"a" + b".a" * 16_000 + b" = 1", "more than 128 dots"),
     "recipe: number of 5000 digits": recipe(b"seed = " + NUMBER, "no valid TOML.*digits"),
     "recipe: number of 20,000 bits": recipe(b"steps = 0x" + b"f" * 5000, "of 20000 bits"),
-    "recipe: list for a number": recipe(b"lr = [1.0, 2.0]", r"lr must be float, got \[1"),
+    "recipe: list for a number": recipe(b"lr = [1.0, 2.0]", r"lr must be a number, got \[1"),
     "recipe: infinite": recipe(b"budget = inf", "finite"),
     "recipe: junk": recipe(JUNK, "no valid TOML"),
     "recipe: null in a name": recipe(b'out = "a\\u0000b"', "no null"),

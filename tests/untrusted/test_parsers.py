@@ -356,7 +356,7 @@ def test_a_name_is_found_or_refused(name: str) -> None:
 
 
 def flags() -> Iterator[str]:
-    for parameter in main.commands["run"].params:
+    for parameter in main.get_command(click.Context(main), "run").params:
         if isinstance(parameter, click.Option) and parameter.name not in ("help", "out", "dataset"):
             yield from (*parameter.opts, *parameter.secondary_opts)
 

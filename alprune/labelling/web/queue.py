@@ -70,7 +70,7 @@ class Desk:
 
     def stock(self, prepared: Prepared) -> None:
         """Keep some images at hand, drawn at random, for whoever is faster than the learner."""
-        today, most = prepared.pictures, 10 * (self._asking.config.query_size or 1)
+        today, most = prepared.pictures, 10 * self._asking.config.query_size
         generator = torch.Generator().manual_seed(self._asking.config.seed)
         order = torch.randperm(len(today.open), generator=generator)[:most]
         with self._asking.lock:
@@ -132,7 +132,7 @@ class Desk:
     def due(self) -> bool:
         """Whether the learner should begin: half a round was answered, or nothing lies here."""
         with self._asking.lock:
-            enough = (self._asking.config.query_size or 1) // _PATIENCE
+            enough = self._asking.config.query_size // _PATIENCE
             return self._fresh >= max(1, enough) or not self._queue
 
     def begin(self) -> None:
@@ -182,7 +182,7 @@ class Desk:
         """Take a few spare images while the learner is busy."""
         known = self._asking.journal.answers
         spare = [query for query in self._spare if query.content not in known]
-        few: Sequence[Query] = spare[: max(1, (self._asking.config.query_size or 1) // _PATIENCE)]
+        few: Sequence[Query] = spare[: max(1, self._asking.config.query_size // _PATIENCE)]
         if few:
             self._spare = spare[len(few) :]
             self._asking.ask_meanwhile(few)

@@ -3,23 +3,22 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from alprune.errors import AlpruneError, ConfigError, quoted
-from alprune.loop.config import RunConfig, option_type
+from alprune.loop.config import RunConfig, known_option, read_option
+from alprune.loop.defaults import ResolvedRun
 from alprune.loop.setup import complete, data_options
 from alprune.models import check_name
-from alprune.registry import unknown
 
 MOST_RUNS = 1_000
 Grid = Mapping[str, Sequence[Any]]
 
 _PLAIN = ("dataset", "model", "method", "acquisition")  # whose values speak for themselves
 _NAME_MOST = 48  # characters of a value in the name of a run
-_YES_NO = {"true": True, "yes": True, "false": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,11 @@ class Cell:
 
     name: str
     values: dict[str, Any]
-    config: RunConfig
+    config: ResolvedRun
 
     @property
     def path(self) -> Path:
         """The run folder."""
-        assert self.config.out is not None
         return Path(self.config.out)
 
     @property
@@ -91,11 +89,8 @@ def values_of(name: str, text: str) -> list[Any]:
         ConfigError: No such option, or a value of another type.
     """
     name = name.replace("-", "_")
-    known = {entry.name: entry for entry in fields(RunConfig)}
-    if name not in known:
-        raise unknown("option", name, known)
-    kind, _ = option_type(known[name])
-    return [_value(name, kind, part.strip()) for part in text.split(",")]
+    known_option(name)
+    return [_value(name, part.strip()) for part in text.split(",")]
 
 
 def seeds_of(text: str) -> list[int]:
@@ -141,10 +136,8 @@ def _check_axes(grid: Grid) -> None:
             "nothing is varied: name what to compare, for example --methods dense,3sp-ca "
             "--seeds 3, or --set lr=0.02,0.05; in a recipe, a [grid] table."
         )
-    known = {entry.name: entry for entry in fields(RunConfig)}
     for name, values in grid.items():
-        if name not in known:
-            raise unknown("option", name, known)
+        known_option(name)
         if name == "out":
             raise ConfigError("out cannot be varied: each run gets a folder of its own within it.")
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
@@ -169,13 +162,7 @@ def _place(grid: Grid, option: str, cell: Cell) -> int:
     return list(grid[option]).index(cell.values[option]) if option in grid else 0
 
 
-def _value(name: str, kind: type, text: str) -> Any:
+def _value(name: str, text: str) -> Any:
     if not text:
         raise ConfigError(f"{name} lists an empty value; separate values by single commas.")
-    if kind is str:
-        return text
-    try:
-        return _YES_NO[text.lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError) as error:
-        allowed = "true or false" if kind is bool else kind.__name__
-        raise ConfigError(f"{name} takes {allowed}, got {quoted(text)}.") from error
+    return read_option(name, text)

@@ -9,7 +9,8 @@ import tomli_w
 
 from alprune.data import atomic_io
 from alprune.errors import ConfigError, StoreError, quoted
-from alprune.loop.config import RunConfig, given, read_recipe
+from alprune.loop.config import RunConfig, given
+from alprune.loop.recipe import read_recipe
 from alprune.loop.trust import check_trust
 from alprune.runs.compare.grid import Grid
 

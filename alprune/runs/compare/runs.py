@@ -5,7 +5,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from alprune.loop.trust import trusting
 from alprune.runs.compare.grid import Cell
 from alprune.runs.report import plot_curves
 
+# Options that do not matter to whether a run can be set up.
+_NOT_OF_A_KIND = {"seed", "out", "budget", "steps", "acquisition"}
 NEW, UNENDED, ENDED = "new", "unended", "ended"
 _WHERE = {"out", "data_root"}  # options that say where things are, and may change
 
@@ -134,7 +136,7 @@ def rehearse(waiting: list[Cell], load: SharedData, tell: Callable[[Cell], None]
     seen = []
     shared = data_options(waiting[0].config) if waiting else None
     for cell in waiting:
-        kind = replace(cell.config, seed=0, out=None, budget=None, steps=None, acquisition="random")
+        kind = {k: v for k, v in asdict(cell.config).items() if k not in _NOT_OF_A_KIND}
         if kind in seen or data_options(cell.config) != shared:
             continue
         seen.append(kind)

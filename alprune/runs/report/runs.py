@@ -12,8 +12,8 @@ import numpy as np
 from alprune.data.safe_io import read_whole
 from alprune.errors import PruneError, StoreError, quoted
 from alprune.loop.config import RunConfig
+from alprune.loop.defaults import DEFAULTS
 from alprune.loop.run_folder import read_events
-from alprune.loop.setup import DEFAULTS
 from alprune.pruning import Plan
 
 EVENTS = "events.jsonl"
