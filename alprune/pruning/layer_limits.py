@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alprune.errors import PruneError, quoted
 from alprune.pruning.graph import ChannelGraph
+from alprune.pruning.graph.channels import rows
 from alprune.pruning.width_limits import Limits, floor_for, multiple_for
 
 
@@ -23,7 +24,11 @@ def layer_channels(graph: ChannelGraph) -> dict[str, Tensor]:
         own = found.setdefault(tensor.name.rpartition(".")[0], [])
         own += [ids for dim, ids in tensor.axes.items() if tensor.roles[dim] != "reads"]
     empty = torch.empty(0, dtype=torch.int64)
-    channels = {name: torch.cat([empty, *parts]).unique() for name, parts in found.items() if name}
+    channels = {
+        name: torch.cat([empty, *(ids.reshape(-1) for ids in parts)]).unique()
+        for name, parts in found.items()
+        if name
+    }
     return {name: ids[ids >= 0] for name, ids in channels.items()}
 
 
@@ -74,10 +79,13 @@ def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
             if role == "follows":
                 continue
             axis = tensor.axes[dim]
-            if bool((axis < 0).any()):
+            if bool((rows(axis) < 0).all(0).any()):
                 continue  # what is pinned keeps the layer alive
-            own = axis.unique()
-            keep_best(own, floor_for(own.numel(), limits.min_channels))
+            # of a grid the longer side has the floor: the places within heads, not the heads
+            sides = sorted((ids[ids >= 0].unique() for ids in rows(axis)), key=len)
+            for own in sides[:-1]:
+                keep_best(own, 1)
+            keep_best(sides[-1], floor_for(sides[-1].numel(), limits.min_channels))
     channels = layer_channels(graph) if limits.layer_floors else {}
     for pattern, least in limits.layer_floors.items():
         for name, own in channels.items():

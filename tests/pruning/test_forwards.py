@@ -144,7 +144,7 @@ CASES: dict[Callable[..., Tensor], tuple[Callable[[], dict], int]] = {
     ),
     coordinates: (lambda: small(6, conv(7, 8), 8), 6 + 8),
     writes_into_zeros: (lambda: {**small(6, conv(10, 8), 8), "c": conv(6, 4)}, 6 + 8),
-    doubles_a_view: (lambda: small(6, conv(6, 7), 7), 7),
+    doubles_a_view: (lambda: small(6, conv(6, 7), 7), 3 + 7),
     state_of_fixed_size: (
         lambda: {"a": nn.LSTM(3, 8, batch_first=True), "b": Linear(8, 6), "h": Linear(6, 5)},
         6,
@@ -160,7 +160,7 @@ CASES: dict[Callable[..., Tensor], tuple[Callable[[], dict], int]] = {
         9,
     ),
     maxout_over_halves: (lambda: small(12, conv(6, 7), 7), 6 + 7),
-    standardised_weight: (lambda: small(6, nn.Conv2d(6, 7, 3), 7), 0),
+    standardised_weight: (lambda: small(6, nn.Conv2d(6, 7, 3), 7), 7),
     rolls: (lambda: small(6, conv(6, 7), 7), 7),
     replaces_a_buffer: (lambda: small(6, conv(6, 7), 7), 6 + 7),
 }

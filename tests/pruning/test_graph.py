@@ -85,10 +85,13 @@ def test_groups_partition_the_ids_and_tensors_cover_the_state(name: str) -> None
     read: set[int] = set()
     for tensor in graph.tensors:
         for dim, axis in tensor.axes.items():
-            assert axis.shape == (tensor.shape[dim],) and axis.dtype == torch.int64
+            assert axis.shape[-1] == tensor.shape[dim] and axis.dtype == torch.int64
             assert -1 <= int(axis.min()) and 0 <= int(axis.max()) < graph.channels
             if tensor.roles[dim] == "reads":
-                read.update(axis.tolist())
+                read.update(axis.reshape(-1).tolist())
+    for mix in graph.mixes:
+        for axis in mix.axes.values():
+            read.update(axis.reshape(-1).tolist())
     assert read >= set(ids)  # a mask stands where a channel is read: each must be read somewhere
 
 
@@ -168,7 +171,7 @@ def test_group_normalisation_groups_leave_together() -> None:
     graph = trace(make("groupnorm"), images())
     assert graph.makers["0"].view(4, 3).unique(dim=1).shape == (4, 1)
     assert graph.makers["9"].tolist() == [-1] * 8
-    assert "group normalisation" in next(p.reason for p in graph.pinned if p.name == "9")
+    assert "group_norm normalises" in next(p.reason for p in graph.pinned if p.name == "9")
 
 
 def test_gates_of_one_lstm_unit_share_one_id() -> None:
@@ -290,14 +293,20 @@ def test_frozen_parameters_are_pruned_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "normed", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+    ("normed", "groups"),
+    [
+        (nn.utils.parametrizations.weight_norm, ["4", "10"]),  # each row has a norm of its own
+        (nn.utils.parametrizations.spectral_norm, ["10"]),
+    ],
 )
-def test_a_parametrised_layer_is_pinned_and_counted(normed: object) -> None:
+def test_what_a_computed_weight_normalises_over_is_pinned_and_counted(
+    normed: Callable[[nn.Module], nn.Module], groups: list[str]
+) -> None:
     plain = make("vgg")
     model = copy.deepcopy(plain)
-    model[4] = normed(model[4])  # type: ignore[operator]
+    model[4] = normed(model[4])
     graph = trace(model, images())
-    assert [g.name for g in graph.groups] == ["10"]
+    assert [g.name for g in graph.groups] == groups
     assert graph.macs(graph.all_kept()) == (g := trace(plain, images())).macs(g.all_kept())
     keep = random_keep(graph)
     small, reference = narrow(model, graph, keep), masked(model, graph, keep)

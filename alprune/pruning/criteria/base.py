@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from alprune.errors import AlpruneError, PruneError, failure
 from alprune.models.init import forked_rng
-from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.verify import NoDropout
 
 Batch = tuple[Tensor, Tensor]
@@ -115,18 +115,30 @@ def loss_on(
 
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Run a model whose output is to be one tensor.
+    """Run a model and find the logits in what it returns.
+
+    They are the output itself, what a dict or an object names "logits", or the first item of a
+    tuple or list; an object may name them after the first item of a tuple, as a named tuple does.
 
     Raises:
-        PruneError: It returns something else.
+        PruneError: There is no such tensor `(b, classes)`.
     """
     out = model(inputs)
-    if not isinstance(out, Tensor):
-        raise PruneError(
-            f"{type(model).__name__} returned a {type(out).__name__}; scores need logits "
-            "(b, classes) as one tensor. Wrap the model in one that returns only these."
-        )
-    return out
+    found = out
+    if isinstance(out, Mapping) and "logits" in out:
+        found = out["logits"]
+    elif isinstance(getattr(out, "logits", None), Tensor):
+        found = out.logits
+    elif isinstance(out, tuple | list) and out:
+        found = out[0]
+    if isinstance(found, Tensor) and (found is out or found.dim() == 2):
+        return found
+    names = f" with {', '.join(map(repr, list(out)[:5]))}" if isinstance(out, Mapping) else ""
+    raise PruneError(
+        f"{type(model).__name__} returned a {type(out).__name__}{names}; scores need logits "
+        "(b, classes): one tensor, the first of a tuple, or one named 'logits'. Give "
+        "logits=function that finds them in the output."
+    )
 
 
 def channel_scores(
@@ -208,11 +220,11 @@ def channel_sums(graph: ChannelGraph, values: Mapping[str, Tensor], role: str) -
             continue
         for dim, found in tensor.roles.items():
             if found == role:
-                ids = tensor.axes[dim]
                 others = [d for d in range(len(tensor.shape)) if d != dim]
                 value = values[tensor.name]
                 # summed in float64 without a copy in float64
                 sums = value.sum(others, dtype=torch.float64) if others else value.double()
                 sums = sums.cpu()
-                total.index_add_(0, ids[ids >= 0], sums[ids >= 0])  # -1 is pinned
+                for ids in rows(tensor.axes[dim]):
+                    total.index_add_(0, ids[ids >= 0], sums[ids >= 0])  # -1 is pinned
     return total

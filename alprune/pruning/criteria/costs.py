@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.channels import ChannelGraph, rows
 
 # What else a training step spends time on, as so many multiply-accumulates: rounded from what
 # recipes/bench/step_cost.py finds for VGG-19 on a CPU with two threads, 635 and 12; with other
@@ -68,8 +68,8 @@ def _summed(graph: ChannelGraph, each: Callable[[str, int, int], float]) -> Tens
         elements = torch.Size(tensor.shape).numel()
         for dim, role in tensor.roles.items():
             weights = elements // tensor.shape[dim]
-            ids = tensor.axes[dim]
-            ids = ids[ids >= 0]  # -1 is pinned
             price = float(each(role, weights, tensor.macs_per_element))
-            cost.index_add_(0, ids, torch.full((len(ids),), price, dtype=cost.dtype))
+            for ids in rows(tensor.axes[dim]):
+                ids = ids[ids >= 0]  # -1 is pinned
+                cost.index_add_(0, ids, torch.full((len(ids),), price, dtype=cost.dtype))
     return cost

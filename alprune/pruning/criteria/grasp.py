@@ -13,6 +13,7 @@ from alprune.pruning.criteria.base import (
     scoring_state,
 )
 from alprune.pruning.graph import ChannelGraph
+from alprune.pruning.graph.gates import gated
 
 
 def structured_grasp(
@@ -59,11 +60,13 @@ def structured_grasp(
         weights: dict[str, Tensor] = {
             t.name: parameters[t.name] for t in graph.tensors if t.trainable and t.macs_per_element
         }
-        flow = gradients(loss_on(model, batch, temperature), weights, create_graph=True)
+        gates = torch.ones(graph.channels, requires_grad=True)
+        with gated(model, graph.mixes, gates):
+            flow = gradients(loss_on(model, batch, temperature), weights, create_graph=True)
         norm = torch.stack([(g * g).sum() for g in flow.values()]).sum()
-        bend = gradients(norm, weights)  # 2 H g
+        bend = gradients(norm, {**weights, "the gates": gates})  # 2 H g
         terms = {
             name: 2 * flow[name].detach().double() ** 2 + weight.detach() * bend[name]
             for name, weight in weights.items()
         }
-    return channel_sums(graph, terms, "reads").float()
+    return (channel_sums(graph, terms, "reads") + bend["the gates"]).float()

@@ -13,6 +13,7 @@ from alprune.pruning.criteria.base import (
     scoring_state,
 )
 from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.gates import gated
 from alprune.pruning.registry import CHANNEL_COSTS
 from alprune.registry import lookup
 
@@ -23,7 +24,9 @@ def three_sp(model: nn.Module, graph: ChannelGraph, batch: Batch, options: Score
     The mask of a channel stands where the channel is read: at the input of every convolution,
     linear or recurrent weight that consumes it. There masking equals removing in every
     architecture, behind normalisation and any activation. Its derivative needs no hooks: it is
-    `sum over readers of sum(W[:, c] * dL/dW[:, c])`.
+    `sum over readers of sum(W[:, c] * dL/dW[:, c])`. Where an operation without weights mixes
+    channels (queries with keys, a mean, a LayerNorm), the derivative by its gate is added, which
+    there includes what re-normalising the others does (see `alprune.pruning.graph.gates`).
 
     Args:
         model: Dense learner; weights, buffers, gradients and mode are left as found.
@@ -97,6 +100,8 @@ def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
     """
     with scoring_state(model) as parameters:
         read = {t.name: parameters[t.name] for t in graph.tensors if "reads" in t.roles.values()}
-        found = gradients(loss_on(model, batch), read)
+        gates = torch.ones(graph.channels, requires_grad=True)
+        with gated(model, graph.mixes, gates):
+            found = gradients(loss_on(model, batch), {**read, "the gates": gates})
         products = {name: weight.detach() * found[name] for name, weight in read.items()}
-        return channel_sums(graph, products, "reads").float()
+        return (channel_sums(graph, products, "reads") + found["the gates"]).float()

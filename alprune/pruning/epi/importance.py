@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from alprune.errors import PruneError
-from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.surgery import registered, unwrap
 from alprune.registry import lookup
 
@@ -82,9 +82,10 @@ def taylor_sites(model: nn.Module, graph: ChannelGraph) -> Sites:
     normed = torch.zeros(graph.channels + 1, dtype=torch.bool)  # the last is for the pinned
     for tensor in graph.tensors:
         if tensor.trainable and tensor.name.rpartition(".")[0] in norms:
-            for dim, ids in tensor.axes.items():
-                places.append(Place(tensor.name, dim, 1, ids))
-                normed[ids] = True
+            for dim, axis in tensor.axes.items():
+                for ids in rows(axis):
+                    places.append(Place(tensor.name, dim, 1, ids))
+                    normed[ids] = True
     return Sites(graph.channels, places + _makers(graph, normed[: graph.channels]))
 
 
@@ -249,8 +250,10 @@ def _makers(graph: ChannelGraph, without: Tensor) -> list[Place]:
     left_out = torch.cat([without, without.new_zeros(1)])
     places = []
     for tensor in graph.tensors:
-        for dim, ids in tensor.axes.items():
-            if tensor.trainable and tensor.roles[dim] == "makes" and len(tensor.shape) > 1:
+        for dim, axis in tensor.axes.items():
+            if not tensor.trainable or tensor.roles[dim] != "makes" or len(tensor.shape) < 2:
+                continue
+            for ids in rows(axis):
                 counted = ids.masked_fill(left_out[ids], -1)
                 if bool((counted >= 0).any()):
                     elements = torch.Size(tensor.shape).numel() // tensor.shape[dim]

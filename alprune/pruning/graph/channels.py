@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alprune.errors import PruneError
+from alprune.pruning.graph.gates import Mix
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class ChannelTensor:
         name: State-dict name, "features.0.weight"; a shared tensor stands once, under its first.
         shape: Its shape in the traced model.
         axes: `{dim: (shape[dim],)}` int64, the channel id of each index, -1 where it is always
-            kept. Dimensions that carry no prunable channel are absent.
+            kept. Where an index belongs to several channels, a head and a place within it, the
+            ids are `(m, shape[dim])` and the index stays if all of them do. Dimensions that
+            carry no prunable channel are absent.
         roles: `{dim: "makes" | "reads" | "follows"}` for the dimensions in `axes`.
         macs_per_element: Multiply-accumulates one element costs in a forward of one example;
             0 for biases, norms, embeddings and buffers.
@@ -36,6 +39,19 @@ class ChannelTensor:
     roles: Mapping[int, str]
     macs_per_element: int
     trainable: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """Multiply-accumulates of a product of two activations, or with a computed weight.
+
+    Attributes:
+        macs: Those for one example and one index of each of the axes.
+        axes: Ids `(k,)` or `(m, k)` of the dimensions that may be narrowed.
+    """
+
+    macs: int
+    axes: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,12 @@ class ChannelGraph:
         makers: `{module name: (width,)}`, the id of each output channel, -1 where always kept.
             Recurrent layers of one module are one maker, named after the module.
         sizes: `{(module name, attribute): (k,)}`, ids whose kept count is that attribute's value
-            in a narrowed model (`num_features`, `groups` ...).
+            in a narrowed model (`num_features`, `num_heads`, `sizes[1]` ...).
+        products: What products of activations cost.
+        mixes: Operations without weights that mix channels (see `alprune.pruning.graph.gates`).
+        normalised: "pinned" if channels over which an operation normalises are never pruned;
+            then removing a channel equals silencing it. "follow" if they may leave: then the
+            operation normalises over the channels that are left.
         example_dtype: Of the traced inputs, "float32" or "int64".
     """
 
@@ -87,19 +108,22 @@ class ChannelGraph:
     group_of: Tensor
     makers: Mapping[str, Tensor]
     sizes: Mapping[tuple[str, str], Tensor]
+    products: tuple[Product, ...] = ()
+    mixes: tuple[Mix, ...] = ()
+    normalised: str = "pinned"
     example_dtype: str = "float32"
 
     def macs(self, keep: Tensor) -> int:
-        """Multiply-accumulates of convolutions, linear and recurrent layers for one example.
-
-        Products of two activations (attention scores), products with computed matrices and
-        elementwise work are not counted.
+        """Multiply-accumulates of all products for one example, elementwise work left out.
 
         Args:
             keep: `(N,)` bool, True where the channel stays.
         """
         sizes = self._kept_elements(keep)
-        return sum(t.macs_per_element * n for t, n in zip(self.tensors, sizes, strict=True))
+        weights = sum(t.macs_per_element * n for t, n in zip(self.tensors, sizes, strict=True))
+        return weights + sum(
+            p.macs * prod(int(self.kept(ids, keep).sum()) for ids in p.axes) for p in self.products
+        )
 
     def params(self, keep: Tensor) -> int:
         """Number of parameter elements, buffers left out.
@@ -126,13 +150,14 @@ class ChannelGraph:
         """Translate a mask over channel ids to one over the indices of an axis.
 
         Args:
-            ids: `(k,)` int64 ids, -1 where always kept.
+            ids: `(k,)` int64 ids, -1 where always kept, or `(m, k)`: kept if all m are.
             keep: `(N,)` bool.
 
         Returns:
             `(k,)` bool.
         """
-        return _with_pinned(self.check(keep))[ids]
+        kept = _with_pinned(self.check(keep))[ids]
+        return kept.all(0) if ids.dim() == 2 else kept
 
     def check(self, keep: Tensor) -> Tensor:
         """Return `keep` on the CPU, or refuse it.
@@ -152,27 +177,35 @@ class ChannelGraph:
 
     @cached_property
     def _flat_axes(self) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-        ids: list[Tensor] = []
+        axes: list[Tensor] = []
         ends: list[int] = []
         spans: list[tuple[int, int, int]] = []
         total = 0
         for tensor in self.tensors:
             first = len(ends)
-            for axis in tensor.axes.values():
-                ids.append(axis)
-                total += len(axis)
+            for ids in tensor.axes.values():
+                axes.append(rows(ids))
+                total += ids.shape[-1]
                 ends.append(total)
             fixed = prod(s for d, s in enumerate(tensor.shape) if d not in tensor.axes)
             spans.append((fixed, first, len(ends)))
-        empty = torch.empty(0, dtype=torch.int64, device="cpu")
-        return torch.cat([empty, *ids]), torch.tensor(ends, device="cpu").long() - 1, spans
+        most = max((len(ids) for ids in axes), default=1)
+        flat = torch.full((most, total), -1, dtype=torch.int64, device="cpu")
+        for end, ids in zip(ends, axes, strict=True):
+            flat[: len(ids), end - ids.shape[1] : end] = ids
+        return flat, torch.tensor(ends, device="cpu").long() - 1, spans
 
     def _kept_elements(self, keep: Tensor) -> list[int]:
         flat, last, spans = self._flat_axes
-        running = _with_pinned(self.check(keep))[flat].cumsum(0)
+        running = _with_pinned(self.check(keep))[flat].all(0).cumsum(0)
         upto = running[last].tolist()
         counts = [b - a for a, b in zip([0, *upto], upto, strict=False)]
         return [fixed * prod(counts[start:stop]) for fixed, start, stop in spans]
+
+
+def rows(ids: Tensor) -> Tensor:
+    """Return the ids of an axis as `(m, k)`, one row for each channel that an index belongs to."""
+    return ids.view(-1, ids.shape[-1])
 
 
 def _with_pinned(keep: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
-from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group
+from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Product
 from alprune.pruning.graph.surgery import registered, unwrap
 
 
@@ -30,7 +30,7 @@ def narrow_graph(graph: ChannelGraph, keep: Tensor) -> ChannelGraph:
     number = torch.cat([keep.cumsum(0) - 1, torch.tensor([-1])])  # id -1 stays -1
 
     def ids(axis: Tensor) -> Tensor:
-        return number[axis[graph.kept(axis, keep)]]
+        return number[axis[..., graph.kept(axis, keep)]]
 
     groups = [Group(g.name, ids(g.channels)) for g in graph.groups]
     groups = [g for g in groups if g.channels.numel()]
@@ -45,6 +45,10 @@ def narrow_graph(graph: ChannelGraph, keep: Tensor) -> ChannelGraph:
         group_of=torch.arange(len(groups)).repeat_interleave(counts),
         makers={name: ids(axis) for name, axis in graph.makers.items()},
         sizes={key: ids(axis) for key, axis in graph.sizes.items()},
+        products=tuple(Product(p.macs, tuple(map(ids, p.axes))) for p in graph.products),
+        mixes=tuple(
+            replace(mix, axes={d: ids(axis) for d, axis in mix.axes.items()}) for mix in graph.mixes
+        ),
     )
 
 
@@ -103,7 +107,7 @@ def narrow_optimiser(
 
 
 def _narrow_entry(tensor: ChannelTensor, axes: Mapping[int, Tensor]) -> ChannelTensor:
-    shape = tuple(len(axes[d]) if d in axes else size for d, size in enumerate(tensor.shape))
+    shape = tuple(axes[d].shape[-1] if d in axes else size for d, size in enumerate(tensor.shape))
     live = {d: ids for d, ids in axes.items() if bool((ids >= 0).any())}
     return replace(tensor, shape=shape, axes=live, roles={d: tensor.roles[d] for d in live})
 

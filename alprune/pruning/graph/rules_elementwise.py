@@ -3,7 +3,10 @@
 from torch import Tensor
 
 from alprune.pruning.graph import rules_layers as layers
+from alprune.pruning.graph import rules_products as products
 from alprune.pruning.graph import rules_shapes as moves
+from alprune.pruning.graph.gates import moments_of
+from alprune.pruning.graph.labels import Axis, Labels
 from alprune.pruning.graph.tracer import Call, Rule, Tracer
 
 _ELEMENTWISE = """
@@ -28,21 +31,21 @@ _OPERATORS = """
     abs add and eq floordiv ge gt iadd iand ifloordiv imul invert ior ipow isub itruediv le lt mod
     mul ne neg or pos pow radd rdiv rfloordiv rmul rpow rsub rtruediv sub truediv div idiv rmod
 """.split()
-_REDUCTIONS = """
-    all amax amin any argmax argmin count_nonzero logsumexp max mean median min mode nanmean nansum
-    prod std std_mean sum var var_mean
-""".split()
-_SCANS = "cumsum cumprod logcumsumexp softmax log_softmax softmin argsort sort gumbel_softmax"
+_REDUCTIONS = "all amax amin any argmax argmin count_nonzero logsumexp max median min mode prod"
+_SCANS = "cumsum cumprod logcumsumexp softmax log_softmax softmin argsort sort gumbel_softmax topk"
 
 
 def elementwise(t: Tracer, call: Call) -> None:
     """Couple the operands position by position; the result carries their channels."""
-    operands = [t.labels(x) for x in call.tensors()]
-    labels = operands[0]
-    for other in operands[1:]:
-        labels = t.combine(labels, other, call.name)
+    shape: tuple[int, ...] = ()
+    labels: Labels = ()
+    for x in call.tensors():
+        labels = t.broadcast((shape, labels), (x.shape, t.labels(x)), call.name)
+        ranks = max(len(shape), x.dim())
+        padded = ((1,) * (ranks - len(s)) + tuple(s) for s in (shape, x.shape))
+        shape = tuple(max(pair) for pair in zip(*padded, strict=True))
     for result in call.results():
-        t.set(result, labels.expand(result.shape))
+        t.set(result, labels)
 
 
 def extremum(t: Tracer, call: Call) -> None:
@@ -52,69 +55,115 @@ def extremum(t: Tracer, call: Call) -> None:
 
 
 def reduction(t: Tracer, call: Call) -> None:
-    """Couple everything that is reduced to one value."""
-    _reduce(t, call, call.get(1, "dim", call.kwargs.get("axis")))
+    """Pin the channels that are reduced to one value."""
+    _reduce(t, call, call.get(1, "dim", call.kwargs.get("axis")), None)
+
+
+def total(t: Tracer, call: Call) -> None:
+    """Sum: a channel that leaves is a term less."""
+    _reduce(t, call, call.get(1, "dim", call.kwargs.get("axis")), "zero")
+
+
+def mean(t: Tracer, call: Call) -> None:
+    """Average; over channels, the mean is taken over those that are left."""
+    _reduce(t, call, call.get(1, "dim", call.kwargs.get("axis")), "mean")
+
+
+def moments(t: Tracer, call: Call) -> None:
+    """Variance and deviation; over channels, of those that are left."""
+    dims, _, _ = moments_of(call.args[0], call.args[1:], call.kwargs)
+    _reduce(t, call, tuple(dims), "moments")
 
 
 def norm(t: Tracer, call: Call) -> None:
     """Reduce over the second argument of `norm(p, dim)`."""
-    _reduce(t, call, call.get(2, "dim"))
+    euclidean = call.get(1, "p", "fro") in (None, 2, 2.0, 1, 1.0, "fro")
+    _reduce(t, call, call.get(2, "dim"), "zero" if euclidean else None)
+
+
+def vector_norm(t: Tracer, call: Call) -> None:
+    """Reduce over the third argument of `torch.linalg.vector_norm(x, ord, dim)`."""
+    euclidean = call.get(1, "ord", 2) in (2, 2.0, 1, 1.0)
+    _reduce(t, call, call.get(2, "dim"), "zero" if euclidean else None)
+
+
+def weight_norm(t: Tracer, call: Call) -> None:
+    """Scale the rows of a weight to given norms: a column that leaves is a term less."""
+    weight, norms = call.get(0, "v"), call.get(1, "g")
+    kept = call.get(2, "dim", 0) % weight.dim()
+    labels = t.labels(weight)
+    t.mix(call, "zero", {d: a for d, a in enumerate(labels) if d != kept}, counts=True)
+    t.nodes.unite(t.labels(norms)[kept], labels[kept], call.name)
+    t.set(call.out, labels)
 
 
 def scan(t: Tracer, call: Call) -> None:
-    """Couple along `dim` (softmax, cumulative sums); the shape stays."""
-    _mix(t, call, call.get(1, "dim", call.kwargs.get("axis")))
+    """Pin along `dim` (softmax, cumulative sums); the shape stays."""
+    position = 2 if call.name == "topk" else 1
+    _through(t, call, call.get(position, "dim", call.kwargs.get("axis")))
 
 
 def normalize(t: Tracer, call: Call) -> None:
-    """Couple along the `dim` of `F.normalize(x, p, dim)`."""
-    _mix(t, call, call.get(2, "dim", 1))
+    """Divide by the norm along the `dim` of `F.normalize(x, p, dim)`."""
+    x = call.get(0, "input")
+    labels = t.labels(x)
+    dims = _dims(call.get(2, "dim", 1), x.dim())
+    if call.get(1, "p", 2.0) in (1, 2):
+        t.mix(call, "zero", {d: labels[d] for d in dims}, counts=False)
+    else:
+        _pin(t, labels, dims, f"{call.name} over channels")
+    t.set(call.out, labels)
 
 
 def pool(t: Tracer, call: Call) -> None:
-    """Couple over the trailing spatial dimensions, channel by channel."""
+    """Keep the channels, and pin what the trailing spatial dimensions carry."""
     x = call.get(0, "input")
     digits = [int(c) for c in call.name if c.isdigit()]
     spatial = digits[0] if digits else x.dim() - 2
     labels = t.labels(x)
-    dims = range(x.dim() - spatial, x.dim())
-    t.nodes.tie(labels, dims, call.name)
-    for dim in dims:
-        labels = labels.narrow(dim, 0, 1)
+    _pin(t, labels, range(x.dim() - spatial, x.dim()), call.name)
     for result in call.results():
-        t.set(result, labels.expand(result.shape))
+        t.set(result, [*labels[: x.dim() - spatial], *[()] * spatial])
 
 
 def unlabelled(t: Tracer, call: Call) -> None:
     """Leave the result without labels: channels it is combined with later are pinned then."""
 
 
-def _mix(t: Tracer, call: Call, dim: int | tuple[int, ...] | None) -> None:
+def _pin(t: Tracer, labels: Labels, dims: range | list[int], reason: str) -> None:
+    for dim in dims:
+        t.nodes.pin(labels[dim], reason)
+
+
+def _through(t: Tracer, call: Call, dim: int | tuple[int, ...] | None) -> None:
     x = call.get(0, "input")
     labels = t.labels(x)
-    t.nodes.tie(labels, _dims(dim, x.dim()), f"{call.name} over channels")
+    dims = _dims(dim, x.dim()) if dim is not None or call.name != "topk" else [x.dim() - 1]
+    _pin(t, labels, dims, f"{call.name} over channels")
     for result in call.results():
-        t.set(result, labels)
+        t.set(result, [() if d in dims else axis for d, axis in enumerate(labels)])
 
 
-def _reduce(t: Tracer, call: Call, dim: int | tuple[int, ...] | None) -> None:
+def _reduce(t: Tracer, call: Call, dim: int | tuple[int, ...] | None, kind: str | None) -> None:
+    """Drop the dimensions reduced; channels among them are pinned, or mixed as `kind` says."""
     x = call.get(0, "input")
     labels = t.labels(x)
     dims = _dims(dim, x.dim())
-    t.nodes.tie(labels, dims, f"{call.name} over channels")
-    for d in dims:
-        labels = labels.narrow(d, 0, 1)
-    squeezed = labels
-    for d in sorted(dims, reverse=True):
-        squeezed = squeezed.squeeze(d)
+    mixed: dict[int, Axis] = {d: labels[d] for d in dims}
+    if kind is None:
+        _pin(t, labels, dims, f"{call.name} over channels")
+    else:
+        t.mix(call, kind, mixed, counts=kind != "zero")
+    kept = [() if d in dims else axis for d, axis in enumerate(labels)]
+    dropped = [axis for d, axis in enumerate(labels) if d not in dims]
     for result in call.results():
-        t.set(result, labels if result.dim() == labels.dim() else squeezed)
+        t.set(result, kept if result.dim() == len(kept) else dropped)
 
 
 def _dims(dim: int | tuple[int, ...] | None, rank: int) -> list[int]:
     if dim is None or isinstance(dim, bool) or dim == () or dim == []:
         return list(range(rank))
-    return [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
+    return [int(d) % rank for d in ((dim,) if isinstance(dim, int) else dim)]
 
 
 def _pools() -> list[str]:
@@ -132,15 +181,22 @@ RULES: dict[str, Rule] = {
     **{f"{name}_": elementwise for name in _INPLACE},
     **{f"__{name}__": elementwise for name in _OPERATORS},
     "get data": elementwise,
-    **dict.fromkeys(_REDUCTIONS, reduction),
+    **dict.fromkeys(_REDUCTIONS.split(), reduction),
+    **dict.fromkeys(("sum", "nansum"), total),
+    **dict.fromkeys(("mean", "nanmean"), mean),
+    **dict.fromkeys(("var", "std", "var_mean", "std_mean"), moments),
     "max": extremum,
     "min": extremum,
     "norm": norm,
+    **dict.fromkeys(("vector_norm", "linalg_vector_norm"), vector_norm),
+    "_weight_norm": weight_norm,
     **dict.fromkeys(("isnan", "isinf", "isfinite"), unlabelled),
     **dict.fromkeys(_SCANS.split(), scan),
     "normalize": normalize,
     **dict.fromkeys(_pools(), pool),
     **moves.RULES,
+    **products.RULES,
     **layers.RULES,
 }
-ALWAYS = frozenset(layers.RULES)
+# Rules that make channels run whatever their operands carry.
+ALWAYS = frozenset((*layers.RULES, *products.RULES))

@@ -1,10 +1,11 @@
-"""What layers do to channel labels: convolutions, linear, normalisation, recurrent, attention."""
+"""What layers do to channel labels: convolutions, normalisation, recurrent layers, embeddings."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from alprune.pruning.graph.labels import along
+from alprune.pruning.graph.labels import Axis, take
+from alprune.pruning.graph.rules_products import computed
 from alprune.pruning.graph.tracer import Call, Rule, Tracer
 
 
@@ -12,150 +13,155 @@ def conv(t: Tracer, call: Call) -> None:
     """Read dimension 1 of the weight, make dimension 0; grouped ones couple both."""
     x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
     groups = call.get(6, "groups", 1)
-    dim = x.dim() - weight.dim() + 1
-    into = t.channel(x, dim, call.name)
-    if not t.registered(weight):
-        _computed_weight(t, call, into)
-        return
-    t.count(weight, call.out.numel() / weight.shape[0])
+    into, dim = _into(t, call, x, weight)
     per_in, per_out = weight.shape[1], weight.shape[0] // groups
     depthwise = groups > 1 and per_in == per_out == 1
-    made = t.axis(weight, 0, "follows" if depthwise else "makes")
-    t.grouped |= groups > 1 and per_in > 1
-    if groups == 1:
-        t.nodes.unite(t.axis(weight, 1, "reads"), into, call.name)
-    elif t.symmetric and per_in > 1:
-        t.nodes.tie(into.view(groups, -1), [0], "grouped convolution")
-        t.nodes.unite(t.axis(weight, 1, "reads"), into[:per_in], call.name)
-        t.nodes.tie(made.view(groups, -1), [0], "grouped convolution")
+    rows, columns = t.labels(weight)[:2]
+    if depthwise:
+        made = rows
+        t.nodes.unite(rows, into, call.name)
+        t.resize(t.module, "groups", rows, call.name)
+        _counted(t, groups, rows, call.name)
+    elif groups == 1:
+        made = rows
+        t.nodes.unite(columns, into, call.name)
     else:
-        _leave_whole(t, weight, into, made, groups)
-    if not depthwise:
-        t.make(weight, made)
-    t.follow(bias, made, call.name)
-    t.set(call.out, along(made, dim, call.out.shape))
+        made = _grouped(t, rows, columns, into, groups, call.name)
+    _weigh(t, call, weight, call.out.numel() / weight.shape[0], into, made)
+    if t.registered(weight):
+        t.axis(weight, 0, "follows" if depthwise else "makes")
+        if groups == 1 or (t.symmetric and not depthwise):
+            t.axis(weight, 1, "reads")
+        if not depthwise:
+            t.make(weight, made)
+    elif groups > 1:
+        t.nodes.pin(into, "a grouped convolution whose weight is computed")
+        t.nodes.pin(made, "a grouped convolution whose weight is computed")
+    else:
+        computed(t, weight, made, into)
+        t.mix(call, "zero", {dim: into}, counts=False)
+    t.follow_axis(bias, made, call.name)
+    t.set(call.out, _laid(made, dim, call.out))
 
 
 def conv_transpose(t: Tracer, call: Call) -> None:
     """Read dimension 0 of the weight, make dimension 1; grouped ones leave by whole groups."""
     x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
     groups = call.get(6, "groups", 1)
-    dim = x.dim() - weight.dim() + 1
-    into = t.channel(x, dim, call.name)
-    if not t.registered(weight):
-        _computed_weight(t, call, into)
-        return
-    t.count(weight, x.numel() / weight.shape[0])
-    t.nodes.unite(t.axis(weight, 0, "reads"), into, call.name)
+    into, dim = _into(t, call, x, weight)
+    rows, columns = t.labels(weight)[:2]
+    t.nodes.unite(rows, into, call.name)
     if groups == 1:
-        made = t.axis(weight, 1, "makes")
+        made = columns
     else:
-        made = t.nodes.new(weight.shape[1] * groups)
-        _leave_whole(t, weight, into, made, groups)
-    t.make(weight, made)
-    t.follow(bias, made, call.name)
-    t.set(call.out, along(made, dim, call.out.shape))
-
-
-def linear(t: Tracer, call: Call) -> None:
-    """Read the last dimension of the input, make the weight's rows."""
-    x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
-    into = t.channel(x, -1, call.name)
-    if not t.registered(weight) or weight.dim() != 2:
-        _computed_weight(t, call, into)
-        return
-    made = t.axis(weight, 0, "makes")
-    t.count(weight, call.out.numel() / weight.shape[0])
-    t.nodes.unite(t.axis(weight, 1, "reads"), into, call.name)
-    t.make(weight, made)
-    t.follow(bias, made, call.name)
-    t.set(call.out, along(made, call.out.dim() - 1, call.out.shape))
-
-
-def matmul(t: Tracer, call: Call) -> None:
-    """Treat `x @ weight` as a linear layer; a product of two activations is pinned."""
-    x, weight = call.get(0, "input"), call.get(1, "other")
-    if not t.registered(weight) or weight.dim() != 2 or t.registered(x):
-        t.give_up(call, f"{call.name} of two activations")
-        return
-    into = t.channel(x, -1, call.name)
-    made = t.axis(weight, 1, "makes")
-    t.count(weight, call.out.numel() / weight.shape[1])
-    t.nodes.unite(t.axis(weight, 0, "reads"), into, call.name)
-    t.make(weight, made)
-    t.set(call.out, along(made, call.out.dim() - 1, call.out.shape))
+        made = (t.nodes.new(weight.shape[1] * groups),)
+        _leave_whole(t, into, made, int(groups))
+    _weigh(t, call, weight, x.numel() / weight.shape[0], into, made)
+    if t.registered(weight):
+        t.axis(weight, 0, "reads")
+        if groups == 1:
+            t.axis(weight, 1, "makes")
+        t.make(weight, made)
+    else:
+        t.nodes.pin(into, "a transposed convolution whose weight is computed")
+        t.nodes.pin(made, "a transposed convolution whose weight is computed")
+    t.follow_axis(bias, made, call.name)
+    t.set(call.out, _laid(made, dim, call.out))
 
 
 def embedding(t: Tracer, call: Call) -> None:
     """Make the columns of the table."""
     weight = call.get(1, "weight")
-    if not t.registered(weight):
-        t.give_up(call, "an embedding table that is computed")
-        return
-    made = t.axis(weight, 1, "makes")
-    t.make(weight, made)
-    t.set(call.out, along(made, call.out.dim() - 1, call.out.shape))
+    if call.name == "embedding_bag" and isinstance(call.get(0, "input"), Tensor):
+        weight = next(x for x in call.tensors() if x.dim() == 2 and x.is_floating_point())
+    made = t.axis(weight, 1, "makes") if t.registered(weight) else t.labels(weight)[1]
+    t.make(weight if t.registered(weight) else None, made)
+    t.set(call.out, [*[()] * (call.out.dim() - 1), made])
 
 
 def batch_norm(t: Tracer, call: Call) -> None:
     """Normalise channel by channel (batch and instance normalisation)."""
     x = call.get(0, "input")
-    nodes = t.channel(x, 1, call.name)
+    labels = list(t.labels(x))
+    inside = {d: a for d, a in enumerate(labels) if d != 1 and a and (d or "batch" in call.name)}
+    plain = call.get(1, "running_mean") is None and call.name == "batch_norm"
+    if plain:
+        t.mix(call, "batch_norm", inside, counts=True)
+    else:
+        for axis in inside.values():
+            t.nodes.pin(axis, f"positions of {call.name}")
     for position, name in enumerate(("running_mean", "running_var", "weight", "bias"), 1):
-        t.follow(call.get(position, name), nodes, call.name)
-    t.sizes[t.module, "num_features"] = nodes
-    t.set(call.out, along(nodes, 1, x.shape))
+        vector = call.get(position, name)
+        t.follow_axis(vector, labels[1], call.name)
+        labels[1] = labels[1] or (t.labels(vector)[0] if vector is not None else ())
+    t.resize(t.module, "num_features", labels[1], call.name)
+    t.set(call.out, labels)
 
 
 def group_norm(t: Tracer, call: Call) -> None:
-    """Channels of one normalisation group leave together."""
-    x, groups = call.get(0, "input"), call.get(1, "num_groups")
-    nodes = t.channel(x, 1, call.name)
-    t.nodes.tie(nodes.view(groups, -1), [1], "group normalisation")
-    t.follow(call.get(2, "weight"), nodes, call.name)
-    t.follow(call.get(3, "bias"), nodes, call.name)
-    t.sizes[t.module, "num_channels"] = nodes
-    t.sizes[t.module, "num_groups"] = nodes.view(groups, -1)[:, 0]
-    t.set(call.out, along(nodes, 1, x.shape))
+    """Channels of one normalisation group leave together, or the only group shrinks."""
+    x, groups = call.get(0, "input"), int(call.get(1, "num_groups"))
+    labels = list(t.labels(x))
+    axis = labels[1]
+    for spatial in labels[2:]:
+        t.nodes.pin(spatial, "group normalisation")
+    if groups == 1:
+        t.mix(call, "group_norm", {1: axis}, counts=True)
+    else:
+        for column in axis:
+            t.nodes.tie(column.view(groups, -1), [1], "group normalisation")
+        t.resize(t.module, "num_groups", take(axis, slice(None, None, x.shape[1] // groups)), "")
+    t.follow_axis(call.get(2, "weight"), axis, call.name)
+    t.follow_axis(call.get(3, "bias"), axis, call.name)
+    t.resize(t.module, "num_channels", axis, call.name)
+    t.set(call.out, labels)
 
 
 def layer_norm(t: Tracer, call: Call) -> None:
-    """Everything normalised together leaves together: over channels, that pins them."""
+    """Normalise over the trailing dimensions: over channels, over those that are left."""
     x, shape = call.get(0, "input"), call.get(1, "normalized_shape")
     labels = t.labels(x)
-    t.nodes.tie(labels, range(x.dim() - len(shape), x.dim()), "layer normalisation over channels")
-    for position, name in ((2, "weight"), (3, "bias")):
-        vector = call.get(position, name)
+    dims = range(x.dim() - len(shape), x.dim())
+    t.mix(call, call.name, {d: labels[d] for d in dims}, counts=True)
+    vectors = (call.get(2, "weight"), call.get(3, "bias") if call.name == "layer_norm" else None)
+    for vector in vectors:
         if isinstance(vector, Tensor):
-            labels = t.combine(labels, t.labels(vector), call.name)
+            labels = t.broadcast((x.shape, labels), (vector.shape, t.labels(vector)), call.name)
+    for index, (dim, given) in enumerate(zip(dims, shape, strict=True)):
+        t.resize(t.module, f"normalized_shape[{index}]", labels[dim], call.name)
+        known = t.size_axis(given)
+        if known and labels[dim]:
+            t.nodes.unite(known, labels[dim], call.name)
     t.set(call.out, labels)
 
 
 def local_response_norm(t: Tracer, call: Call) -> None:
     """Neighbouring channels are mixed."""
     x = call.get(0, "input")
-    t.nodes.tie(t.labels(x), [1], "local response normalisation")
+    t.nodes.pin(t.labels(x)[1], "local response normalisation")
     t.set(call.out, t.labels(x))
 
 
 def prelu(t: Tracer, call: Call) -> None:
-    """One slope a channel follows it; one slope for all puts no constraint."""
+    """One slope for each channel follows it; one slope for all puts no constraint."""
     x, slopes = call.get(0, "input"), call.get(1, "weight")
-    nodes = t.channel(x, 1, call.name) if x.dim() > 1 else t.labels(x)
+    labels = t.labels(x)
     if slopes.numel() > 1:
-        t.follow(slopes, nodes, call.name)
-        t.sizes[t.module, "num_parameters"] = nodes
-    t.set(call.out, along(nodes, min(1, x.dim() - 1), x.shape))
+        axis = labels[1 if x.dim() > 1 else 0]
+        t.follow_axis(slopes, axis, call.name)
+        t.resize(t.module, "num_parameters", axis, call.name)
+    t.set(call.out, labels)
 
 
 def glu(t: Tracer, call: Call) -> None:
     """The i-th channels of both halves leave together."""
-    x, dim = call.get(0, "input"), call.get(1, "dim", -1)
-    labels = t.labels(x)
+    x, dim = call.get(0, "input"), call.get(1, "dim", -1) % call.get(0, "input").dim()
+    labels = list(t.labels(x))
     half = x.shape[dim] // 2
-    first, second = labels.narrow(dim, 0, half), labels.narrow(dim, half, half)
+    first, second = (take(labels[dim], part) for part in (slice(0, half), slice(half, None)))
     t.nodes.unite(first, second, call.name)
-    t.set(call.out, first)
+    labels[dim] = first
+    t.set(call.out, labels)
 
 
 def recurrent(t: Tracer, call: Call) -> None:
@@ -168,19 +174,20 @@ def recurrent(t: Tracer, call: Call) -> None:
     if len(weights) != layers * sides * per_side or not all(t.registered(w) for w in weights):
         t.give_up(call, "a recurrent layer with a projection or computed weights")
         return
-    hidden = t.axis(weights[1], 1, "reads")
+    [hidden] = t.axis(weights[1], 1, "reads")
     rows = x.numel() / x.shape[-1]
-    into = t.channel(x, -1, call.name)
+    into = t.labels(x)[-1]
     for layer in range(layers):
         for side in range(sides):
             at = (layer * sides + side) * per_side
             _cell(t, weights[at : at + per_side], into, hidden, rows)
-        into = hidden.repeat(sides)
-    t.make(weights[0], hidden, whole_module=True)
+        into = (hidden.repeat(sides),)
+    t.make(weights[0], (hidden,), whole_module=True)
     _states(t, state, hidden, call.name)
     for index, result in enumerate(call.results()):
-        nodes = into if index == 0 else hidden
-        t.set(result, along(nodes, result.dim() - 1, result.shape))
+        if result.is_floating_point():
+            last = into if index == 0 else (hidden,)
+            t.set(result, [*[()] * (result.dim() - 1), last])
 
 
 def cell(t: Tracer, call: Call) -> None:
@@ -190,19 +197,17 @@ def cell(t: Tracer, call: Call) -> None:
     if not all(t.registered(w) for w in weights):
         t.give_up(call, "a recurrent cell with computed weights")
         return
-    hidden = t.axis(weights[1], 1, "reads")
-    _cell(t, weights, t.channel(x, -1, call.name), hidden, x.numel() / x.shape[-1])
-    t.make(weights[0], hidden, whole_module=True)
+    [hidden] = t.axis(weights[1], 1, "reads")
+    _cell(t, weights, t.labels(x)[-1], hidden, x.numel() / x.shape[-1])
+    t.make(weights[0], (hidden,), whole_module=True)
     _states(t, state, hidden, call.name)
     for result in call.results():
-        t.set(result, along(hidden, result.dim() - 1, result.shape))
+        t.set(result, [*[()] * (result.dim() - 1), (hidden,)])
 
 
-def attention(t: Tracer, call: Call) -> None:
-    """Pin the operands; count the projections of `F.multi_head_attention_forward`."""
+def whole_attention(t: Tracer, call: Call) -> None:
+    """Pin what a multi-head attention that could not be opened touches, and count its weights."""
     t.give_up(call, "attention")
-    if call.name != "multi_head_attention_forward":
-        return
     query, key = call.args[0], call.args[1]
     rows, key_rows = query.numel() / query.shape[-1], key.numel() / key.shape[-1]
     shares = (
@@ -215,51 +220,94 @@ def attention(t: Tracer, call: Call) -> None:
     for weight, positions in shares:
         if isinstance(weight, Tensor) and t.registered(weight):
             t.count(weight, positions)
+    batch = 1 if query.dim() == 2 else query.shape[0 if call.get(0, "query") is None else 1]
+    pairs = rows * key_rows / batch
+    t.work(2 * pairs * call.get(5, "in_proj_weight").shape[-1] if batch else 0)
 
 
-def _cell(t: Tracer, weights: Sequence[Tensor], into: Tensor, hidden: Tensor, rows: float) -> None:
+def _into(t: Tracer, call: Call, x: Tensor, weight: Tensor) -> tuple[Axis, int]:
+    """Return the channels that a convolution reads and their dimension; pin its positions."""
+    labels = t.labels(x)
+    dim = x.dim() - weight.dim() + 1
+    for spatial in labels[dim + 1 :]:
+        t.nodes.pin(spatial, f"positions of {call.name}")
+    if not labels[dim] and t.carries(weight):
+        return (), dim
+    return labels[dim], dim
+
+
+def _weigh(t: Tracer, call: Call, weight: Tensor, positions: float, into: Axis, made: Axis) -> None:
+    if t.registered(weight):
+        t.count(weight, positions)
+    else:
+        t.work(positions * weight.numel(), into, made)
+
+
+def _counted(t: Tracer, size: int, axis: Axis, reason: str) -> None:
+    """Couple an axis with the size that counts it, where that is not written into the code."""
+    if known := t.size_axis(size):
+        t.nodes.unite(known, axis, reason)
+
+
+def _laid(axis: Axis, dim: int, out: Tensor) -> list[Axis]:
+    """Lay an axis along one dimension of a result."""
+    return [axis if d == dim else () for d in range(out.dim())]
+
+
+def _grouped(t: Tracer, rows: Axis, columns: Axis, into: Axis, count: int, reason: str) -> Axis:
+    """Couple a grouped convolution: whole groups, or the i-th channels of all of them."""
+    groups, per_in = int(count), len(columns[0]) if columns else 1
+    t.grouped |= per_in > 1
+    if not (t.symmetric and per_in > 1):
+        _leave_whole(t, into, rows, groups)
+        _counted(t, count, tuple(c.view(groups, -1)[:, 0] for c in rows), reason)
+        return rows
+    for axis in (into, rows):
+        for column in axis:
+            t.nodes.tie(column.view(groups, -1), [0], "grouped convolution")
+    t.nodes.unite(columns, take(into, slice(0, per_in)), reason)
+    return rows
+
+
+def _leave_whole(t: Tracer, into: Axis, made: Axis, groups: int) -> None:
+    """Let all inputs and outputs of one group of a grouped convolution leave together."""
+    reason = "grouped convolution"
+    if not into:
+        t.nodes.pin(made, f"combined with the input or a constant ({reason})")
+        return
+    heads = []
+    for axis in (into, made):
+        for column in axis:
+            t.nodes.tie(column.view(groups, -1), [1], reason)
+        heads.append(tuple(column.view(groups, -1)[:, 0] for column in axis))
+    t.nodes.unite(heads[0], heads[1], reason)
+    t.resize(t.module, "groups", heads[1], reason)
+
+
+def _cell(t: Tracer, weights: Sequence[Tensor], into: Axis, hidden: Tensor, rows: float) -> None:
     """Couple the gates of one layer and direction; `weights` is w_ih, w_hh and both biases."""
     w_ih, w_hh, *biases = weights
-    gates = hidden.repeat(w_ih.shape[0] // len(hidden))
+    gates = (hidden.repeat(w_ih.shape[0] // len(hidden)),)
     t.nodes.unite(t.axis(w_ih, 1, "reads"), into, "recurrent layer")
-    t.nodes.unite(t.axis(w_hh, 1, "reads"), hidden, "recurrent layer")
+    t.nodes.unite(t.axis(w_hh, 1, "reads"), (hidden,), "recurrent layer")
     for weight in (w_ih, w_hh):
         t.nodes.unite(t.axis(weight, 0, "makes"), gates, "recurrent layer")
         t.count(weight, rows)
     for bias in biases:
-        t.follow(bias, gates, "recurrent layer")
+        t.follow_axis(bias, gates, "recurrent layer")
 
 
 def _states(t: Tracer, state: Tensor | Sequence[Tensor], hidden: Tensor, reason: str) -> None:
     """Couple a given initial state; the zeros a module makes itself put no constraint."""
     for tensor in (state,) if isinstance(state, Tensor) else state:
         if t.carries(tensor):
-            t.nodes.unite(t.channel(tensor, -1, reason), hidden, reason)
-
-
-def _leave_whole(t: Tracer, weight: Tensor, into: Tensor, made: Tensor, groups: int) -> None:
-    """Let all inputs and outputs of one group of a grouped convolution leave together."""
-    reason = "grouped convolution"
-    into, made = into.reshape(groups, -1), made.reshape(groups, -1)
-    t.nodes.tie(into, [1], reason)
-    t.nodes.tie(made, [1], reason)
-    t.nodes.unite(into[:, 0], made[:, 0], reason)
-    t.sizes[t.owner(weight), "groups"] = made[:, 0]
-
-
-def _computed_weight(t: Tracer, call: Call, into: Tensor) -> None:
-    t.nodes.pin(into, f"read by a {call.name} whose weight is computed")
-    if isinstance(weight := call.get(1, "weight"), Tensor):
-        t.count_computed(weight, call.out.numel() / weight.shape[0])
-    t.give_up(call, f"{call.name} with a computed weight")
+            t.nodes.unite(t.labels(tensor)[-1], (hidden,), reason)
 
 
 RULES: dict[str, Rule] = {
     **{f"conv{n}d": conv for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": conv_transpose for n in (1, 2, 3)},
-    "linear": linear,
-    **dict.fromkeys(("matmul", "__matmul__", "mm"), matmul),
-    **dict.fromkeys(("embedding",), embedding),
+    **dict.fromkeys(("embedding", "embedding_bag"), embedding),
     **dict.fromkeys(("batch_norm", "instance_norm"), batch_norm),
     "group_norm": group_norm,
     **dict.fromkeys(("layer_norm", "rms_norm"), layer_norm),
@@ -268,5 +316,5 @@ RULES: dict[str, Rule] = {
     "glu": glu,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
-    **dict.fromkeys(("multi_head_attention_forward", "scaled_dot_product_attention"), attention),
+    "multi_head_attention_forward": whole_attention,
 }

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from alprune.errors import ModelError, PruneError
+from alprune.pruning.graph.attention import OpenAttention, open_attention
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor
+from alprune.pruning.graph.gates import attach
+from alprune.pruning.graph.sizes import get_size, set_size
 
 _RECURRENT = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
 
@@ -47,7 +50,12 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
         elif isinstance(tensor, nn.Parameter):
             memo[id(tensor)] = _like(tensor, tensor.detach().clone())
     small = copied(model, memo)
+    if not bool(keep.all()):
+        open_attention(small)
     _resize(small, graph, keep)
+    recompute(small)
+    for module in small.modules():
+        _resize_by_weight(module)
     return small
 
 
@@ -71,13 +79,21 @@ def masked(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
         ModelError: The model cannot be copied.
     """
     whole = copied(unwrap(model), {})
+    open_attention(whole)
     silence(whole, graph, keep)
+    recompute(whole)
     return whole
 
 
 def silence(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> None:
-    """Set the weights that read removed channels to zero, in place (see `masked`)."""
+    """Set the weights that read removed channels to zero, in place (see `masked`).
+
+    Operations that mix channels without a weight are gated (`alprune.pruning.graph.gates`) by
+    hooks that stay on the model.
+    """
     keep = graph.check(keep)
+    if graph.mixes:
+        attach(model, graph.mixes, keep.to(torch.get_default_dtype()))
     tensors = registered(model)
     with torch.no_grad():
         for entry in graph.tensors:
@@ -105,13 +121,48 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     Raises:
         ModelError: Something in the model cannot be copied.
     """
+    memo = {**memo, **{id(t): t.detach().clone() for t in _recomputed(model)}}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} cannot be deep-copied: {error}. Pruning works on a copy: "
-            "give the model no open handles and no tensors computed from its parameters."
+            f"give the model no open handles and no tensors computed from its parameters"
+            f"{_culprits(model)}."
         ) from error
+
+
+def recompute(model: nn.Module) -> None:
+    """Run the hooks that compute a weight before each forward, so that it has its new shape."""
+    with torch.no_grad():
+        for module, hook, _ in _weight_hooks(model):
+            hook(module, ())
+
+
+def _weight_hooks(model: nn.Module) -> list[tuple[nn.Module, Any, str]]:
+    """Find what `torch.nn.utils.weight_norm` and `torch.nn.utils.prune` leave on modules."""
+    found = []
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            name = getattr(hook, "_tensor_name", getattr(hook, "name", None))
+            if isinstance(name, str) and isinstance(vars(module).get(name), Tensor):
+                found.append((module, hook, name))
+    return found
+
+
+def _recomputed(model: nn.Module) -> list[Tensor]:
+    return [vars(module)[name] for module, _, name in _weight_hooks(model)]
+
+
+def _culprits(model: nn.Module) -> str:
+    """Name the computed tensors among the attributes of a model's modules."""
+    found = [
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    ]
+    return f" (here {', '.join(found[:3])})" if found else ""
 
 
 def registered(model: nn.Module) -> dict[str, Tensor]:
@@ -134,9 +185,9 @@ def _refuse_empty(graph: ChannelGraph, entry: ChannelTensor, keep: Tensor) -> No
     for ids in entry.axes.values():
         if not bool(graph.kept(ids, keep).any()):
             layer = entry.name.rpartition(".")[0] or entry.name
-            group = graph.groups[int(graph.group_of[ids[0]])].name
+            group = graph.groups[int(graph.group_of[ids.view(-1)[0]])].name
             raise PruneError(
-                f"group {group!r} would keep 0 of {len(ids)} channels of layer {layer!r}. "
+                f"group {group!r} would keep 0 of {ids.shape[-1]} channels of layer {layer!r}. "
                 "Prune less, or raise the number of channels that every layer keeps."
             )
 
@@ -163,10 +214,8 @@ def _resize(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> None:
     """Bring the size attributes in line with the tensors."""
     for (name, attribute), ids in graph.sizes.items():
         module = model.get_submodule(name)
-        if getattr(module, attribute, None) == len(ids):
-            setattr(module, attribute, int(graph.kept(ids, keep).sum()))
-    for module in model.modules():
-        _resize_by_weight(module)
+        if get_size(module, attribute) == ids.shape[-1]:
+            set_size(module, attribute, int(graph.kept(ids, keep).sum()))
 
 
 def _resize_by_weight(module: nn.Module) -> None:
@@ -183,6 +232,8 @@ def _resize_by_weight(module: nn.Module) -> None:
         for name in ("input_size", "hidden_size"):
             setattr(module, name, getattr(module, _RECURRENT[name] + "_l0").shape[1])
         module.flatten_parameters()
+    elif isinstance(module, OpenAttention):
+        module.embed_dim = module.out_proj.weight.shape[0]
     elif isinstance(module, nn.RNNCellBase):
         for name in ("input_size", "hidden_size"):
             setattr(module, name, getattr(module, _RECURRENT[name]).shape[1])

@@ -1,11 +1,11 @@
 """Follow the channels through one concrete forward pass, operation by operation.
 
-A `TorchFunctionMode` sees every operation of the forward. The rule registered for its name
-(`rules.py`) says what it does to the labels of its operands; an operation without a rule pins
-whatever it touches, so nothing is ever guessed.
+A `TorchFunctionMode` sees every operation of the forward. The rule registered for its name says
+what it does to the labels of its operands; an operation without a rule pins whatever it touches,
+so nothing is ever guessed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from alprune.pruning.graph.labels import PINNED, Couplings, along, canonical, varying
+from alprune.errors import ModelError
+from alprune.pruning.graph.branches import only_raises
+from alprune.pruning.graph.gates import Place, Spot
+from alprune.pruning.graph.labels import Axis, Couplings, Labels
+from alprune.pruning.graph.sizes import Key, Size, Whole, get_size
 
 # Operations that hand values to Python, where an `if` can look at them.
 _READS = frozenset("__bool__ __int__ __float__ __index__ __complex__ item tolist".split())
@@ -29,11 +33,12 @@ _VALUELESS = frozenset(
 _SIZED_BY_VALUES = frozenset(
     "nonzero argwhere masked_select unique unique_consecutive bincount numpy __array__".split()
 )
+_SHAPES = frozenset(("get shape", "size"))
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of the forward pass, after it ran."""
+    """One operation of the forward pass, or one call of a module, after it ran."""
 
     name: str
     func: Callable[..., Any]
@@ -59,6 +64,22 @@ class Call:
 Rule = Callable[["Tracer", Call], None]
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """An operation without weights of its own that mixes channels (see `gates.Mix`)."""
+
+    kind: str
+    axes: dict[int, Axis]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of a product: `macs`, shared out over axes that may be narrowed."""
+
+    macs: float
+    axes: tuple[Axis, ...]
+
+
 class Tracer(TorchFunctionMode):
     """Labels of activations, axes of weights and costs, gathered while a forward pass runs.
 
@@ -66,9 +87,12 @@ class Tracer(TorchFunctionMode):
         model: The model that will run; its parameters and buffers are recognised by identity.
         rules: `{operation name: rule}`.
         always: Names of operations whose rule runs even when no operand carries labels: those
-            that make channels.
+            that make channels, or take sizes.
+        foreign: `{id of a tensor: name}` of the network that `model` is a copy of.
         symmetric: How grouped convolutions are coupled; False: whole groups leave together,
             True: the i-th channels of all groups leave together.
+        follow: Whether channels over which an operation normalises may leave.
+        one_path: Accept forwards that read values of their input into Python.
     """
 
     def __init__(
@@ -76,27 +100,34 @@ class Tracer(TorchFunctionMode):
         model: nn.Module,
         rules: Mapping[str, Rule],
         always: frozenset[str],
+        foreign: Mapping[int, str],
         symmetric: bool = False,
+        follow: bool = False,
+        one_path: bool = False,
     ) -> None:
         super().__init__()
-        self.symmetric = symmetric
+        self.symmetric, self.follow, self.one_path = symmetric, follow, one_path
+        self.model = model
         self.nodes = Couplings()
         # held, so that no id is used again when a forward replaces a buffer
         self._held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.names = {id(tensor): name for name, tensor in self._held.items()}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._held.items()}
         self._trainable = [name for name, _ in model.named_parameters()]
-        self.axes: dict[tuple[str, int], Tensor] = {}
+        self.axes: dict[tuple[str, int], Axis] = {}
         self.roles: dict[tuple[str, int], str] = {}
-        self.elements: dict[str, Tensor] = {}
         self.positions: dict[str, float] = {}
-        self.makers: dict[str, list[Tensor]] = {}
-        self.sizes: dict[tuple[str, str], Tensor] = {}
-        self.module = ""  # of the module that is running
+        self.works: list[Work] = []
+        self.makers: dict[str, list[Axis]] = {}
+        self.sizes: dict[Key, Axis] = {}
+        self.mixings: dict[Spot, Mixing] = {}
+        self.place = Place()
         self.counting = True
         self.grouped = False
+        self.renormalised = ""  # the first layer pinned because it normalises over channels
         self.decided = ""  # where the forward first looked at a value that stems from the input
         self.sized = ""  # where it first made a tensor sized by such values, or took them out
+        self._foreign = foreign
         self._ran: set[str] = set()
         self._torchs = {
             name
@@ -108,6 +139,11 @@ class Tracer(TorchFunctionMode):
         self._always = always
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
+    @property
+    def module(self) -> str:
+        """Name of the module that is running."""
+        return self.place.module
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -117,27 +153,52 @@ class Tracer(TorchFunctionMode):
     ) -> Any:
         """Run one operation, then its rule."""
         kwargs = kwargs or {}
+        name = operation(func)
+        self.place.count(name)
         out = func(*args, **kwargs)
-        call = Call(_name(func), func, args, kwargs, out)
+        if name in _SHAPES:
+            return self._sourced(args[0], out, args[1:] or tuple(kwargs.values()))
+        call = Call(name, func, args, kwargs, out)
         self._note(call)
-        if call.results() or call.name == "__setitem__":
-            self._follow(call)
+        if call.results() or name == "__setitem__":
+            self.apply(call)
         return out
+
+    def _sourced(self, x: Tensor, out: Any, chosen: tuple[Any, ...]) -> Any:
+        """Let the sizes of channel dimensions know where they come from."""
+        if not self.carries(x):
+            return out
+        labels = self.labels(x)
+        if isinstance(out, int):
+            axis = labels[chosen[0]]
+            return Size(out, Whole(axis)) if axis else out
+        return torch.Size(
+            Size(size, Whole(axis)) if axis else size
+            for size, axis in zip(out, labels, strict=True)
+        )
 
     def stem(self, tensor: Tensor) -> None:
         """Remember that the values of a tensor stem from the input."""
         self._stems[tensor] = True
+
+    def stems(self, tensor: Tensor) -> bool:
+        """Whether the values of a tensor stem from the input."""
+        return tensor in self._stems
 
     def _note(self, call: Call) -> None:
         """Note which parameters ran, and what of the forward depends on the input's values."""
         operands, results = list(call.tensors()), call.results()
         written = operands[:1] if call.name == "__setitem__" else []
         if results or written:
-            self._ran.update(self.names[id(t)] for t in operands if id(t) in self.names)
+            for tensor in operands:
+                if id(tensor) in self.names:
+                    self._ran.add(self.names[id(tensor)])
+                elif id(tensor) in self._foreign:
+                    self._refuse_foreign(self._foreign[id(tensor)])
         if not any(t in self._stems for t in operands):
             return
         if call.name in _READS:
-            if self.module in self._torchs:
+            if self.module in self._torchs or self.one_path or only_raises():
                 return  # an LSTM looks up how many sequences are packed; no branch of the user's
             self.decided = self.decided or f"{call.name} in {self.module or 'its forward'}"
         elif call.name not in _VALUELESS:
@@ -147,11 +208,23 @@ class Tracer(TorchFunctionMode):
         if by_mask or call.name in _SIZED_BY_VALUES:
             self.sized = self.sized or f"{call.name} in {self.module or 'its forward'}"
 
-    def _follow(self, call: Call) -> None:
-        if call.name not in self._always and not any(self.carries(t) for t in call.tensors()):
+    def _refuse_foreign(self, name: str) -> None:
+        where = self.module or type(self.model).__name__
+        raise ModelError(
+            f"layer {name.rpartition('.')[0] or name!r} is called through a function that a copy "
+            f"of the network does not take along (a lambda or local function kept in {where!r}): "
+            f"the pruned copy would still use {name!r} of the original. Write the function as a "
+            "method, or as an nn.Module that owns the layer."
+        )
+
+    def apply(self, call: Call, rule: Rule | None = None) -> None:
+        """Apply the rule of an operation; what has none pins whatever it touches."""
+        sized = any(isinstance(a, Size) for a in tree_leaves(call.args))
+        known = call.name in self._always or sized or any(self.carries(t) for t in call.tensors())
+        if not known and rule is None:
             return
-        rule = self._rules.get(call.name)
-        if rule is None or call.kwargs.get("out") is not None:
+        rule = rule or self._rules.get(call.name)
+        if rule is None or not isinstance(call.kwargs.get("out"), Tensor | None):
             self.give_up(call, f"{call.name} is not an operation alprune can narrow")
             return
         try:
@@ -164,89 +237,119 @@ class Tracer(TorchFunctionMode):
         for tensor in [*call.tensors(), *call.results()]:
             if self.carries(tensor):
                 self.pin(tensor, reason)
+        for leaf in tree_leaves((call.args, dict(call.kwargs))):
+            if isinstance(leaf, Size):
+                self.nodes.pin(self.size_axis(leaf), reason)
 
     def carries(self, tensor: Tensor) -> bool:
         """Whether a tensor has labels: neither an input nor a constant."""
         return id(tensor) in self.names or tensor in self._labels
 
-    def labels(self, tensor: Tensor) -> Tensor:
-        """Return the canonical labels of any tensor, in its shape."""
+    def labels(self, tensor: Tensor) -> Labels:
+        """Return the axes of any tensor, one for each dimension."""
         if id(tensor) in self.names:
-            return self._registered(tensor)
-        found = self._labels.get(tensor)
-        if found is None or found.shape != tensor.shape:
-            return torch.full((1,) * tensor.dim(), PINNED, device="cpu").expand(tensor.shape)
-        return found
+            return tuple(self.axis(tensor, dim) for dim in range(tensor.dim()))
+        found: Labels | None = self._labels.get(tensor)
+        return ((),) * tensor.dim() if found is None or len(found) != tensor.dim() else found
 
-    def set(self, tensor: Tensor, labels: Tensor) -> None:
-        """Label a result; `labels` must have its shape."""
-        if labels.shape != tensor.shape:
-            raise ValueError(f"labels {tuple(labels.shape)} for {tuple(tensor.shape)}")
+    def set(self, tensor: Tensor, labels: Sequence[Axis]) -> None:
+        """Label a result: one axis for each dimension, of its size."""
+        for size, axis in zip(tensor.shape, labels, strict=True):
+            if axis and len(axis[0]) != size:
+                raise ValueError(f"labels for {len(axis[0])} indices of {tuple(tensor.shape)}")
         if id(tensor) not in self.names:
-            self._labels[tensor] = canonical(labels)
+            self._labels[tensor] = tuple(labels)
+            return
+        for dim, axis in enumerate(labels):  # written in place, or as `out=`
+            self.nodes.unite(self.axis(tensor, dim), axis, "written into a buffer")
 
     def pin(self, tensor: Tensor, reason: str) -> None:
         """Never prune the channels that a tensor carries."""
-        if id(tensor) in self.names:
-            for dim in range(tensor.dim()):
-                self.nodes.pin(self.axis(tensor, dim, "follows"), reason)
-        else:
-            self.nodes.pin(self.labels(tensor), reason)
+        for axis in self.labels(tensor):
+            self.nodes.pin(axis, reason)
 
     def registered(self, tensor: Any) -> bool:
         """Whether this is a parameter or buffer of the model itself."""
         return id(tensor) in self.names
 
-    def axis(self, tensor: Tensor, dim: int, role: str) -> Tensor:
-        """Return the nodes along one dimension of a parameter or buffer, `(shape[dim],)`."""
+    def trainable(self, tensor: Any) -> bool:
+        """Whether this is a parameter of the model itself, frozen ones included."""
+        return self.registered(tensor) and isinstance(tensor, nn.Parameter)
+
+    def axis(self, tensor: Tensor, dim: int, role: str = "follows") -> Axis:
+        """Return the axis along one dimension of a parameter or buffer."""
         key = (self.names[id(tensor)], dim)
         if key not in self.axes:
-            self.axes[key] = self.nodes.new(tensor.shape[dim])
+            self.axes[key] = (self.nodes.new(tensor.shape[dim]),)
         if role != "follows":
             self.roles[key] = role
         return self.axes[key]
 
-    def _registered(self, tensor: Tensor) -> Tensor:
-        long = [dim for dim, size in enumerate(tensor.shape) if size > 1]
-        if len(long) < 2 and tensor.dim():
-            dim = long[0] if long else 0
-            return along(self.axis(tensor, dim, "follows"), dim, tensor.shape)
-        if not tensor.dim():
-            return torch.full(tensor.shape, PINNED, device="cpu")
-        name = self.names[id(tensor)]
-        if name not in self.elements:
-            self.elements[name] = self.nodes.new(tensor.numel()).view(tensor.shape)
-        return self.elements[name]
+    def follow_axis(self, tensor: Tensor | None, axis: Axis, reason: str) -> None:
+        """Let a vector (bias, scale, running statistic) follow the channels of an axis."""
+        if tensor is not None and tensor.numel() > 1:
+            self.nodes.unite(self.labels(tensor)[-1], axis, reason)
 
-    def channel(self, tensor: Tensor, dim: int, reason: str) -> Tensor:
-        """Return the nodes along `dim`, `(shape[dim],)`, coupling what the other dims hold."""
-        labels = self.labels(tensor)
-        dim %= labels.dim()
-        others = [d for d in range(labels.dim()) if d != dim]
-        self.nodes.tie(labels, others, reason)
-        return labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
+    def size_axis(self, size: Any) -> Axis:
+        """Return the axis that a size counts, () for plain numbers and computed sizes."""
+        source = size.source if isinstance(size, Size) else None
+        if not isinstance(source, Whole):
+            return ()
+        if source.attribute is None:
+            return source.axis
+        if source.attribute not in self.sizes:
+            self.sizes[source.attribute] = (self.nodes.new(int(size)),)
+        return self.sizes[source.attribute]
 
-    def follow(self, tensor: Tensor | None, nodes: Tensor, reason: str) -> None:
-        """Let a vector (bias, scale, running statistic) follow the channels `nodes`."""
-        if tensor is not None:
-            self.nodes.unite(self.labels(tensor), nodes, reason)
+    def resize(self, module: str, attribute: str, axis: Axis, reason: str) -> None:
+        """Let an attribute of a module be the number of kept indices of an axis."""
+        known = get_size(self.model.get_submodule(module), attribute)
+        if not axis or known != len(axis[0]):
+            return
+        if (module, attribute) in self.sizes:
+            self.nodes.unite(self.sizes[module, attribute], axis, reason)
+        else:
+            self.sizes[module, attribute] = axis
 
-    def make(self, weight: Tensor, nodes: Tensor, whole_module: bool = False) -> None:
-        """Note that a layer makes the channels `nodes`."""
-        name = self.names[id(weight)]
+    def make(self, weight: Tensor | None, axis: Axis, whole_module: bool = False) -> None:
+        """Note that a layer makes the channels of an axis; None: the module that is running."""
+        name = self.names[id(weight)] if weight is not None else f"{self.module}.weight"
         module, _, leaf = name.rpartition(".")
         key = module if module and (leaf == "weight" or whole_module) else name
         known = self.makers.setdefault(key, [])
-        if not any(torch.equal(nodes, other) for other in known):
-            known.append(nodes)
+        if not any(_same(axis, other) for other in known):
+            known.append(axis)
 
-    def makers_parts(self) -> list[Tensor]:
-        """Return the nodes of every maker, layer by layer."""
-        return [nodes for found in self.makers.values() for nodes in found]
+    def mix(self, call: Call, kind: str, axes: Mapping[int, Axis], counts: bool) -> None:
+        """Note that an operation without weights mixes the channels of its first operand.
 
-    def untouched(self) -> bool:
-        """Whether some parameter took no part in the forward passes so far."""
-        return not self._ran.issuperset(self._trainable)
+        Args:
+            call: The operation.
+            kind: How to run it with some channels gone, a key of `gates.KINDS`.
+            axes: `{dimension of the first operand: axis}`, the dimensions mixed.
+            counts: Whether the result depends on how many channels there are, so that removing
+                one re-normalises the others: pinned then unless the trace follows such.
+        """
+        axes = {dim: axis for dim, axis in axes.items() if axis}
+        if not axes:
+            return
+        if counts and not self.follow:
+            self.renormalised = self.renormalised or (self.module or call.name)
+            for axis in axes.values():
+                self.nodes.pin(axis, f"{call.name} normalises over channels")
+            return
+        spot = self.place.spot(call.name, self.model.training)
+        known = self.mixings.get(spot)
+        if known is None:
+            self.mixings[spot] = Mixing(kind, axes)
+            return
+        for dim, axis in axes.items():
+            if dim in known.axes:
+                self.nodes.unite(known.axes[dim], axis, call.name)
+
+    def ran(self, module: nn.Module) -> None:
+        """Note that all parameters of a module take part in the forward."""
+        self._ran.update(self.names[id(p)] for p in module.parameters() if id(p) in self.names)
 
     def idle(self) -> list[str]:
         """Return the modules none of whose own parameters took part in the passes so far."""
@@ -259,48 +362,56 @@ class Tracer(TorchFunctionMode):
         return self.names[id(weight)].rpartition(".")[0]
 
     def count(self, weight: Tensor, positions: float) -> None:
-        """Add the multiply-accumulates that each element of `weight` took part in."""
-        if not self.counting:
-            return
-        name = self.names[id(weight)]
-        self.positions[name] = self.positions.get(name, 0) + positions
+        """Add the multiply-accumulates that each element of a registered weight took part in."""
+        if self.counting:
+            name = self.names[id(weight)]
+            self.positions[name] = self.positions.get(name, 0) + positions
 
-    def count_computed(self, weight: Tensor, positions: float) -> None:
-        """Charge a computed weight (a parametrised one) to the parameter it stems from."""
-        inside = f"{self.module}." if self.module else ""
-        for name in self._trainable:
-            if name.startswith(inside) and self.shapes[name] == tuple(weight.shape):
-                if self.counting:
-                    self.positions[name] = self.positions.get(name, 0) + positions
-                return
+    def work(self, macs: float, *axes: Axis) -> None:
+        """Add the multiply-accumulates of a product whose size follows several axes."""
+        if self.counting:
+            self.works.append(Work(macs, tuple(axis for axis in axes if axis)))
 
-    def combine(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
-        """Return the labels of an elementwise operation on operands labelled `a` and `b`.
+    def combine(self, a: Tensor, b: Tensor, reason: str) -> Labels:
+        """Return the labels of an elementwise operation on two tensors."""
+        return self.broadcast((a.shape, self.labels(a)), (b.shape, self.labels(b)), reason)
 
-        An operand of size 1 along a dimension where the other one's labels change (a spatial
-        attention map, a scalar gate) reaches every channel: it is pinned instead of coupled.
+    def broadcast(
+        self,
+        first: tuple[Sequence[int], Labels],
+        second: tuple[Sequence[int], Labels],
+        reason: str,
+    ) -> Labels:
+        """Couple two sets of axes position by position, as broadcasting pairs them.
+
+        An operand of size 1 along a dimension where the other has several indices (a spatial
+        attention map, a scalar gate) reaches every channel: its one channel is pinned.
         """
-        shape = torch.broadcast_shapes(a.shape, b.shape)
-        a = a.reshape((1,) * (len(shape) - a.dim()) + tuple(a.shape)) if a.dim() < len(shape) else a
-        b = b.reshape((1,) * (len(shape) - b.dim()) + tuple(b.shape)) if b.dim() < len(shape) else b
-        a, b = canonical(a), canonical(b)
-        a_gates = any(a.shape[d] == 1 for d in varying(b))
-        b_gates = any(b.shape[d] == 1 for d in varying(a))
-        if a_gates:
-            self.nodes.pin(a, f"a factor of all channels ({reason})")
-        if b_gates:
-            self.nodes.pin(b, f"a factor of all channels ({reason})")
-        if a_gates and b_gates:
-            self.nodes.pin(a, f"an outer product ({reason})")
-            return torch.full((1,) * len(shape), PINNED, device="cpu").expand(shape)
-        if not a_gates and not b_gates:
-            self.nodes.unite(a, b, reason)
-        # united labels mean the same: the simpler ones keep later operations simple
-        simpler = a if b_gates or (not a_gates and len(varying(a)) <= len(varying(b))) else b
-        return canonical(simpler.expand(shape))
+        (shape_a, a), (shape_b, b) = first, second
+        rank = max(len(a), len(b))
+        shape_a, a = (1,) * (rank - len(a)) + tuple(shape_a), ((),) * (rank - len(a)) + a
+        shape_b, b = (1,) * (rank - len(b)) + tuple(shape_b), ((),) * (rank - len(b)) + b
+        found: list[Axis] = []
+        for size_a, size_b, left, right in zip(shape_a, shape_b, a, b, strict=True):
+            if size_a == size_b and (size_a > 1 or (left and right)):
+                self.nodes.unite(left, right, reason)
+                found.append(left if len(left) >= len(right) else right)
+                continue
+            if size_a == size_b:
+                found.append(left or right)
+                continue
+            small, large = (left, right) if size_a < size_b else (right, left)
+            self.nodes.pin(small, f"a factor of all channels ({reason})")
+            found.append(large)
+        return tuple(found)
 
 
-def _name(func: Callable[..., Any]) -> str:
+def _same(a: Axis, b: Axis) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def operation(func: Callable[..., Any]) -> str:
+    """Return the name by which the rules know an operation."""
     name = getattr(func, "__name__", str(func))
     if name == "__get__":  # a property such as Tensor.T
         return "get " + str(getattr(getattr(func, "__self__", None), "__name__", ""))

@@ -1,6 +1,7 @@
 """Find the channels of any model: which leave together, who makes and who reads them."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,53 +10,90 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import ModelError
+from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.build import assemble
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
+from alprune.pruning.graph.sizes import mark_attributes
 from alprune.pruning.graph.surgery import copied, registered, unwrap
-from alprune.pruning.graph.tracer import Tracer
+from alprune.pruning.graph.tracer import Call, Rule, Tracer
 from alprune.pruning.graph.verify import faults, run
+from alprune.registry import unknown
 
 __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
 
 
+NORMALISED = ("auto", "pinned", "follow")
+
+
 @torch.inference_mode(False)
-def trace(model: nn.Module, example: Tensor, verify: bool = True) -> ChannelGraph:
-    """Find the prunable channels of a model by one forward pass in evaluation mode.
+def trace(
+    model: nn.Module,
+    example: Tensor,
+    verify: bool = True,
+    *,
+    normalised: str = "auto",
+    rules: Mapping[type[nn.Module] | str, Rule] | None = None,
+    one_path: bool = False,
+) -> ChannelGraph:
+    """Find the prunable channels of a model by one forward pass in each mode.
 
     Grouped convolutions are coupled by whole groups, or the i-th channels of all groups,
-    whichever leaves more to prune. The pass runs on a copy that shares the parameters, so mode,
-    gradients, buffers and hooks of `model`, and the global random state, are left as they are.
+    whichever leaves more to prune. The passes run on a copy that shares the memory of the
+    parameters, so mode, gradients, buffers and hooks of `model`, and the global random state,
+    are left as they are.
 
     One pass shows one path. Branching on shapes, modes and settings is fine: the narrowed model
     takes the same path. A forward that reads values of the input or of activations into Python
     (`if x.mean() > 0`, `.item()`, `.tolist()`) may take another path on another input, and is
-    refused; `isnan`, `isinf` and `isfinite` may be asked, and PyTorch's own layers and hooks on
-    them may read. Layers that did not run are left whole and reported as pinned, unless tensors
-    are sized by values (boolean indices, `nonzero`) or go through numpy, as in routing: then
-    another input may reach those layers, and the forward is refused as well. Where an auxiliary
-    layer runs only in training, a second pass in train mode follows it.
+    refused, except where the value decides an `assert`, or an `if` that raises, and nothing else;
+    PyTorch's own layers and hooks on them may read. Layers that did not run are left whole and
+    reported as pinned, unless tensors are sized by values (boolean indices, `nonzero`) or go
+    through numpy, as in routing: then another input may reach those layers, and the forward is
+    refused as well.
 
     Args:
         model: Any module from one tensor to a tensor, or to a tuple, list or dict of tensors.
         example: `(b, ...)`, a small batch; at most its first two examples are used.
-        verify: Also remove a channel of every group and compare with the masked model; what
-            fails is pinned with the reason.
+        verify: Also remove a channel of every group and compare with the masked model, and run
+            it in training mode; what fails is pinned with the reason.
+        normalised: What becomes of channels over which an operation normalises (LayerNorm, a
+            mean over channels, the scale that attention takes from its width, standardised
+            weights). "pinned": they stay, and the narrowed model equals the masked one, in which
+            removed channels are zeros where they are read. "follow": they may leave; then the
+            narrowed model equals one in which they are zeros and every such operation normalises
+            over the others only. "auto": pinned, unless nothing could be pruned then.
+        rules: Rules of your own, for module classes or names of operations (see `Rule`).
+        one_path: Accept a forward that reads values of its input into Python, on your word that
+            every input takes the path of the example.
 
     Returns:
         The channel graph. It may be empty; `pinned` then says why.
 
     Raises:
-        ModelError: The model cannot be copied, fails on the example, or branches on the values
-            of its input.
+        ModelError: The model cannot be copied, fails on the example, calls a layer of the
+            original from its copy, or branches on the values of its input.
     """
+    if normalised not in NORMALISED:
+        raise unknown("treatment of normalised channels", normalised, list(NORMALISED))
     model = unwrap(model)
     example = _checked(model, example)
-    tracer = _traced(model, example)
-    graph = _graph(tracer, model, example, verify)
-    if tracer.grouped:
-        other = _graph(_traced(model, example, symmetric=True), model, example, verify)
-        graph = other if other.channels > graph.channels else graph
+    own = dict(rules or {})
+
+    def build(follow: bool) -> tuple[ChannelGraph, Tracer]:
+        def once(symmetric: bool) -> tuple[ChannelGraph, Tracer]:
+            tracer = _traced(model, example, own, symmetric, follow, one_path)
+            return _graph(tracer, model, example, verify), tracer
+
+        graph, tracer = once(symmetric=False)
+        if tracer.grouped:
+            other, again = once(symmetric=True)
+            graph, tracer = (other, again) if other.channels > graph.channels else (graph, tracer)
+        return graph, tracer
+
+    graph, tracer = build(normalised == "follow")
+    if normalised == "auto" and not graph.channels and tracer.renormalised:
+        graph, tracer = build(follow=True)
     idle = tuple(Pinned(name, "never ran on the example") for name in tracer.idle())
     dtype = str(example.dtype).removeprefix("torch.")
     return replace(graph, pinned=graph.pinned + idle, example_dtype=dtype)
@@ -77,23 +115,66 @@ def _checked(model: nn.Module, example: Any) -> Tensor:
     for name, tensor in registered(model).items():
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"{name!r} is not initialised: run one forward pass first.")
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise ModelError("TorchScript modules cannot be traced: give the plain module.")
-    return example[:2].detach()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"TorchScript modules cannot be traced: give the plain module of {name or 'it'!r}."
+            )
+    example = example[:2].detach()
+    return torch.cat([example, example]) if len(example) == 1 else example
 
 
-def _traced(model: nn.Module, example: Tensor, symmetric: bool = False) -> Tracer:
-    """Run the forward pass of a copy that shares the parameters, and follow its channels."""
-    probe = copied(model, {id(p): p for p in model.parameters()}).eval()
-    tracer = Tracer(probe, RULES, ALWAYS, symmetric)
-    _watch_modules(probe, tracer)
+def _traced(
+    model: nn.Module,
+    example: Tensor,
+    rules: Mapping[type[nn.Module] | str, Rule],
+    symmetric: bool,
+    follow: bool,
+    one_path: bool,
+) -> Tracer:
+    """Run forward passes of a copy that shares the parameters' memory, and follow its channels."""
+    aliases: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()
+    }
+    probe = copied(model, aliases).eval()
+    open_attention(probe)
+    mark_attributes(probe)
+    foreign = {id(tensor): name for name, tensor in registered(model).items()}
+    named = {name: rule for name, rule in rules.items() if isinstance(name, str)}
+    tracer = Tracer(
+        probe, {**RULES, **named}, ALWAYS | set(named), foreign, symmetric, follow, one_path
+    )
+    tracer.place.watch(probe)
+    _apply_to_modules(tracer, probe, rules)
     _follow_forward(tracer, probe, example)
-    if tracer.untouched():  # auxiliary heads, say, that only run in training
-        tracer.counting = False
-        with contextlib.suppress(ModelError):  # a batch of two can be too small for training
-            _follow_forward(tracer, probe.train(), example)
+    tracer.counting = False  # what only runs in training costs nothing afterwards
+    with contextlib.suppress(ModelError):  # a batch of two can be too small for training
+        _follow_forward(tracer, probe.train(), example)
     _refuse_branches(tracer, type(model).__name__)
     return tracer
+
+
+def _apply_to_modules(
+    tracer: Tracer, probe: nn.Module, rules: Mapping[type[nn.Module] | str, Rule]
+) -> None:
+    """Let a rule of one's own say what a module does, instead of the operations inside."""
+
+    def governed(module: nn.Module, rule: Rule) -> Any:
+        inside = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with torch._C.DisableTorchFunction():
+                out = inside(*args, **kwargs)
+            tracer.ran(module)
+            tracer.apply(Call(type(module).__name__, inside, args, kwargs, out), rule)
+            return out
+
+        return forward
+
+    for module in probe.modules():
+        for kind, rule in rules.items():
+            if not isinstance(kind, str) and type(module) is kind:
+                module.forward = governed(module, rule)  # type: ignore[method-assign]
 
 
 def _refuse_branches(tracer: Tracer, name: str) -> None:
@@ -115,6 +196,7 @@ def _refuse_branches(tracer: Tracer, name: str) -> None:
 
 def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
     tracer.stem(example)
+    tracer.place.start()
     with tracer:
         out = run(probe, example)
     leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
@@ -125,22 +207,3 @@ def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
         )
     for leaf in leaves:
         tracer.pin(leaf, "output of the model")
-
-
-def _watch_modules(model: nn.Module, tracer: Tracer) -> None:
-    """Let the tracer know which module is running."""
-    stack: list[str] = []
-
-    def enter(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            stack.append(tracer.module)
-            tracer.module = name
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        tracer.module = stack.pop()
-
-    for name, module in model.named_modules():
-        module.register_forward_pre_hook(enter(name))
-        module.register_forward_hook(leave)

@@ -10,8 +10,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import AlpruneError, ModelError, PruneError
+from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.channels import ChannelGraph
-from alprune.pruning.graph.surgery import copied, narrow, silence
+from alprune.pruning.graph.surgery import copied, narrow, recompute, silence
 
 _PERIOD = 65537  # noise is drawn once and repeated; a prime period lines up with no dimension
 
@@ -77,24 +78,53 @@ def _difference(model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Te
         if noisy:
             _shake_statistics(whole)
         small = narrow(whole, graph, keep)
+        open_attention(whole)
         silence(whole, graph, keep)
-        with NoDropout():
-            expected = _tensors(run(whole, example))
-            try:
-                got = _tensors(run(small, example))
-            except AlpruneError as error:
-                return f"the narrowed forward failed: {error.__cause__}"
-        if all(bool(x.isfinite().all()) for x in expected):
+        recompute(whole)
+        found, finite = _compare(whole, small, example)
+        if found is not None:
+            return found
+        if finite:
             break
+    return _in_training(whole.train(), small.train(), example)
+
+
+def _compare(whole: nn.Module, small: nn.Module, example: Tensor) -> tuple[str | None, bool]:
+    """Return what is wrong with the narrowed outputs, and whether the masked ones are finite."""
+    with NoDropout():
+        expected = _tensors(run(whole, example))
+        try:
+            got = _tensors(run(small, example))
+        except AlpruneError as error:
+            return f"the narrowed forward failed: {error.__cause__}", True
+    if not all(bool(x.isfinite().all()) for x in expected):
+        return None, False
     if len(got) != len(expected):
-        return "the narrowed forward returns other outputs"
+        return "the narrowed forward returns other outputs", True
     for a, b in zip(got, expected, strict=True):
         if a.shape != b.shape:
-            return f"the narrowed forward returns {tuple(a.shape)} instead of {tuple(b.shape)}"
+            shapes = f"{tuple(a.shape)} instead of {tuple(b.shape)}"
+            return f"the narrowed forward returns {shapes}", True
         tolerance = 0.05 if b.dtype in (torch.float16, torch.bfloat16) else 1e-3
         off = (a - b).abs().max() / b.abs().max().clamp_min(1e-30) if b.numel() else 0.0
         if not float(off) <= tolerance:
-            return f"the narrowed outputs differ from the masked ones by {float(off):.0%}"
+            return f"the narrowed outputs differ from the masked ones by {float(off):.0%}", True
+    return None, True
+
+
+def _in_training(whole: nn.Module, small: nn.Module, example: Tensor) -> str | None:
+    """Say how the forward in training mode fails, where the masked one runs.
+
+    Outputs are not compared: draws of random numbers differ with the number of channels.
+    """
+    try:
+        run(whole, example)
+    except AlpruneError:
+        return None  # a batch of two may be too small for training
+    try:
+        run(small, example)
+    except AlpruneError as error:
+        return f"the narrowed forward failed in training mode: {error.__cause__}"
     return None
 
 
@@ -109,6 +139,8 @@ def run(model: nn.Module, example: Tensor) -> Any:
         torch.manual_seed(0)
         try:
             return model(example)
+        except AlpruneError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"{type(model).__name__} fails on an example of shape {tuple(example.shape)}: "

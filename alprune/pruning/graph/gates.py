@@ -1,0 +1,329 @@
+"""Operations without weights that mix channels, run with some of the channels gone.
+
+Most channels are read by a weight, and setting its columns to zero is as good as cutting them.
+The product of queries and keys, a mean over channels or a LayerNorm have no such weight. `gated`
+runs them with a gate of 0 or 1 for each channel, as the narrowed network runs them without the
+channel: a product skips it; a mean, a variance, a norm is taken over the channels that are left.
+The gates are differentiable, and a criterion can ask for the loss's derivative by them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The k-th call of an operation within a module, counted over one forward pass."""
+
+    module: str
+    operation: str
+    index: int
+    training: bool
+
+
+@dataclass(frozen=True)
+class Mix:
+    """One operation that mixes channels of its first operand.
+
+    Attributes:
+        spot: Where it runs.
+        kind: A key of `KINDS`.
+        axes: `{dim of the first operand: ids}`, `(k,)` or `(m, k)` as in `ChannelTensor`.
+    """
+
+    spot: Spot
+    kind: str
+    axes: Mapping[int, Tensor]
+
+
+class Place:
+    """Which module of a network is running, and how often each operation ran in it."""
+
+    def __init__(self) -> None:
+        self.module = ""
+        self._counts: dict[tuple[str, str], int] = {}
+        self._stack: list[str] = []
+
+    def start(self) -> None:
+        """Begin a forward pass."""
+        self.module, self._counts, self._stack = "", {}, []
+
+    def count(self, operation: str) -> None:
+        """Count a call of an operation in the module that is running."""
+        key = self.module, operation
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def spot(self, operation: str, training: bool) -> Spot:
+        """Name the call that was counted last."""
+        return Spot(self.module, operation, self._counts[self.module, operation], training)
+
+    def watch(self, model: nn.Module) -> list[Any]:
+        """Follow the modules of a model as they run; returns the handles of the hooks."""
+        handles: list[Any] = []
+        for name, module in model.named_modules():
+            handles += [
+                module.register_forward_pre_hook(self._enter(name), prepend=True),
+                module.register_forward_hook(self._leave, always_call=True),
+            ]
+        return handles
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._stack.append(self.module)
+            self.module = name
+
+        return hook
+
+    def _leave(self, *_: Any) -> None:
+        if self._stack:
+            self.module = self._stack.pop()
+
+
+class _Gating(TorchFunctionMode):
+    """Run the mixing operations of a forward pass with gates."""
+
+    def __init__(
+        self, model: nn.Module, place: Place, mixes: Mapping[Spot, Mix], gates: Tensor
+    ) -> None:
+        super().__init__()
+        self._model, self._place, self._mixes, self._gates = model, place, mixes, gates
+        self._operations = {spot.operation for spot in mixes}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operation, gated where it mixes channels."""
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name in self._operations:
+            self._place.count(name)
+            mix = self._mixes.get(self._place.spot(name, self._model.training))
+            if mix is not None:
+                weights = {dim: self._along(ids) for dim, ids in mix.axes.items()}
+                return KINDS[mix.kind](func, args, kwargs, weights)
+        return func(*args, **kwargs)
+
+    def _along(self, ids: Tensor) -> Tensor:
+        padded = torch.cat([self._gates, self._gates.new_ones(1)])  # id -1 always stays
+        return padded[ids].view(-1, ids.shape[-1]).prod(0)
+
+
+@contextmanager
+def gated(model: nn.Module, mixes: tuple[Mix, ...], gates: Tensor) -> Iterator[None]:
+    """Let every forward pass of a model within this context run with gates.
+
+    Args:
+        model: The traced model, or a copy of it.
+        mixes: `ChannelGraph.mixes`.
+        gates: `(N,)`, one gate for each channel; 1 leaves everything as it is.
+    """
+    if not mixes:
+        yield
+        return
+    handles = attach(model, mixes, gates)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attach(model: nn.Module, mixes: tuple[Mix, ...], gates: Tensor) -> list[Any]:
+    """Gate a model from now on; returns the handles of its hooks."""
+    place = Place()
+    table = {mix.spot: mix for mix in mixes}
+    running: list[_Gating] = []
+
+    def enter(*_: Any) -> None:
+        place.start()
+        running.append(_Gating(model, place, table, gates))
+        running[-1].__enter__()
+
+    def leave(*_: Any) -> None:
+        running.pop().__exit__(None, None, None)
+
+    # Hooks that were there before run outside of the gates, as they do in the narrowed model.
+    handles = [model.register_forward_pre_hook(enter, prepend=True)]
+    handles += place.watch(model)
+    handles.append(model.register_forward_hook(leave, always_call=True))
+    return handles
+
+
+Gate = Mapping[int, Tensor]
+
+
+def _shaped(x: Tensor, gate: Gate) -> Tensor:
+    """Multiply the gates of several dimensions out, broadcast against `x`."""
+    total = x.new_ones((1,) * x.dim())
+    for dim, values in gate.items():
+        view = [1] * x.dim()
+        view[dim] = -1
+        total = total * values.to(x).view(view)
+    return total
+
+
+def _zero(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """Operations to which a channel of zeros adds nothing: sums, products, euclidean norms."""
+    args, kwargs, x = _first(args, kwargs)
+    return func(x * _shaped(x, gate), *args, **kwargs)
+
+
+def _mean(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """A mean over the channels that are left."""
+    args, kwargs, x = _first(args, kwargs)
+    weights = _shaped(x, gate)
+    share = func(weights.expand_as(x), *args, **kwargs)
+    return func(x * weights, *args, **kwargs) / share
+
+
+def _layer_norm(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """F.layer_norm over the channels that are left."""
+    call = dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False))
+    call.update(kwargs)
+    x = call["input"]
+    dims = list(range(x.dim() - len(call["normalized_shape"]), x.dim()))
+    eps = 1e-5 if call.get("eps") is None else call["eps"]
+    out = _standard(x, _shaped(x, gate), dims, eps)
+    out = out if call.get("weight") is None else out * call["weight"]
+    return out if call.get("bias") is None else out + call["bias"]
+
+
+def _rms_norm(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """F.rms_norm over the channels that are left."""
+    call = dict(zip(("input", "normalized_shape", "weight", "eps"), args, strict=False)) | kwargs
+    x = call["input"]
+    dims = list(range(x.dim() - len(call["normalized_shape"]), x.dim()))
+    weights = _shaped(x, gate).expand_as(x)
+    eps = torch.finfo(x.dtype).eps if call.get("eps") is None else call["eps"]
+    square = (x * x * weights).sum(dims, keepdim=True) / weights.sum(dims, keepdim=True)
+    out = x * (square + eps).rsqrt()
+    return out if call.get("weight") is None else out * call["weight"]
+
+
+def _group_norm(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """F.group_norm over the channels that are left in each group."""
+    names = ("input", "num_groups", "weight", "bias", "eps")
+    call = dict(zip(names, args, strict=False)) | kwargs
+    x, groups = call["input"], int(call["num_groups"])
+    weights = _shaped(x, gate).expand_as(x)
+    split = (x.shape[0], groups, -1)
+    out = _standard(x.reshape(split), weights.reshape(split), [2], call.get("eps", 1e-5))
+    out, view = out.view_as(x), (1, -1) + (1,) * (x.dim() - 2)
+    out = out if call.get("weight") is None else out * call["weight"].view(view)
+    return out if call.get("bias") is None else out + call["bias"].view(view)
+
+
+def _batch_norm(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """F.batch_norm without running statistics, as weights are standardised with it."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum")
+    call = dict(zip((*names, "eps"), args, strict=False)) | kwargs
+    x = call["input"]
+    dims = [d for d in range(x.dim()) if d != 1]
+    out = _standard(x, _shaped(x, gate), dims, call.get("eps", 1e-5))
+    view = (1, -1) + (1,) * (x.dim() - 2)
+    out = out if call.get("weight") is None else out * call["weight"].view(view)
+    return out if call.get("bias") is None else out + call["bias"].view(view)
+
+
+def _moments(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """`var`, `std`, `var_mean` and `std_mean` over the channels that are left."""
+    args, kwargs, x = _first(args, kwargs)
+    dims, correction, keepdim = moments_of(x, args, kwargs)
+    weights = _shaped(x, gate).expand_as(x)
+    count = weights.sum(dims, keepdim=True)
+    mean = (x * weights).sum(dims, keepdim=True) / count
+    spread = (weights * (x - mean) ** 2).sum(dims, keepdim=True) / (count - correction)
+    name = func.__name__
+    spread = spread.sqrt() if name.startswith("std") else spread
+    if not keepdim:
+        mean, spread = (_squeezed(value, dims) for value in (mean, spread))
+    return (spread, mean) if name.endswith("_mean") else spread
+
+
+def moments_of(x: Tensor, args: Any, kwargs: Any) -> tuple[list[int], float, bool]:
+    """Read the dimensions, the correction and `keepdim` of a call of `var`, whatever its form."""
+    rest = list(args)
+    dim = kwargs.get("dim", kwargs.get("axis"))
+    correction = kwargs.get("correction", 1)
+    correction = correction if kwargs.get("unbiased", True) else 0
+    if rest and isinstance(rest[0], bool):
+        correction = 1 if rest.pop(0) else 0
+    elif rest:
+        dim = rest.pop(0)
+        if rest and isinstance(rest[0], bool):
+            correction = 1 if rest.pop(0) else 0
+    keepdim = rest[0] if rest else kwargs.get("keepdim", False)
+    everything = list(range(x.dim()))
+    dims = everything if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    return (
+        [int(d) % x.dim() for d in dims] or everything,
+        1 if correction is None else correction,
+        keepdim,
+    )
+
+
+def _attention(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """Scaled dot-product attention whose own scale counts the channels that are left."""
+    args, kwargs, query = _first(args, kwargs, "query")
+    if kwargs.get("scale") is None:
+        count = _shaped(query, gate).sum()
+        kwargs = {**kwargs, "scale": 1.0}
+        query = query * count.rsqrt()
+    return func(query * _shaped(query, gate), *args, **kwargs)
+
+
+def _standard(x: Tensor, weights: Tensor, dims: list[int], eps: float) -> Tensor:
+    weights = weights.expand_as(x)
+    count = weights.sum(dims, keepdim=True)
+    mean = (x * weights).sum(dims, keepdim=True) / count
+    variance = (weights * (x - mean) ** 2).sum(dims, keepdim=True) / count
+    return (x - mean) * (variance + eps).rsqrt()
+
+
+def _squeezed(value: Tensor, dims: list[int]) -> Tensor:
+    for dim in sorted(dims, reverse=True):
+        value = value.squeeze(dim)
+    return value
+
+
+def _first(args: Any, kwargs: Any, name: str = "input") -> tuple[Any, dict[str, Any], Tensor]:
+    """Take the first operand out of a call."""
+    if args:
+        return args[1:], kwargs, args[0]
+    rest = dict(kwargs)
+    return (), rest, rest.pop(name)
+
+
+def _einsum(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """`einsum`, whose first operand stands behind the equation."""
+    equation, *operands = args
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = list(operands[0])
+    operands[0] = operands[0] * _shaped(operands[0], gate)
+    return func(equation, *operands, **kwargs)
+
+
+def _added(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """`addmm` and `baddbmm`, whose first factor is the second argument."""
+    factor = args[1] * _shaped(args[1], gate)
+    return func(args[0], factor, *args[2:], **kwargs)
+
+
+KINDS: dict[str, Callable[[Any, Any, Any, Gate], Any]] = {
+    "zero": _zero,
+    "mean": _mean,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "batch_norm": _batch_norm,
+    "moments": _moments,
+    "attention": _attention,
+    "einsum": _einsum,
+    "added": _added,
+}

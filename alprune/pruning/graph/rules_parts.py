@@ -1,0 +1,212 @@
+"""What taking parts does to channel labels: splits, slices, indices, and writing into parts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alprune.pruning.graph.labels import PINNED, Axis, slim, take
+from alprune.pruning.graph.sizes import Part, Size
+from alprune.pruning.graph.tracer import Call, Rule, Tracer
+
+
+def split(t: Tracer, call: Call) -> None:
+    """Split channels: parts that a number divides stay equal, parts named one by one are free."""
+    x = call.args[0]
+    dim = call.get(2, "dim", 0) % x.dim()
+    labels, parts = list(t.labels(x)), call.results()
+    axis = labels[dim]
+    given = call.get(1, "split_size", call.get(1, "chunks", call.kwargs.get("split_sizes")))
+    if given is None:
+        given = call.kwargs.get("indices_or_sections", call.kwargs.get("split_size_or_sections"))
+    widths = [part.shape[dim] for part in parts]
+    ends = [sum(widths[:i]) for i in range(len(parts) + 1)]
+    pieces = [take(axis, slice(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
+    if axis and isinstance(given, list | tuple) and call.name != "tensor_split":
+        _named_parts(t, given, pieces, call.name)
+    elif axis and len(set(widths)) == 1:
+        for piece in pieces[1:]:
+            t.nodes.unite(pieces[0], piece, "equal parts of the channels")
+        if isinstance(given, Size) and (known := t.size_axis(given)):
+            t.nodes.unite(known, pieces[0], call.name)
+    elif axis:
+        t.nodes.pin(axis, f"{call.name} into unequal parts")
+    for part, piece in zip(parts, pieces, strict=True):
+        labels[dim] = piece
+        t.set(part, labels)
+
+
+def _named_parts(t: Tracer, given: Sequence[Any], pieces: Sequence[Axis], reason: str) -> None:
+    """Let each part follow its size; a part whose size is written into the code stays whole."""
+    for size, piece in zip(given, pieces, strict=True):
+        if known := t.size_axis(size):
+            t.nodes.unite(known, piece, reason)
+        elif not isinstance(size, Size):
+            t.nodes.pin(piece, f"{reason} into parts of fixed size")
+        else:
+            _divided(t, size, piece, reason)
+
+
+def _divided(t: Tracer, size: Size, piece: Axis, reason: str) -> None:
+    """Couple the channels of a part whose size is a fraction of another axis."""
+    source = size.source
+    if isinstance(source, Part) and (whole := t.size_axis(source.of)):
+        for column in whole:
+            t.nodes.tie(column.view(int(source.by), -1), [0], reason)
+
+
+def unbind(t: Tracer, call: Call) -> None:
+    """Taking single indices out of a channel dimension pins it."""
+    x = call.args[0]
+    dim = call.get(1, "dim", 0) % x.dim()
+    labels = t.labels(x)
+    t.nodes.pin(labels[dim], f"{call.name} along channels")
+    for part in call.results():
+        t.set(part, [*labels[:dim], *labels[dim + 1 :]])
+
+
+def select(t: Tracer, call: Call) -> None:
+    """Taking one index, or indices from a list, out of a channel dimension pins it."""
+    labels = list(t.labels(call.args[0]))
+    dim = call.get(1, "dim", 0) % len(labels)
+    t.nodes.pin(labels[dim], f"{call.name} along channels")
+    if call.out.dim() == len(labels):
+        labels[dim] = ()
+    else:
+        del labels[dim]
+    t.set(call.out, labels)
+
+
+def narrow(t: Tracer, call: Call) -> None:
+    """Slice `length` indices from `start`."""
+    labels = list(t.labels(call.args[0]))
+    dim, start, length = (call.get(i, n) for i, n in ((1, "dim"), (2, "start"), (3, "length")))
+    size = call.args[0].shape[dim]
+    stop = None if int(start) + int(length) == size else start + length
+    labels[dim] = _slice(t, labels[dim], size, slice(start, stop))
+    t.set(call.out, labels)
+
+
+def getitem(t: Tracer, call: Call) -> None:
+    """Index or slice; a slice of the channels must stay where it is."""
+    x, index = call.args
+    labels = t.labels(x)
+    found: list[Axis] = []
+    dim, first, taken = 0, -1, 0
+    for item in _items(index, x.dim()):
+        if item is None:
+            found.append(())
+        elif isinstance(item, slice):
+            found.append(_slice(t, labels[dim], x.shape[dim], item))
+            dim += 1
+        else:
+            wide = item.dim() if isinstance(item, Tensor) and item.dtype == torch.bool else 1
+            for axis in labels[dim : dim + wide]:
+                t.nodes.pin(axis, "indexed along channels")
+            if not isinstance(item, int) or isinstance(item, bool):
+                first = len(found) if first < 0 else first
+                taken += 1
+            dim += wide
+    extra = call.out.dim() - len(found)
+    if first >= 0 or extra:
+        at = max(first, 0)
+        if taken > 1 and _apart(_items(index, x.dim())):
+            at = 0
+        found[at:at] = [()] * extra
+    t.set(call.out, found)
+
+
+def _apart(items: list[Any]) -> bool:
+    """Whether lists of indices stand apart, so that their dimensions come first."""
+    places = [i for i, item in enumerate(items) if not isinstance(item, slice | type(None))]
+    return places != list(range(places[0], places[0] + len(places)))
+
+
+def setitem(t: Tracer, call: Call) -> None:
+    """Write a value's labels into a part of another tensor."""
+    x, index, value = call.args
+    labels = list(t.labels(x))
+    items = _items(index, x.dim())
+    simple = all(isinstance(i, slice) and i.step in (None, 1) for i in items)
+    given = t.labels(value) if isinstance(value, Tensor) else ()
+    given = ((),) * (x.dim() - len(given)) + tuple(given)
+    if not simple or x._is_view() or t.registered(x) or len(given) != x.dim():
+        for axis in (*labels, *given):
+            t.nodes.pin(axis, "written at computed indices or into a view")
+        return
+    for dim, (item, axis) in enumerate(zip(items, given, strict=True)):
+        start, stop, _ = item.indices(x.shape[dim])
+        if isinstance(value, Tensor) and axis and len(axis[0]) != stop - start:
+            t.nodes.pin(axis, "written into several channels")
+        elif (start, stop) == (0, x.shape[dim]):
+            if axis and not labels[dim]:
+                labels[dim] = axis
+            elif axis:
+                t.nodes.unite(labels[dim], axis, call.name)
+        elif axis:
+            labels[dim] = _written(labels[dim], axis, start, stop, x.shape[dim])
+    t.set(x, labels)
+
+
+def _written(old: Axis, new: Axis, start: int, stop: int, size: int) -> Axis:
+    blank = torch.zeros(size, dtype=torch.int64, device="cpu")
+    columns = [column.clone() for column in old]
+    while len(columns) < len(new):
+        columns.append(blank.clone())
+    for k, column in enumerate(columns):
+        column[start:stop] = new[k] if k < len(new) else PINNED
+    return slim(tuple(columns))
+
+
+def _slice(t: Tracer, axis: Axis, size: int, part: slice) -> Axis:
+    """Keep a slice of channels valid: parts of a fraction stay equal, what a number counts stays.
+
+    Returns:
+        The sliced axis.
+    """
+    start, stop, step = part.indices(size)
+    if (start, stop, step) == (0, size, 1):
+        return axis
+    if not axis:
+        return axis
+    found = take(axis, slice(start, stop, step))
+    reason = "sliced along channels"
+    if step != 1 or stop <= start:
+        t.nodes.pin(axis, reason)
+        return found
+    for edge in (part.start, part.stop):
+        if edge is None or edge == 0 or abs(edge) >= size:
+            continue
+        if not isinstance(edge, Size):  # a fixed count from the front, or from the back
+            t.nodes.pin(take(axis, slice(0, edge) if edge > 0 else slice(edge, None)), reason)
+            continue
+        front = take(axis, slice(0, edge) if edge > 0 else slice(edge, None))
+        if known := t.size_axis(edge):
+            t.nodes.unite(known, front, reason)
+        elif isinstance(edge.source, Part) and t.size_axis(edge.source.of):
+            _divided(t, edge, front, reason)
+    return found
+
+
+def _items(index: Any, rank: int) -> list[Any]:
+    """Write an index out: one item for each dimension, `...` replaced by full slices."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    used = sum(
+        i.dim() if isinstance(i, Tensor) and i.dtype == torch.bool else 1
+        for i in items
+        if i is not None and i is not Ellipsis
+    )
+    full = [slice(None)] * (rank - used)
+    at = next((k for k, item in enumerate(items) if item is Ellipsis), None)
+    return [*items, *full] if at is None else [*items[:at], *full, *items[at + 1 :]]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), split),
+    "unbind": unbind,
+    **dict.fromkeys(("select", "index_select"), select),
+    "narrow": narrow,
+    "__getitem__": getitem,
+    "__setitem__": setitem,
+}

@@ -1,0 +1,141 @@
+"""What `view`, `reshape` and `flatten` do to channel labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from alprune.pruning.graph.labels import Axis, slim, spread
+from alprune.pruning.graph.sizes import Part, Size, Times, Whole
+from alprune.pruning.graph.tracer import Call, Rule, Tracer
+
+
+def reshape(t: Tracer, call: Call) -> None:
+    """Move the labels, run by run of dimensions that cover each other."""
+    x, out = call.args[0], call.out
+    labels, given = t.labels(x), _given(call)
+    found: list[Axis] = [()] * out.dim()
+    for before, after in _runs(x.shape, out.shape):
+        axes = [labels[d] for d in before]
+        sizes = [x.shape[d] for d in before]
+        numbers = [given[d] for d in after]
+        for d, axis in zip(after, _regroup(t, axes, sizes, numbers, out.shape, after), strict=True):
+            found[d] = axis
+    for dim, number in enumerate(given):
+        found[dim] = _counted(t, found[dim], number, call.name)
+    t.set(out, found)
+
+
+def _given(call: Call) -> list[Any]:
+    """Return the sizes asked for, as the forward wrote them; -1 where they are inferred."""
+    out = call.out
+    if call.name in ("flatten", "ravel"):
+        return [-1] * out.dim()
+    if call.name in ("view_as", "reshape_as"):
+        return list(call.args[1].shape)
+    if call.name == "unflatten":
+        dim, sizes = call.get(1, "dim"), list(call.get(2, "sizes"))
+        start = dim % call.args[0].dim()
+        return [*[-1] * start, *sizes, *[-1] * (out.dim() - start - len(sizes))]
+    rest = call.args[1:]
+    if not rest:
+        rest = (call.kwargs.get("shape", call.kwargs.get("size")),)
+    if len(rest) == 1 and isinstance(rest[0], list | tuple):
+        rest = tuple(rest[0])
+    if len(rest) != out.dim():  # a view as another type
+        raise ValueError("not a new shape")
+    return list(rest)
+
+
+def _regroup(
+    t: Tracer,
+    axes: Sequence[Axis],
+    sizes: Sequence[int],
+    numbers: Sequence[Any],
+    shape: Sequence[int],
+    after: Sequence[int],
+) -> list[Axis]:
+    """Return the axes of the dimensions that one run of dimensions becomes."""
+    if len(axes) == len(after) == 1:
+        return [axes[0]]
+    flat: list[torch.Tensor] = []
+    for place, axis in enumerate(axes):
+        flat += spread(axis, place, sizes)
+    grid = tuple(shape[d] for d in after)
+    found: list[list[torch.Tensor]] = [[] for _ in after]
+    for column in flat:
+        for place, part in enumerate(_divide(t, column.view(grid), numbers)):
+            if part is not None and not any(torch.equal(part, other) for other in found[place]):
+                found[place].append(part)
+    return [slim(tuple(columns)) for columns in found]
+
+
+def _divide(t: Tracer, grid: torch.Tensor, numbers: Sequence[Any]) -> list[torch.Tensor | None]:
+    """Write a grid of nodes as one column for each of its dimensions.
+
+    Along dimensions whose size is a plain number in the code, the nodes are tied, since that
+    number cannot change. Where the nodes still vary along several dimensions, each stands for
+    one node of each dimension.
+    """
+    columns: list[torch.Tensor | None] = [None] * grid.dim()
+    vary = [d for d in range(grid.dim()) if _varies(grid, d)]
+    if not vary:
+        columns[-1] = grid.reshape(-1)[:1].expand(grid.shape[-1])  # one channel, which must stay
+        return columns
+    free = [d for d in vary if isinstance(numbers[d], Size) or numbers[d] == -1] or vary[-1:]
+    t.nodes.tie(grid, [d for d in vary if d not in free], "channels viewed as a grid")
+    for d in range(grid.dim()):
+        grid = grid if d in free else grid.narrow(d, 0, 1)
+    if len(free) == 1:
+        columns[free[0]] = grid.reshape(-1)
+        return columns
+    parts = []
+    for d in free:
+        nodes = columns[d] = t.nodes.new(grid.shape[d])
+        view = [1] * grid.dim()
+        view[d] = -1
+        parts.append(nodes.view(view).expand(grid.shape).reshape(-1))
+    t.nodes.expand(grid.reshape(-1), tuple(parts), "channels viewed as a grid")
+    return columns
+
+
+def _varies(grid: torch.Tensor, dim: int) -> bool:
+    return grid.shape[dim] > 1 and not bool((grid == grid.narrow(dim, 0, 1)).all())
+
+
+def _counted(t: Tracer, axis: Axis, number: Any, reason: str) -> Axis:
+    """Couple a new dimension with what its size counts."""
+    source = number.source if isinstance(number, Size) else None
+    if isinstance(source, Whole):
+        known = t.size_axis(number)
+        t.nodes.unite(known, axis, reason)
+        return known if len(known) > len(axis) and axis else axis
+    if isinstance(source, Part):
+        if isinstance(source.by, Size):
+            t.nodes.pin(t.size_axis(source.by), f"another size is divided by it ({reason})")
+        grids = [c.view(int(source.by), -1) for c in t.size_axis(source.of)]
+        for row in range(int(source.by) if grids else 0):
+            t.nodes.unite(tuple(grid[row] for grid in grids), axis, reason)
+    if isinstance(source, Times) and (whole := t.size_axis(source.of)):
+        t.nodes.unite(tuple(c.repeat(source.by) for c in whole), axis, reason)
+    return axis
+
+
+def _runs(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Pair runs of dimensions before with the runs of dimensions after that cover them."""
+    runs, i, j = [], 0, 0
+    while i < len(before) and j < len(after):
+        left, right, first, start = before[i], after[j], j, i
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        runs.append((list(range(start, i)), list(range(first, j))))
+    return runs
+
+
+RULES: dict[str, Rule] = dict.fromkeys(
+    "view reshape flatten unflatten view_as reshape_as ravel".split(), reshape
+)

@@ -1,0 +1,148 @@
+"""Sizes that know where they come from: an attribute of a module, or the shape of an activation.
+
+While a network is traced, integers of its modules and the sizes of channel dimensions are `Size`
+objects, ordinary integers otherwise. A `view` or `split` then says which attribute has to change
+with the channels, and which number is written into the code.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from alprune.pruning.graph.labels import Axis
+
+Key = tuple[str, str]  # a module's name and an attribute, "num_heads" or "sizes[1]"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The size of an axis, or the value of an attribute."""
+
+    axis: Axis = ()
+    attribute: Key | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A size divided by a number."""
+
+    of: "Size"
+    by: int
+
+
+@dataclass(frozen=True)
+class Times:
+    """A size times a number."""
+
+    of: "Size"
+    by: int
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Any other arithmetic; it follows the sizes, and only trying shows whether it is right."""
+
+
+Source = Whole | Part | Times | Computed
+
+
+class Size(int):
+    """An integer and its source."""
+
+    source: Source
+
+    def __new__(cls, value: int, source: Source) -> "Size":
+        """Make an integer that knows its source."""
+        made = super().__new__(cls, value)
+        made.source = source
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        """Copy as a plain integer."""
+        return int(self)
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        """Pickle as a plain integer."""
+        return int, (int(self),)
+
+    def __floordiv__(self, other: Any) -> Any:
+        """Divide, and remember what was divided."""
+        return _derived(int.__floordiv__(self, other), Part(self, other))
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        """Divide a number by this size."""
+        return _derived(int.__rfloordiv__(self, other), Computed())
+
+    def __mul__(self, other: Any) -> Any:
+        """Multiply; two sizes make a computed one."""
+        source = Computed() if isinstance(other, Size) else Times(self, other)
+        return _derived(int.__mul__(self, other), source)
+
+    def __rmul__(self, other: Any) -> Any:
+        """Multiply from the left."""
+        return _derived(int.__rmul__(self, other), Times(self, other))
+
+    def __add__(self, other: Any) -> Any:
+        """Add."""
+        return _derived(int.__add__(self, other), Computed())
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        """Subtract."""
+        return _derived(int.__sub__(self, other), Computed())
+
+    def __rsub__(self, other: Any) -> Any:
+        """Subtract this size from a number."""
+        return _derived(int.__rsub__(self, other), Computed())
+
+    def __neg__(self) -> "Size":
+        """Negate."""
+        return Size(int.__neg__(self), Computed())
+
+
+def _derived(value: Any, source: Source) -> Any:
+    return value if value is NotImplemented else Size(value, source)
+
+
+def mark_attributes(model: nn.Module) -> None:
+    """Replace the integers that a model's own modules hold, also in tuples and lists."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn."):
+            continue
+        for attribute, value in list(vars(module).items()):
+            if attribute.startswith("_") or attribute == "training":
+                continue
+            if _counts(value):
+                vars(module)[attribute] = Size(value, Whole(attribute=(name, attribute)))
+            elif type(value) in (tuple, list) and any(_counts(v) for v in value):
+                vars(module)[attribute] = type(value)(
+                    Size(v, Whole(attribute=(name, f"{attribute}[{i}]"))) if _counts(v) else v
+                    for i, v in enumerate(value)
+                )
+
+
+def get_size(module: nn.Module, attribute: str) -> Any:
+    """Return an attribute of a module, or the item of one that "name[i]" names."""
+    name, _, index = attribute.rstrip("]").partition("[")
+    value = getattr(module, name, None)
+    if not index:
+        return value
+    fits = isinstance(value, tuple | list) and int(index) < len(value)
+    return value[int(index)] if fits else None  # type: ignore[index]
+
+
+def set_size(module: nn.Module, attribute: str, value: int) -> None:
+    """Set what `get_size` returns."""
+    name, _, index = attribute.rstrip("]").partition("[")
+    if index:
+        items = list(getattr(module, name))
+        items[int(index)] = value
+        setattr(module, name, type(getattr(module, name))(items))
+    else:
+        setattr(module, name, value)
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and value > 0
