@@ -81,11 +81,16 @@ def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
             axis = tensor.axes[dim]
             if bool((rows(axis) < 0).all(0).any()):
                 continue  # what is pinned keeps the layer alive
-            # of a grid the longer side has the floor: the places within heads, not the heads
-            sides = sorted((ids[ids >= 0].unique() for ids in rows(axis)), key=len)
-            for own in sides[:-1]:
-                keep_best(own, 1)
-            keep_best(sides[-1], floor_for(sides[-1].numel(), limits.min_channels))
+            if axis.dim() == 1:
+                own = axis.unique()
+                keep_best(own, floor_for(own.numel(), limits.min_channels))
+                continue
+            # in a grid of heads and places within them, the places have the floor
+            sides = graph.group_of[axis[axis >= 0]].unique().tolist()
+            sides.sort(key=lambda index: len(graph.groups[index].channels))
+            for place, index in enumerate(sides):
+                own = graph.groups[index].channels
+                keep_best(own, floor_for(own.numel(), limits.min_channels) if place else 1)
     channels = layer_channels(graph) if limits.layer_floors else {}
     for pattern, least in limits.layer_floors.items():
         for name, own in channels.items():

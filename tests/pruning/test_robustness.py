@@ -1,7 +1,9 @@
 """What pruning makes of branching forwards, wrappers, odd inputs and criteria that fail."""
 
+import collections
 import copy
 import importlib
+import types
 
 import pytest
 import torch
@@ -236,9 +238,26 @@ class Returning(nn.Module):
 
 
 @pytest.mark.parametrize("name", [*SCORED, "synflow"])
-@pytest.mark.parametrize("wrap", [lambda y: (y, y), lambda y: {"logits": y}])
-def test_outputs_that_are_no_single_tensor_are_refused(name, wrap):
-    with pytest.raises(PruneError, match=r"returned a (tuple|dict); scores need logits"):
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda y: (y, y),
+        lambda y: {"logits": y, "features": y},
+        lambda y: types.SimpleNamespace(logits=y),
+        lambda y: collections.namedtuple("Outputs", "logits aux")(y, y),
+    ],
+    ids=["tuple", "dict", "object", "named tuple"],
+)
+def test_logits_are_found_in_what_a_network_returns(name, wrap):
+    plain = prune(small_vgg(), name, batch=batch_of())
+    pruned = prune(Returning(wrap), name, batch=batch_of())
+    assert list(pruned.widths.values()) == list(plain.widths.values())
+
+
+@pytest.mark.parametrize("name", [*SCORED, "synflow"])
+@pytest.mark.parametrize("wrap", [lambda y: {"a": y, "b": y}, lambda y: (y[..., None], y)])
+def test_outputs_without_logits_are_refused(name, wrap):
+    with pytest.raises(PruneError, match=r"returned a (tuple|dict).*scores need logits"):
         prune(Returning(wrap), name, batch=batch_of())
 
 

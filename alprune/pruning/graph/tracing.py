@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from alprune.errors import ModelError
 from alprune.pruning.graph.attention import open_attention
@@ -17,7 +16,7 @@ from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
 from alprune.pruning.graph.sizes import mark_attributes
 from alprune.pruning.graph.surgery import copied, registered, unwrap
 from alprune.pruning.graph.tracer import Call, Rule, Tracer
-from alprune.pruning.graph.verify import faults, run
+from alprune.pruning.graph.verify import faults, outputs, run
 from alprune.registry import unknown
 
 __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
@@ -199,11 +198,11 @@ def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
     tracer.place.start()
     with tracer:
         out = run(probe, example)
-    leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    leaves = outputs(out)
     if not leaves:
         raise ModelError(
             f"{type(probe).__name__} returned {type(out).__name__}; expected a tensor, or a "
-            "tuple, list or dict of tensors."
+            "tuple, list, dict or object that holds tensors."
         )
     for leaf in leaves:
         tracer.pin(leaf, "output of the model")

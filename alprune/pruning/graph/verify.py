@@ -165,9 +165,19 @@ class NoDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def outputs(out: Any) -> list[Tensor]:
+    """Return the tensors in what a network returns: also those that an object's fields hold."""
+    found = []
+    for leaf in tree_leaves(out):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__"):
+            found += [x for x in tree_leaves(vars(leaf)) if isinstance(x, Tensor)]
+    return found
+
+
 def _tensors(out: Any) -> list[Tensor]:
-    found = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-    return [x if x.is_complex() else x.double() for x in found]
+    return [x if x.is_complex() else x.double() for x in outputs(out)]
 
 
 def _noise(model: nn.Module) -> dict[int, Any]:
