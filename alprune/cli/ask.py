@@ -105,6 +105,8 @@ def ask_command(
 @click.option("--replace", is_flag=True, help="Take answers that differ from those told before.")
 @click.option("--unasked", is_flag=True, help="Take images that were never asked for.")
 @trust_option
+@click.option("--encoding", help="Of a file that is not UTF-8: cp1251, shift_jis, utf-16-le, ...")
+@click.option("--label-column", help="Column or Label Studio control that holds the label.")
 @click.option("--simulate", is_flag=True, help="In a trial (--initial): answer by the folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was taken as JSON.")
 def tell_command(
@@ -113,6 +115,8 @@ def tell_command(
     new_classes: bool,
     replace: bool,
     unasked: bool,
+    encoding: str | None,
+    label_column: str | None,
     simulate: bool,
     as_json: bool,
 ) -> None:
@@ -131,7 +135,13 @@ def tell_command(
             told = asking.tell_truth()
         else:
             told = asking.tell(
-                labels, new_classes=new_classes, replace=replace, unasked=unasked, by="file"
+                labels,
+                new_classes=new_classes,
+                replace=replace,
+                unasked=unasked,
+                encoding=encoding,
+                label_column=label_column,
+                by="file",
             )
         total = len(asking.labels)
     click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total))

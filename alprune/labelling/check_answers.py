@@ -1,33 +1,35 @@
-"""Check what somebody told against what was asked and told before; nothing is taken by halves."""
+"""Check answers against what was asked and answered before: all of them are taken, or none."""
 
 import difflib
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name
+from alprune.data.tables import other_readings
 from alprune.errors import DataError, quoted
-from alprune.labelling.journal import Answer, Journal, Query
+from alprune.labelling.asked_paths import AskedPaths
+from alprune.labelling.doubtful import as_whole, why_doubtful
+from alprune.labelling.journal import Answer, Journal
 from alprune.labelling.read_answers import SKIPS, Given, spellings
 
-_NAME_MOST = 100  # characters of a class's name
 _SHOWN = 3  # of a kind of problem
 
 
 @dataclass(frozen=True)
 class Told:
-    """What was taken.
+    """The labels that were taken, in numbers.
 
     Attributes:
         labels: Images that got a label, by class.
-        skipped: Images of which it was said that nobody can tell.
+        skipped: Images that nobody can tell.
         known: Answers that were known already.
         replaced: Answers that replaced others.
         left: Images of this round that are still open.
         new_classes: Classes that came with these labels.
-        guessed: Labelled images for which the learner had a guess,
-        right: and those of them for which it was right.
+        guessed: Labelled images for which the learner had a guess.
+        right: Those of them for which the guess was right.
     """
 
     labels: Mapping[str, int]
@@ -46,7 +48,7 @@ class Rules:
 
     Attributes:
         new_classes: Labels that are no class yet.
-        replace: Answers other than those told before.
+        replace: Answers that differ from earlier ones.
         unasked: Images that were never asked for.
     """
 
@@ -62,6 +64,9 @@ class _Findings:
     unasked: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
+    guessed: dict[str, str] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -70,16 +75,25 @@ class _Findings:
 
 
 class Teller:
-    """Turns what a file, a page or a caller says into answers for a journal.
+    """Turns the answers of a file, a page or a caller into answers for a journal.
 
     Args:
         journal: Takes them.
         root: The folder of images.
         identify: Returns the content hash of a file below it, None if it is no image there.
+        every_path: Returns the paths of all images below it, for paths of which only the end is
+            known; called where that is needed.
     """
 
-    def __init__(self, journal: Journal, root: Path, identify: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        root: Path,
+        identify: Callable[[str], str | None],
+        every_path: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._journal, self._root, self._identify = journal, root, identify
+        self._every_path = every_path
 
     def take(self, given: Sequence[Given], rules: Rules, by: str) -> Told:
         """Check answers and enter them, all or none.
@@ -89,11 +103,11 @@ class Teller:
             StoreError: The answers cannot be written.
         """
         journal, found = self._journal, _Findings()
-        paths = _Paths(journal.queries, self._root)
+        paths = AskedPaths(journal.queries, self._root, self._every_path)
         names = _Names(journal.offered, rules.new_classes or not journal.offered)
         for entry in given:
             self._sort_in(entry, paths, names, rules, found)
-        _refuse(found, names)
+        _refuse(found, names, paths)
         answers = list(found.answers.values())
         guesses = [(journal.queries.get(a.path), a.label) for a in answers if a.label is not None]
         guessed = [(q.guess, label) for q, label in guesses if q is not None and q.guess]
@@ -111,37 +125,54 @@ class Teller:
 
     def says_more(self, given: Sequence[Given]) -> bool:
         """Tell whether some of these answers are not known."""
-        paths = _Paths(self._journal.queries, self._root)
+        paths = AskedPaths(self._journal.queries, self._root, self._every_path)
         names = _Names(self._journal.offered, growing=False)
         for entry in given:
-            asked, label = paths.find(entry.path), names.meaning(entry)
+            asked, label = paths.find(entry.path, entry.where), names.meaning(entry)
             answer = self._journal.answers.get(asked[1]) if asked else None
             if label != "" and (answer is None or answer.label != label):
                 return True
         return False
 
     def _sort_in(
-        self, entry: Given, paths: "_Paths", names: "_Names", rules: Rules, found: _Findings
+        self, entry: Given, paths: AskedPaths, names: "_Names", rules: Rules, found: _Findings
     ) -> None:
         """Find out what one entry means, and put it where it belongs."""
         at = f"{quoted(entry.path)} ({entry.where})"
-        asked = paths.find(entry.path)
+        asked = paths.find(entry.path, entry.where)
         path, content = asked if asked else (None, None)
         if content is None and rules.unasked:
             path, content = self._on_disk(entry.path)
         if path is None or content is None:
-            if entry.label or entry.skipped:
-                found.unasked.append(at)
+            if entry.guess and not entry.path.isascii():
+                found.guessed[entry.path] = entry.guess
+            elif entry.label or entry.skipped:
+                alike = paths.alike(entry.path)
+                (found.ambiguous if alike else found.unasked).append(
+                    f"{at}: {_few([repr(path) for path in alike])}" if alike else at
+                )
             return
         label = names.meaning(entry)
         if label == "":
             return
-        if label is not None and (len(label) > _NAME_MOST or not label.isprintable()):
-            found.unnamed.append(f"{quoted(label)} ({entry.where})")
-            return
-        if label is not None and not names.knows(label):
-            found.unknown.append(label)
-            return
+        if label is not None and label not in names.known:
+            if entry.guess and not label.isascii():
+                found.guessed[label] = entry.guess
+                return
+            if not is_name(label):
+                found.unnamed.append(f"{quoted(label)} ({entry.where})")
+                return
+            if len(alike := names.alike(label)) > 1:
+                found.ambiguous.append(
+                    f"{quoted(label)} ({entry.where}): {_few([repr(name) for name in alike])}"
+                )
+                return
+            if (why := why_doubtful(label)) is not None:
+                found.doubtful.append(f"{quoted(label)} ({entry.where}): {why}")
+                return
+            if not names.add(label):
+                found.unknown.append(label)
+                return
         self._compare(_answer(self._journal, path, content, label), at, rules, found)
 
     def _compare(self, answer: Answer, at: str, rules: Rules, found: _Findings) -> None:
@@ -176,29 +207,12 @@ def _answer(journal: Journal, path: str, content: str, label: str | None) -> Ans
     return Answer(path, content, label, journal.round, held)
 
 
-class _Paths:
-    """Finds what was asked by the ways in which a path may be written."""
-
-    def __init__(self, queries: Mapping[str, Query], root: Path) -> None:
-        self._asked = {path: query.content for path, query in queries.items()}
-        # A Mac writes letters and accents apart, other systems together.
-        self._composed = {unicodedata.normalize("NFC", path): path for path in self._asked}
-        self._root = root
-
-    def find(self, text: str) -> tuple[str, str] | None:
-        """Return path and content; None if no such image was asked for."""
-        for spelt in spellings(text, self._root):
-            path = self._composed.get(unicodedata.normalize("NFC", spelt))
-            if path is not None:
-                return path, self._asked[path]
-        return None
-
-
 class _Names:
     """Finds classes by what people write; collects the new ones where they are allowed."""
 
     def __init__(self, known: Sequence[str], growing: bool) -> None:
         self.known, self._growing = list(known), growing
+        self._forms = KnownNames(known)
         self.new: list[str] = []
 
     def meaning(self, entry: Given) -> str | None:
@@ -207,26 +221,29 @@ class _Names:
             return None
         if not entry.label:
             return ""
-        for text in entry.labels:
-            if text in self.known:
-                return text
-        text = entry.labels[0].strip()
-        alike = [name for name in self.known if name.casefold() == text.casefold()]
-        if len(alike) == 1:
-            return alike[0]
+        whole = as_whole(entry.labels[0])
+        for text in (*entry.labels, *([whole] if whole else [])):
+            if (name := self._forms.find(text)) is not None:
+                return name
+        text = composed(entry.labels[0])
         return None if text.casefold() in SKIPS else text
 
-    def knows(self, label: str) -> bool:
-        """Tell whether a name is a class, or becomes one here."""
-        if label not in self.known and self._growing:
+    def alike(self, label: str) -> list[str]:
+        """Return the classes that differ from a label only in case, spaces and form."""
+        return self._forms.alike(label)
+
+    def add(self, label: str) -> bool:
+        """Make a label a class if that is allowed; return whether it is."""
+        if self._growing:
             self.known.append(label)
+            self._forms.add(label)
             self.new.append(label)
-        return label in self.known
+        return self._growing
 
 
-def _refuse(found: _Findings, names: _Names) -> None:
+def _refuse(found: _Findings, names: _Names, paths: AskedPaths) -> None:
     """Raise one error that names all that is wrong, if anything is."""
-    problems = []
+    problems = paths.problems()
     if found.unasked:
         problems.append(
             f"{len(found.unasked)} image(s) were never asked for: {_few(found.unasked)}. Remove "
@@ -244,14 +261,32 @@ def _refuse(found: _Findings, names: _Names) -> None:
         )
     if found.unnamed:
         problems.append(
-            f"{len(found.unnamed)} label(s) cannot name a class: {_few(found.unnamed)}. A name is "
-            f"printable and has at most {_NAME_MOST} characters."
+            f"{len(found.unnamed)} label(s) cannot name a class: {_few(found.unnamed)}. A name has "
+            f"at most {LONGEST_NAME} characters, none of them a control character."
+        )
+    if found.ambiguous:
+        problems.append(
+            f"{len(found.ambiguous)} name(s) may mean several: {_few(found.ambiguous)}. Write them "
+            "in full, as they are in queries.csv."
+        )
+    if found.doubtful:
+        problems.append(
+            f"{len(found.doubtful)} label(s) are hardly names of classes: {_few(found.doubtful)}. "
+            "If one is meant as a class, name it first: alprune ask DIR --classes NAME."
+        )
+    if found.guessed:
+        readings = [other_readings(name, guess) for name, guess in found.guessed.items()]
+        listed = [" or ".join(some) for some in readings if some]
+        problems.append(
+            f"{len(found.guessed)} name(s) are in an encoding that the file does not state: "
+            f"{_few(listed)}. Name the right one (such as --encoding cp1251), or save the file as "
+            "UTF-8 with a mark."
         )
     if found.twice:
         problems.append(f"{len(found.twice)} image(s) have two answers: {_few(found.twice)}.")
     if found.conflicts:
         problems.append(
-            f"{len(found.conflicts)} answer(s) differ from those told before: "
+            f"{len(found.conflicts)} answer(s) differ from earlier ones: "
             f"{_few(found.conflicts)}. Pass --replace if the new ones are right."
         )
     if problems:

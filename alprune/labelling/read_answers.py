@@ -1,17 +1,16 @@
 """Read labels from the files that people send: spreadsheets' CSV and Label Studio's exports."""
 
-import codecs
 import csv
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from alprune.data.safe_io import read_whole
+from alprune.data.tables import decode, read_table
 from alprune.errors import DataError, quoted
 from alprune.loop.run_folder import from_cell
 
@@ -19,6 +18,9 @@ FILE_BYTES = 2**27  # of a file of labels
 SKIPS = ("skip", "unsure", "?")  # what stands for "I cannot tell"
 _PATHS = ("path", "file", "filename", "image")  # names of columns, in order of preference
 _LABELS = ("label", "class", "choice", "choices")
+_CHOICES = ("choice", "choices")  # of these, Label Studio's own
+_COMMENTS = frozenset(("textarea", "rating", "number", "datetime", "relation"))
+_UPLOADED = re.compile(r"(?:.*/)?data/upload/(?:\d+/)?[0-9a-f]{8}-(.+)")
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Given:
         path: As written; `spellings` says which paths it may mean.
         label: As written, without spaces around it; "" where nothing was answered.
         skipped: Whether it says in another way than by the label that nobody could tell.
+        guess: Encoding in which the file was read, if that was guessed.
     """
 
     where: str
     path: str
     label: str
     skipped: bool = False
+    guess: str | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -43,11 +47,16 @@ class Given:
         return from_cell(self.label), self.label
 
 
-def read_answers(path: Path) -> list[Given]:
+def read_answers(path: Path, encoding: str | None = None, column: str | None = None) -> list[Given]:
     """Read a CSV file (columns path, label) or an export of Label Studio (JSON, JSON-MIN, CSV).
 
-    A CSV may be separated by commas, semicolons or tabs, with or without a byte order mark, in
-    UTF-8, UTF-16 or a Western Windows code page, and its lines may end in any way.
+    A CSV may be separated by commas, semicolons, tabs or bars and its lines may end in any way. It
+    is read by its byte order mark, as UTF-8, or by `encoding`; see `alprune.data.tables.decode`.
+
+    Args:
+        path: The file.
+        encoding: Of a file that is not UTF-8.
+        column: Name of the column, or of Label Studio's control, that holds the label.
 
     Raises:
         DataError: It cannot be read, or is none of these.
@@ -56,11 +65,19 @@ def read_answers(path: Path) -> list[Given]:
         raw = read_whole(path, FILE_BYTES)
     except OSError as error:
         raise DataError(f"cannot read labels from {path}: {error.strerror or error}.") from error
-    text = _decoded(raw)
+    names = _LABELS if column is None else (column,)
     try:
-        if text.lstrip()[:1] in ("[", "{") and path.suffix.lower() != ".csv":
-            return list(_from_json(json.loads(text)))
-        return list(_from_csv(text))
+        text = decode(raw, encoding)
+        if text.content.lstrip()[:1] in ("[", "{") and path.suffix.lower() != ".csv":
+            return list(_from_json(json.loads(text.content), names))
+        table = read_table(text)
+        where, what = table.column(_PATHS, "path"), table.column(names, "label")
+        if column is None:  # a table of ours may come back from Label Studio with one more
+            what = table.filled([what, *(i for name in _CHOICES for i in table.places(name))])
+        return [
+            _one(f"line {line}", row[where], row[what], guess=table.guess)
+            for line, row in table.rows
+        ]
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except (ValueError, RecursionError, csv.Error) as error:
@@ -68,18 +85,31 @@ def read_answers(path: Path) -> list[Given]:
 
 
 def spellings(path: str, root: Path) -> Iterable[str]:
-    """Return what a path in somebody's file may be called below the folder of images.
+    """Return what a path in a file of answers may be called below the folder of images.
 
     It may be absolute, have backslashes, be written for a spreadsheet, or be an address under
-    which Label Studio serves it.
+    which Label Studio or a web server serves it.
     """
-    for text in dict.fromkeys((path, from_cell(path))):
-        query = parse_qs(urlsplit(text).query).get("d") if "local-files" in text else None
-        for name in (text, query[0] if query else None, unquote(text)):
-            if name is None:
-                continue
+    for text in dict.fromkeys((path, from_cell(path), path.strip())):
+        names = [text]
+        if "local-files" in text and (query := parse_qs(urlsplit(text).query).get("d")):
+            names.append(query[0])
+        if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+            names.append(unquote(urlsplit(text).path).lstrip("/"))
+        for name in (*names, unquote(text)):
             plain = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
             yield from (name, plain, _below(plain, root))
+
+
+def uploaded_name(path: str) -> str | None:
+    """Return the name of a file before it was uploaded to Label Studio; None of any other."""
+    found = _UPLOADED.fullmatch(unquote(path.strip()))
+    return found[1] if found else None
+
+
+def as_uploaded(name: str) -> str:
+    """Return a file's name as it becomes when it is uploaded, but for the digits in front."""
+    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
 
 
 def _below(path: str, root: Path) -> str:
@@ -90,46 +120,10 @@ def _below(path: str, root: Path) -> str:
     return path
 
 
-def _decoded(raw: bytes) -> str:
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16", errors="replace")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")
-
-
-def _from_csv(text: str) -> Iterable[Given]:
-    if "\0" in text:
-        raise DataError("it holds null characters: it is no text.")
-    head = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=False)
-    names: list[str] | None = None
-    for row in rows:
-        if not any(cell.strip() for cell in row):
-            continue
-        if names is None:
-            names = [cell.strip().lower() for cell in row]
-            where, what = _column(names, _PATHS, "path"), _column(names, _LABELS, "label")
-            continue
-        cells = row + [""] * (max(where, what) + 1 - len(row))
-        yield _one(f"line {rows.line_num}", cells[where], cells[what])
-    if names is None:
-        raise DataError("it is empty; expected a line path,label and one line an image.")
-
-
-def _column(names: list[str], wanted: tuple[str, ...], what: str) -> int:
-    found = next((names.index(name) for name in wanted if name in names), None)
-    if found is None:
-        raise DataError(
-            f"its first line names no column {what!r}: got {quoted(names)}. Expected path,label."
-        )
-    return found
-
-
-def _one(where: str, path: Any, label: Any, skipped: bool = False) -> Given:
-    """Make one entry of what stands in a cell; choices may come as JSON."""
+def _one(
+    where: str, path: Any, label: Any, skipped: bool = False, guess: str | None = None
+) -> Given:
+    """Make one entry of the content of a cell; choices may come as JSON."""
     if not isinstance(path, str) or not path.strip():
         raise DataError(f"{where} names no image.")
     if isinstance(label, str) and label.lstrip()[:1] in ("{", "["):
@@ -144,7 +138,7 @@ def _one(where: str, path: Any, label: Any, skipped: bool = False) -> Given:
     label = "" if label is None else label
     if not isinstance(label, str):
         raise DataError(f"{where}: the label must be text, got {quoted(label)}.")
-    return Given(where, path.strip(), label.strip(), skipped)
+    return Given(where, path, label.strip(), skipped, guess)
 
 
 def _parsed(text: str) -> Any:
@@ -154,49 +148,92 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _from_json(tasks: Any) -> Iterable[Given]:
+def _from_json(tasks: Any, names: Sequence[str]) -> Iterable[Given]:
     if isinstance(tasks, Mapping):
         tasks = [tasks]
     if not all(isinstance(task, Mapping) for task in tasks):
         raise DataError("it is no list of tasks, as Label Studio exports them.")
+    short = [task for task in tasks if not isinstance(task.get("data"), Mapping)]
+    if short and not any(name in task for task in short for name in names):
+        fields = sorted({str(field) for task in short for field in task})
+        raise DataError(
+            f"no task has a field {' or '.join(map(repr, names))}: got {quoted(fields)}. Name the "
+            "one that holds the label (--label-column)."
+        )
     for number, task in enumerate(tasks, start=1):
         where = f"task {task.get('id', number)}"
         if isinstance(task.get("data"), Mapping):
-            yield from _annotated(where, task)
+            yield from _annotated(where, task, names)
         else:  # JSON-MIN: data and result beside one another
-            yield _one(where, _first(task, _PATHS), _first(task, _LABELS))
+            yield _one(where, _first(task, _PATHS), _first(task, names))
 
 
-def _annotated(where: str, task: Mapping[str, Any]) -> Iterable[Given]:
+def _annotated(where: str, task: Mapping[str, Any], names: Sequence[str]) -> Iterable[Given]:
+    """Yield what the annotators of a task agree on, or each of the labels that differ.
+
+    One that is marked as ground truth counts alone; a label counts more than a skip.
+    """
     path = _first(task["data"], _PATHS)
+    if path is None and isinstance(task.get("file_upload"), str):
+        path = f"/data/upload/{task['file_upload']}"
     annotations = task.get("annotations", task.get("completions")) or []
     if not isinstance(annotations, list):
         raise DataError(f"{where}: its annotations are no list.")
-    if not annotations:
-        yield _one(where, path, "")
-    for annotation in annotations:
-        if not isinstance(annotation, Mapping):
-            raise DataError(f"{where}: an annotation is no object.")
-        cancelled = annotation.get("was_cancelled") is True
-        results = annotation.get("result") or []
-        if not isinstance(results, list):
-            raise DataError(f"{where}: the results of an annotation are no list.")
-        chosen = [_choices(where, part) for part in results]
-        labels = [label for some in chosen for label in some]
-        yield _one(where, path, [] if cancelled else labels, cancelled)
+    if not all(isinstance(annotation, Mapping) for annotation in annotations):
+        raise DataError(f"{where}: an annotation is no object.")
+    given = [a for a in annotations if a.get("was_cancelled") is not True]
+    given = [a for a in given if a.get("ground_truth") is True] or given
+    labels = {str(found): found for a in given if (found := _chosen(where, a, names))}
+    for found in labels.values():
+        yield _one(where, path, found)
+    if not labels:
+        skipped = len(annotations) > len(given)
+        yield _one(where, path, "", skipped)
 
 
-def _choices(where: str, part: Any) -> list[Any]:
-    if not isinstance(part, Mapping) or not isinstance(part.get("value"), Mapping):
-        raise DataError(f"{where}: a result is no object with a value.")
-    if part.get("type", "choices") != "choices":
-        raise DataError(f"{where} holds {quoted(part.get('type'))}; expected choices.")
-    found = part["value"].get("choices", [])
-    return found if isinstance(found, list) else [found]
+def _chosen(where: str, annotation: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return the choices of the control that asks for the label."""
+    results = annotation.get("result") or []
+    if not isinstance(results, list):
+        raise DataError(f"{where}: the results of an annotation are no list.")
+    found: dict[str, list[Any]] = {}
+    others = set()
+    for part in results:
+        kind = part.get("type", "choices") if isinstance(part, Mapping) else None
+        if kind != "choices" and kind is not None:
+            others.add(kind)
+            continue
+        if not isinstance(part, Mapping) or not isinstance(part.get("value"), Mapping):
+            raise DataError(f"{where}: a result is no object with a value.")
+        choices = part["value"].get("choices", [])
+        asked = found.setdefault(str(part.get("from_name", "")), [])
+        asked += choices if isinstance(choices, list) else [choices]
+    if not found and not others <= _COMMENTS:
+        strange = ", ".join(map(quoted, sorted(map(str, others - _COMMENTS))))
+        raise DataError(f"{where} holds {strange}; expected choices.")
+    if len(found) <= 1 and names == _LABELS:
+        return next(iter(found.values()), [])
+    for name in names:
+        if name in found:
+            return found[name]
+    if len(found) > 1 and names == _LABELS:
+        raise DataError(
+            f"{where} answers several questions: {quoted(sorted(found))}. Name the one that asks "
+            "for the label (--label-column)."
+        )
+    return []
 
 
 def _first(record: Mapping[str, Any], names: Iterable[str]) -> Any:
     return next((record[name] for name in names if name in record), None)
 
 
-__all__ = ["FILE_BYTES", "SKIPS", "Given", "read_answers", "spellings"]
+__all__ = [
+    "FILE_BYTES",
+    "SKIPS",
+    "Given",
+    "as_uploaded",
+    "read_answers",
+    "spellings",
+    "uploaded_name",
+]

@@ -11,8 +11,9 @@ from typing import Any, Self
 import torch
 
 from alprune import data
+from alprune.data.listing import list_folder
 from alprune.data.names import LONGEST_NAME, KnownNames, is_name, is_unlabelled
-from alprune.errors import ConfigError, DataError
+from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy
 from alprune.labelling import images as pictures
 from alprune.labelling import queries as choosing
@@ -213,6 +214,8 @@ class Asking:
         new_classes: bool = False,
         replace: bool = False,
         unasked: bool = False,
+        encoding: str | None = None,
+        label_column: str | None = None,
         by: str = "python",
     ) -> Told:
         """Take labels: all of them, or none if something is not right.
@@ -223,6 +226,8 @@ class Asking:
             new_classes: Take labels that are no class yet; the first labels always may be.
             replace: Take answers that differ from those told before.
             unasked: Take images that were never asked for.
+            encoding: Of a file that is not UTF-8, such as cp1251 or shift_jis.
+            label_column: Column or Label Studio control that holds the label of a file.
             by: Where they come from, for the record.
 
         Returns:
@@ -232,7 +237,7 @@ class Asking:
             DataError: Something is not right; the message lists what.
         """
         if isinstance(answers, str | Path):
-            answers = read_answers(Path(answers))
+            answers = read_answers(Path(answers), encoding, label_column)
         elif isinstance(answers, Mapping):
             answers = [_given(str(path), label) for path, label in answers.items()]
         with self.lock:
@@ -240,7 +245,11 @@ class Asking:
             return teller.take(answers, Rules(new_classes, replace, unasked), by)
 
     def _teller(self, identify: Callable[[str], str | None]) -> Teller:
-        return Teller(self.journal, self.root, identify)
+        return Teller(self.journal, self.root, identify, self._every_path)
+
+    def _every_path(self) -> list[str]:
+        links = self.config.follow_links
+        return list_folder(self.root, follow_links=links, incomplete=True).paths
 
     def tell_truth(self) -> Told:
         """In a trial, answer the round by the labels of the folders.
@@ -325,6 +334,8 @@ class Asking:
 
 
 def _given(path: str, label: str | None) -> Given:
+    if label is not None and not isinstance(label, str):
+        raise DataError(f"the label of {quoted(path)} must be text or None, got {quoted(label)}.")
     return Given("answer", path, label or "", label is None)
 
 

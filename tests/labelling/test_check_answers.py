@@ -1,9 +1,14 @@
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alprune.errors import DataError, StoreError
+from alprune.labelling.asked_paths import AskedPaths
 from alprune.labelling.check_answers import Rules, Teller
+from alprune.labelling.doubtful import why_doubtful
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.read_answers import Given
 from alprune.loop.run_folder import EVENTS, RunFolder
@@ -164,3 +169,166 @@ def test_skipped_images_rest_for_ten_rounds(journal):
     assert journal.resting() == {f"{0:032x}"}
     journal.ask([], labelled=0, in_folders=0, pool=9, learnt={})
     assert journal.resting() == set()
+
+
+# --- names and paths as other programs write them ---
+
+
+def teller(journal, *everything):
+    return Teller(journal, Path("/photos"), lambda path: None, lambda: everything)
+
+
+def take(journal, *pairs, everything=(), guess=None, **rules):
+    given = [Given(f"line {n}", p, label, guess=guess) for n, (p, label) in enumerate(pairs, 2)]
+    return teller(journal, *everything).take(given, Rules(**rules), "test")
+
+
+NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("known", [NFC, NFD, "Café ", "CAFÉ"])
+@pytest.mark.parametrize("written", [NFC, NFD, " café", "Café"])
+def test_a_class_is_one_however_its_name_is_spelt(journal, known, written):
+    journal.declare([known])
+    tell(journal, (PATHS[0], written))
+    assert labels(journal)[PATHS[0]] == known
+
+
+def test_a_name_that_may_mean_two_classes_is_listed(journal):
+    journal.declare(["Bird", "bird"])
+    tell(journal, (PATHS[0], "bird"), (PATHS[1], "Bird"))
+    with pytest.raises(DataError, match="may mean several: 'BIRD' .*'Bird', 'bird'"):
+        tell(journal, (PATHS[2], "BIRD"), new_classes=True)
+
+
+@pytest.mark.parametrize("name", ["گربه\u200cها", "ශ්\u200dරී", "👨\u200d👧", "三毛\u3000猫"])
+def test_names_of_any_script_become_classes(journal, name):
+    tell(journal, (PATHS[0], name), new_classes=True)
+    assert labels(journal)[PATHS[0]] == name
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "a\u2028b", "x" * 101])
+def test_control_characters_make_no_class(journal, name):
+    with pytest.raises(DataError, match="cannot name a class"):
+        tell(journal, (PATHS[0], name), new_classes=True)
+
+
+@pytest.mark.parametrize(
+    ("label", "why"),
+    [
+        *((mark, "missing value") for mark in ("NA", "nan", "NaN", "#N/A", "N/A", "None", "null")),
+        ("#NAME?", "missing value"),
+        ("3.0", "the number 3"),
+        ("-2,00", "the number -2"),
+        ("1.00E+05", "spreadsheet"),
+        ("_Unlabeled", "there is no label"),
+        ("????", "letters were lost"),
+        ("caf\ufffd", "letters were lost"),
+        ("cafÃ©", "'café' in UTF-8"),
+        ("РєРѕС€РєР°", "'кошка' in UTF-8"),
+    ],
+)
+def test_what_is_hardly_a_name_becomes_a_class_only_when_declared(journal, label, why):
+    with pytest.raises(DataError, match=f"hardly names of classes: .*{why}.*--classes"):
+        tell(journal, (PATHS[0], label), new_classes=True)
+    assert labels(journal) == {}
+    journal.declare([label])
+    tell(journal, (PATHS[0], label))
+    assert labels(journal) == {PATHS[0]: label}
+
+
+@pytest.mark.parametrize(
+    "label", ["3", "007", "none of these", "Nanday", "E5", "é", "-", "+", "v1.1"]
+)
+def test_what_looks_like_a_name_is_one(label):
+    assert why_doubtful(label) is None
+
+
+def test_a_number_that_a_program_made_decimal_is_the_class_of_that_number(journal):
+    journal.declare(["3", "4.0"])
+    tell(journal, (PATHS[0], "3.0"), (PATHS[1], "4.0"))
+    assert labels(journal) == {PATHS[0]: "3", PATHS[1]: "4.0"}
+
+
+def test_letters_of_a_guessed_encoding_name_only_known_classes(journal):
+    journal.declare(["Käse"])
+    take(journal, (PATHS[0], "Käse"), (PATHS[1], "dog"), guess="cp1252")
+    garbled = "кошка".encode("cp1251").decode("cp1252")
+    with pytest.raises(DataError, match="does not state: .*cp1251 'кошка'.*--encoding"):
+        take(journal, (PATHS[2], garbled), guess="cp1252", new_classes=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PATHS[0],
+        "UNLABELLED/A.PNG",
+        " unlabelled/a.png ",
+        "/mnt/other/photos/unlabelled/a.png",
+        "C:\\Users\\me\\photos\\unlabelled\\a.png",
+        "/data/local-files/?d=other/root/unlabelled/a.png",
+        "https://bucket.host/some/unlabelled/a.png?X-Amz-Signature=1",
+        "a.png",
+        "/data/upload/1/3f2a8b10-a.png",
+    ],
+)
+def test_the_only_image_whose_path_ends_alike_is_meant(journal, text):
+    take(journal, (text, "cat"), everything=PATHS)
+    assert labels(journal) == {PATHS[0]: "cat"}
+
+
+@pytest.mark.parametrize("text", ["a.png", "/data/upload/1/3f2a8b10-a.png"])
+def test_a_path_that_may_mean_an_image_that_was_not_asked_for_is_listed(journal, text):
+    with pytest.raises(DataError, match="may mean several: .*'unlabelled/a.png', 'cats/a.png'"):
+        take(journal, (text, "cat"), everything=(*PATHS, "cats/a.png"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "foreign/a.png",
+        "/data/local-files/?d=other/a.png",
+        "/data/upload/1/3f2a8b10-x.png",
+        "aa.png",
+    ],
+)
+def test_an_image_of_another_folder_is_not_known_by_its_name_alone(journal, text):
+    with pytest.raises(DataError, match=r"1 image\(s\) were never asked for"):
+        take(journal, (text, "cat"), everything=PATHS)
+
+
+def test_an_image_that_is_there_and_was_not_asked_for_is_no_other(journal):
+    with pytest.raises(DataError, match="never asked for"):
+        take(journal, ("x/unlabelled/a.png", "cat"), everything=(*PATHS, "x/unlabelled/a.png"))
+
+
+def test_paths_below_several_other_roots_are_refused(journal):
+    pairs = [(f"/mnt/{root}/{PATHS[n]}", "cat") for n, root in enumerate(("one", "two"))]
+    with pytest.raises(DataError, match="lie in 2 different folders"):
+        take(journal, *pairs, everything=PATHS)
+    take(journal, *((path.replace("two", "one"), label) for path, label in pairs), everything=PATHS)
+    assert len(labels(journal)) == 2
+
+
+def test_names_that_uploading_changes_are_found(folder):
+    journal = Journal(folder)
+    journal.start({}, {})
+    journal.declare(["cat"])
+    names = ("b/my photo (1).png", "b/x.png")
+    queries = [Query(path, f"{n:032x}", "typical") for n, path in enumerate(names)]
+    journal.ask(queries, labelled=0, in_folders=0, pool=9, learnt={})
+    take(journal, ("/data/upload/3/0a1b2c3d-my_photo_1.png", "cat"), everything=names)
+    assert labels(journal) == {names[0]: "cat"}
+
+
+written = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(written.filter(lambda name: "/" not in name), min_size=1, max_size=5, unique=True))
+def test_a_path_as_it_was_asked_is_always_found(names):
+    queries = {name: Query(name, "0" * 32, "typical") for name in names}
+    paths = AskedPaths(queries, Path("/photos"), lambda: names)
+    for name in names:
+        found = paths.find(name, "line 1")
+        assert found is not None and found[0] == name

@@ -5,7 +5,7 @@ import pytest
 
 from alprune.errors import DataError
 from alprune.labelling import read_answers
-from alprune.labelling.read_answers import spellings
+from alprune.labelling.read_answers import spellings, uploaded_name
 
 
 def said(given):
@@ -137,3 +137,109 @@ def test_a_path_is_known_however_it_is_written(text):
 
 def test_a_path_that_a_spreadsheet_would_compute_is_known_with_its_apostrophe():
     assert "=1+1.png" in list(spellings("'=1+1.png", Path("/photos")))
+
+
+# --- what peers send back ---
+
+
+def annotation(*results, **more):
+    return {"result": list(results), "was_cancelled": False} | more
+
+
+def choice(label, control="label", **more):
+    value = {"choices": [label] if isinstance(label, str) else label}
+    return {"type": "choices", "from_name": control, "to_name": "image", "value": value} | more
+
+
+def comment(kind="textarea"):
+    return {"type": kind, "from_name": "note", "value": {"text": ["blurred"]}}
+
+
+SKIP = annotation(was_cancelled=True)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ([SKIP, annotation(choice("cat"))], [("cat", False)]),
+        ([annotation(choice("cat")), SKIP], [("cat", False)]),
+        ([annotation(choice("cat")), annotation(choice("cat"))], [("cat", False)]),
+        ([annotation(choice("cat")), annotation(choice("dog"))], [("cat", False), ("dog", False)]),
+        (
+            [annotation(choice("cat")), annotation(choice("dog"), ground_truth=True)],
+            [("dog", False)],
+        ),
+        ([SKIP, SKIP], [("", True)]),
+        ([annotation(), annotation(choice("cat"))], [("cat", False)]),
+        ([annotation()], [("", False)]),
+        ([annotation(choice("cat"), comment())], [("cat", False)]),
+        ([annotation(comment("rating"), choice("cat"), comment("number"))], [("cat", False)]),
+        ([annotation(comment())], [("", False)]),
+        ([annotation({"type": "relation", "from_id": "a"}, choice("cat"))], [("cat", False)]),
+        ([annotation(choice("cat"), {"type": "rectanglelabels", "value": {}})], [("cat", False)]),
+        ([annotation(choice("cat", "animal"))], [("cat", False)]),
+        ([annotation(choice("cat"), choice("good", "quality"))], [("cat", False)]),
+    ],
+)
+def test_what_annotators_said_of_a_task_becomes_its_label(tmp_path, annotations, expected):
+    tasks = [{"id": 1, "data": {"path": "a.png"}, "annotations": annotations}]
+    found = read(tmp_path, json.dumps(tasks), "export.json")
+    assert [(label, skipped) for _, label, skipped in found] == expected
+
+
+def test_of_several_questions_the_one_that_is_named_counts(tmp_path):
+    both = annotation(choice("cat", "animal"), choice("good", "quality"))
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([{"data": {"path": "a.png"}, "annotations": [both]}]))
+    with pytest.raises(DataError, match="several questions: .'animal', 'quality'.*--label-column"):
+        read_answers(path)
+    assert said(read_answers(path, column="animal")) == [("a.png", "cat", False)]
+    path.write_text(json.dumps([{"path": "a.png", "animal": "cat"}, {"path": "b.png"}]))
+    with pytest.raises(DataError, match="no task has a field 'label'.*got .'animal', 'path'"):
+        read_answers(path)
+    assert said(read_answers(path, column="animal")) == PLAIN
+    path.with_suffix(".csv").write_text("path,animal\na.png,cat\nb.png,\n")
+    assert said(read_answers(path.with_suffix(".csv"), column="Animal")) == PLAIN
+
+
+def test_a_table_of_ours_that_came_back_from_label_studio_has_its_labels_in_choice(tmp_path):
+    table = "path,label,predicted,choice\na.png,,dog,cat\nb.png,,dog,\n"
+    assert read(tmp_path, table) == PLAIN
+
+
+def test_predictions_are_no_labels(tmp_path):
+    table = "path,class,probability,label\na.png,dog,0.9,cat\nb.png,dog,0.9,\n"
+    assert read(tmp_path, table) == PLAIN
+
+
+def test_an_upload_is_known_by_its_file_where_its_field_has_another_name(tmp_path):
+    task = {"file_upload": "3f2a8b10-007.png", "data": {"photo": "/data/upload/1/3f2a8b10-007.png"}}
+    task["annotations"] = [annotation(choice("cat"))]
+    path, label, _ = read(tmp_path, json.dumps([task]), "export.json")[0]
+    assert (uploaded_name(path), label) == ("007.png", "cat")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/upload/1/3f2a8b10-007.png", "007.png"),
+        ("data/upload/12/0123abcd-a-b.png", "a-b.png"),
+        ("http://localhost:8080/data/upload/1/3f2a8b10-a%20b.png", "a b.png"),
+        ("/data/upload/1/007.png", None),
+        ("unlabelled/3f2a8b10-007.png", None),
+    ],
+)
+def test_the_name_before_an_upload_is_found(path, name):
+    assert uploaded_name(path) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://bucket/unlabelled/a%20b.png", "http://host:8080/unlabelled/a b.png?X-Amz-Date=1"],
+)
+def test_an_address_leads_to_its_path(text):
+    assert any(path.endswith("unlabelled/a b.png") for path in spellings(text, Path("/photos")))
+
+
+def test_spaces_at_the_ends_of_paths_are_kept(tmp_path):
+    assert read(tmp_path, "path,label\n begin.png , cat \n") == [(" begin.png ", "cat", False)]
