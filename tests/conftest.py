@@ -6,7 +6,10 @@ import shutil
 import pytest
 import torch
 
-OWN_MODULES = ("broken_parts", "own_criterion", "tiny_learner", "test_conditions", "test_resume")
+OWN_MODULES = (
+    *("broken_parts", "lazy_shards", "own_criterion", "tiny_learner"),
+    *("test_conditions", "test_resume"),
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 torch.set_num_threads(1)

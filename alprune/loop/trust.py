@@ -79,6 +79,7 @@ def code_name(option: str, text: str) -> str | None:
     # Imported here: these rooms load torch, and few recipes have a colon in them.
     from alprune.acquisition import WRAPPERS
     from alprune.data import DATASETS
+    from alprune.models.registry import LIBRARIES
 
     head, _, rest = text.partition(":")
     while option == "acquisition" and head in WRAPPERS and rest:
@@ -86,7 +87,7 @@ def code_name(option: str, text: str) -> str | None:
         head, _, rest = text.partition(":")
     if option == "dataset" and f"{head}:PATH" in DATASETS:
         return None
-    if option == "model" and head == "torchvision":
+    if option == "model" and text.startswith(LIBRARIES):
         return None
     words = [*head.split("."), *rest.split(".")]
     return text if rest and all(word.isidentifier() for word in words) else None

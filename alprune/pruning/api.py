@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from alprune.errors import PruneError
 from alprune.models.cost import cost
+from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
 from alprune.pruning.checks import as_batches, check_numbers, checked_model
 from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions
@@ -221,6 +222,7 @@ def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = N
         dtype = getattr(torch, plan.example_dtype)
         if dtype.is_floating_point and parameter.is_floating_point():
             dtype = parameter.dtype  # the plan also fits the network in another precision
+        check_memory(lambda: model, plan.example_shape)
         shape = (2, *plan.example_shape)
         graph = trace(model, torch.zeros(shape, dtype=dtype, device=parameter.device))
         made = narrow(model, graph, plan.keep(graph))

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.config import RunConfig
 from alprune.loop.frozen import FROZEN, frozen_network
 from alprune.loop.run_folder import CONFIG, is_asking, read_events, resume_command
-from alprune.loop.trust import check_trust, trusting
+from alprune.loop.trust import check_trust, code_name, trusting
+from alprune.models.memory import check_memory
 from alprune.pruning import Plan, rebuild, trace
 from alprune.runs.local_data import nearby_splits
 from alprune.training.classifier import Classifier
@@ -30,6 +32,7 @@ from alprune.training.state import weights_file
 _PLAN = "plan.json"
 _WEIGHTS = "model.safetensors"
 Builder = Callable[[Inputs], nn.Module]
+_CHANNELS_FREE = 16  # of images: more of them have to show in the shape of a weight
 _TEXT_MOST = 2**25  # bytes of a plan, or of inputs
 _KEY = "alprune.learner"  # in the metadata of a file that `to_bytes` made
 
@@ -107,8 +110,7 @@ def _of_run(path: Path, model: nn.Module | None) -> Learned:
     def unpruned(inputs: Inputs) -> nn.Module:
         if model is not None:
             return model
-        classes, shape = len(inputs.classes), inputs.image_shape
-        return models.build(config.model, classes, shape, config.seed)
+        return _built(config.model, inputs, config.seed)
 
     events = read_events(path)
     if is_asking(path):
@@ -207,6 +209,15 @@ def _of_asking(
     return Learned(Classifier(network, inputs, temperature), config.model, plan, when, (), config)
 
 
+def _built(name: str, inputs: Inputs, seed: int = 0) -> nn.Module:
+    """Build an unpruned network; one of the libraries' only after a look at its size."""
+    classes, shape = len(inputs.classes), inputs.image_shape
+    build = partial(models.build, name, classes, shape, seed)
+    if code_name("model", name) is None:
+        check_memory(build, shape, classes, f"the learner {name!r}")
+    return build()
+
+
 def _rebuilt(fresh: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> nn.Module:
     return rebuild(fresh, plan, state).eval()
 
@@ -216,6 +227,10 @@ def _check_together(inputs: Inputs, plan: Plan, state: Mapping[str, Tensor]) -> 
     classes = len(inputs.classes)
     if not any(tensor.ndim and len(tensor) == classes for tensor in state.values()):
         raise StoreError(f"no layer has an output for each of the {classes:,} classes.")
+    channels = inputs.image_shape[0]
+    sides = (side for t in state.values() if t.ndim > 1 for side in t.shape)
+    if channels > _CHANNELS_FREE and not any(side % channels == 0 for side in sides):
+        raise StoreError(f"no layer takes images of {channels:,} channels.")
     if plan.example_shape != inputs.image_shape:
         raise StoreError(
             f"the plan is for images {plan.example_shape}, and the learner takes "
@@ -309,10 +324,7 @@ def _of_file(path: Path, model: nn.Module | None) -> Learned:
             "run. Build it and pass it: alprune.load_learner(path, model=...)."
         )
     _check_together(inputs, plan, state)
-    classes, shape = len(inputs.classes), inputs.image_shape
-    network = _fitting(
-        path, lambda: _rebuilt(model or models.build(name, classes, shape), plan, state)
-    )
+    network = _fitting(path, lambda: _rebuilt(model or _built(name, inputs), plan, state))
     return Learned(Classifier(network, inputs, temperature), name, plan, when)
 
 

@@ -177,6 +177,7 @@ def test_a_network_of_ones_own_can_be_passed_instead(here: Path) -> None:
     [
         ("model", "vgg19", None),
         ("model", "torchvision:resnet18", None),
+        ("model", "timm:resnet18", None),
         ("model", "a.b:c.d", "a.b:c.d"),
         ("dataset", "folder:photos", None),
         ("dataset", "npz:os", None),

@@ -15,6 +15,8 @@ from alprune.errors import DataError, printable
 BLOCK = tarfile.BLOCKSIZE  # bytes; whatever is in a tar file begins at a multiple of it
 _LABEL = "cls"
 _LONGEST_LABEL = 1024  # bytes
+_LONGEST_HEADER = 2**16  # bytes of a name or of other text about a file; names take 4,096 at most
+_MOST_RECORDS = 100  # that hold for all files of a shard
 _MOST_BLOCKS = 2**32  # that 32 bits can count: 2 TB
 
 
@@ -66,13 +68,19 @@ def list_samples(path: Path) -> Samples:
     """
     found = _Found()
     try:
-        with open_ordinary(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_ordinary(path) as file, _opened(file) as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would grow with the shard
+                if member.size < 0:
+                    raise tarfile.ReadError(f"{printable(member.name)!r} has a negative size")
+                if len(tar.pax_headers) > _MOST_RECORDS:  # each is looked at for every file
+                    raise tarfile.ReadError(
+                        f"more than {_MOST_RECORDS} records hold for all of its files"
+                    )
                 if member.isfile():
                     _enter(found, tar, member, path)
             _check_end(file, tar.offset)
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+    except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
         raise DataError(
             f"{str(path)!r} cannot be read as a tar file: {_why(path, error)}."
         ) from error
@@ -123,6 +131,26 @@ def _enter(found: _Found, tar: tarfile.TarFile, member: tarfile.TarInfo, path: P
         found.label = content.read().decode().strip() or None
 
 
+class _HeadersOnly:
+    """A shard's file, of which tarfile reads headers and labels, never more at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int = -1) -> bytes:
+        """Read `size` bytes, which a header may have stated."""
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(
+                f"a header states {size:,} bytes of text; at most {_LONGEST_HEADER:,} are read"
+            )
+        return self._file.read(size)
+
+
+def _opened(file: BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(fileobj=_HeadersOnly(file), mode="r:")  # type: ignore[call-overload,no-any-return]
+
+
 def _check_end(file: BinaryIO, offset: int) -> None:
     """Look for the zeros that end a tar file, which one that is cut short may lack unnoticed."""
     file.seek(offset)
@@ -143,6 +171,8 @@ def _why(path: Path, error: Exception) -> str:
         return "it is compressed, and images in the middle could not be found. Unpack it"
     if isinstance(error, UnicodeDecodeError):
         return "a .cls file is no text"
+    if isinstance(error, RecursionError):
+        return "hundreds of headers follow one another without a file"
     return str(error) or type(error).__name__
 
 

@@ -6,6 +6,7 @@ each layer has its own, reads the first channels of the trunk and adds to its fi
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ Widths = Mapping[str, tuple[int, int]]
 
 _CONV = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _NORM = nn.modules.batchnorm._BatchNorm
+# Of weights at new widths: times those of the unpruned network, or this many in any case.
+_GROWTH_MOST, _WEIGHTS_FREE = 4, 2**24
 _ADD = frozenset(
     {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 )
@@ -170,14 +173,35 @@ def at_widths(model: nn.Module, widths: Widths, generator: torch.Generator) -> C
     Raises:
         PruneError: A width names no layer of this model.
     """
+    _check_size(model, widths)
     model = copy.deepcopy(model)
     modules = dict(model.named_modules())
     for name, (inputs, outputs) in widths.items():
-        if not isinstance(modules.get(name), _CONV | nn.Linear | _NORM):
-            raise PruneError(f"the widths belong to another network: it has no layer {name!r}.")
         _resize(modules[name], inputs, outputs)
     he_normal_(model, generator)
     return _cropped(model).train()
+
+
+def _check_size(model: nn.Module, widths: Widths) -> None:
+    """Refuse widths of another network, and those whose weights would take gigabytes."""
+    modules = dict(model.named_modules())
+    before = sum(p.numel() for p in model.parameters())
+    after = 0
+    for name, (inputs, outputs) in widths.items():
+        module = modules.get(name)
+        if not isinstance(module, _CONV | nn.Linear | _NORM):
+            raise PruneError(f"the widths belong to another network: it has no layer {name!r}.")
+        per_output = 1
+        if not isinstance(module, _NORM):
+            per_output = math.prod(getattr(module, "kernel_size", ()))
+            per_output *= inputs if getattr(module, "groups", 1) == 1 else 1  # or depthwise
+        after += outputs * per_output
+    most = max(_GROWTH_MOST * before, _WEIGHTS_FREE)
+    if after > most:
+        raise PruneError(
+            f"the widths make {after:,} weights of {before:,}; at most {most:,} are built. They "
+            "belong to another network, or were changed."
+        )
 
 
 def _cropped(model: nn.Module) -> Cropped:
