@@ -19,6 +19,7 @@ from alprune.registry import unknown
 # What an option may be. Where a registry that imports torch decides, a test compares the names.
 CHOICES = {
     "after_pruning": tuple(AFTER_PRUNING),
+    "normalised": ("auto", "pinned", "follow"),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "fp32", "bf16"),
     "schedule": ("constant", "linear", "cosine"),
@@ -168,6 +169,12 @@ class RunConfig:
         "pruning",
         False,
         "Rank channels within each layer, so that all layers lose the same share.",
+    )
+    normalised: str = option(
+        "pruning",
+        "auto",
+        "Channels that a normalisation such as LayerNorm spans: pinned (they stay), follow (they "
+        "may leave; it then spans the others) or auto (pinned, unless nothing could be pruned).",
     )
     after_pruning: str | None = option(
         "pruning", None, "What happens to the weights that are left."

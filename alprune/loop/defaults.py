@@ -21,7 +21,7 @@ REDUCTIONS = tuple("flops_reduction params_reduction channels_reduction latency_
 PRUNE_OPTIONS = (
     *REDUCTIONS,
     *"smoothing channel_cost temperature min_channels round_to rounds".split(),
-    *"latency_batch latency_aware init ignore local".split(),
+    *"latency_batch latency_aware init ignore local normalised".split(),
 )
 # Options of a run that labelling by people does not use: nobody knows labels to simulate with.
 NOT_FOR_LABELLING = tuple(

@@ -92,9 +92,14 @@ def complete(config: RunConfig) -> ResolvedRun:
     """
     whole = resolve(with_weights(with_learner(config)))
     check_names(whole)
-    if config.prune_at is not None and not find_method(config.method).early:
+    early = find_method(config.method).early
+    if config.prune_at is not None and not early:
         raise ConfigError(
             f"prune_at ({config.prune_at!r}) is for methods that prune during training: epi."
+        )
+    if early and config.normalised != "auto":
+        raise ConfigError(
+            f"normalised ({config.normalised!r}) is for methods that prune before training."
         )
     _check_counts(whole)
     if whole.score_subset is not None and whole.score_subset < whole.query_size:

@@ -101,7 +101,7 @@ def published_shape(name: str) -> Shape:
         import timm
 
         found = timm.get_pretrained_cfg(name.partition(":")[2], allow_unregistered=False)
-        return tuple(found.input_size)
+        return (3, 224, 224) if found is None else tuple(found.input_size)
     return (3, 299, 299) if name.endswith(":inception_v3") else (3, 224, 224)
 
 

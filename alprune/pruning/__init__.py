@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from alprune.pruning.methods import (
         Cut,
         Request,
+        Tracing,
         by_channels,
         by_weights,
         by_widths,
@@ -42,6 +43,7 @@ _MODULES = {
     "alprune.pruning.methods": [
         "Cut",
         "Request",
+        "Tracing",
         "by_channels",
         "by_weights",
         "by_widths",
@@ -79,6 +81,7 @@ __all__ = [
     "ScoreOptions",
     "TARGETS",
     "Target",
+    "Tracing",
     "by_channels",
     "by_weights",
     "by_widths",

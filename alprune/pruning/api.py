@@ -14,9 +14,10 @@ from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
 from alprune.pruning.checks import as_batches, check_numbers, checked_model
 from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions
-from alprune.pruning.graph import narrow, trace
+from alprune.pruning.graph import narrow
+from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.latency import Latency
-from alprune.pruning.methods import Request
+from alprune.pruning.methods import Request, Tracing
 from alprune.pruning.plan import Plan
 from alprune.pruning.precrop import crop
 from alprune.pruning.registry import AFTER_PRUNING, Method, find_method
@@ -83,6 +84,9 @@ class Options(TypedDict, total=False):
     channel_cost: str
     latency_batch: int
     latency_aware: bool
+    normalised: str
+    rules: Mapping[type[nn.Module] | str, Rule] | None
+    one_path: bool
 
 
 @torch.inference_mode(False)  # scores need gradients wherever this is called
@@ -99,6 +103,7 @@ def prune(
     limits: Limits | None = None,
     scoring: ScoreOptions | None = None,
     latency: Latency | None = None,
+    tracing: Tracing | None = None,
     rounds: int = 10,
     after: str = "inherit",
     init: str = "he",
@@ -127,6 +132,8 @@ def prune(
         scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature.
         latency: How latency is measured, and whether scores are divided by what a channel costs
             in latency.
+        tracing: How the channels are found: whether they may leave a normalisation such as
+            LayerNorm, rules for modules of your own.
         rounds: Rounds of 3sp-iterative.
         after: "inherit" keeps the weights of the kept channels, "reinit" re-initialises them,
             "rescale" multiplies them by sqrt(fan-out before / fan-out after). Masked and dense
@@ -136,7 +143,8 @@ def prune(
         **options: Fields of the records by name, in place of those in the record: `min_channels`,
             `round_to`, `ignore` (modules are accepted, too), `layer_floors`, `layer_reductions`
             and `local` of `limits`; `smoothing`, `temperature` and `channel_cost` of `scoring`;
-            `latency_batch` and `latency_aware` of `latency`.
+            `latency_batch` and `latency_aware` of `latency`; `normalised`, `rules` and
+            `one_path` of `tracing`.
 
     Returns:
         The pruned network and what was done.
@@ -156,7 +164,9 @@ def prune(
         "channels": channels_reduction,
         "latency": latency_reduction,
     }
-    limits, scoring, latency = _records(model, limits, scoring, latency, dict(options))
+    limits, scoring, latency, tracing = _records(
+        model, (limits, scoring, latency, tracing), dict(options)
+    )
     reductions = {q: r for q, r in asked.items() if r is not None}
     if not reductions:  # a cut of some layers is all that is asked for
         reductions = {"channels": 0.0} if limits.layer_reductions else dict(entry.reductions)
@@ -175,6 +185,7 @@ def prune(
         limits=limits,
         rounds=rounds,
         latency=latency,
+        tracing=tracing,
     )
     cut = entry.cut(model, request)
     if cut.fresh:
@@ -196,14 +207,20 @@ def prune(
     )
 
 
-def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+def rebuild(
+    model: nn.Module,
+    plan: Plan,
+    state: Mapping[str, Tensor] | None = None,
+    tracing: Tracing | None = None,
+) -> nn.Module:
     """Make a pruned network again from its builder, its plan and its state dict.
 
     Args:
         model: The unpruned network, as its builder makes it; left as found.
         plan: From `Pruned.plan` or a run folder's plan.json.
         state: The pruned network's state dict, to load; None leaves the weights of `model` (a
-            masked network cannot be made without, for the masks stand in it).
+            masked network cannot be made without it, as it holds the masks).
+        tracing: The rules and the word on one path that `prune` was given.
 
     Returns:
         The pruned network.
@@ -224,7 +241,9 @@ def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = N
             dtype = parameter.dtype  # the plan also fits the network in another precision
         check_memory(lambda: model, plan.example_shape)
         shape = (2, *plan.example_shape)
-        graph = trace(model, torch.zeros(shape, dtype=dtype, device=parameter.device))
+        example = torch.zeros(shape, dtype=dtype, device=parameter.device)
+        tracing = replace(tracing or Tracing(), normalised=plan.normalised)
+        graph = tracing.graph(model, example)
         made = narrow(model, graph, plan.keep(graph))
     if state is not None:
         try:
@@ -234,15 +253,13 @@ def rebuild(model: nn.Module, plan: Plan, state: Mapping[str, Tensor] | None = N
     return made
 
 
-def _records(
-    model: nn.Module,
-    limits: Limits | None,
-    scoring: ScoreOptions | None,
-    latency: Latency | None,
-    options: dict[str, Any],
-) -> tuple[Limits, ScoreOptions, Latency]:
+Records = tuple[Limits, ScoreOptions, Latency, Tracing]
+
+
+def _records(model: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> Records:
     """Put the options given by name into their records."""
-    records: tuple[Any, ...] = (limits or Limits(), scoring or ScoreOptions(), latency or Latency())
+    kinds = (Limits, ScoreOptions, Latency, Tracing)
+    records: list[Any] = [record or kind() for record, kind in zip(given, kinds, strict=True)]
     if "ignore" in options:
         options["ignore"] = _names(model, options["ignore"])
     known = {
@@ -251,14 +268,14 @@ def _records(
         for entry in fields(record)
         if entry.name != "generator"
     }
-    changes: list[dict[str, Any]] = [{}, {}, {}]
+    changes: list[dict[str, Any]] = [{} for _ in records]
     for name, value in options.items():
         if name not in known:
             raise unknown("option of prune", name, known)
         index, entry_name = known[name]
         changes[index][entry_name] = value
     found = [replace(record, **change) for record, change in zip(records, changes, strict=True)]
-    return cast(tuple[Limits, ScoreOptions, Latency], tuple(found))
+    return cast(Records, tuple(found))
 
 
 def _names(model: nn.Module, ignore: Any) -> Any:

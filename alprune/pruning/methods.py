@@ -16,6 +16,7 @@ from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions, channe
 from alprune.pruning.graph import trace
 from alprune.pruning.graph.channels import ChannelGraph
 from alprune.pruning.graph.surgery import narrow
+from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.iterative import search_in_rounds
 from alprune.pruning.latency import Latency, latency_aware, search_latency, stopwatch
 from alprune.pruning.plan import Plan, Target, search
@@ -25,6 +26,33 @@ from alprune.pruning.unstructured.masks import apply_masks, weight_masks
 from alprune.pruning.unstructured.scores import Scorer
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """How a network's channels are found; see `alprune.pruning.trace`.
+
+    Attributes:
+        normalised: What becomes of channels over which an operation normalises, as LayerNorm
+            does: "pinned", "follow", or "auto", which pins them unless nothing could be pruned.
+        rules: Rules of your own, for module classes or names of operations.
+        one_path: Accept a forward that reads values of its input into Python, on your word that
+            every input takes the same path.
+    """
+
+    normalised: str = "auto"
+    rules: Mapping[type[nn.Module] | str, Rule] | None = None
+    one_path: bool = False
+
+    def graph(self, model: nn.Module, example: Tensor) -> ChannelGraph:
+        """Trace a network on an example `(b, ...)`."""
+        return trace(
+            model,
+            example,
+            normalised=self.normalised,
+            rules=self.rules,
+            one_path=self.one_path,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +66,7 @@ class Request:
         limits: What must stay.
         rounds: Rounds of the methods that prune in rounds.
         latency: How latency is measured and whether scores take it into account.
+        tracing: How the channels are found.
     """
 
     batches: Sequence[Batch]
@@ -46,6 +75,7 @@ class Request:
     limits: Limits = field(default_factory=Limits)
     rounds: int = 10
     latency: Latency = field(default_factory=Latency)
+    tracing: Tracing = field(default_factory=Tracing)
 
     @property
     def example(self) -> Tensor:
@@ -120,7 +150,7 @@ def keep_all(model: nn.Module, request: Request) -> Cut:
             "the reduction out, or choose another method."
         )
     _refuse_unused(request, "rounds", "latency_aware")
-    graph = trace(model, request.example)
+    graph = request.tracing.graph(model, request.example)
     return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
 
 
@@ -221,7 +251,7 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
     Raises:
         PruneError: It has not; the message says what stands in the way.
     """
-    graph = trace(model, request.example)
+    graph = request.tracing.graph(model, request.example)
     if not graph.channels:
         reasons = "; ".join(f"{p.name}: {p.reason}" for p in graph.pinned[:5])
         raise PruneError(
@@ -232,13 +262,16 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
     return graph
 
 
-_BY_LAYER = ("ignore", "layer_floors", "layer_reductions", "local")
+_BY_LAYER = ("ignore", "layer_floors", "layer_reductions", "local", "normalised", "rules")
 _USES = {
     "rounds": "only methods that prune in rounds, such as 3sp-iterative, take it",
     "round_to": "weight masks leave all widths as they are",
     "latency_aware": "only methods that score channels once take it",
     "layer_reductions": "only methods that score channels once take it",
-} | dict.fromkeys(("ignore", "layer_floors", "local"), "only methods that score channels take it")
+} | dict.fromkeys(
+    ("ignore", "layer_floors", "local", "normalised", "rules"),
+    "only methods that score channels take it",
+)
 
 
 def _refuse_unused(request: Request, *options: str) -> None:
@@ -255,6 +288,7 @@ def _refuse_unused(request: Request, *options: str) -> None:
 def _flat(request: Request) -> dict[str, Any]:
     return {
         **vars(request.limits),
+        **vars(request.tracing),
         "rounds": request.rounds,
         "latency_aware": request.latency.aware,
     }

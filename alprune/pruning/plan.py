@@ -15,6 +15,7 @@ from alprune.pruning.layer_limits import floors, ignored, ranks_by_layer, set_la
 from alprune.pruning.registry import TARGETS
 from alprune.pruning.width_limits import Limits, multiple_for, named
 
+NORMALISED = ("pinned", "follow")
 KINDS = ("channels", "widths", "masks")
 DTYPES = (
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
@@ -64,6 +65,8 @@ class Plan:
         layer_widths: `{layer: (inputs, outputs)}` of kind "widths".
         sparsity: Share of the weights masked, of kind "masks".
         example_dtype: Of the inputs, one of `DTYPES`.
+        normalised: Of the channel graph: "pinned", or "follow" if channels may leave a
+            normalisation.
     """
 
     kind: str
@@ -74,15 +77,22 @@ class Plan:
     layer_widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     sparsity: float = 0.0
     example_dtype: str = "float32"
+    normalised: str = "pinned"
 
     @classmethod
     def of(cls, graph: ChannelGraph, keep: Tensor, floored: tuple[str, ...] = ()) -> "Plan":
         """Write down a keep vector `(channels,)` bool of `graph`."""
         kept = {g.name: tuple(torch.nonzero(keep[g.channels])[:, 0].tolist()) for g in graph.groups}
         sizes = {g.name: g.channels.numel() for g in graph.groups}
-        dtype = graph.example_dtype
-        shape = tuple(graph.example_shape)
-        return cls("channels", shape, kept, sizes, floored, example_dtype=dtype)
+        return cls(
+            "channels",
+            tuple(graph.example_shape),
+            kept,
+            sizes,
+            floored,
+            example_dtype=graph.example_dtype,
+            normalised=graph.normalised,
+        )
 
     @classmethod
     def of_widths(
@@ -125,6 +135,8 @@ class Plan:
             "sparsity": self.sparsity,
             "example_dtype": self.example_dtype,
         }
+        if self.normalised != "pinned":
+            record["normalised"] = self.normalised
         return json.dumps(record)
 
     @classmethod
@@ -177,6 +189,7 @@ def _checked(record: Any) -> Plan:
         layer_widths=pairs,
         sparsity=float(sparsity),
         example_dtype=_one_of(DTYPES, record.get("example_dtype", "float32"), "example_dtype"),
+        normalised=_one_of(NORMALISED, record.get("normalised", "pinned"), "normalised"),
     )
 
 

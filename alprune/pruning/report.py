@@ -57,7 +57,7 @@ def _layers(pruned: Pruned) -> list[str]:
     narrowed = sorted((name for name in gone if gone[name] > 0), key=lambda name: -gone[name])
     wider = [name for name in gone if gone[name] < 0]
     stuck = {text.partition(": ")[0] for text in pruned.pinned}
-    whole = [name for name in gone if gone[name] == 0 and name not in stuck]
+    whole = [n for n in gone if gone[n] == 0 and n not in stuck and n not in pruned.plan.floored]
     lines = []
     if narrowed:
         shown = [f"{name} {before[name]} to {after[name]}" for name in narrowed[:_SHOWN]]

@@ -14,6 +14,7 @@ from alprune.cli.compare import ENGINES
 from alprune.cli.export import FORMATS
 from alprune.loop.config import CHOICES
 from alprune.pruning import AFTER_PRUNING
+from alprune.pruning.graph.tracing import NORMALISED
 from alprune.runs import compare, export
 from alprune.training import SCHEDULES
 from alprune.training.device import DEVICES, PRECISIONS
@@ -81,6 +82,7 @@ def test_the_names_that_help_shows_are_those_that_are_known():
     assert CHOICES == {
         "after_pruning": tuple(AFTER_PRUNING),
         "device": DEVICES,
+        "normalised": NORMALISED,
         "precision": PRECISIONS,
         "schedule": tuple(SCHEDULES),
     }
