@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alprune.labelling.images import Pictures
+from alprune.labelling.images import ImagePool
 from alprune.labelling.journal import Journal
+from alprune.loop.stopping import Evaluations
+from alprune.training.budget import Budget
 from alprune.training.interface import Trainable
-from alprune.training.metrics import fit_temperature, measure
+from alprune.training.metrics import Metrics, fit_temperature, measure
 
 _DIGITS = 4
+_MEASURED = ("held_out_accuracy", "temperature", "test_accuracy")
 _LEAST_CALIBRATING = 20  # held-out labels below which a temperature would be a guess
 _SCORE_95 = 1.959964  # of the normal distribution
 
@@ -63,20 +66,53 @@ def guesses(journal: Journal) -> Estimate | None:
     return estimate(sum(g == label for g, label in told), len(told)) if told else None
 
 
-def measured(learner: Trainable, pictures: Pictures) -> dict[str, Any]:
-    """Return what held-out and test images say of a learner, JSON values; None where none are."""
-    held, test = pictures.held, pictures.splits.test
-    found: dict[str, Any] = {"held_out_accuracy": None, "temperature": None, "test_accuracy": None}
-    if len(held):
-        logits, labels = learner.logits(learner.x, held), pictures.train.y[held]
-        right = int((logits.argmax(1) == labels).sum())
-        found["held_out_accuracy"] = asdict(estimate(right, len(held)))
-        if len(held) >= _LEAST_CALIBRATING:
-            found["temperature"] = round(fit_temperature(logits, labels), _DIGITS)
-    if len(test):
-        figures = measure(learner.logits(test.x), test.y)
-        found["test_accuracy"] = round(figures.accuracy, 6)
-    return found
+class HoldOutEvaluation:
+    """Measures a round's learner on held-out images and on test images, where there are any.
+
+    Args:
+        learner: Measured after its fit.
+        images: Today's.
+
+    Attributes:
+        past: Empty: a round of labelling has no stopping criteria.
+        step: The step after which it was measured; None before.
+        metrics: None: what a test on labelled test images shows is in `found`.
+        found: What was measured, JSON values; None each where there are no such images.
+    """
+
+    def __init__(self, learner: Trainable, images: ImagePool) -> None:
+        self.past = Evaluations()
+        self.metrics: Metrics | None = None
+        self.step: int | None = None
+        self.found: dict[str, Any] = {}
+        self._learner, self._images = learner, images
+
+    def due(self, step: int, budget: Budget) -> bool:
+        """Measure it in every round."""
+        return True
+
+    def take(self, step: int, halt: Budget) -> None:
+        """Measure the learner.
+
+        Raises:
+            BudgetSpent: The clock `halt` was halted.
+        """
+        learner, held, test = self._learner, self._images.held, self._images.splits.test
+        found: dict[str, Any] = dict.fromkeys(_MEASURED)
+        if len(held):
+            logits, labels = learner.logits(learner.x, held, halt), self._images.train.y[held]
+            right = int((logits.argmax(1) == labels).sum())
+            found["held_out_accuracy"] = asdict(estimate(right, len(held)))
+            if len(held) >= _LEAST_CALIBRATING:
+                found["temperature"] = round(fit_temperature(logits, labels), _DIGITS)
+        if len(test):
+            figures = measure(learner.logits(test.x, budget=halt), test.y)
+            found["test_accuracy"] = round(figures.accuracy, 6)
+        self.step, self.found = step, found
+
+    def of_step(self, step: int) -> dict[str, Any]:
+        """Return what was measured after a step."""
+        return dict(self.found)
 
 
 def in_words(learnt: Mapping[str, Any]) -> dict[str, str]:
@@ -93,4 +129,4 @@ def in_words(learnt: Mapping[str, Any]) -> dict[str, str]:
     return said
 
 
-__all__ = ["Estimate", "estimate", "guesses", "in_words", "measured"]
+__all__ = ["Estimate", "HoldOutEvaluation", "estimate", "guesses", "in_words"]

@@ -14,6 +14,7 @@ from alprune.data.dataset import spelt_as
 from alprune.errors import DataError
 from alprune.labelling.journal import Answer, Journal
 from alprune.loop.defaults import ResolvedLabelling
+from alprune.loop.pool import LabelPool
 from alprune.loop.setup import data_options
 from alprune.loop.start_weights import scaled
 
@@ -37,8 +38,8 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Today's images, with the journal's classes and all labels known.
+class ImagePool:
+    """Today's images, with the journal's classes and all known labels.
 
     Attributes:
         splits: Training images, labels in use among them, -1 elsewhere; test images, maybe none.
@@ -65,6 +66,21 @@ class Pictures:
         """The training images."""
         return self.splits.train
 
+    def label_pool(self, candidates: Tensor) -> LabelPool:
+        """Return the labels as the loop takes them.
+
+        Args:
+            candidates: Indices of the images that may be chosen, `(n,)`; all others without a
+                label are set aside.
+        """
+        pool = LabelPool(len(self.train), len(self.train.classes), listed=True)
+        known = torch.cat([self.labelled, self.held])
+        pool.label(known, self.train.y[known], step=0)
+        pool.hold_out(self.held)
+        others = pool.unlabelled
+        pool.set_aside(others[~torch.isin(others, candidates)])
+        return pool
+
     def seen(self) -> Tensor:
         """Return the hashes of all files, for the next `look`, `(n, 16)` uint8."""
         return torch.from_numpy(np.array(self.files.contents))
@@ -81,7 +97,7 @@ def load(config: ResolvedLabelling, progress: bool = False) -> Splits:
 
 def look(
     config: ResolvedLabelling, journal: Journal, splits: Splits, seen: Tensor | None
-) -> Pictures:
+) -> ImagePool:
     """Put together what the folders of a folder of images and the journal know.
 
     An image in a class folder has that class; what was told of any other image belongs to its
@@ -93,7 +109,7 @@ def look(
         journal: Learns of classes that folders name, of a trial's first labels and of what is held
             out.
         splits: The images as they are today.
-        seen: `Pictures.seen` of the last round; None before.
+        seen: `ImagePool.seen` of the last round; None before.
 
     Raises:
         DataError: These are no images of a folder, or too few for a trial.
@@ -117,7 +133,7 @@ def look(
     once = torch.tensor([first[content] == index for index, content in enumerate(contents)])
     resting = journal.resting()
     rests = torch.tensor([content in resting for content in contents])
-    return Pictures(
+    return ImagePool(
         splits=splits,
         files=files,
         labelled=torch.nonzero(known & ~held).squeeze(1),
@@ -194,17 +210,17 @@ def _changes(journal: Journal, contents: set[str], seen: Tensor | None) -> Chang
     return Changes(len(contents - before), len(before - contents), lost)
 
 
-def described(pictures: Pictures) -> dict[str, Any]:
+def counts(images: ImagePool) -> dict[str, Any]:
     """Say in numbers what there is, for the record."""
     return {
-        "pool": len(pictures.train),
-        "labelled": len(pictures.labelled) + len(pictures.held),
-        "in_folders": pictures.in_folders,
-        "held_out": len(pictures.held),
-        "arrived": pictures.changes.arrived,
-        "gone": pictures.changes.gone,
-        "lost": pictures.changes.lost,
+        "pool": len(images.train),
+        "labelled": len(images.labelled) + len(images.held),
+        "in_folders": images.in_folders,
+        "held_out": len(images.held),
+        "arrived": images.changes.arrived,
+        "gone": images.changes.gone,
+        "lost": images.changes.lost,
     }
 
 
-__all__ = ["Changes", "Pictures", "described", "load", "look"]
+__all__ = ["Changes", "ImagePool", "counts", "load", "look"]

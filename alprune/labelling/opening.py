@@ -14,7 +14,7 @@ from alprune.labelling.options import changed, completed
 from alprune.labelling.session import Asking
 from alprune.loop.config import RunConfig, given
 from alprune.loop.events import Observer
-from alprune.loop.run_folder import CONFIG, RunFolder, is_asking, read_events
+from alprune.loop.run_folder import CONFIG, LABELLING, RunFolder, kind_of, read_events
 from alprune.loop.trust import check_trust, trusting
 
 
@@ -45,7 +45,7 @@ def open_asking(
     chosen = given(options)
     begun = (path / CONFIG).exists()
     if begun:
-        if not is_asking(path) and read_events(path):
+        if kind_of(path) is not LABELLING and read_events(path):
             raise StoreError(
                 f"{path} holds a run on labelled data. Choose another folder to ask people in."
             )

@@ -5,29 +5,27 @@ import math
 import torch
 from torch import Tensor
 
-from alprune.acquisition import Acquisition, Evidence, acquire
 from alprune.acquisition.initial import first_points
-from alprune.labelling.images import Pictures
+from alprune.labelling.images import ImagePool
 from alprune.labelling.journal import Query
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.frozen import cold_pool
-from alprune.training.budget import Budget
 from alprune.training.interface import Trainable
 
-_RANDOM_SHARE = 5  # of a round, at most one image in so many is drawn at random to be held out
+_RANDOM_SHARE = 5  # of a round, at most one image in N is drawn at random to be held out
 _DIGITS = 6
 
 
-def candidates(pictures: Pictures, count: int) -> Tensor:
+def candidates(images: ImagePool, count: int) -> Tensor:
     """Return what may be asked for: skipped images only where there is little else, `(k,)`."""
-    if len(pictures.open) >= count:
-        return pictures.open
-    return torch.cat([pictures.open, pictures.resting]).sort().values
+    if len(images.open) >= count:
+        return images.open
+    return torch.cat([images.open, images.resting]).sort().values
 
 
 def drawn_at_random(
     config: ResolvedLabelling,
-    pictures: Pictures,
+    images: ImagePool,
     open_: Tensor,
     count: int,
     generator: torch.Generator,
@@ -37,20 +35,20 @@ def drawn_at_random(
     They are a fair sample of the images without a label, as those that an acquisition function
     chooses are not: accuracy on them is an estimate of accuracy on the rest.
     """
-    missing = config.hold_out - len(pictures.held)
+    missing = config.hold_out - len(images.held)
     number = max(0, min(missing, math.ceil(count / _RANDOM_SHARE), len(open_)))
     return open_[torch.randperm(len(open_), generator=generator)[:number]]
 
 
 def typical(
     config: ResolvedLabelling,
-    pictures: Pictures,
+    images: ImagePool,
     open_: Tensor,
     count: int,
     generator: torch.Generator,
 ) -> Tensor:
     """Choose `count` images before there is a learner, by `config.start`, `(count,)`."""
-    cold = cold_pool(config, pictures.train)
+    cold = cold_pool(config, images.train)
     # The function knows nothing of labels: what it chooses of the labelled is thrown away.
     wanted = min(len(cold), count + len(cold) - len(open_))
     chosen = first_points(config.start, cold, wanted, generator)
@@ -58,53 +56,19 @@ def typical(
     return chosen[torch.randperm(len(chosen), generator=generator)[:count]]
 
 
-def uncertain(
-    learner: Trainable,
-    pictures: Pictures,
-    acquisition: Acquisition,
-    scored: Tensor,
-    count: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, float]:
-    """Let an acquisition function choose.
-
-    Args:
-        learner: Fitted.
-        pictures: Labels known.
-        acquisition: The function.
-        scored: Images it may choose from, `(k,)`.
-        count: Images wanted.
-        generator: Source of randomness, on the CPU.
-
-    Returns:
-        `(count,)` indices, and images scored a second.
-    """
-    evidence = Evidence(
-        learner,
-        scored,
-        pictures.labelled,
-        pictures.train.y[pictures.labelled],
-        len(pictures.train.classes),
-    )
-    clock = Budget(None)
-    clock.start()
-    chosen = acquire(acquisition, evidence, min(count, len(scored)), generator)
-    return chosen, len(scored) / max(clock.elapsed_s, 1e-9)
-
-
-def queries(
-    pictures: Pictures, chosen: dict[str, Tensor], learner: Trainable | None
+def described(
+    images: ImagePool, chosen: dict[str, Tensor], learner: Trainable | None
 ) -> list[Query]:
     """Describe chosen images, with the learner's guesses if there is one.
 
     Args:
-        pictures: Today's.
+        images: Today's.
         chosen: `{why: (k,) indices}`.
         learner: Fitted.
     """
     indices = torch.cat(list(chosen.values()))
     why = [name for name, some in chosen.items() for _ in range(len(some))]
-    files, classes = pictures.files, pictures.train.classes
+    files, classes = images.files, images.train.classes
     if learner is None:
         return [
             Query(files.paths[i], files.content(i), reason)
@@ -127,4 +91,4 @@ def queries(
     ]
 
 
-__all__ = ["candidates", "drawn_at_random", "queries", "typical", "uncertain"]
+__all__ = ["candidates", "described", "drawn_at_random", "typical"]

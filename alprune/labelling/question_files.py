@@ -19,7 +19,8 @@ from alprune.data.image_cache.decode import Decoder
 from alprune.errors import DataError, printable, quoted
 from alprune.labelling.journal import Answer, Query
 from alprune.labelling.read_answers import Given, read_answers
-from alprune.loop.run_folder import RunFolder, to_cell
+from alprune.loop.csv_tables import to_cell
+from alprune.loop.run_folder import RunFolder
 
 QUERIES = "queries.csv"
 SHEET = "queries.png"

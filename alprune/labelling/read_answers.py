@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from alprune.data.safe_io import read_whole
 from alprune.data.tables import decode, read_table
 from alprune.errors import DataError, quoted
-from alprune.loop.run_folder import from_cell
+from alprune.loop.csv_tables import from_cell
 
 FILE_BYTES = 2**27  # of a file of labels
 SKIPS = ("skip", "unsure", "?")  # what stands for "I cannot tell"

@@ -1,4 +1,4 @@
-"""Ask people for labels and take them: a folder that is learnt from a bit more in each round."""
+"""Labelling by people: rounds of questions, answers that come at any time, a journal of both."""
 
 import json
 import threading
@@ -11,25 +11,30 @@ from typing import Any, Self
 import torch
 
 from alprune import data
+from alprune.acquisition import find_acquisition, snapshots_of
 from alprune.data.listing import list_folder
 from alprune.data.names import LONGEST_NAME, KnownNames, is_name, is_unlabelled
 from alprune.errors import ConfigError, DataError, quoted
-from alprune.labelling import accuracy
-from alprune.labelling import images as pictures
-from alprune.labelling import queries as choosing
-from alprune.labelling import question_files as papers
+from alprune.labelling import accuracy, images, queries, question_files
+from alprune.labelling.accuracy import HoldOutEvaluation
 from alprune.labelling.check_answers import Rules, Teller, Told
-from alprune.labelling.fit import learn
-from alprune.labelling.images import Changes, Pictures
+from alprune.labelling.images import Changes, ImagePool
 from alprune.labelling.journal import Journal, Query
+from alprune.labelling.network import open_network
 from alprune.labelling.options import root_of
 from alprune.labelling.read_answers import Given, read_answers
-from alprune.labelling.rounds import Prepared, Round
-from alprune.loop.checkpoint import load_checkpoint, save_checkpoint
+from alprune.labelling.rounds import (
+    Prepared,
+    Round,
+    RoundRecord,
+    RoundTiming,
+    round_learner,
+)
+from alprune.loop.active_learner import ActiveLearner, Setting
+from alprune.loop.checkpoint import LAYOUT, load_checkpoint, save_checkpoint
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import Observer
 from alprune.loop.run_folder import RunFolder
-from alprune.training.budget import Budget
 
 
 class Asking:
@@ -58,7 +63,7 @@ class Asking:
         self.journal = Journal(folder)
         self.lock = threading.RLock()
         self._folder, self._observer = folder, observer
-        self._clock = Budget(None)
+        self._learning: ActiveLearner | None = None
         self._halted = False
         self._looked = False
         self._state: dict[str, Any] | None = None
@@ -103,7 +108,7 @@ class Asking:
         there = [query for query in journal.open if self._is_there(query)]
         if not there:
             return None
-        if hand_out and not papers.is_written(self.path, journal.pending):
+        if hand_out and not question_files.is_written(self.path, journal.pending):
             self._write_round()
         return Round(
             journal.round, tuple(there), True, classes=tuple(journal.offered), **journal.asked
@@ -111,50 +116,98 @@ class Asking:
 
     def _is_there(self, query: Query) -> bool:
         try:
-            return papers.place_of(self.root, query.path, self.config.follow_links).is_file()
+            place = question_files.place_of(self.root, query.path, self.config.follow_links)
         except DataError:
             return False
+        return place.is_file()
 
     def prepare(self) -> Prepared:
-        """Learn, and choose what could be asked next; a thread may do this while others tell.
+        """Learn, and choose what could be asked next; other threads may take answers meanwhile.
 
         Raises:
+            KeyboardInterrupt: `halt` was called.
             AlpruneError: As from `ask`.
         """
-        config, clock = self.config, Budget(None)
-        self._clock = clock
-        if self._halted:
-            clock.halt()
-        splits = pictures.load(config, progress=not self._looked)
+        config = self.config
+        splits = images.load(config, progress=not self._looked)
         self._looked = True
         state = self._checkpoint()
         with self.lock:
-            today = pictures.look(config, self.journal, splits, state.get("seen"))
+            today = images.look(config, self.journal, splits, state.get("seen"))
             number = self.journal.round + 1
         self._warn_of(today.changes)
         count = config.query_size
         rest = self._candidates(today, count)
         generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
-        drawn = choosing.drawn_at_random(config, today, rest, count, generator)
+        drawn = queries.drawn_at_random(config, today, rest, count, generator)
         rest, count = rest[~torch.isin(rest, drawn)], count - len(drawn)
         learner, learnt = None, {}
         if today.train.y[today.labelled].unique().numel() < 2:
-            chosen = {"typical": choosing.typical(config, today, rest, count, generator)}
-            self._save(number, state | {"seen": today.seen()})
+            chosen = {"typical": queries.typical(config, today, rest, count, generator)}
+            self._state = state | {"layout": LAYOUT, "step": number, "seen": today.seen()}
+            save_checkpoint(self._folder, number + 1, self._state)
         else:
-            lesson = learn(config, today, state, rest, count, clock, generator, self._tick)
-            chosen = {"uncertain": lesson.chosen}
-            learner, learnt = lesson.network.learner, lesson.learnt
-            lesson.network.write(self._folder)
-            speed = {"seen": today.seen(), "scoring_speed": lesson.speed}
-            self._save(number, lesson.network.state() | speed)
-            with self.lock:
-                lesson.note(self.journal)
-        queries = choosing.queries(today, {"random": drawn} | chosen, learner)
-        return Prepared(today, _mixed(queries, generator), learnt)
+            learning = self._learn(today, rest, count, number, generator)
+            chosen, learner = {"uncertain": learning.query()}, learning.learner
+            if learning.reason == "interrupted":
+                raise KeyboardInterrupt("Interrupted; no answer is lost.")
+            if learning.reason:  # nothing to choose from; what was learnt is kept all the same
+                learning.save(number + 1)
+            learning.checkpoints.wait()
+            self._learning = None
+            self._state = learning.state() | learning.setting.also_kept()
+            learnt = learning.evaluation.of_step(number)
+        asked = queries.described(today, {"random": drawn} | chosen, learner)
+        return Prepared(today, _mixed(asked, generator), learnt)
 
-    def _candidates(self, today: Pictures, count: int) -> torch.Tensor:
-        found = choosing.candidates(today, count)
+    def _learn(
+        self,
+        today: ImagePool,
+        rest: torch.Tensor,
+        count: int,
+        number: int,
+        generator: torch.Generator,
+    ) -> ActiveLearner:
+        """Return a round's learner, ready to fit.
+
+        Args:
+            today: The images.
+            rest: Indices of those that may be chosen, `(n,)`.
+            count: Images wanted.
+            number: Of the round.
+            generator: Source of randomness, on the CPU.
+        """
+        config, state = self.config, self._checkpoint()
+        snapshots = snapshots_of(find_acquisition(config.acquisition))
+        network = open_network(config, today.train, today.labelled, state, snapshots)
+        learner, timing = network.learner, RoundTiming(config.budget, config.score_share)
+        evaluation = HoldOutEvaluation(learner, today)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        setting = Setting(
+            timing,
+            evaluation,
+            RoundRecord(
+                self._folder, self.journal, self.lock, self._observer, network, timing.budget
+            ),
+            draws=generator,
+            training=torch.Generator(learner.device).manual_seed(seed),
+            query_size=count,
+            also_kept=lambda: {
+                "seen": today.seen(),
+                "temperature": evaluation.found.get("temperature"),
+                # The optimiser begins anew in every round, as its rate does.
+                "learner": learner.state() | {"optimiser": {}},
+            },
+        )
+        learning = round_learner(config, today, rest, network, setting, state)
+        learning.step = number
+        self._learning = learning
+        if self._halted:
+            learning.interrupt()
+        return learning
+
+    def _candidates(self, today: ImagePool, count: int) -> torch.Tensor:
+        found = queries.candidates(today, count)
         if not len(found):
             raise DataError(
                 f"all {len(today.train):,} images in {str(self.root)!r} have labels: nothing is "
@@ -163,16 +216,14 @@ class Asking:
             )
         return found
 
-    def _tick(self, done: int, planned: int) -> None:
-        self._observer.tick("fit", done, planned, self._clock.elapsed_s)
-
     def halt(self) -> None:
         """End `prepare` within a batch, now and ever after, from another thread.
 
         It raises KeyboardInterrupt.
         """
         self._halted = True
-        self._clock.halt()
+        if self._learning is not None:
+            self._learning.interrupt()
 
     def open_round(self, prepared: Prepared, hand_out: bool = True) -> Round:
         """Ask what was prepared, except for what has been told meanwhile.
@@ -183,25 +234,25 @@ class Asking:
         """
         with self.lock:
             known = self.journal.answers
-            queries = [query for query in prepared.queries if query.content not in known]
+            asked = [query for query in prepared.queries if query.content not in known]
             guessed = accuracy.guesses(self.journal)
             learnt = dict(prepared.learnt)
             learnt["guesses"] = None if guessed is None else asdict(guessed)
-            described = pictures.described(prepared.pictures)
-            self.journal.ask(queries, learnt=learnt, **described)
-            summary = {"round": self.journal.round} | described | learnt
+            counts = images.counts(prepared.images)
+            self.journal.ask(asked, learnt=learnt, **counts)
+            summary = {"round": self.journal.round} | counts | learnt
             self._folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
             self.write_labels()
             opened = Round(
                 self.journal.round,
-                tuple(queries),
+                tuple(asked),
                 False,
-                described["labelled"],
-                described["in_folders"],
-                described["pool"],
+                counts["labelled"],
+                counts["in_folders"],
+                counts["pool"],
                 tuple(self.journal.offered),
                 learnt,
-                prepared.pictures.changes,
+                prepared.images.changes,
             )
         if hand_out:
             self._write_round()
@@ -290,13 +341,13 @@ class Asking:
     def write_labels(self) -> None:
         """Write labels.csv: all that was told by now."""
         with self.lock:
-            content = papers.labels_table(list(self.journal.answers.values()))
-            path = self.path / papers.LABELS
+            content = question_files.labels_table(list(self.journal.answers.values()))
+            path = self.path / question_files.LABELS
             if not path.is_file() or path.read_bytes() != content:
-                self._folder.write(papers.LABELS, content)
+                self._folder.write(question_files.LABELS, content)
 
     def _write_round(self) -> None:
-        papers.write_round(
+        question_files.write_round(
             self._folder,
             self.journal.pending,
             self.journal.offered,
@@ -310,10 +361,6 @@ class Asking:
             self._state = load_checkpoint(self.path) or {}
         return self._state
 
-    def _save(self, number: int, state: dict[str, Any]) -> None:
-        self._state = state | {"step": number}
-        save_checkpoint(self._folder, number, self._state)
-
     def _warn_of(self, changes: Changes) -> None:
         if changes.lost:
             warnings.warn(
@@ -324,7 +371,7 @@ class Asking:
 
     def _loaded(self) -> data.Splits:
         if self._splits is None:
-            self._splits = pictures.load(self.config)
+            self._splits = images.load(self.config)
         return self._splits
 
     def _identify(self, path: str) -> str | None:

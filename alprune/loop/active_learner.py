@@ -268,7 +268,6 @@ class ActiveLearner:
     def _fit_labelled(self) -> FitReport:
         labelled = self.pool.trained_on
         epochs = self.config.epochs if self.learner.batches else self.config.initial_epochs
-        assert epochs is not None
         return self.learner.fit(
             labelled,
             self.pool.label_of(labelled),

@@ -208,7 +208,7 @@ class Record:
         """Write the learner, and its plan if training changed it."""
         if learner.early is not None:
             self.folder.write("plan.json", learner.early.plan.to_json())
-        self.folder.write("model.safetensors", weights_file(learner.averaged))
+        write_learner(self.folder, learner)
 
     def labels(
         self,
@@ -238,6 +238,11 @@ class Record:
         elapsed_s = self.budget.elapsed_s
         self.folder.event(name, elapsed_s, **fields)
         self.observer.event(name, fields | {"elapsed_s": elapsed_s})
+
+
+def write_learner(folder: RunFolder, learner: Trainable) -> None:
+    """Write the weights of the network that predicts."""
+    folder.write("model.safetensors", weights_file(learner.averaged))
 
 
 def pruning_fields(pruned: Pruned) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from alprune.data import Dataset
 from alprune.data.corruption import wrong_labels
 from alprune.data.dataset import UNKNOWN
 from alprune.errors import StoreError, quoted
+from alprune.loop.csv_tables import LABELS, from_cell, label_rows
 from alprune.loop.pool import LabelPool
-from alprune.loop.run_folder import LABELS, from_cell, label_rows
 
 _SHOWN = 3  # rows that a message names
 

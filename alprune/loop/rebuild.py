@@ -1,31 +1,39 @@
 """A learner made again from its checkpoint."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from alprune import models
 from alprune.data import Dataset
+from alprune.loop.config import RunConfig
 from alprune.loop.defaults import Resolved
+from alprune.loop.frozen import FROZEN, frozen_network
 from alprune.loop.saved_learner import SavedLearner
 from alprune.loop.setup import new_learner
 from alprune.pruning import Plan, rebuild, trace
 from alprune.training.distributed import ALONE, Team
+from alprune.training.input_spec import Inputs
 from alprune.training.interface import Trainable
 
 
 def rebuilt_network(
-    fresh: nn.Module, saved: SavedLearner, image_shape: tuple[int, ...]
+    config: RunConfig, inputs: Inputs, saved: SavedLearner, unpruned: Callable[[Inputs], nn.Module]
 ) -> tuple[nn.Module, Plan]:
     """Return the network that predicts, in eval mode, and the plan of what is left of it.
 
     Args:
-        fresh: The unpruned network.
+        config: Complete options.
+        inputs: What it takes.
         saved: From its checkpoint.
-        image_shape: `(c, h, w)` of one image.
+        unpruned: Builds the unpruned network.
     """
-    plan, early = saved.plan, saved.state["early"]
+    if config.learner == FROZEN:
+        return frozen_network(config, inputs.image_shape, saved.state), saved.plan
+    plan, early, fresh = saved.plan, saved.state["early"], unpruned(inputs)
     if early is not None:
-        graph = trace(fresh, torch.zeros(2, *image_shape))
+        graph = trace(fresh, torch.zeros(2, *inputs.image_shape))
         plan = Plan.of(graph, graph.check(early["keep"]), tuple(early["floored"]))
     return rebuild(fresh, plan, saved.weights).eval(), plan
 

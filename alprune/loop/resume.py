@@ -13,21 +13,22 @@ from alprune.errors import AlpruneError, DataError, StoreError
 from alprune.loop import Oracle, RunResult, Session
 from alprune.loop.checkpoint import SLOTS, load_checkpoint
 from alprune.loop.config import RunConfig, given
+from alprune.loop.csv_tables import read_labels
 from alprune.loop.defaults import ResolvedRun
 from alprune.loop.events import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.rebuild import rebuilt_learner
 from alprune.loop.run_folder import (
     CONFIG,
+    RUN,
+    NullRunFolder,
     RunFolder,
-    is_asking,
+    kind_of,
     read_events,
-    read_labels,
     resume_command,
 )
 from alprune.loop.saved_learner import saved_learner
 from alprune.loop.setup import complete, load_splits, open_session, simulation
-from alprune.loop.silent_folder import SilentFolder
 from alprune.loop.trust import trusting
 from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team, join
@@ -82,10 +83,8 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
     """Return the options of the run in a folder, with a new budget or steps if given."""
     if not (path / CONFIG).exists():
         raise StoreError(f"{path} holds no run to go on with; start one with --out {path}.")
-    if is_asking(path):
-        raise StoreError(
-            f"in {path} people are asked for labels. Go on with: {resume_command(path)}."
-        )
+    if kind_of(path) is not RUN:
+        raise StoreError(f"{path} holds no run. To resume what it holds: {resume_command(path)}.")
     new = {"budget": budget, "steps": steps, "out": str(path)}
     return complete(RunConfig.from_toml(path / CONFIG, **given(new)).resolved(_ONCE))
 
@@ -135,7 +134,7 @@ def reopen(
     Raises:
         AlpruneError: As from `resume`.
     """
-    folder = RunFolder(path, resume=True) if team.rank == 0 else SilentFolder(path)
+    folder = RunFolder(path, resume=True) if team.rank == 0 else NullRunFolder(path)
     try:
         config = options(path, budget, steps)
         state = load_checkpoint(path)

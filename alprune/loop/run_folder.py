@@ -1,13 +1,13 @@
 """The run folder: the record of a run, written as it goes, sound at any instant."""
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import math
 import shlex
+import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -15,19 +15,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alprune.data import atomic_io
-from alprune.data.safe_io import open_ordinary, read_whole
+from alprune.data.safe_io import open_ordinary
 from alprune.errors import StoreError, quoted
+from alprune.loop.csv_tables import COLUMNS, LABELS, Row, table
 
 EVENTS = "events.jsonl"
 CONFIG = "config.toml"
-LABELS = "labels.csv"
 LOCK = ".lock"
-_LABEL_COLUMNS = ["index", "label", "class", "step"]
+_PATIENCE_S = 60.0  # for a thread that writes when the folder is closed
 LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
 _LOCK_S = 0.3  # to wait for a lock: `alprune watch` holds it for an instant to see if it is free
-FILE_BYTES = 2**28  # of events.jsonl and labels.csv: ten million rows
+_FILE_BYTES = 2**28  # of events.jsonl
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 _NUMBER = (int, float)
 _FIELDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("elapsed_s fitted_s", _NUMBER, "a number"),
@@ -39,16 +38,14 @@ _FIELDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("config versions", (dict,), "an object"),
 )
 
-Row = tuple[int, int, str, int]
-"""A labelled point: index, label, class name, step."""
-
 
 class RunFolder:
     """A folder that holds one run, to which one process at a time writes.
 
     Whatever is written is on the disk when the call returns. Files are replaced whole; lines are
     added at the end, and a line that could not be finished is cut off again. A folder that was
-    removed meanwhile, and perhaps made anew by another run, is not written to.
+    removed meanwhile, and perhaps made again by another run, is not written to. Several threads
+    may write; after `close` none of them can.
 
     Args:
         path: The folder; made if missing.
@@ -66,6 +63,7 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
         self._labels_bytes = 0
+        self._closed, self._gate = False, threading.Lock()  # held by the thread that writes
         self._digest = hashlib.blake2b(digest_size=16)
         try:
             if not resume:
@@ -152,7 +150,7 @@ class RunFolder:
         Raises:
             StoreError: As from `write`.
         """
-        data = _table([tuple(_LABEL_COLUMNS), *rows])
+        data = table([COLUMNS, *rows])
         self.write(LABELS, data)
         self._labels_bytes = len(data)
 
@@ -163,45 +161,103 @@ class RunFolder:
             StoreError: They cannot be written.
         """
         with self._writing(LABELS):
-            data = _table(rows)
+            data = table(rows)
             self._labels_bytes = atomic_io.append(self.path / LABELS, data, self._labels_bytes)
 
     def close(self) -> None:
-        """Let another process write here."""
-        self._lock.release()
+        """Let another process write here, once no thread of this one writes any more."""
+        if self._gate.acquire(timeout=_PATIENCE_S):  # a hung disk: the lock ends with the process
+            self._closed = True
+            self._gate.release()
+            self._lock.release()
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
         """Make an OSError a StoreError that names the file; refuse a folder that is not ours."""
-        try:
-            ours = _place(self.path) == self._place
-        except OSError:
-            ours = False
-        if not ours:
-            raise StoreError(
-                f"cannot write {self.path / name}: the folder, or the {LOCK} in it, was removed or "
-                "replaced while the run went on, and may be another's by now."
-            )
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {self.path / name}: {error}. Once that is mended, go on from the "
-                f"last state that was written: {resume_command(self.path)}"
-            ) from error
+        with self._gate:
+            if self._closed:
+                raise StoreError(f"cannot write {self.path / name}: the run is closed.")
+            try:
+                ours = _place(self.path) == self._place
+            except OSError:
+                ours = False
+            if not ours:
+                raise StoreError(
+                    f"cannot write {self.path / name}: the folder, or the {LOCK} in it, was "
+                    "removed or replaced during the run, and may be another run's by now."
+                )
+            try:
+                yield
+            except OSError as error:
+                raise StoreError(
+                    f"cannot write {self.path / name}: {error}. Once that is repaired, resume from "
+                    f"the last state that was written: {resume_command(self.path)}"
+                ) from error
+
+
+class NullRunFolder(RunFolder):
+    """The folder of a process that helps another one, which alone writes it: writes nothing.
+
+    Args:
+        path: The folder.
+    """
+
+    events_digest = ""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events_bytes = 0
+
+    def event(self, name: str, elapsed_s: float, **fields: Any) -> None:
+        """Write nothing."""
+
+    def rewind(self, events_bytes: int, digest: str | None = None) -> None:
+        """Cut off nothing."""
+
+    def write(self, name: str, *content: str | bytes | memoryview) -> None:
+        """Write nothing."""
+
+    def write_labels(self, rows: Iterable[Row]) -> None:
+        """Write nothing."""
+
+    def append_labels(self, rows: Iterable[Row]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Hold no lock that could be released."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder holds the record of.
+
+    Attributes:
+        resume: Command that resumes it.
+        ends: Whether its record has an end.
+        moment: When the learner in its checkpoint was trained, a format of `step`.
+    """
+
+    resume: str
+    ends: bool
+    moment: str
+
+
+RUN = Kind("run --resume", ends=True, moment="the last checkpoint, trained in step {step}")
+LABELLING = Kind("ask", ends=False, moment="round {step}")
+
+
+def kind_of(path: Path) -> Kind:
+    """Return what a folder holds the record of, by its first event; `RUN` where it has none."""
+    try:
+        first = _event(next(_lines(path / EVENTS), b""))
+    except (OSError, ValueError, RecursionError, StoreError):
+        return RUN
+    return LABELLING if first.get("asking") is True else RUN
 
 
 def resume_command(path: Path) -> str:
-    """Return the command that goes on with the run in a folder."""
-    return f"alprune {'ask' if is_asking(path) else 'run --resume'} {shlex.quote(str(path))}"
-
-
-def is_asking(path: Path) -> bool:
-    """Tell whether a folder's record is that of `alprune ask`, by its first event."""
-    try:
-        return _event(next(_lines(path / EVENTS), b"")).get("asking") is True
-    except (OSError, ValueError, RecursionError, StoreError):
-        return False
+    """Return the command that resumes what is in a folder."""
+    return f"alprune {kind_of(path).resume} {shlex.quote(str(path))}"
 
 
 def sound_bytes(path: Path) -> int:
@@ -257,65 +313,15 @@ class Fields(dict[str, Any]):
         )
 
 
-def to_cell(text: str) -> str:
-    """Write text so that a spreadsheet shows it and computes nothing.
-
-    Spreadsheets take a cell that begins with one of = + - @, a tab or a line break for a formula,
-    which can send a table's content away. An apostrophe in front marks it as text.
-
-    Returns:
-        `text`, with an apostrophe in front where it begins with one of these or with an
-        apostrophe; `from_cell` takes it off.
-    """
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def from_cell(cell: str) -> str:
-    """Return the text that `to_cell` was given."""
-    return cell[1:] if cell.startswith("'") else cell
-
-
-def label_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a run folder's labels.csv, unchecked, with their line numbers.
-
-    The header, a half-written last row and what follows damage are left out.
-    """
-    try:
-        text = read_whole(path / LABELS, FILE_BYTES).decode()
-    except (OSError, UnicodeDecodeError):
-        return
-    rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    with contextlib.suppress(csv.Error):  # the rows before the damage are good
-        for row in rows:
-            if row and row != _LABEL_COLUMNS:
-                yield rows.line_num, row
-
-
-def read_labels(path: Path) -> dict[int, tuple[int, int]]:
-    """Read the labels in a run folder's labels.csv.
-
-    Args:
-        path: The run folder.
-
-    Returns:
-        `{index: (label, step)}`, without rows that are not labels.
-    """
-    known = {}
-    for _, row in label_rows(path):
-        with contextlib.suppress(ValueError, IndexError):
-            known[int(row[0])] = int(row[1]), int(row[3])
-    return known
-
-
 def _lines(path: Path) -> Iterator[bytes]:
     with open_ordinary(path) as file:
-        left = FILE_BYTES
+        left = _FILE_BYTES
         while line := file.readline(LINE_BYTES + 1):
             left -= len(line)
             if len(line) > LINE_BYTES or left < 0:
                 raise StoreError(
                     f"{path} is no record of a run: it has a line of more than {LINE_BYTES:,} "
-                    f"bytes, or more than {FILE_BYTES:,} in all."
+                    f"bytes, or more than {_FILE_BYTES:,} in all."
                 )
             torn = b"\0" in line and not file.read(1)  # JSON has no zeros, and there is no more
             if torn or not line.endswith(b"\n"):
@@ -398,10 +404,3 @@ def _hash(path: Path, length: int) -> "tuple[hashlib.blake2b, int]":
             digest.update(part)
             left -= len(part)
     return digest, length - left
-
-
-def _table(rows: Iterable[tuple[Any, ...]]) -> bytes:
-    text = io.StringIO()
-    cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)
-    csv.writer(text).writerows(cells)  # lines end in \r\n, so that both are quoted within a cell
-    return text.getvalue().encode()

@@ -31,6 +31,11 @@ class SavedLearner:
     temperature: Any = None
 
     @property
+    def trained(self) -> bool:
+        """Whether it was trained at all."""
+        return bool(self.state["batches"])
+
+    @property
     def weights(self) -> Mapping[str, Tensor]:
         """State dict of the network that predicts."""
         weights: Mapping[str, Tensor] = self.state["averaged"] or self.state["model"]
@@ -50,9 +55,11 @@ def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
     if record is None and "image_shape" in state:  # of labelling, before version 2 of the layout
         record = {**state, "dtype": str(state["dtype"]).removeprefix("torch.")}
     try:
+        learner = state["learner"]
+        int(learner["batches"]), dict(learner["averaged"] or learner["model"])
         return SavedLearner(
             plan=Plan.from_json(state["plan"]),
-            state=state["learner"],
+            state=learner,
             inputs=None if record is None else Inputs.from_record(record),
             step=int(state["step"]),
             temperature=state.get("temperature"),

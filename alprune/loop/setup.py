@@ -20,8 +20,7 @@ from alprune.loop.events import Observer
 from alprune.loop.frozen import FROZEN, cold_pool, frozen_learner, with_learner
 from alprune.loop.oracle import Simulation
 from alprune.loop.pool import LabelPool, drawn_to_hold_out
-from alprune.loop.run_folder import RunFolder, check_new
-from alprune.loop.silent_folder import SilentFolder
+from alprune.loop.run_folder import NullRunFolder, RunFolder, check_new
 from alprune.loop.start_weights import scaled, start_from, with_weights
 from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
 from alprune.pruning.epi import EarlyPruner, EarlySettings
@@ -193,7 +192,7 @@ def open_session(
     pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
     learner = new_learner(config, pruned.model, splits.train, team)
     if folder is None:  # last: what is refused before leaves no folder behind
-        folder = (RunFolder if team.rank == 0 else SilentFolder)(Path(config.out))
+        folder = (RunFolder if team.rank == 0 else NullRunFolder)(Path(config.out))
     session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer)
     try:
         session.begin(pruned)

@@ -3,13 +3,12 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,11 +18,12 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import AlpruneError, StoreError, quoted
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.config import RunConfig
-from alprune.loop.frozen import FROZEN, frozen_network
-from alprune.loop.run_folder import CONFIG, is_asking, read_events, resume_command
+from alprune.loop.rebuild import rebuilt_network
+from alprune.loop.run_folder import CONFIG, kind_of, read_events, resume_command
+from alprune.loop.saved_learner import saved_learner
 from alprune.loop.trust import check_trust, code_name, trusting
 from alprune.models.memory import check_memory
-from alprune.pruning import Plan, rebuild, trace
+from alprune.pruning import Plan, rebuild
 from alprune.runs.local_data import nearby_splits
 from alprune.training.classifier import Classifier
 from alprune.training.input_spec import INPUTS, Inputs
@@ -113,13 +113,11 @@ def _of_run(path: Path, model: nn.Module | None) -> Learned:
         return _built(config.model, inputs, config.seed)
 
     events = read_events(path)
-    if is_asking(path):
-        return _of_asking(path, config, events, unpruned)
     last: Mapping[str, Any] = events[-1] if events else {"event": "none"}
     reason = str(last.get("reason", ""))
     if last["event"] == "end" and not reason.startswith("error") and (path / _WEIGHTS).exists():
         return _of_end(path, config, last, unpruned)
-    return _of_checkpoint(path, config, reason, unpruned)
+    return _of_checkpoint(path, config, events, unpruned)
 
 
 def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any], unpruned: Builder) -> Learned:
@@ -143,70 +141,27 @@ def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any], unpruned: Bui
     return Learned(classifier, config.model, plan, "the end of the run", notes, config)
 
 
-def _of_checkpoint(path: Path, config: RunConfig, reason: str, unpruned: Builder) -> Learned:
-    state = load_checkpoint(path)
-    if state is None:
-        raise StoreError(
-            f"{path} holds no learner: the run wrote no state before it was ended. To begin it "
-            f"again: {resume_command(path)}"
-        )
-    inputs = _inputs(path, config)
-    try:
-        learner, step = state["learner"], int(state["step"])
-        batches = int(learner["batches"])
-        weights = learner["averaged"] or learner["model"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"the checkpoint in {path} holds no learner: {error!r}.") from error
-    if batches == 0:
-        raise StoreError(
-            f"the learner of the run in {path} was not trained before the run was ended. To go on "
-            f"with it: {resume_command(path)}"
-        )
-
-    def make() -> tuple[Plan, nn.Module]:
-        before = Plan.from_json(state["plan"])
-        if config.learner == FROZEN:
-            return before, frozen_network(config, inputs.image_shape, learner)
-        _check_together(inputs, before, weights)
-        fresh = unpruned(inputs)
-        plan = _plan(fresh, inputs, before, learner["early"])
-        return plan, _rebuilt(fresh, plan, weights)
-
-    plan, network = _fitting(path, make)
-    why = f"has ended with an {reason}" if reason else "has not ended, or was killed"
-    where = f"the last checkpoint, trained in step {step}"
-    note = f"the run in {path} {why}: this is its learner of {where}."
-    return Learned(Classifier(network, inputs), config.model, plan, where, (note,), config)
-
-
-def _of_asking(
-    path: Path, config: RunConfig, events: list[dict[str, Any]], unpruned: Builder
+def _of_checkpoint(
+    path: Path, config: RunConfig, events: Sequence[Mapping[str, Any]], unpruned: Builder
 ) -> Learned:
-    """Return the learner of a folder in which people are asked, from its checkpoint.
-
-    The files beside it hold the same, but are written one after the other.
-    """
-    state = load_checkpoint(path) or {}
-    fits = [event for event in events if event["event"] == "fit"]
-    if "plan" not in state or not fits:
+    saved = saved_learner(load_checkpoint(path) or {})
+    if saved is None or not saved.trained:
         raise StoreError(
-            f"there is no learner in {path} yet: label images of two classes at least, then "
-            f"{resume_command(path)}"
+            f"{path} holds no learner that was trained. To train it: {resume_command(path)}"
         )
-
-    def make() -> tuple[Inputs, Plan, nn.Module]:
-        inputs = Inputs.from_record(state | {"dtype": str(state["dtype"]).removeprefix("torch.")})
-        plan, learner = Plan.from_json(state["plan"]), state["learner"]
-        if config.learner == FROZEN:
-            return inputs, plan, frozen_network(config, inputs.image_shape, learner)
-        weights = learner["averaged"] or learner["model"]
-        _check_together(inputs, plan, weights)
-        return inputs, plan, _rebuilt(unpruned(inputs), plan, weights)
-
-    inputs, plan, network = _fitting(path, make)
-    temperature = _temperature(fits[-1].get("temperature"))
-    when = f"round {state.get('step')}"
-    return Learned(Classifier(network, inputs, temperature), config.model, plan, when, (), config)
+    inputs = saved.inputs or _inputs(path, config)
+    _check_together(inputs, saved.plan, saved.weights)
+    network, plan = _fitting(path, lambda: rebuilt_network(config, inputs, saved, unpruned))
+    kind, reason = kind_of(path), str(events[-1].get("reason", "")) if events else ""
+    when = kind.moment.format(step=saved.step)
+    notes: tuple[str, ...] = ()
+    if kind.ends:
+        why = f"has ended with an {reason}" if reason else "has not ended, or was killed"
+        notes = (f"the run in {path} {why}: this is its learner of {when}.",)
+    fits = [event for event in events if event["event"] == "fit"]  # of labelling, one per round
+    fitted = saved.temperature or (fits[-1].get("temperature") if fits else None)
+    classifier = Classifier(network, inputs, _temperature(fitted))
+    return Learned(classifier, config.model, plan, when, notes, config)
 
 
 def _built(name: str, inputs: Inputs, seed: int = 0) -> nn.Module:
@@ -236,14 +191,6 @@ def _check_together(inputs: Inputs, plan: Plan, state: Mapping[str, Tensor]) -> 
             f"the plan is for images {plan.example_shape}, and the learner takes "
             f"{inputs.image_shape}."
         )
-
-
-def _plan(fresh: nn.Module, inputs: Inputs, plan: Plan, early: Mapping[str, Any] | None) -> Plan:
-    """Return what is left of a network, also if it is being pruned during training."""
-    if early is None:
-        return plan
-    graph = trace(fresh, torch.zeros(2, *inputs.image_shape))
-    return Plan.of(graph, graph.check(early["keep"]), tuple(early["floored"]))
 
 
 def _fitting(path: Path, make: Any) -> Any:

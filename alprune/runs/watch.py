@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from alprune.errors import StoreError, printable
 from alprune.loop.progress import Lines, span
-from alprune.loop.run_folder import EVENTS, LOCK, Fields, is_asking, read_events
+from alprune.loop.run_folder import EVENTS, LOCK, Fields, kind_of, read_events
 from alprune.loop.signals import how_to_resume
 from alprune.runs.compare import MANIFEST
 
@@ -113,7 +113,7 @@ def _mark(path: Path) -> tuple[int, int] | None:
 
 
 def _nobody(path: Path) -> str:
-    if is_asking(path):
+    if not kind_of(path).ends:
         return f"nothing runs in {path}; its questions wait for labels. {how_to_resume(path)}"
     return (
         f"no process holds the lock of {path}, and its record has no end: the run was killed, or "

@@ -52,8 +52,8 @@ def restore_learner(learner: "Learner", state: Mapping[str, Any]) -> None:
     if learner.early is not None:
         _narrow(learner, learner.early, state["early"])
     learner.model.load_state_dict(state["model"])
-    if state["averaged"] is not None:
-        learner.averaged.load_state_dict(state["averaged"])
+    average = state["averaged"]
+    learner.averaged.load_state_dict(state["model"] if average is None else average)
     learner.snapshots = deque(maxlen=learner.snapshots.maxlen)
     for weights in state["snapshots"]:
         learner.snapshots.append(copy.deepcopy(learner.averaged))

@@ -108,7 +108,10 @@ def test_a_class_that_comes_later_is_learnt_too(tmp_path):
         asked = asking.ask()
         assert asked.changes.arrived == 8
         grown = asking._checkpoint()
-        assert grown["classes"] == [*known["classes"], "striped"] and grown["plan"] == known["plan"]
+        assert (
+            grown["inputs"]["classes"] == [*known["inputs"]["classes"], "striped"]
+            and grown["plan"] == known["plan"]
+        )
         [fit] = [e for e in read_events(tmp_path / "run") if e.get("new_outputs")]
         assert fit["new_outputs"] == ["striped"]
         guesses = {query.path: query.guess for query in asked}

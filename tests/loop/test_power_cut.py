@@ -13,7 +13,8 @@ import pytest
 
 from alprune.data import atomic_io
 from alprune.errors import StoreError
-from alprune.loop.run_folder import RunFolder, read_events, read_labels
+from alprune.loop.csv_tables import read_labels
+from alprune.loop.run_folder import RunFolder, read_events
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows cannot sync a folder")
@@ -129,7 +130,7 @@ def test_a_folder_that_another_run_has_made_anew_is_left_to_it(folder):
         lambda: folder.write("summary.json", "{}"),
         lambda: folder.append_labels([(1, 1, "cat", 1)]),
     ):
-        with pytest.raises(StoreError, match="was removed or replaced while the run"):
+        with pytest.raises(StoreError, match="was removed or replaced during the run"):
             write()
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
     other.close()

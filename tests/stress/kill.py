@@ -42,8 +42,8 @@ from alprune.acquisition import Evidence
 from alprune.loop import session
 from alprune.loop.active_learner import ActiveLearner
 from alprune.loop.checkpoint import SLOTS, CheckpointWriter, decode
+from alprune.loop.csv_tables import read_labels
 from alprune.loop.events import Record
-from alprune.loop.run_folder import read_labels
 from alprune.training import Learner
 
 WORK = [

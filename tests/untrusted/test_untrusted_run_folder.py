@@ -19,7 +19,8 @@ from tiny_run import events_of, options
 import alprune
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop.checkpoint import SLOTS, decode, encode, load_checkpoint
-from alprune.loop.run_folder import RunFolder, from_cell, read_events, read_labels, to_cell
+from alprune.loop.csv_tables import from_cell, read_labels, to_cell
+from alprune.loop.run_folder import RunFolder, read_events
 from alprune.runs.report import curves, plot_curves
 from alprune.runs.rerun import compare
 

@@ -70,7 +70,7 @@ class Desk:
 
     def stock(self, prepared: Prepared) -> None:
         """Keep some images at hand, drawn at random, for whoever is faster than the learner."""
-        today, most = prepared.pictures, 10 * self._asking.config.query_size
+        today, most = prepared.images, 10 * self._asking.config.query_size
         generator = torch.Generator().manual_seed(self._asking.config.seed)
         order = torch.randperm(len(today.open), generator=generator)[:most]
         with self._asking.lock:

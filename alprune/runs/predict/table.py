@@ -15,7 +15,7 @@ import torch
 from alprune.data import atomic_io
 from alprune.data.safe_io import read_whole
 from alprune.errors import StoreError, quoted
-from alprune.loop.run_folder import to_cell
+from alprune.loop.csv_tables import to_cell
 from alprune.runs.predict.classify import Classified, classify
 from alprune.runs.predict.files import Source
 from alprune.training.classifier import Classifier

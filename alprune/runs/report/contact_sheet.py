@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from alprune.data import Dataset
 from alprune.errors import AlpruneError, DataError
 from alprune.loop.config import RunConfig
-from alprune.loop.run_folder import read_labels
+from alprune.loop.csv_tables import read_labels
 from alprune.runs.local_data import nearby_splits
 from alprune.runs.report.figures import label, new_figure, plain
 from alprune.runs.report.groups import Group

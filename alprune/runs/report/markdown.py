@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from alprune.errors import printable
-from alprune.loop.run_folder import to_cell
+from alprune.loop.csv_tables import to_cell
 from alprune.runs.report.figures import Picture
 from alprune.runs.report.groups import Group
 from alprune.runs.report.page import Content

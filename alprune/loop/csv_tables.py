@@ -1,0 +1,79 @@
+"""Tables that spreadsheets can open: cells that compute nothing, and labels.csv of a run."""
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alprune.data.safe_io import read_whole
+
+LABELS = "labels.csv"
+COLUMNS = ("index", "label", "class", "step")
+_FILE_BYTES = 2**28  # of labels.csv: ten million rows
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+
+Row = tuple[int, int, str, int]
+"""A labelled point: index, label, class name, step."""
+
+
+def to_cell(text: str) -> str:
+    """Write text so that a spreadsheet shows it and computes nothing.
+
+    Spreadsheets take a cell that begins with one of = + - @, a tab or a line break for a formula,
+    which can send a table's content away. An apostrophe in front marks it as text.
+
+    Returns:
+        `text`, with an apostrophe in front where it begins with one of these or with an
+        apostrophe; `from_cell` takes it off.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """Return the text that `to_cell` was given."""
+    return cell[1:] if cell.startswith("'") else cell
+
+
+def table(rows: Iterable[tuple[Any, ...]]) -> bytes:
+    """Return rows as a CSV file; text goes through `to_cell`."""
+    text = io.StringIO()
+    cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)
+    csv.writer(text).writerows(cells)  # lines end in \r\n, so that both are quoted within a cell
+    return text.getvalue().encode()
+
+
+def label_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a run folder's labels.csv, unchecked, with their line numbers.
+
+    The header, a half-written last row and what follows damage are left out.
+    """
+    try:
+        text = read_whole(path / LABELS, _FILE_BYTES).decode()
+    except (OSError, UnicodeDecodeError):
+        return
+    rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    with contextlib.suppress(csv.Error):  # the rows before the damage are good
+        for row in rows:
+            if row and row != list(COLUMNS):
+                yield rows.line_num, row
+
+
+def read_labels(path: Path) -> dict[int, tuple[int, int]]:
+    """Read the labels in a run folder's labels.csv.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        `{index: (label, step)}`, without rows that are not labels.
+    """
+    known = {}
+    for _, row in label_rows(path):
+        with contextlib.suppress(ValueError, IndexError):
+            known[int(row[0])] = int(row[1]), int(row[3])
+    return known
+
+
+__all__ = ["COLUMNS", "LABELS", "Row", "from_cell", "label_rows", "read_labels", "table", "to_cell"]
