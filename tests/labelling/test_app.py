@@ -123,6 +123,13 @@ def test_requests_that_make_no_sense_are_refused_in_json(client, asking, path, b
     assert asking.labels == {}
 
 
+def test_json_that_is_nested_deep_is_refused(client):
+    headers = {"Host": HOST, "Content-Type": "application/json"}
+    for body in (b"[" * 8000, b'{"a":' * 3000, b'{"number": 0, "label": ' + b"[" * 8000):
+        answer = client.post(f"/{TOKEN}/answer", data=body, headers=headers)
+        assert answer.status_code == 400 and answer.is_json
+
+
 def test_images_are_decoded_and_sent_by_number(client, desk):
     answer = get(client, "image/0")
     assert answer.mimetype == "image/png"

@@ -12,10 +12,9 @@ from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from alprune.errors import AlpruneError, StoreError
+from alprune.labelling.web.connections import REQUEST_BYTES
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import Desk
-
-_REQUEST_BYTES = 2**14
 
 
 def make_app(desk: Desk, previews: Previews, token: str, hosts: Set[str]) -> Flask:
@@ -32,7 +31,7 @@ def make_app(desk: Desk, previews: Previews, token: str, hosts: Set[str]) -> Fla
         hosts: Allowed values of the Host header, as "127.0.0.1:8000".
     """
     app = Flask("alprune", static_folder=None, template_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = _REQUEST_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = REQUEST_BYTES
     page = files("alprune.labelling.web").joinpath("page.html").read_text("utf-8")
     policy = content_policy(page)
 
@@ -117,7 +116,10 @@ def content_policy(page: str) -> str:
 
 def _sent(**kinds: Any) -> dict[str, Any]:
     """Return the fields of a request's JSON; one that is not as expected is refused."""
-    sent = request.get_json()  # of another content type is refused: a foreign form cannot send it
+    try:
+        sent = request.get_json()  # no other content type: a foreign form cannot send this one
+    except RecursionError:
+        abort(400)
     if not isinstance(sent, dict) or sent.keys() != kinds.keys():
         abort(400)
     for name, kind in kinds.items():

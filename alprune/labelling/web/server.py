@@ -7,20 +7,15 @@ import webbrowser
 from collections.abc import Callable
 from typing import Any
 
-# Of the well-kept servers waitress is pure Python, answers from threads (the desk has a lock) and
-# ends cleanly; Flask is the smallest framework that comes with a test client.
-import waitress
 from waitress import wasyncore
 
 from alprune.errors import StoreError
 from alprune.labelling import Asking
 from alprune.labelling.web.app import make_app
 from alprune.labelling.web.background_fit import Trainer
+from alprune.labelling.web.connections import HOST, listen
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import Desk
-
-_HOST = "127.0.0.1"
-_THREADS = 4
 
 
 class Server:
@@ -50,17 +45,15 @@ class Server:
         app = make_app(self.desk, previews, token, hosts)
         logging.getLogger("waitress").setLevel(logging.ERROR)
         try:
-            self._server = waitress.create_server(
-                app, map=self._map, host=_HOST, port=port, threads=_THREADS, ident=None
-            )
+            self._server = listen(app, port, self._map)
         except OSError as error:
             raise StoreError(
-                f"cannot listen on {_HOST}, port {port}: {error.strerror or error}. Choose another "
+                f"cannot listen on {HOST}, port {port}: {error.strerror or error}. Choose another "
                 "--port, or none for a free one."
             ) from error
         found = self._server.effective_port
-        hosts.update({f"{_HOST}:{found}", f"localhost:{found}"})
-        self.url = f"http://{_HOST}:{found}/{token}/"
+        hosts.update({f"{HOST}:{found}", f"localhost:{found}"})
+        self.url = f"http://{HOST}:{found}/{token}/"
 
     def run(self, ready: Callable[[str], None], browse: bool = True) -> None:
         """Serve until Ctrl-C or `close`.
