@@ -35,6 +35,10 @@ DATASETS: dict[str, DataSource] = {
 }
 
 
+_ASK = "A person can label them: alprune ask, or alprune label."
+_LABELLING = {"shards": "Put a .cls file with its class beside each image: 7.jpg, then 7.cls."}
+
+
 def source(name: str) -> DataSource:
     """Return the source that a data set's name means.
 
@@ -106,7 +110,7 @@ def _check_complete(name: str, splits: Splits) -> None:
     if unknown:
         raise DataError(
             f"{unknown:,} of {len(train):,} training images of {name!r} have no label, and this "
-            "needs labelled ones. A person can label them: alprune ask, or alprune label."
+            "needs labelled ones. " + _LABELLING.get(name.partition(":")[0], _ASK)
         )
     if not len(splits.test) or bool((splits.test.y == UNKNOWN).any()):
         raise DataError(

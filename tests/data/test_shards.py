@@ -3,6 +3,8 @@ import multiprocessing
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import warnings
 from pathlib import Path
@@ -21,6 +23,7 @@ from alprune.data.image_cache.store import list_caches, remove_cache
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.shards import index as indexing
 from alprune.data.shards import pixels as keeping
+from alprune.data.shards import splits as splitting
 from alprune.errors import DataError
 from alprune.loop.setup import open_run
 
@@ -78,7 +81,7 @@ def test_by_name_they_are_resized_and_checked(root):
 
 def test_an_image_is_decoded_when_it_is_needed_and_then_kept(root, monkeypatch):
     write_shards(root, "train", np.tile(TRAIN, (30, 1, 1, 1)), np.tile(Y_TRAIN, 30), per_shard=100)
-    monkeypatch.setattr(shards, "_LOOKED_AT", 20)
+    monkeypatch.setattr(splitting, "_LOOKED_AT", 20)
     x = load(root).train.x
     assert decoded(root) == 20 + len(TEST)
     rows = torch.tensor([7, 1200, 7, 601])
@@ -386,7 +389,7 @@ def test_a_run_never_asks_for_an_image_that_cannot_be_read(tmp_path, monkeypatch
             asked = session.ask()
             session.tell(asked, oracle(asked))
         session.record.folder.close()  # as if the process had been killed
-        alprune.resume(tmp_path / "b")
+        alprune.resume(tmp_path / "b", trust_code=True)
     events = [alprune.read_events(tmp_path / name) for name in "ab"]
     asked = [[e["acquired"] for e in run if e["event"] == "step"] for run in events]
     assert asked[0] == asked[1] and len(asked[0]) == 5
@@ -397,3 +400,57 @@ def test_a_run_never_asks_for_an_image_that_cannot_be_read(tmp_path, monkeypatch
     labels = (tmp_path / "a" / "labels.csv").read_text().splitlines()[1:]
     assert len(labels) == whole.labelled
     assert not [line for line in labels if int(line.split(",")[0]) % 5 == 0]
+
+
+# --- labels that are elsewhere, names that are spelt otherwise ---
+
+
+def _files(pairs):
+    for part in ("train", "test"):
+        yield part, [(name.format(part=part), content) for name, content in pairs]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            [("{part}0.png", 0), ("{part}1.png", 1), ("{part}0.cls", b"0"), ("{part}1.cls", b"1")],
+            "4 .cls files apart from their images.*tar --sort=name",
+        ),
+        ([("{part}0.png", 0), ("{part}0.json", b"{}")], "Other files are not read .2 .json"),
+        ([("{part}0.png", 0), ("{part}0.txt", b"cat")], "2 .txt.*write the class into a .cls file"),
+        ([("{part}0.png", 0)], "Labels are read from a .cls file beside each image"),
+    ],
+)
+def test_where_labels_may_be_instead_is_said_each_time(tmp_path, files, message):
+    for part, named in _files(files):
+        named = [(name, png(TRAIN[c]) if isinstance(c, int) else c) for name, c in named]
+        write_tar(tmp_path / "s" / f"{part}.tar", named)
+    for _ in range(2):  # the second time by the index
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(DataError, match=message) as error:
+                load(tmp_path / "s")
+        assert "alprune ask" not in str(error.value)
+
+
+def test_shards_of_which_some_lack_labels_send_nobody_to_a_command_that_takes_none(root):
+    write_shards(root, "train", TRAIN, [None, *Y_TRAIN[1:]])
+    with pytest.raises(DataError, match="1 of 45 training images .* Put a .cls file"):
+        data.load(f"shards:{root}", cache=root.parent / "cache")
+
+
+def test_a_class_of_shards_is_one_however_it_is_written(root):
+    names = np.array(["café", "cafe\u0301", "Bee"])
+    write_shards(root, "train", TRAIN, names[Y_TRAIN])
+    write_shards(root, "test", TEST, names[Y_TEST])
+    assert load(root).train.classes == ("Bee", "café")
+    (root / "classes.txt").write_text("bee\ncafé \n", encoding="utf-8-sig")
+    splits = load(root)
+    assert splits.train.classes == ("bee", "café")
+    assert splits.train.y.tolist() == [[1, 1, 0][y] for y in Y_TRAIN]
+
+
+def test_listing_imports_no_torch():
+    code = "import sys; import alprune.data.shards.tar; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

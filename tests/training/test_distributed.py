@@ -130,7 +130,7 @@ SHARDED = """
 import os
 from pathlib import Path
 
-from alprune.data import shards
+from alprune.data.shards import splits as shards
 from alprune.data.dataset import LoadOptions
 
 

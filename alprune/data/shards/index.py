@@ -13,15 +13,16 @@ import mmap
 import os
 import secrets
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from alprune.data.dataset import UNKNOWN
@@ -57,6 +58,7 @@ class Index:
         texts: Classes that are no numbers, in the order in which they were met.
         digest: Hash of where everything lies, and of the first image of each shard.
         token: Names files that belong to this index.
+        others: Number of files that are not read, by their suffix, as of `Samples`.
     """
 
     root: Path
@@ -68,6 +70,7 @@ class Index:
     texts: tuple[str, ...]
     digest: str
     token: str
+    others: dict[str, int]
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -81,6 +84,7 @@ class _Log:
     counts: list[int]
     texts: list[str]
     digests: list[str]
+    others: Counter[str]
     last: Block | None
 
     @property
@@ -153,19 +157,20 @@ def open_index(place: Path, shards: Shards, size: tuple[int, int], progress: boo
         tuple(log.texts),
         digest.hexdigest(),
         log.token,
+        dict(log.others),
     )
 
 
 def _known(place: Path, header: dict[str, Any], every: Sequence[Shard]) -> _Log | None:
     """Read what is known of the first of these shards; None if it is not of these or not sound."""
     log: _Log | None = None
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         for block in read_blocks(place / INDEX):
             said = json.loads(block.payload)
             if log is None:
                 if {**said, "token": None} != {**header, "token": None}:
                     return None
-                log = _Log(str(said["token"]), [], [], [], block)
+                log = _Log(str(said["token"]), [], [], [], Counter(), block)
                 continue
             if len(log.counts) == len(every):
                 return None  # a shard is gone
@@ -175,6 +180,7 @@ def _known(place: Path, header: dict[str, Any], every: Sequence[Shard]) -> _Log 
             log.counts.append(block.count)
             log.texts += said["texts"]
             log.digests.append(said["digest"])
+            log.others.update({str(name): int(n) for name, n in said["others"].items()})
             log.last = block
     if log is None:
         return None
@@ -190,7 +196,7 @@ def _known(place: Path, header: dict[str, Any], every: Sequence[Shard]) -> _Log 
 def _begin(place: Path) -> _Log:
     """Clear a cache that is not of these shards; begin a new one."""
     clear(place)
-    log = _Log(secrets.token_hex(8), [], [], [], None)
+    log = _Log(secrets.token_hex(8), [], [], [], Counter(), None)
     for kind in ("places", "labels"):
         file_of(place, kind, log.token).touch()
     return log
@@ -210,7 +216,6 @@ def _list(
         place / INDEX, log.last, json.dumps({**header, "token": log.token}).encode()
     )
     codes = {text: TEXT - number for number, text in enumerate(log.texts)}
-    without = 0
     try:
         with (
             open(file_of(place, "places", log.token), "r+b", buffering=0) as places,
@@ -232,15 +237,16 @@ def _list(
                     "shard": [shard.path, shard.size, shard.modified],
                     "texts": texts,
                     "digest": digest,
+                    "others": samples.others,
                 }
                 writer.append(n, json.dumps(said).encode())
                 log.counts.append(n)
                 log.texts += texts
                 log.digests.append(digest)
-                without += samples.without_image
+                log.others.update(samples.others)
     finally:
         writer.close()
-    if without:
+    if without := log.others["cls"]:
         warnings.warn(
             f"{without:,} samples of {str(root)!r} have no image and are left out.", stacklevel=4
         )
@@ -252,11 +258,12 @@ def _listed(root: Path, todo: Sequence[Shard]) -> Iterator[Samples]:
     if sum(shard.size for shard in todo) < _MANY_BYTES or cores() == 1 or len(todo) == 1:
         yield from map(list_samples, paths)
         return
-    workers = Parallel(n_jobs=min(cores(), len(todo)), return_as="generator")
-    try:
-        yield from workers(delayed(list_samples)(path) for path in paths)
-    finally:
-        get_reusable_executor().shutdown()  # they would wait five minutes for more to do
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(cores(), len(todo)), context) as workers:
+        try:
+            yield from workers.map(list_samples, paths)
+        finally:  # Ctrl-C must not wait for all that is queued
+            workers.shutdown(cancel_futures=True)
 
 
 def _coded(labels: list[str | None], codes: dict[str, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,7 @@ _LABEL = "cls"
 _LONGEST_LABEL = 1024  # bytes
 _LONGEST_HEADER = 2**16  # bytes of a name or of other text about a file; names take 4,096 at most
 _MOST_RECORDS = 100  # that hold for all files of a shard
+_LONGEST_SUFFIX, _MOST_SUFFIXES = 16, 20
 _MOST_BLOCKS = 2**32  # that 32 bits can count: 2 TB
 
 
@@ -27,12 +29,12 @@ class Samples:
     Attributes:
         places: Where the image of each lies, `(n, 2)` uint32: its first block, and its bytes.
         labels: What its `.cls` says; None where it has none.
-        without_image: How many more have no image.
+        others: Number of further files by their suffix; "cls": of samples without an image.
     """
 
     places: np.ndarray
     labels: list[str | None]
-    without_image: int
+    others: dict[str, int]
 
 
 @dataclass
@@ -41,18 +43,23 @@ class _Found:
 
     places: list[tuple[int, int]] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
-    without_image: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     key: str | None = None
     image: tuple[int, int] | None = None
     label: str | None = None
+
+    def other(self, suffix: str) -> None:
+        """Count a file of another kind; there may be thousands of kinds."""
+        known = suffix in self.others or len(self.others) < _MOST_SUFFIXES
+        self.others[suffix if known and len(suffix) <= _LONGEST_SUFFIX else "..."] += 1
 
     def begin(self, key: str | None) -> None:
         """Enter the sample that ends here; another one begins."""
         if self.image is not None:
             self.places.append(self.image)
             self.labels.append(self.label)
-        elif self.key is not None:
-            self.without_image += 1
+        elif self.label is not None:
+            self.others[_LABEL] += 1
         self.key, self.image, self.label = key, None, None
 
 
@@ -86,7 +93,7 @@ def list_samples(path: Path) -> Samples:
         ) from error
     found.begin(None)
     places = np.array(found.places, np.uint32).reshape(-1, 2)
-    return Samples(places, found.labels, found.without_image)
+    return Samples(places, found.labels, dict(found.others))
 
 
 def name_at(path: Path, block: int) -> str:
@@ -128,7 +135,9 @@ def _enter(found: _Found, tar: tarfile.TarFile, member: tarfile.TarInfo, path: P
             )
         content = tar.extractfile(member)
         assert content is not None  # it is a file
-        found.label = content.read().decode().strip() or None
+        found.label = content.read().decode("utf-8-sig").strip() or None
+    else:
+        found.other(suffix)
 
 
 class _HeadersOnly:
