@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from alprune.errors import PruneError
 from alprune.models.cost import cost
+from alprune.models.load_state import load_state
 from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
 from alprune.pruning.checks import as_batches, check_numbers, checked_model
@@ -247,7 +248,7 @@ def rebuild(
         made = narrow(model, graph, plan.keep(graph))
     if state is not None:
         try:
-            made.load_state_dict(state)
+            load_state(made, state)
         except RuntimeError as error:
             raise PruneError(f"the state dict belongs to another network: {error}") from error
     return made

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from alprune.models.load_state import load_state
 from alprune.pruning.epi import EarlyPruner
 from alprune.pruning.graph.rebase import narrow_graph
 from alprune.pruning.graph.surgery import narrow
@@ -51,13 +52,13 @@ def restore_learner(learner: "Learner", state: Mapping[str, Any]) -> None:
     """
     if learner.early is not None:
         _narrow(learner, learner.early, state["early"])
-    learner.model.load_state_dict(state["model"])
+    load_state(learner.model, state["model"])
     average = state["averaged"]
-    learner.averaged.load_state_dict(state["model"] if average is None else average)
+    load_state(learner.averaged, state["model"] if average is None else average)
     learner.snapshots = deque(maxlen=learner.snapshots.maxlen)
     for weights in state["snapshots"]:
         learner.snapshots.append(copy.deepcopy(learner.averaged))
-        learner.snapshots[-1].load_state_dict(weights)
+        load_state(learner.snapshots[-1], weights)
     learner.optimiser = new_optimiser(learner.model, learner.settings)
     parameters = dict(learner.model.named_parameters())
     for name, memory in state["optimiser"].items():

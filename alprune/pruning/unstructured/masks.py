@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from alprune.errors import PruneError
+from alprune.models.load_state import load_state
 
 _SINGLE = nn.modules.conv._ConvNd | nn.Linear
 
@@ -139,7 +140,7 @@ def load_masked(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
             if _join(prefix, key) in state:
                 masks[name] = state[_join(prefix, key)]
     masked = apply_masks(model, masks)
-    masked.load_state_dict(state)
+    load_state(masked, state)
     return masked
 
 
