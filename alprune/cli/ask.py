@@ -50,6 +50,10 @@ class _Training(Observer):
     def __init__(self, stream_is_terminal: bool) -> None:
         self._shown = stream_is_terminal
 
+    def event(self, name: str, fields: dict[str, Any]) -> None:
+        if name == "note":
+            click.echo(fields["text"], err=True)
+
     def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
         if self._shown:
             tell(f"training: {elapsed_s:.0f} s, batch {done} of at most {planned}")

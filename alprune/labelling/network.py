@@ -87,11 +87,11 @@ def _rebuilt(
             f"{after}."
         )
     train, added = replace(train, mean=inputs.mean, std=inputs.std), tuple(after[len(before) :])
+    if len(after) > len(before):
+        saved = _Grow(config, train, len(before))(saved)
     if config.learner == FROZEN:  # every fit of its head begins from all labels
         fresh = models.build(config.model, len(after), train.image_shape, config.seed)
         return Network(new_learner(config, fresh, train), saved.plan, train, added=added)
-    if len(after) > len(before):
-        saved = _Grow(config, train, len(before))(saved)
     # Each round begins with the rate of the options, which may have changed, and at rest.
     saved = replace(saved, state={**saved.state, "lr": config.lr, "optimiser": {}})
     learner = rebuilt_learner(config, train, saved, snapshots)

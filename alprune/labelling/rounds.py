@@ -16,6 +16,7 @@ from alprune.labelling.network import Network
 from alprune.loop.active_learner import ActiveLearner, Setting
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import pruning_fields, write_learner
+from alprune.loop.frozen import FROZEN, SCORED
 from alprune.loop.observers import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.run_folder import RunFolder
@@ -195,6 +196,8 @@ def round_learner(
     train, test = network.train, images.splits.test
     splits = Splits(train, replace(test, mean=train.mean, std=train.std))
     pool = images.label_pool(candidates)
+    if config.learner == FROZEN:  # it scores so fast that memory is the limit
+        config = replace(config, score_subset=SCORED)
     learning = ActiveLearner(
         config,
         splits,

@@ -34,7 +34,10 @@ from alprune.loop.active_learner import ActiveLearner, Setting
 from alprune.loop.checkpoint import LAYOUT, load_checkpoint, save_checkpoint
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import Observer
+from alprune.loop.frozen import FROZEN, embed_pool
 from alprune.loop.run_folder import RunFolder
+from alprune.training import BudgetSpent
+from alprune.training.budget import Budget
 
 
 class Asking:
@@ -65,6 +68,7 @@ class Asking:
         self._folder, self._observer = folder, observer
         self._learning: ActiveLearner | None = None
         self._halted = False
+        self._clock = Budget(None)  # of work between rounds, to halt it
         self._looked = False
         self._state: dict[str, Any] | None = None
         self._splits: data.Splits | None = None
@@ -136,6 +140,7 @@ class Asking:
             today = images.look(config, self.journal, splits, state.get("seen"))
             number = self.journal.round + 1
         self._warn_of(today.changes)
+        self._embed(today)
         count = config.query_size
         rest = self._candidates(today, count)
         generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
@@ -159,6 +164,15 @@ class Asking:
             learnt = learning.evaluation.of_step(number)
         asked = queries.described(today, {"random": drawn} | chosen, learner)
         return Prepared(today, _mixed(asked, generator), learnt)
+
+    def _embed(self, today: ImagePool) -> None:
+        """Embed new images for a frozen learner: once each, so no round's budget pays for it."""
+        if self.config.learner != FROZEN:
+            return
+        try:
+            embed_pool(self.config, today.train, self._clock)
+        except BudgetSpent:
+            raise KeyboardInterrupt("Interrupted; what was embedded is kept.") from None
 
     def _learn(
         self,
@@ -216,12 +230,17 @@ class Asking:
             )
         return found
 
+    def say(self, note: str) -> None:
+        """Show people a note."""
+        self._observer.event("note", {"text": note})
+
     def halt(self) -> None:
         """End `prepare` within a batch, now and ever after, from another thread.
 
         It raises KeyboardInterrupt.
         """
         self._halted = True
+        self._clock.halt()
         if self._learning is not None:
             self._learning.interrupt()
 

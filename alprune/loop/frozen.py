@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from alprune import models
 from alprune.acquisition.initial import ColdPool
 from alprune.data import Dataset
+from alprune.data.image_cache.vectors import VectorTable
 from alprune.errors import ConfigError
 from alprune.loop.config import OPTIONS, RunConfig
 from alprune.loop.start_weights import start_from
 from alprune.models.named_weights import IMAGENET, OWN
 from alprune.registry import lookup
+from alprune.training.budget import Budget
 from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team
 from alprune.training.embeddings import Embedder
@@ -27,6 +29,7 @@ LEARNERS: dict[str, str] = {
     FROZEN: "a head on a pretrained network that stays as it is; images are embedded once",
 }
 _METHODS = ("3sp-ca", "dense")  # the default, and what it comes to here
+SCORED = 20_000  # images that a frozen learner chooses from: their embeddings take 150 MB
 
 _latest: tuple[Any, Embedder] | None = None  # an embedder, and what it was made for
 
@@ -50,7 +53,7 @@ def with_learner(config: RunConfig) -> RunConfig:
         if config.model == OPTIONS["model"].default:
             config = replace(config, model=OWN)
         config = replace(config, pretrained=IMAGENET)
-    return replace(config, method="dense")
+    return replace(config, method="dense").resolved({"score_subset": SCORED})
 
 
 def frozen_learner(
@@ -109,6 +112,23 @@ def embedder_for(config: RunConfig, train: Dataset) -> Embedder:
     return _latest[1]
 
 
+def embed_pool(config: RunConfig, train: Dataset, budget: Budget | None = None) -> VectorTable:
+    """Embed the images of a pool that were not embedded before, with progress on the terminal.
+
+    Args:
+        config: Complete options of a frozen learner.
+        train: The pool.
+        budget: A clock that may be halted from another thread.
+
+    Raises:
+        BudgetSpent: It was; what was embedded is kept.
+    """
+    embedder = embedder_for(config, train)
+    table = embedder.table(train.x, train.files)
+    embedder.complete(train.x, table, budget, progress="embedding")
+    return table
+
+
 def cold_pool(config: RunConfig, train: Dataset, labels: Tensor | None = None) -> ColdPool:
     """Return what the first points are chosen from: with embeddings, if the learner is frozen.
 
@@ -121,9 +141,7 @@ def cold_pool(config: RunConfig, train: Dataset, labels: Tensor | None = None) -
         return ColdPool(train.x, train.classes, labels)
 
     def embeddings(rows: Tensor) -> Tensor:
-        embedder = embedder_for(config, train)
-        table = embedder.table(train.x, train.files)
-        embedder.complete(train.x, table, progress="embedding")
+        table = embed_pool(config, train)
         return torch.from_numpy(table.vectors[table.place[rows.numpy()]]).float()
 
     return ColdPool(train.x, train.classes, labels, embeddings)
@@ -132,8 +150,10 @@ def cold_pool(config: RunConfig, train: Dataset, labels: Tensor | None = None) -
 __all__ = [
     "FROZEN",
     "LEARNERS",
+    "SCORED",
     "TRAINED",
     "cold_pool",
+    "embed_pool",
     "embedder_for",
     "frozen_learner",
     "frozen_network",

@@ -10,7 +10,7 @@ from alprune import models
 from alprune.data import Splits
 from alprune.errors import ConfigError, ModelError
 from alprune.loop.config import RunConfig
-from alprune.models.named_weights import IMAGENET, find_weights
+from alprune.models.named_weights import IMAGENET, USUAL, find_weights
 from alprune.models.pretrained import digest_of, load_pretrained, put_weights
 
 _REINITIALISED = ("preconfig", "precrop", "precrop-flops", "precrop-params")  # methods of widths
@@ -55,15 +55,17 @@ def with_weights(config: RunConfig) -> RunConfig:
 
 
 def scaled(config: RunConfig, splits: Splits) -> Splits:
-    """Return a data set with the mean and deviation that weights with a name were trained with.
+    """Return a data set with the mean and deviation that the run's weights were trained with.
 
-    Those of the weights, not of the pool: the network has learnt to read such inputs. Images that
-    are no bytes keep their own.
+    Those of the weights, not of the pool: the network has learnt to read such inputs. What a file
+    of weights was trained with is not known: under a frozen learner it is taken to be ImageNet's
+    usual scale, which stays as it is when images are added. Float images keep their own scale.
     """
     train = splits.train
-    if config.pretrained != IMAGENET or train.x.dtype != torch.uint8:
+    named, fixed = config.pretrained == IMAGENET, config.learner == "frozen"
+    if not (named or fixed) or train.x.dtype != torch.uint8:
         return splits
-    expected = find_weights(config.model).preprocessing
+    expected = find_weights(config.model).preprocessing if named else USUAL
     mean, std = expected.of_channels(train.image_shape[0])
     return Splits(replace(train, mean=mean, std=std), replace(splits.test, mean=mean, std=std))
 

@@ -38,6 +38,9 @@ class Preprocessing:
         return (mean,) * channels, (std,) * channels
 
 
+USUAL = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)  # of most networks
+
+
 @dataclass(frozen=True)
 class NamedWeights:
     """Weights that were found by name.
@@ -140,6 +143,7 @@ def _unavailable(model: str, error: Exception, where: str) -> ModelError:
 __all__ = [
     "IMAGENET",
     "OWN",
+    "USUAL",
     "NamedWeights",
     "Preprocessing",
     "find_weights",

@@ -70,7 +70,7 @@ class FrozenLearner:
 
     @property
     def head(self) -> Head:
-        """What fits change; made when the training images are embedded."""
+        """What fits change; first asked for when the training images are embedded."""
         if self._head is None:
             self._head = Head.over(self._rows(self._spaced(_SCALED_BY)), self._classes)
         return self._head
@@ -193,19 +193,22 @@ class FrozenLearner:
         return {
             "lr": self.lr,
             "batches": self.batches,
-            "model": _plain_state(self.head),
+            "model": None if self._head is None else _plain_state(self._head),
             "averaged": None,
+            "optimiser": {},
             "snapshots": [_plain_state(head) for head in self.snapshots],
             "early": None,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Bring the heads to a state that `state` returned; what is not embedded yet waits."""
-        kept = state["model"]
+        kept, self.batches = state["model"], state["batches"]
+        if kept is None:  # of before the first fit
+            self._head = None
+            return
         classes = len(kept["linear.weight"])
         self._head = Head(kept["centre"].to(self.device), 1.0, classes)
         self._head.load_state_dict(kept)
-        self.batches = state["batches"]
         self.snapshots = deque(maxlen=self.snapshots.maxlen)
         for weights in state["snapshots"]:
             self.snapshots.append(copy.deepcopy(self._head))
@@ -258,6 +261,8 @@ class FrozenLearner:
         chosen = surest(guess, settings.sure)
         if not len(chosen):
             return None
+        if len(chosen) > settings.learnt_from:
+            chosen = chosen[torch.linspace(0, len(chosen) - 1, settings.learnt_from).long()]
         total = settings.guesses * len(labels.unique())
         weights = torch.full((len(chosen),), total / len(chosen))
         points = self.head.scaled(self._rows(looked_at[chosen]))

@@ -31,16 +31,18 @@ class HeadSettings:
         components: Principal components in which neighbours are sought.
         reach: Share of an image's class that comes from its neighbours, in [0, 1).
         pool: Unlabelled images that are looked at, at most.
+        learnt_from: Guessed images that are learnt from, at most.
         iterations: Of L-BFGS, at most.
     """
 
     strength: float = 10.0
     guesses: float = 20.0
-    sure: float = 0.5
+    sure: float = 0.25
     neighbours: int = 15
     components: int = 128
     reach: float = 0.9
     pool: int = 20_000
+    learnt_from: int = 2000
     iterations: int = 60
 
     def __post_init__(self) -> None:

@@ -1,0 +1,94 @@
+"""Which folders hold colour photographs, and what labelling does by default with them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alprune import open_asking
+from alprune.labelling.photographs import are_photographs
+
+
+def write(folder, count, side=64, kind="colour"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        base = rng.integers(0, 256, 3 if kind == "colour" else 1)
+        noise = rng.integers(0, 30, (side, side, 1))
+        pixels = np.broadcast_to(np.clip(base + noise, 0, 255), (side, side, 3))
+        image = Image.fromarray(pixels.astype(np.uint8))
+        (image.convert("L") if kind == "grey" else image).save(folder / f"{kind}{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "expected"),
+    [
+        ("colour", 64, True),
+        ("colour", 32, True),
+        ("colour", 20, False),
+        ("grey", 64, False),
+        ("grey in three channels", 64, False),
+    ],
+)
+def test_colour_and_size_decide(tmp_path, kind, side, expected):
+    write(tmp_path / "unlabelled", 6, side, kind)
+    assert are_photographs(tmp_path) is expected
+
+
+def test_most_of_the_images_decide_and_damaged_files_do_not_count(tmp_path):
+    write(tmp_path / "unlabelled", 5)
+    write(tmp_path / "unlabelled", 3, kind="grey")
+    for number in range(8):
+        (tmp_path / "unlabelled" / f"damaged{number}.png").write_bytes(b"\x89PNG nothing")
+    assert are_photographs(tmp_path)
+
+
+def test_a_folder_without_images_holds_no_photographs(tmp_path):
+    assert not are_photographs(tmp_path)
+
+
+def notes_of(tmp_path, name, **options):
+    from alprune.loop.observers import Observer
+
+    class Hears(Observer):
+        notes: list = []
+
+        def event(self, name, fields):
+            if name == "note":
+                self.notes.append(fields["text"])
+
+    hears = Hears()
+    hears.notes = []
+    with open_asking(
+        tmp_path / name, observer=hears, dataset=f"folder:{tmp_path / 'photos'}", **options
+    ) as asking:
+        return asking.config, hears.notes
+
+
+def test_photographs_get_a_frozen_learner_and_a_line_that_says_how_not_to(tmp_path):
+    write(tmp_path / "photos" / "unlabelled", 6)
+    config, notes = notes_of(tmp_path, "asked")
+    assert config.learner == "frozen" and config.pretrained == "imagenet"
+    [note] = notes
+    assert "--learner trained" in note
+    config, notes = notes_of_again(tmp_path)
+    assert config.learner == "frozen" and not notes
+
+
+def notes_of_again(tmp_path):
+    with open_asking(tmp_path / "asked") as asking:
+        return asking.config, []
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"learner": "trained"}, {"model": "resnet20"}, {"method": "3sp"}]
+)
+def test_who_chooses_a_network_gets_it(tmp_path, chosen):
+    write(tmp_path / "photos" / "unlabelled", 6)
+    config, notes = notes_of(tmp_path, "asked", **chosen)
+    assert config.learner == "trained" and not notes
+
+
+def test_other_images_are_learnt_from_scratch(tmp_path):
+    write(tmp_path / "photos" / "unlabelled", 6, kind="grey")
+    config, notes = notes_of(tmp_path, "asked")
+    assert config.learner == "trained" and not notes
