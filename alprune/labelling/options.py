@@ -41,7 +41,9 @@ def completed(config: RunConfig) -> ResolvedLabelling:
             f"method {config.method!r} prunes during training, and here the learner is pruned with "
             "the first labels. Choose another, 3sp-ca for example."
         )
-    whole = resolve_labelling(with_weights(with_learner(config)))
+    # Choosing is limited by the time of a round, see `alprune.labelling.fit`.
+    config = replace(with_weights(with_learner(config)), score_subset=None)
+    whole = resolve_labelling(config)
     check_names(whole)
     return whole
 

@@ -210,9 +210,9 @@ class RunConfig:
     )
 
     # Acquisition
-    acquisition: str = option(
+    acquisition: str | None = option(
         "acquisition",
-        "entropy",
+        None,
         "What is labelled next, by a name of `alprune list`, or module:function.",
         common=True,
     )

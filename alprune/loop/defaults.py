@@ -50,6 +50,7 @@ _AUTO = 0  # widths as `alprune.pruning.width_limits` chooses them
 class Resolved(RunConfig):
     """The options of a run or of labelling, none left open whose value is always known."""
 
+    acquisition: str
     after_pruning: str
     batch_size: int
     channel_cost: str
@@ -136,6 +137,12 @@ DEFAULTS: dict[str, Any] = {
 
 # The first case that holds and has a value for an option decides.
 _RUN = (
+    # A pretrained network knows the typical images before any label, and needs few labels.
+    Case(
+        "with --learner frozen",
+        lambda f: f.config.learner == "frozen",
+        {"initial": 50, "start": "typiclust", "acquisition": "falcun"},
+    ),
     Case("none with --steps", lambda f: f.config.steps is not None, {"budget": None}),
     # Weights that were trained would be destroyed at the rate at which random ones learn.
     Case(
@@ -180,6 +187,7 @@ _RUN = (
         _always,
         DEFAULTS
         | {"learner": "trained", "budget": 3600.0, "start": "balanced", "after_pruning": "reinit"}
+        | {"acquisition": "entropy"}
         | {"round_to": _AUTO, "min_channels": _AUTO},
     ),
 )
