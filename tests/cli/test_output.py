@@ -1,0 +1,98 @@
+"""What cannot be printed, on a full device or into a closed pipe, ends in a line or in silence."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+from tiny_run import options
+
+import alprune
+from alprune.__main__ import main
+
+FULL = Path("/dev/full")
+COMMANDS = [
+    ["--version"],
+    ["run", "--help"],
+    ["list"],
+    ["cache", "list"],
+    ["watch", "run"],
+    ["report", "run", "--out", "report"],
+    ["compare", "--methods", "dense,3sp", "--dataset", "digits", "--out", "grid", "--dry-run"],
+    ["run", "--resume", "run"],
+    ["predict", "run", "photos", "--out", "-"],
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from crafted import write_tree
+
+    path = tmp_path_factory.mktemp("output")
+    alprune.run(options(path / "run", steps=0, initial_epochs=1.0))
+    write_tree(path / "photos")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def surroundings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # main() puts another in its place
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(command: list[str], out: TextIO, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["alprune", *command])
+    monkeypatch.setattr(sys, "stdout", out)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+@pytest.mark.filterwarnings("ignore:the run in")
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_full_device_is_one_message(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, open(FULL, "w"), monkeypatch) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "No space left on device" in said and "cannot write" in said
+
+
+@pytest.mark.filterwarnings("ignore:the run in")
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_closed_pipe_is_no_traceback(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert run(command, open(writer, "w"), monkeypatch) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_a_run_ends_well_though_nobody_can_read_how_it_goes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", open(FULL, "w"))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(options(tmp_path / "new", steps=0, initial_epochs=1.0).to_toml())
+    with open(os.devnull, "w") as out:
+        assert run(["run", "--recipe", str(recipe)], out, monkeypatch) in (0, None)
+    assert alprune.load_run(tmp_path / "new").reason == "steps"
+
+
+def test_without_any_output_a_command_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as `>&- 2>&-` leaves them
+    monkeypatch.setattr(sys, "argv", ["alprune", "list"])
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
