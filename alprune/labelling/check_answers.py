@@ -74,7 +74,7 @@ class _Findings:
     replaced: int = 0
 
 
-class Teller:
+class AnswerChecker:
     """Turns the answers of a file, a page or a caller into answers for a journal.
 
     Args:
@@ -308,4 +308,4 @@ def _said(label: str | None) -> str:
     return "skipped" if label is None else repr(label)
 
 
-__all__ = ["Rules", "Teller", "Told"]
+__all__ = ["Rules", "AnswerChecker", "Told"]

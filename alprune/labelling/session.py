@@ -17,7 +17,7 @@ from alprune.data.names import LONGEST_NAME, KnownNames, is_name, is_unlabelled
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy, images, queries, question_files
 from alprune.labelling.accuracy import HoldOutEvaluation
-from alprune.labelling.check_answers import Rules, Teller, Told
+from alprune.labelling.check_answers import AnswerChecker, Rules, Told
 from alprune.labelling.images import Changes, ImagePool
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.network import open_network
@@ -311,11 +311,11 @@ class Asking:
         elif isinstance(answers, Mapping):
             answers = [_given(str(path), label) for path, label in answers.items()]
         with self.lock:
-            teller = self._teller(self._identify if unasked else _nowhere)
-            return teller.take(answers, Rules(new_classes, replace, unasked), by)
+            checker = self._checker(self._identify if unasked else _nowhere)
+            return checker.take(answers, Rules(new_classes, replace, unasked), by)
 
-    def _teller(self, identify: Callable[[str], str | None]) -> Teller:
-        return Teller(self.journal, self.root, identify, self._every_path)
+    def _checker(self, identify: Callable[[str], str | None]) -> AnswerChecker:
+        return AnswerChecker(self.journal, self.root, identify, self._every_path)
 
     def _every_path(self) -> list[str]:
         links = self.config.follow_links
@@ -371,7 +371,7 @@ class Asking:
             self.journal.pending,
             self.journal.offered,
             self.root,
-            self._teller(_nowhere).says_more,
+            self._checker(_nowhere).says_more,
             self.config.follow_links,
         )
 

@@ -17,9 +17,8 @@ from tiny_run import options
 
 from alprune.cli import main
 from alprune.data import Splits, folder, load
-from alprune.data.image_cache import pool as hands
-from alprune.data.image_cache import refresh
-from alprune.data.image_cache import worker as decoding
+from alprune.data.image_cache import pool as worker_pool
+from alprune.data.image_cache import refresh, worker
 from alprune.data.image_cache.index import read_index
 from alprune.data.image_cache.store import (
     INDEX,
@@ -75,13 +74,13 @@ def read(root: Path, cache: Path | None, **options: Any) -> Splits:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths of the files that are decoded, as long as that happens in this process."""
     paths: list[str] = []
-    plain = decoding.Reader.__call__
+    plain = worker.Reader.__call__
 
-    def noting(self: decoding.Reader, batch: Batch) -> list[Outcome]:
+    def noting(self: worker.Reader, batch: Batch) -> list[Outcome]:
         paths.extend(path for path in batch.paths if batch.first >= 0)
         return plain(self, batch)
 
-    monkeypatch.setattr(decoding.Reader, "__call__", noting)
+    monkeypatch.setattr(worker.Reader, "__call__", noting)
     return paths
 
 
@@ -218,15 +217,15 @@ def test_what_was_decoded_before_an_interruption_is_kept(
 ) -> None:
     monkeypatch.setattr(refresh, "_BATCH", 2)
     monkeypatch.setattr(refresh, "cores", lambda: 1)
-    plain = decoding.Reader.__call__
+    plain = worker.Reader.__call__
 
-    def interrupted(self: decoding.Reader, batch: Batch) -> list[Outcome]:
+    def interrupted(self: worker.Reader, batch: Batch) -> list[Outcome]:
         if len(decoded) >= 10:
             raise KeyboardInterrupt
         return plain(self, batch)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(decoding.Reader, "__call__", interrupted)
+        patched.setattr(worker.Reader, "__call__", interrupted)
         read(photos, cache, progress=True)
     assert capsys.readouterr().err == "What was decoded is kept: the next start goes on.\n"
     assert len(decoded) == 10
@@ -408,18 +407,18 @@ def test_a_file_that_kills_its_decoder_is_left_out_and_the_others_are_read(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evil = """
-import alprune.data.image_cache.worker as decoding
-plain = decoding.Reader._one
+from alprune.data.image_cache import worker
+plain = worker.Reader._one
 def one(self, path, row, image):
     if path.name == "5.png":
         import os
         os.kill(os.getpid(), 11)
     return plain(self, path, row, image)
-decoding.Reader._one = one
+worker.Reader._one = one
 from alprune.data.image_cache.worker import serve
 """
-    child = hands._CHILD.replace("from alprune.data.image_cache.worker import serve\n", evil)
-    monkeypatch.setattr(hands, "_CHILD", child)
+    child = worker_pool._CHILD.replace("from alprune.data.image_cache.worker import serve\n", evil)
+    monkeypatch.setattr(worker_pool, "_CHILD", child)
     monkeypatch.setattr(refresh, "MANY", 1)
     with pytest.warns(UserWarning, match="^2 of 20.*ended the process, by signal 11"):
         splits = read(photos, cache, skip_unreadable=True)
@@ -433,13 +432,13 @@ def test_processes_that_cannot_start_say_so(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refresh, "MANY", 1)
-    monkeypatch.setattr(hands, "_CHILD", "raise SystemExit(3)")
+    monkeypatch.setattr(worker_pool, "_CHILD", "raise SystemExit(3)")
     with pytest.raises(DataError, match="ended at its start, with status 3"):
         read(photos, cache)
 
 
 def test_a_decoding_process_imports_no_torch() -> None:
-    code = hands._CHILD.replace("serve()\n", "print('torch' in sys.modules)\n")
+    code = worker_pool._CHILD.replace("serve()\n", "print('torch' in sys.modules)\n")
     command = [sys.executable, "-c", code, json.dumps([*map(str, sys.path)])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -502,7 +501,7 @@ def test_a_disk_that_is_too_full_is_said_before_and_while_decoding(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoding, "write_at", full)
+    monkeypatch.setattr(worker, "write_at", full)
     with pytest.raises(DataError, match="No space left on device.*Make room.*so far is kept"):
         read(photos, cache)
 
@@ -564,16 +563,16 @@ def test_an_interruption_leaves_no_process_behind(
     monkeypatch.setattr(refresh, "MANY", 1)
     monkeypatch.setattr(refresh, "_BATCH", 2)
     started: list[subprocess.Popen[str]] = []
-    plain = hands.Helper._start
+    plain = worker_pool.Helper._start
 
-    def noting(self: hands.Helper) -> "subprocess.Popen[str]":
+    def noting(self: worker_pool.Helper) -> "subprocess.Popen[str]":
         started.append(plain(self))
         return started[-1]
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hands.Helper, "_start", noting)
+    monkeypatch.setattr(worker_pool.Helper, "_start", noting)
     monkeypatch.setattr(refresh._Reading, "_note", interrupted)
     with pytest.raises(KeyboardInterrupt) as kept_alive:
         read(photos, cache)

@@ -8,7 +8,7 @@ from PIL import Image
 from alprune.labelling import open_asking
 from alprune.labelling.web.app import content_policy, make_app
 from alprune.labelling.web.previews import Previews
-from alprune.labelling.web.queue import Desk
+from alprune.labelling.web.queue import LabelQueue
 
 TOKEN = "a-token"
 HOST = "127.0.0.1:8000"
@@ -24,15 +24,15 @@ def asking(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def desk(asking):
-    desk = Desk(asking)
-    desk.put(asking.ask())
-    return desk
+def queue(asking):
+    queue = LabelQueue(asking)
+    queue.put(asking.ask())
+    return queue
 
 
 @pytest.fixture
-def client(asking, desk):
-    app = make_app(desk, Previews(asking.root), TOKEN, {HOST})
+def client(asking, queue):
+    app = make_app(queue, Previews(asking.root), TOKEN, {HOST})
     return app.test_client()
 
 
@@ -81,12 +81,12 @@ def test_another_pages_requests_are_refused(client, asking):
     assert post(client, "answer", body, Origin=f"http://{HOST}").status_code == 200
 
 
-def test_answers_skips_and_undo_change_the_state(client, asking, desk):
+def test_answers_skips_and_undo_change_the_state(client, asking, queue):
     state = get(client, "state").json
     number = state["image"]["number"]
     after = post(client, "answer", {"number": number, "label": "dark"}).json
     assert after["labelled"] == 1 and after["image"]["number"] != number
-    assert asking.labels == {desk.query(number).path: "dark"}
+    assert asking.labels == {queue.query(number).path: "dark"}
     after = post(client, "answer", {"number": after["image"]["number"], "label": None}).json
     assert after["skipped"] == 1
     post(client, "undo", {})
@@ -130,10 +130,10 @@ def test_json_that_is_nested_deep_is_refused(client):
         assert answer.status_code == 400 and answer.is_json
 
 
-def test_images_are_decoded_and_sent_by_number(client, desk):
+def test_images_are_decoded_and_sent_by_number(client, queue):
     answer = get(client, "image/0")
     assert answer.mimetype == "image/png"
-    path = desk.query(0).path
+    path = queue.query(0).path
     expected = photos.picture(photos.truth(path), int(path[-7:-4]))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer.data))), np.asarray(expected))
     assert get(client, "image/99").status_code == 404
@@ -160,7 +160,7 @@ def test_a_record_that_names_files_elsewhere_shows_nothing_of_them(tmp_path):
     assert Previews(root, follow_links=True)("link.png")[1] == "image/png"
 
 
-def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, desk):
-    (asking.root / desk.query(0).path).write_bytes(b"no image")
+def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, queue):
+    (asking.root / queue.query(0).path).write_bytes(b"no image")
     answer = get(client, "image/0")
     assert answer.status_code == 400 and "cannot be read" in answer.json["error"]

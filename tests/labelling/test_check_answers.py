@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from alprune.errors import DataError, StoreError
 from alprune.labelling.asked_paths import AskedPaths
-from alprune.labelling.check_answers import Rules, Teller
+from alprune.labelling.check_answers import AnswerChecker, Rules
 from alprune.labelling.doubtful import why_doubtful
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.read_answers import Given
@@ -37,7 +37,7 @@ def journal(folder):
 
 def tell(journal, *pairs, identify=lambda path: None, **rules):
     given = [Given(f"line {n}", path, label) for n, (path, label) in enumerate(pairs, start=2)]
-    return Teller(journal, Path("/photos"), identify).take(given, Rules(**rules), "test")
+    return AnswerChecker(journal, Path("/photos"), identify).take(given, Rules(**rules), "test")
 
 
 def labels(journal):
@@ -174,13 +174,13 @@ def test_skipped_images_rest_for_ten_rounds(journal):
 # --- names and paths as other programs write them ---
 
 
-def teller(journal, *everything):
-    return Teller(journal, Path("/photos"), lambda path: None, lambda: everything)
+def checker(journal, *everything):
+    return AnswerChecker(journal, Path("/photos"), lambda path: None, lambda: everything)
 
 
 def take(journal, *pairs, everything=(), guess=None, **rules):
     given = [Given(f"line {n}", p, label, guess=guess) for n, (p, label) in enumerate(pairs, 2)]
-    return teller(journal, *everything).take(given, Rules(**rules), "test")
+    return checker(journal, *everything).take(given, Rules(**rules), "test")
 
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))

@@ -111,7 +111,7 @@ def test_rounds_go_on_while_the_learner_learns_and_nobody_waits(start, open_page
     while asking.journal.round < 3 and time.monotonic() < deadline:
         assert not page.is_hidden("#image")
         number = int(page.get_attribute("#image", "src").removeprefix("image/"))
-        name = photos.truth(server.desk.query(number).path)
+        name = photos.truth(server.queue.query(number).path)
         press(page, str(photos.NAMES.index(name) + 1))
         page.wait_for_timeout(200)
     assert asking.journal.round >= 3

@@ -1,4 +1,4 @@
-"""Many hands that decode: threads of this process for few files, processes for many."""
+"""Workers that decode side by side: threads of this process for few files, processes for many."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from typing import Any
 
 from alprune.data.image_cache.worker import (
     Batch,
-    Hand,
     Outcome,
+    Worker,
     batch_line,
     failed,
     order_line,
@@ -46,7 +46,7 @@ class Helper:
         self._closed = False
 
     def __call__(self, batch: Batch) -> list[Outcome]:
-        """Do one batch; a file that the process dies of is one that cannot be read.
+        """Do one batch; a file that ends the process counts as unreadable.
 
         Raises:
             OSError: Its rows cannot be written.
@@ -122,41 +122,41 @@ def cores() -> int:
 
 
 def share_out(
-    batches: Iterator[Batch], make: Callable[[], Hand], hands: int
+    batches: Iterator[Batch], make: Callable[[], Worker], workers: int
 ) -> Generator[tuple[Batch, list[Outcome]], None, None]:
-    """Let several hands do batches side by side, and yield each with its outcomes when it is done.
+    """Let workers do batches side by side, and yield each with its outcomes when it is done.
 
-    Only as many batches are taken ahead as there are hands. Closing the generator stops them.
+    At most one batch per worker is taken ahead. Closing the generator stops them.
 
     Args:
         batches: What is to be done.
-        make: Makes one hand.
-        hands: How many there are.
+        make: Makes one worker.
+        workers: How many there are.
 
     Raises:
-        OSError, DataError: As from a hand.
+        OSError, DataError: As from a worker.
     """
     taking, stop = threading.Lock(), threading.Event()
-    done: queue.Queue[tuple[Batch, list[Outcome]] | BaseException | None] = queue.Queue(hands)
-    made = [make() for _ in range(hands)]
+    done: queue.Queue[tuple[Batch, list[Outcome]] | BaseException | None] = queue.Queue(workers)
+    made = [make() for _ in range(workers)]
 
-    def work(hand: Hand) -> None:
+    def work(worker: Worker) -> None:
         try:
             while not stop.is_set():
                 with taking:
                     batch = next(batches, None)
                 if batch is None:
                     break
-                done.put((batch, hand(batch)))
+                done.put((batch, worker(batch)))
             done.put(None)
         except BaseException as error:
             done.put(error)
 
-    threads = [threading.Thread(target=work, args=(hand,), daemon=True) for hand in made]
+    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in made]
     for thread in threads:
         thread.start()
     try:
-        working = hands
+        working = workers
         while working:
             found = done.get()
             if found is None:
@@ -170,14 +170,14 @@ def share_out(
         _end(threads, made, done)
 
 
-def _end(threads: list[threading.Thread], made: list[Hand], done: "queue.Queue[Any]") -> None:
-    """Wait for the threads, which may be waiting to hand something in, and free what they hold."""
-    for hand in made:
-        hand.stop()
+def _end(threads: list[threading.Thread], made: list[Worker], done: "queue.Queue[Any]") -> None:
+    """Wait for the threads, which may be waiting to deliver a batch, and free what they hold."""
+    for worker in made:
+        worker.stop()
     for thread in threads:
         while thread.is_alive():
             with suppress(queue.Empty):
                 done.get(timeout=0.05)
             thread.join(timeout=0.05)
-    for hand in made:
-        hand.close()
+    for worker in made:
+        worker.close()

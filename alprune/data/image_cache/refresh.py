@@ -32,9 +32,9 @@ from alprune.data.image_cache.worker import (
     HASH_BYTES,
     UNREAD,
     Batch,
-    Hand,
     Outcome,
     Reader,
+    Worker,
     open_rows,
     settled,
 )
@@ -279,7 +279,7 @@ class _Reading:
 
     def decode(self) -> None:
         """Decode all the others."""
-        # What a killed process has had in hand may still be written, beyond the end.
+        # What a killed process was decoding may still be written, beyond the end.
         spare = cores() * self._batch if self._went_before else 0
         first = -(-self._pixels.seek(0, 2) // self._row) + spare
         with closing(self._done(self._out.missing, first)) as done:  # Ctrl-C ends them at once
@@ -292,7 +292,7 @@ class _Reading:
     def _done(
         self, todo: np.ndarray, first: int
     ) -> Generator[tuple[np.ndarray, list[Outcome]], None, None]:
-        """Let hands read the files at the positions `todo`, into rows from `first` on."""
+        """Let workers read the files at the positions `todo`, into rows from `first` on."""
         places: dict[int, np.ndarray] = {}
 
         def batches() -> Iterator[Batch]:
@@ -302,19 +302,19 @@ class _Reading:
                 row = first if first == UNREAD else first + begin
                 yield Batch(number, str(self._listing.root), paths, row)
 
-        make, hands = self._hands(todo)
-        with closing(share_out(batches(), make, hands)) as done:
+        make, workers = self._workers(todo)
+        with closing(share_out(batches(), make, workers)) as done:
             for batch, outcomes in done:
                 yield places.pop(batch.number), outcomes
 
-    def _hands(self, todo: np.ndarray) -> tuple[Callable[[], Hand], int]:
-        hands = min(16, cores())
+    def _workers(self, todo: np.ndarray) -> tuple[Callable[[], Worker], int]:
+        workers = min(16, cores())
         many = len(todo) >= MANY or self._listing.sizes[todo].sum() >= _MANY_BYTES
         if many and sys.executable and not getattr(sys, "frozen", False):
-            hands, alone = cores(), self._place / LOCK_LARGE
-            return lambda: Helper(self._out.file, alone, self._size, hands), hands
+            workers, alone = cores(), self._place / LOCK_LARGE
+            return lambda: Helper(self._out.file, alone, self._size, workers), workers
         held = threading.RLock()
-        return lambda: Reader(open_rows(self._out.file), self._size, hands, held), hands
+        return lambda: Reader(open_rows(self._out.file), self._size, workers, held), workers
 
     def _note(self, position: int, out: Outcome) -> None:
         if out.reason:

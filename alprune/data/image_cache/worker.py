@@ -85,7 +85,7 @@ def failed(reason: str, lasting: bool) -> Outcome:
     return Outcome(UNREAD, False, 0, -1, -1, _NOTHING, _NOTHING, reason, lasting)
 
 
-class Hand(Protocol):
+class Worker(Protocol):
     """What does batches, one after the other."""
 
     def __call__(self, batch: Batch) -> list[Outcome]:

@@ -14,10 +14,10 @@ from werkzeug.exceptions import HTTPException
 from alprune.errors import AlpruneError, StoreError
 from alprune.labelling.web.connections import REQUEST_BYTES
 from alprune.labelling.web.previews import Previews
-from alprune.labelling.web.queue import Desk
+from alprune.labelling.web.queue import LabelQueue
 
 
-def make_app(desk: Desk, previews: Previews, token: str, hosts: Set[str]) -> Flask:
+def make_app(queue: LabelQueue, previews: Previews, token: str, hosts: Set[str]) -> Flask:
     """Make the application.
 
     Every address begins with the token, so that no other page, user or program that guesses the
@@ -25,8 +25,8 @@ def make_app(desk: Desk, previews: Previews, token: str, hosts: Set[str]) -> Fla
     page whose name was made to lead to this machine (DNS rebinding) gives itself away.
 
     Args:
-        desk: Hands out images and takes answers.
-        previews: Makes an image's bytes from a path that the desk knows.
+        queue: Hands out images and takes answers.
+        previews: Makes an image's bytes from a path that the queue knows.
         token: Random, of the URL.
         hosts: Allowed values of the Host header, as "127.0.0.1:8000".
     """
@@ -60,11 +60,11 @@ def make_app(desk: Desk, previews: Previews, token: str, hosts: Set[str]) -> Fla
 
     @app.get("/<token>/state")
     def state(token: str) -> Response:
-        return jsonify(desk.state())
+        return jsonify(queue.state())
 
     @app.get("/<token>/image/<int:number>")
     def image(token: str, number: int) -> Response:
-        query = desk.query(number)
+        query = queue.query(number)
         if query is None:
             abort(404)
         content, kind = previews(query.path)
@@ -73,19 +73,19 @@ def make_app(desk: Desk, previews: Previews, token: str, hosts: Set[str]) -> Fla
     @app.post("/<token>/answer")
     def answer(token: str) -> Response:
         sent = _sent(number=int, label=(str, type(None)))
-        desk.answer(sent["number"], sent["label"])
-        return jsonify(desk.state())
+        queue.answer(sent["number"], sent["label"])
+        return jsonify(queue.state())
 
     @app.post("/<token>/undo")
     def undo(token: str) -> Response:
         _sent()
-        desk.undo()
-        return jsonify(desk.state())
+        queue.undo()
+        return jsonify(queue.state())
 
     @app.post("/<token>/class")
     def add_class(token: str) -> Response:
-        desk.add_class(_sent(name=str)["name"])
-        return jsonify(desk.state())
+        queue.add_class(_sent(name=str)["name"])
+        return jsonify(queue.state())
 
     @app.errorhandler(AlpruneError)
     def mendable(error: AlpruneError) -> tuple[Response, int]:

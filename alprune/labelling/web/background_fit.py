@@ -4,24 +4,24 @@ import threading
 
 from alprune.errors import AlpruneError
 from alprune.labelling import Asking
-from alprune.labelling.web.queue import Desk
+from alprune.labelling.web.queue import LabelQueue
 
 _LOOK_S = 0.25  # between two looks at what is to be done
 _RETRY_S = 20.0  # after something went wrong, or nothing was left to ask
 
 
-class Trainer:
+class BackgroundFit:
     """A thread that asks for the next round whenever enough was answered.
 
     Args:
         asking: The folder.
-        desk: Gets the rounds, and messages for the person.
+        queue: Gets the rounds, and messages for the person.
     """
 
-    def __init__(self, asking: Asking, desk: Desk) -> None:
-        self._asking, self._desk = asking, desk
+    def __init__(self, asking: Asking, queue: LabelQueue) -> None:
+        self._asking, self._queue = asking, queue
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="alprune trainer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="alprune fit", daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -38,29 +38,29 @@ class Trainer:
         pause_s = _LOOK_S
         while not self._ending.wait(pause_s):
             pause_s = _LOOK_S
-            if self._desk.due:
+            if self._queue.due:
                 self._round()
-                pause_s = _RETRY_S if self._desk.message else _LOOK_S
+                pause_s = _RETRY_S if self._queue.message else _LOOK_S
 
     def _round(self) -> None:
-        asking, desk = self._asking, self._desk
+        asking, queue = self._asking, self._queue
         known = bool(asking.labels)
-        desk.working = "Learning from the labels" if known else "Choosing the first images"
-        desk.begin()
+        queue.working = "Learning from the labels" if known else "Choosing the first images"
+        queue.begin()
         try:
             prepared = asking.prepare()
             if not self._ending.is_set():
-                desk.put(asking.open_round(prepared, hand_out=False))
-                desk.stock(prepared)
-                desk.message = ""
+                queue.put(asking.open_round(prepared, hand_out=False))
+                queue.stock(prepared)
+                queue.message = ""
         except KeyboardInterrupt:  # halted
             pass
         except AlpruneError as error:
-            desk.message = str(error)
+            queue.message = str(error)
         except Exception as error:  # the person can go on labelling, and should know
-            desk.message = f"The learner failed: {error!r}. Your labels are safe."
+            queue.message = f"The learner failed: {error!r}. Your labels are safe."
         finally:
-            desk.working = ""
+            queue.working = ""
 
 
-__all__ = ["Trainer"]
+__all__ = ["BackgroundFit"]

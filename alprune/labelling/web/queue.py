@@ -25,17 +25,17 @@ class _Step:
     before: Answer | None
 
 
-class Desk:
+class LabelQueue:
     """Hands out images one at a time and takes the answers; several threads may use it.
 
     Images have numbers, in the order in which they came here; no path is ever taken from outside.
 
     Args:
-        asking: The folder. Its lock guards the desk as well.
+        asking: The folder. Its lock guards the queue as well.
 
     Attributes:
         message: What the person should know; empty if nothing.
-        working: What the trainer is doing, in words; empty while it rests.
+        working: What the background fit is doing, in words; empty while it rests.
     """
 
     def __init__(self, asking: Asking) -> None:
@@ -189,4 +189,4 @@ class Desk:
             self._queue = [self._number(query) for query in few]
 
 
-__all__ = ["Desk"]
+__all__ = ["LabelQueue"]

@@ -12,10 +12,10 @@ from waitress import wasyncore
 from alprune.errors import StoreError
 from alprune.labelling import Asking
 from alprune.labelling.web.app import make_app
-from alprune.labelling.web.background_fit import Trainer
+from alprune.labelling.web.background_fit import BackgroundFit
 from alprune.labelling.web.connections import HOST, listen
 from alprune.labelling.web.previews import Previews
-from alprune.labelling.web.queue import Desk
+from alprune.labelling.web.queue import LabelQueue
 
 
 class Server:
@@ -27,7 +27,7 @@ class Server:
 
     Attributes:
         url: Of the page, with its token.
-        desk: What the page shows.
+        queue: What the page shows.
 
     Raises:
         StoreError: The port is taken.
@@ -35,14 +35,14 @@ class Server:
 
     def __init__(self, asking: Asking, port: int = 0) -> None:
         self._asking = asking
-        self.desk = Desk(asking)
-        self._trainer = Trainer(asking, self.desk)
+        self.queue = LabelQueue(asking)
+        self._background = BackgroundFit(asking, self.queue)
         token = secrets.token_urlsafe(18)
         hosts: set[str] = set()
         self._map: dict[int, Any] = {}  # of the sockets that are open
         self._serving = False
         previews = Previews(asking.root, asking.config.follow_links)
-        app = make_app(self.desk, previews, token, hosts)
+        app = make_app(self.queue, previews, token, hosts)
         logging.getLogger("waitress").setLevel(logging.ERROR)
         try:
             self._server = listen(app, port, self._map)
@@ -63,8 +63,8 @@ class Server:
             browse: Open a browser there.
         """
         if (left := self._asking.left(hand_out=False)) is not None:
-            self.desk.put(left)
-        self._trainer.start()
+            self.queue.put(left)
+        self._background.start()
         self._serving = True
         ready(self.url)
         if browse:
@@ -81,7 +81,7 @@ class Server:
         """Stop serving and learning; any thread may call it."""
         if self._serving:  # sockets are closed by the thread that waits for them
             self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
-        self._trainer.stop()
+        self._background.stop()
 
 
 __all__ = ["Server"]
