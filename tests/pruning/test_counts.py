@@ -1,0 +1,88 @@
+"""The search, the report and torch's own counter count the same multiply-accumulates."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from alprune.models import MODELS, build
+from alprune.models.cost import cost
+from alprune.pruning import prune, trace
+
+
+class Attending(nn.Module):
+    """nn.MultiheadAttention, attention by hand, by einsum and by a function of torch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.first = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.qkv = nn.Linear(16, 48)
+        self.out = nn.Linear(16, 24)
+        self.mix = nn.Parameter(torch.randn(24, 20) / 5)
+        self.bias = nn.Parameter(torch.zeros(12))
+        self.last = nn.Parameter(torch.randn(20, 12) / 5)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x):
+        x = self.first(self.patches(x).flatten(2).mT)
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        x = (q @ k.mT * 0.5).softmax(-1) @ v
+        x = self.out(x.transpose(1, 2).reshape(b, n, -1)).relu()
+        x = torch.einsum("bnc,cd->bnd", x, self.mix).relu().mean(1)
+        return self.head(torch.addmm(self.bias, x, self.last).relu())
+
+
+class Functional(nn.Module):
+    """Weights used by functions only, one of them computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(12, 3, 3, 3) / 5)
+        self.b = nn.Parameter(torch.randn(16, 12, 3, 3) / 10)
+        self.hidden = nn.utils.parametrizations.weight_norm(nn.Linear(16, 20))
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x):
+        x = F.conv2d(F.conv2d(x, self.a, padding=1).relu(), self.b, padding=1).relu()
+        return self.head(self.hidden(x.mean((2, 3))).relu())
+
+
+NETWORKS = {"attending": (Attending, (3, 16, 16)), "functional": (Functional, (3, 12, 12))}
+SMALL = ["resnet20", "lstm-s", "gru-s", "mobilenet-v3-small", "lenet-5-caffe", "efficientnet-b0"]
+LIBRARIES = """torchvision:vit_b_32 torchvision:swin_t torchvision:maxvit_t
+    torchvision:convnext_tiny
+    torchvision:shufflenet_v2_x0_5 torchvision:regnet_y_400mf torchvision:googlenet
+    timm:vit_tiny_patch16_224 timm:deit_tiny_distilled_patch16_224 timm:mobilevit_xxs
+    timm:efficientvit_b0 timm:edgenext_xx_small timm:convnextv2_atto timm:fasternet_t0
+    timm:shvit_s1 timm:mambaout_femto timm:nf_resnet26 timm:levit_128s timm:res2net50_14w_8s
+    timm:xcit_nano_12_p16_224 timm:botnet26t_256 timm:mixer_s32_224 timm:pvt_v2_b0""".split()
+
+
+def made(name):
+    torch.manual_seed(0)
+    if name in NETWORKS:
+        network, shape = NETWORKS[name]
+        return network(), shape
+    shape = MODELS[name].input_shape if name in MODELS else (3, 64, 64)
+    if name == "torchvision:maxvit_t" or "256" in name:
+        shape = (3, 224, 224) if "maxvit" in name else (3, 256, 256)
+    return build(name, 10, shape, seed=0), shape
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*NETWORKS, *SMALL]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in [*sorted(MODELS), *LIBRARIES]],
+)
+@pytest.mark.parametrize("normalised", ["pinned", "follow"])
+def test_the_search_counts_what_the_report_counts(name, normalised):
+    model, shape = made(name)
+    batch = (torch.randn(4, *shape, generator=torch.Generator().manual_seed(1)), torch.arange(4))
+    graph = trace(model, batch[0], normalised=normalised)
+    assert graph.macs(graph.all_kept()) == cost(model, batch[0]).macs
+    pruned = prune(model, batch=batch, flops_reduction=0.3, normalised=normalised, min_channels=1)
+    assert pruned.macs_before == graph.macs(graph.all_kept())
+    assert pruned.macs_after == graph.macs(pruned.plan.keep(graph))
+    assert 0.3 <= pruned.flops_reduction < 0.42
