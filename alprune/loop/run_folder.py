@@ -1,6 +1,7 @@
 """The run folder: the record of a run, written as it goes, sound at any instant."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -24,6 +25,7 @@ CONFIG = "config.toml"
 LOCK = ".lock"
 _PATIENCE_S = 60.0  # for a thread that writes when the folder is closed
 LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _LOCK_S = 0.3  # to wait for a lock: `alprune watch` holds it for an instant to see if it is free
 _FILE_BYTES = 2**28  # of events.jsonl
 
@@ -382,8 +384,19 @@ def _locked(path: Path) -> FileLock:
             "has ended, or choose another folder."
         ) from error
     except (OSError, NotImplementedError) as error:
-        raise StoreError(f"cannot write a run to {path}: {error}.") from error
+        raise no_lock(f"cannot write a run to {path}", error) from error
     return lock
+
+
+def no_lock(what: str, error: Exception) -> StoreError:
+    """Build the error for a folder that cannot be locked; `what` says what was to be done."""
+    code = getattr(error, "errno", None)
+    if code in _WITHOUT_LOCKS or isinstance(error, NotImplementedError):
+        return StoreError(
+            f"{what}: the system has no locks there ({error}), and without one two processes could "
+            "write to it at once. Choose a folder on a local disk, and copy the run afterwards."
+        )
+    return StoreError(f"{what}: {error}.")
 
 
 def _place(path: Path) -> tuple[int, int]:

@@ -185,7 +185,16 @@ def test_a_file_system_without_locks_is_a_message(tmp_path, monkeypatch, number)
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StoreError, match=f"cannot write a run to .*{os.strerror(number)}"):
+    with pytest.raises(StoreError, match=f"no locks there .*{os.strerror(number)}.*local disk"):
+        RunFolder(tmp_path / "run")
+
+
+def test_a_system_without_locks_is_a_message(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise NotImplementedError("FileLock is not available here")
+
+    monkeypatch.setattr("alprune.loop.run_folder.FileLock.acquire", refuse)
+    with pytest.raises(StoreError, match="not available here.*local disk"):
         RunFolder(tmp_path / "run")
 
 

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from alprune.errors import ConfigError, StoreError
 from alprune.loop.config import RunConfig
-from alprune.loop.run_folder import CONFIG, LOCK
+from alprune.loop.run_folder import CONFIG, LOCK, no_lock
 from alprune.loop.tensorboard import require_tensorboard
 from alprune.registry import lookup
 from alprune.runs.compare.engines import ENGINES, Resources, open_engine
@@ -172,7 +172,7 @@ def _locked(out: Path) -> Iterator[None]:
     except Timeout as error:
         raise StoreError(f"another process makes the comparison in {out}. Wait for it.") from error
     except (OSError, NotImplementedError) as error:
-        raise StoreError(f"cannot write a comparison to {out}: {error}.") from error
+        raise no_lock(f"cannot write a comparison to {out}", error) from error
     try:
         yield
     finally:
