@@ -47,6 +47,7 @@ class Picture:
         note: How it was made.
         figure: The picture.
         wide: Whether it wants the whole width of the page.
+        folded: Whether a reader of the page has to open it.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Picture:
     figure: "Figure"
     note: str = ""
     wide: bool = field(default=False)
+    folded: bool = field(default=False)
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def _sheets(groups: Sequence[Group]) -> tuple[list[Picture], list[str]]:
             if drawn is not None:
                 title = f"Images acquired by {group.name}"
                 key = f"images-{groups.index(group) + 1}"
-                pictures.append(Picture(key, title, drawn[1], drawn[0], wide=True))
+                pictures.append(Picture(key, title, drawn[1], drawn[0], wide=True, folded=True))
     if len(groups) > _SHEETS:
         remarks.append(f"Acquired images are shown of the first {_SHEETS} groups only.")
     return pictures, remarks
@@ -192,7 +192,15 @@ def _drawn(picture: Picture, folder: Path) -> Shown:
     white = f'{opening}><rect width="100%" height="100%" fill="#ffffff"/>{rest}'
     atomic_io.replace(folder / f"{picture.key}.svg", white.encode())
     adapted = _adapted(opening, rest)
-    return Shown(picture.key, adapted, picture.title, picture.text, picture.note, picture.wide)
+    return Shown(
+        picture.key,
+        adapted,
+        picture.title,
+        picture.text,
+        picture.note,
+        wide=picture.wide,
+        folded=picture.folded,
+    )
 
 
 def _adapted(opening: str, rest: str) -> str:
