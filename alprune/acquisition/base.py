@@ -15,6 +15,9 @@ Acquisition = Callable[[Evidence, int, torch.Generator], Any]
 """`(evidence, count, generator)` -> `(count,)` absolute indices or `(n,)` scores, larger first."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Types that torch can hold and hardly compute with.
+_WIDENED = dict.fromkeys((torch.uint16, torch.uint32, torch.uint64), torch.int64)
+_WIDENED |= dict.fromkeys((torch.float16, torch.bfloat16), torch.float32)
 _PIECE = 2**20  # scores of which the best are taken at a time
 
 
@@ -132,18 +135,33 @@ def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _as_tensor(name: str, result: Any) -> Tensor:
+    """Return what a function returned as a plain tensor, which torch can work with."""
     if isinstance(result, np.ndarray) and result.dtype.kind in "fiu" and result.itemsize <= 8:
-        result = torch.from_numpy(np.ascontiguousarray(result))
+        if isinstance(result, np.ma.MaskedArray) and np.ma.is_masked(result):
+            raise AcquisitionError(
+                f"acquisition function {name!r} returned an array of which "
+                f"{np.ma.count_masked(result):,} numbers are masked. Fill them in: array.filled(0)."
+            )
+        native = result.dtype.newbyteorder("=")
+        result = torch.from_numpy(np.ascontiguousarray(np.asarray(result), native))
     if not isinstance(result, Tensor):
         raise AcquisitionError(
             f"acquisition function {name!r} returned {type(result).__name__}; it must return a "
             "tensor or array of indices (integers) or of scores (floats)."
+        )
+    if result.is_nested or result.is_quantized or result.layout != torch.strided:
+        kind = "nested" if result.is_nested else "quantised" if result.is_quantized else "sparse"
+        raise AcquisitionError(
+            f"acquisition function {name!r} returned a {kind} tensor; it must be a plain one. "
+            "Tensor.to_dense(), dequantize() or torch.cat make one."
         )
     if result.dtype == torch.bool or result.is_complex():
         raise AcquisitionError(
             f"acquisition function {name!r} returned a tensor of {result.dtype}; it must hold "
             "indices (integers) or scores (floats)."
         )
+    if result.dtype in _WIDENED:
+        result = result.to(_WIDENED[result.dtype])
     return result.detach()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from alprune.data.provenance import Files
 from alprune.errors import DataError
 
 UNKNOWN = -1
+_UNITS = 4.0  # times the deviation; more is hardly the same unit
 _NAMED = 10  # classes that are named in a line
 _STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
 
@@ -122,7 +124,7 @@ class Splits:
         if self.train.x.dtype != self.test.x.dtype:
             raise DataError(
                 f"train and test images have different types: {self.train.x.dtype} and "
-                f"{self.test.x.dtype}."
+                f"{self.test.x.dtype}. Give both as uint8 (0..255), or both as floats in one unit."
             )
 
     def described(self) -> str:
@@ -219,11 +221,37 @@ def make_splits(
     check_classes_present(train[1], classes)
     x_train, x_test = (resize(x, size, in_memory) for x, _ in (train, test))
     mean, std = channel_statistics(x_train)
+    _compare_units(x_train, x_test, mean, std)
 
     def dataset(x: Tensor, y: Tensor) -> Dataset:
         return Dataset(x, y, classes, mean, std, flip, content_digest(x, y))
 
     return Splits(dataset(x_train, train[1]), dataset(x_test, test[1]))
+
+
+def _compare_units(
+    x_train: Tensor, x_test: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """Warn if test images are hardly in the unit of the training images."""
+    of_test = [sum(some) / len(some) for some in channel_statistics(x_test)]
+    of_train = [sum(some) / len(some) for some in (mean, std)]
+    ratio = of_test[1] / of_train[1]
+    away = abs(of_test[0] - of_train[0]) / of_train[1]
+    if 1 / _UNITS < ratio < _UNITS and away < _UNITS:
+        return
+    (low, high), (low_test, high_test) = (_extremes(x) for x in (x_train, x_test))
+    warnings.warn(
+        f"training images have values of {low:g} to {high:g} and test images of {low_test:g} to "
+        f"{high_test:g}, as if these were in another unit: accuracy would mean nothing. Scale both "
+        "alike.",
+        stacklevel=4,
+    )
+
+
+def _extremes(x: Tensor) -> tuple[float, float]:
+    taken = min(len(x), _STATISTICS_SAMPLE)
+    some = x[torch.arange(taken, device=x.device) * len(x) // taken]
+    return float(some.min()), float(some.max())
 
 
 def check_classes_present(y: Tensor, classes: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,14 +87,27 @@ def checked_images(array: StoredArray) -> StoredArray:
     name, dtype, shape = array.name, array.dtype, array.shape
     if dtype != np.uint8 and dtype.kind != "f":
         raise DataError(
-            f"{name} must be uint8 (0..255) or float, got {dtype}. Convert it, for example with "
-            f"{name}.astype(np.uint8)."
+            f"{name} must be uint8 (0..255) or float, got {dtype}. {_conversion(name, dtype)}"
         )
     if len(shape) not in (3, 4) or _image_shape(array)[2] not in (1, 3, 4):
         hint = " It looks like channels first: transpose it with .transpose(0, 2, 3, 1)."
         first = len(shape) == 4 and shape[1] in (1, 3, 4)
         raise DataError(f"{name} must be {_LAYOUT}; got {shape}.{hint if first else ''}")
     return array
+
+
+def _conversion(name: str, dtype: np.dtype[Any]) -> str:
+    """Say how images of another type become usable without losing their values."""
+    if dtype.kind == "b":
+        return f"Convert it with {name}.astype(np.uint8) * 255."
+    if dtype.kind not in "iu":
+        return f"Convert it with {name}.astype(np.float32)."
+    exact = f"{name}.astype(np.float32) keeps all values"
+    shift = f"; ({name} >> 8).astype(np.uint8) takes less memory, if they reach 65535"
+    return (
+        f"{exact}{shift if dtype == np.uint16 else ''}. Only where no value is above 255 (or below "
+        f"0) is {name}.astype(np.uint8) right: it keeps the lowest 8 bits."
+    )
 
 
 def _image_shape(array: StoredArray) -> tuple[int, ...]:

@@ -165,3 +165,42 @@ def test_what_a_function_declares_and_remembers_survives_wrapping():
     assert outer.state_dict() == {"step": 4}
     outer.load_state_dict({"step": 5})
     assert inner.state == {"step": 5}
+
+
+@pytest.mark.parametrize("kind", [">f8", ">f4", "<f8", "f2", np.float32])
+def test_scores_of_any_byte_order_and_width_are_taken(evidence, kind):
+    scores = np.array([0.5, 3.0, 1.5]).astype(kind)
+    assert acquire(lambda *_: scores, evidence, 2, seeded()).tolist() == [101, 102]
+
+
+@pytest.mark.parametrize("kind", [">i8", ">i4", "u2", "u4", "u8", "i1"])
+def test_indices_of_any_byte_order_and_width_are_taken(evidence, kind):
+    indices = np.array([102, 100]).astype(kind)
+    assert acquire(lambda *_: indices, evidence, 2, seeded()).tolist() == [102, 100]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_scores_of_half_precision_are_taken(evidence, kind):
+    scores = torch.tensor([0.5, 3.0, 1.5]).to(kind)
+    assert acquire(lambda *_: scores, evidence, 2, seeded()).tolist() == [101, 102]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: torch.tensor([0.0, 1.0, 2.0]).to_sparse(), "a sparse tensor"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "a nested tensor"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "a quantised"),
+        (lambda: np.ma.masked_array([1.0, 2.0, 3.0], [0, 1, 0]), "1 numbers are masked"),
+        (lambda: np.array([1.0, None, 2.0], object), "returned ndarray"),
+    ],
+)
+def test_arrays_that_torch_cannot_take_are_refused_by_name(evidence, made, message):
+    with pytest.raises(AcquisitionError, match=message):
+        acquire(lambda *_: made(), evidence, 2, seeded())
+
+
+def test_a_masked_array_of_which_nothing_is_masked_is_an_array(evidence):
+    scores = np.ma.masked_array([0.5, 3.0, 1.5], [0, 0, 0])
+    assert acquire(lambda *_: scores, evidence, 2, seeded()).tolist() == [101, 102]
