@@ -21,6 +21,7 @@ from alprune.errors import DataError
 
 UNKNOWN = -1
 _UNITS = 4.0  # times the deviation; more is hardly the same unit
+_FEW = 10  # images whose values say little
 _NAMED = 10  # classes that are named in a line
 _STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
 
@@ -233,6 +234,8 @@ def _compare_units(
     x_train: Tensor, x_test: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     """Warn if test images are hardly in the unit of the training images."""
+    if x_train.dtype != x_test.dtype or len(x_test) < _FEW:
+        return
     of_test = [sum(some) / len(some) for some in channel_statistics(x_test)]
     of_train = [sum(some) / len(some) for some in (mean, std)]
     ratio = of_test[1] / of_train[1]

@@ -1,7 +1,9 @@
 """A scikit-learn classifier whose network is pruned before training, for other people's loops."""
 
 import math
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +27,44 @@ from alprune.training.budget import Budget
 _LARGE_MODEL, _SMALL_MODEL = "vgg19", "lenet-300-100"
 _WARMUP_BATCHES = 10  # fits are short here,
 _WIDE_LR = 0.02  # too short for a wide network to get up to a run's rate
+_FAR = 10.0  # times the span of the fitted values
 _NO_LABELS: Any = object()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the values of fitted images say of the unit in which they are measured.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        whole: Whether all of them are whole numbers.
+    """
+
+    low: float
+    high: float
+    whole: bool
+
+    @classmethod
+    def of(cls, x: NDArray[Any]) -> "Unit":
+        """Look at images of any shape."""
+        if x.dtype == np.uint8:
+            return cls(0.0, 255.0, True)
+        return cls(float(x.min()), float(x.max()), bool((x == np.floor(x)).all()))
+
+    def differs(self, x: NDArray[Any]) -> str | None:
+        """Return a warning if images are hardly in this unit; None if they may be."""
+        low, high = float(x.min()), float(x.max())
+        span = self.high - self.low
+        is_share = self.whole and span > 2 and low >= 0 and high <= 1 and not Unit.of(x).whole
+        is_far = max(self.low - low, high - self.high) > _FAR * span > 0
+        if not (is_share or is_far):
+            return None
+        return (
+            f"X has values of {low:g} to {high:g}, and the classifier was fitted on values of "
+            f"{self.low:g} to {self.high:g}: they are taken in that unit. Scale X as the images "
+            "that were fitted."
+        )
 
 
 class PrunedClassifier(ClassifierMixin, BaseEstimator):
@@ -115,7 +154,7 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
             AlpruneError: A parameter is not usable, or training failed.
         """
         go_on = self.warm_start and hasattr(self, "learner_")
-        x, y = self._images(X, y, reset=not go_on)
+        x, y = self._images(X, y, reset=not go_on, least=2)
         classes = np.unique(y)
         if not (go_on and np.array_equal(classes, self.classes_)):
             self._begin(x, y, classes)
@@ -126,7 +165,7 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         """Train on from the present weights, on these points only; prune first if this is new.
 
         Args:
-            X: As for `fit`.
+            X: As for `fit`; n >= 2 in the first call, which prunes, n >= 1 in later ones.
             y: Labels `(n,)`, of one class or more.
             classes: All labels that may ever come; needed in the first call.
 
@@ -137,7 +176,7 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         begun = hasattr(self, "learner_")
         if classes is None and not begun:
             raise InputError("classes must be passed on the first call to partial_fit.")
-        x, y = self._images(X, y, reset=not begun)
+        x, y = self._images(X, y, reset=not begun, least=1 if begun else 2)
         if not begun:
             self._begin(x, y, np.unique(np.asarray(classes)))
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
@@ -244,7 +283,7 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         return torch.from_numpy(places.astype(np.int64))
 
     def _images(
-        self, X: ArrayLike, y: ArrayLike | None, reset: bool
+        self, X: ArrayLike, y: ArrayLike | None, reset: bool, least: int = 1
     ) -> tuple[Tensor, NDArray[Any]]:
         """Check X, and y where there are labels; return images `(n, h, w, c)` and labels `(n,)`."""
         rows, shape = _flattened(X)
@@ -254,11 +293,16 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         else:
             if y is None:
                 raise InputError("fitting requires y to be passed, but the target y is None.")
-            rows, y = validate_data(self, rows, y, dtype=dtype, reset=reset, ensure_min_samples=2)
+            rows, y = validate_data(
+                self, rows, y, dtype=dtype, reset=reset, ensure_min_samples=least
+            )
             check_classification_targets(y)
         if reset:
             self.image_shape_ = shape or self._shape_of_rows(rows.shape[1])
             self._bytes = dtype == np.uint8
+            self._unit = Unit.of(rows)
+        elif (said := self._unit.differs(rows)) is not None:
+            warnings.warn(said, stacklevel=3)
         if shape not in (None, self.image_shape_):
             raise InputError(f"X has images of shape {shape}; fitted were {self.image_shape_}.")
         x = torch.from_numpy(np.require(rows, requirements=["C", "W"]))

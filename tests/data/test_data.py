@@ -7,6 +7,7 @@ import struct
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -175,11 +176,10 @@ def test_a_class_without_training_images_is_refused_by_name() -> None:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def test_every_source_has_a_one_line_summary_and_defaults_by_option_name() -> None:
+def test_every_source_has_a_one_line_summary() -> None:
     assert {"cifar10", "cifar100", "mnist", "fashion-mnist", "digits"} < set(DATASETS)
     for name, entry in DATASETS.items():
         assert entry.summary and "\n" not in entry.summary, name
-        assert all(key.isidentifier() for key in entry.defaults), name
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
@@ -207,7 +207,7 @@ def test_a_function_of_the_users_own_is_loaded_by_name(
     )
     monkeypatch.chdir(tmp_path)
     assert load("my_images:blobs").train.image_shape == (3, 4, 4)
-    assert source("my_images:blobs").defaults == {}
+    assert source("my_images:blobs").summary == "the function my_images:blobs"
     with pytest.raises(DataError, match="returned int; expected alprune.data.Splits"):
         load("my_images:wrong")
 
@@ -613,3 +613,61 @@ def test_cached_cifar_is_loaded_without_a_network(
     assert np.array_equal(splits.train.x[0].numpy(), first.transpose(1, 2, 0))
     assert splits.train.classes[3] == "kind 3"
     assert splits.train.flip is True
+
+
+# --- units ---
+
+
+def _npz(tmp_path: Path, x_train: np.ndarray, x_test: np.ndarray) -> str:
+    y = np.arange(len(x_train)) % 2
+    np.savez(tmp_path / "d.npz", x_train=x_train, y_train=y, x_test=x_test, y_test=y)
+    return f"npz:{tmp_path / 'd.npz'}"
+
+
+def _units() -> np.ndarray:
+    return np.random.default_rng(0).random((20, 6, 6, 3))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (lambda x: x, lambda x: x * 255),
+        (lambda x: x * 255, lambda x: x),
+        (lambda x: x * 4095, lambda x: x * 255),
+        (lambda x: (x * 255).astype(np.uint8), lambda x: (x > 0.5).astype(np.uint8)),
+        (lambda x: x, lambda x: (x - 0.5) / 0.05),
+    ],
+)
+def test_test_images_in_another_unit_are_warned_about(
+    tmp_path: Path, train: Any, test: Any
+) -> None:
+    with pytest.warns(UserWarning, match="as if these were in another unit"):
+        load(_npz(tmp_path, train(_units()), test(_units())))
+
+
+def test_darker_test_images_are_in_the_same_unit(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(_npz(tmp_path, _units(), _units() * 0.6))
+
+
+def test_bytes_to_train_on_and_floats_to_test_on_are_refused_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataError, match="different types.*both as floats in one unit"):
+        load(_npz(tmp_path, (_units() * 255).astype(np.uint8), _units()))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        (np.uint16, r"astype\(np.float32\) keeps all values; \(x_train >> 8\).astype\(np.uint8\)"),
+        (np.int16, r"astype\(np.float32\) keeps all values. Only where no value is above 255"),
+        (bool, r"astype\(np.uint8\) \* 255"),
+    ],
+)
+def test_advice_about_a_type_does_not_destroy_the_values(
+    tmp_path: Path, dtype: Any, advice: str
+) -> None:
+    with pytest.raises(DataError, match=advice):
+        load(_npz(tmp_path, _units().astype(dtype), _units()))

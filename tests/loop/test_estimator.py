@@ -1,5 +1,6 @@
 import inspect
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -279,3 +280,38 @@ def test_scikit_activeml_queries_with_it(digits):
         assert np.isnan(known[chosen]).all()
         known[chosen] = y[chosen]
     assert classifier.fit(x[:200], known).score(x[200:], y[200:]) > 0.5
+
+
+# --- units, single points ---
+
+
+@pytest.mark.parametrize(
+    ("fitted", "given"),
+    [
+        (lambda x: (x * 15).astype(np.uint8), lambda x: x / 17),
+        (lambda x: np.floor(x * 15), lambda x: x / 17),
+        (lambda x: x / 16, lambda x: x * 15),
+        (lambda x: x / 16, lambda x: (x * 15).astype(np.uint8)),
+    ],
+)
+def test_images_in_another_unit_than_those_fitted_are_warned_about(digits, fitted, given):
+    x, y = digits
+    classifier = tiny().fit(fitted(x)[:100], y[:100])
+    with pytest.warns(UserWarning, match="Scale X as the images that were fitted"):
+        classifier.predict(given(x)[:20])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        classifier.predict(fitted(x)[100:200])
+        classifier.predict(fitted(x)[:1] * 0)
+
+
+@pytest.mark.parametrize("options", [{}, CONVOLUTIONS])
+def test_partial_fit_takes_single_points_after_the_first_call(digits, options):
+    x, y = digits
+    classifier = tiny(**options)
+    with pytest.raises(ValueError, match="minimum of 2"):
+        classifier.partial_fit(x[:1], y[:1], classes=range(10))
+    classifier.partial_fit(x[:2], y[:2], classes=range(10))
+    for number in range(2, 5):
+        classifier.partial_fit(x[number : number + 1], y[number : number + 1])
+    assert np.isfinite(classifier.predict_proba(x[:5])).all()
