@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from alprune.data import atomic_io
 from alprune.errors import StoreError
 from alprune.loop.checkpoint import (
+    LAYOUT,
     SLOTS,
     CheckpointWriter,
     decode,
@@ -201,3 +203,43 @@ def test_a_state_that_cannot_be_written_is_an_error_where_one_waits(folder, monk
     writer.save(1, {"step": 3})
     writer.wait()
     assert load_checkpoint(folder.path) == {"step": 3}
+
+
+def test_a_folder_is_not_let_go_while_a_checkpoint_is_written(folder, monkeypatch):
+    writer, begun, go_on = CheckpointWriter(folder), threading.Event(), threading.Event()
+    replace = atomic_io.replace
+
+    def slow(*args):
+        begun.set()
+        assert go_on.wait(60)
+        replace(*args)
+
+    folder.write("config.toml", "")  # what can be resumed
+    monkeypatch.setattr(atomic_io, "replace", slow)
+    writer.save(0, {"step": 1})
+    assert begun.wait(60)
+    closing = threading.Thread(target=folder.close)
+    closing.start()
+    with pytest.raises(StoreError, match="another process is writing"):
+        RunFolder(folder.path, resume=True)
+    go_on.set()
+    closing.join(60)
+    assert load_checkpoint(folder.path) == {"step": 1}
+    RunFolder(folder.path, resume=True).close()
+
+
+def test_a_closed_folder_is_not_written_to_by_a_thread_that_comes_late(folder):
+    writer = CheckpointWriter(folder)
+    folder.write("config.toml", "")
+    folder.close()
+    writer.save(0, {"step": 1})
+    with pytest.raises(StoreError, match="the run is closed"):
+        writer.wait()
+    assert load_checkpoint(folder.path) is None
+    RunFolder(folder.path, resume=True).close()
+
+
+def test_a_layout_of_a_later_version_is_refused(folder):
+    save_checkpoint(folder, 0, {"layout": LAYOUT + 1})
+    with pytest.raises(StoreError, match=f"reads 1 to {LAYOUT}"):
+        load_checkpoint(folder.path)

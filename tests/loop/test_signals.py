@@ -44,7 +44,8 @@ def send(monkeypatch):
             calls.append(1)
             if len(calls) == call:
                 for number in signals:
-                    os.kill(os.getpid(), number)
+                    # Not os.kill: another thread may take that, and two become one.
+                    signal.raise_signal(number)
             return work(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, disturbed)
