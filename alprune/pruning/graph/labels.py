@@ -118,6 +118,15 @@ class Couplings:
                 self.join(grid.reshape(-1), first.expand(grid.shape).reshape(-1), reason)
                 grid = first
 
+    def permuted(self, a: Axis, b: Axis) -> bool:
+        """Whether two axes carry the same channels, in whatever order."""
+        if len(a) != 1 or len(b) != 1 or len(a[0]) != len(b[0]):
+            return False
+        if torch.equal(a[0].sort().values, b[0].sort().values):
+            return True
+        of = self.components()
+        return torch.equal(of[a[0]].sort().values, of[b[0]].sort().values)
+
     def resolve(self) -> "Partition":
         """Settle what every node means.
 
@@ -125,7 +134,7 @@ class Couplings:
         united in turn, until nothing changes.
         """
         while True:
-            of = self._components()
+            of = self.components()
             before = len(self._edges), len(self._pins)
             held = of[self._pinned_nodes()].unique()
             by_size: dict[int, list[tuple[Tensor, Tensor]]] = {}
@@ -163,8 +172,8 @@ class Couplings:
         found = [nodes for nodes, _ in self._pins]
         return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device="cpu")
 
-    def _components(self) -> Tensor:
-        """Return the component of each node, `(count,)`: the smallest node in it."""
+    def components(self) -> Tensor:
+        """Return the component of each node so far, `(count,)`: the smallest node in it."""
         parent = torch.arange(self.count, device="cpu")
         if not self._edges:
             return parent
@@ -206,7 +215,22 @@ class Partition:
         for roots, table in products:
             for root, *parts in zip(roots.tolist(), *table.tolist(), strict=True):
                 self._parts[root] = tuple(parts)
+        for root in list(self._parts):
+            if self._stands_for_itself(root):
+                self.pinned.setdefault(root, "channels seen as a part of themselves")
+                del self._parts[root]
         self._settle()
+
+    def _stands_for_itself(self, root: int) -> bool:
+        seen, waiting = set(), [root]
+        while waiting:
+            for part in self._parts.get(waiting.pop(), ()):
+                if part == root:
+                    return True
+                if part not in seen:
+                    seen.add(part)
+                    waiting.append(part)
+        return False
 
     def _settle(self) -> None:
         """Carry pins from a product to its parts, and from all the parts to their product."""

@@ -34,10 +34,7 @@ def conv(t: Tracer, call: Call) -> None:
             t.axis(weight, 1, "reads")
         if not depthwise:
             t.make(weight, made)
-    elif groups > 1:
-        t.nodes.pin(into, "a grouped convolution whose weight is computed")
-        t.nodes.pin(made, "a grouped convolution whose weight is computed")
-    else:
+    elif not depthwise:
         computed(t, weight, made, into)
         t.mix(call, "zero", {dim: into}, counts=False)
     t.follow_axis(bias, made, call.name)

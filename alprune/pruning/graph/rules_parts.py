@@ -1,5 +1,6 @@
 """What taking parts does to channel labels: splits, slices, indices, and writing into parts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alprune.pruning.graph.labels import PINNED, Axis, slim, take
-from alprune.pruning.graph.sizes import Part, Size
+from alprune.pruning.graph.sizes import Less, Part, Size
 from alprune.pruning.graph.tracer import Call, Rule, Tracer
 
 
@@ -24,17 +25,64 @@ def split(t: Tracer, call: Call) -> None:
     ends = [sum(widths[:i]) for i in range(len(parts) + 1)]
     pieces = [take(axis, slice(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
     if axis and isinstance(given, list | tuple) and call.name != "tensor_split":
+        for size in given:
+            source = size.source if isinstance(size, Size) else None
+            if isinstance(source, Less) and int(source.of) == x.shape[dim]:
+                if (whole := t.size_axis(source.of)) and not t.nodes.permuted(whole, axis):
+                    t.nodes.unite(whole, axis, call.name)
         _named_parts(t, given, pieces, call.name)
     elif axis and len(set(widths)) == 1:
         for piece in pieces[1:]:
-            t.nodes.unite(pieces[0], piece, "equal parts of the channels")
-        if isinstance(given, Size) and (known := t.size_axis(given)):
-            t.nodes.unite(known, pieces[0], call.name)
+            _balance(t, pieces[0], piece, "equal parts of the channels")
+        if isinstance(given, Size):
+            _split_evenly(t, given, axis, pieces[0], call.name)
     elif axis:
         t.nodes.pin(axis, f"{call.name} into unequal parts")
     for part, piece in zip(parts, pieces, strict=True):
         labels[dim] = piece
         t.set(part, labels)
+
+
+def _balance(t: Tracer, a: Axis, b: Axis, reason: str) -> None:
+    """Couple two parts that must stay equally wide, by as few couplings as that takes.
+
+    Channels that are coupled already and take as many places in one part as in the other need
+    nothing more; of the rest, those with as many places too many pair up with those with as many
+    too few. So a chain of channel shuffles does not couple everything with everything.
+    """
+    if len(a) != 1 or len(b) != 1:
+        t.nodes.unite(a, b, reason)
+        return
+    of = t.nodes.components()
+    excess: Counter[int] = Counter()
+    for column, sign in ((a[0], 1), (b[0], -1)):
+        for component in of[column].tolist():
+            excess[component] += sign
+    more: dict[int, list[int]] = {}
+    for component, count in excess.items():
+        more.setdefault(count, []).append(component)
+    left, right = [], []
+    for count in [c for c in more if c > 0]:
+        pairs = min(len(more[count]), len(more.get(-count, ())))
+        left += more[count][:pairs]
+        right += more.get(-count, [])[:pairs]
+        more[count], more[-count] = more[count][pairs:], more.get(-count, [])[pairs:]
+    odd = [c for count, found in more.items() if count for c in found]
+    left, right = left + odd[:-1], right + odd[1:]  # what finds no partner leaves together
+    t.nodes.join(
+        torch.tensor(left, dtype=torch.int64), torch.tensor(right, dtype=torch.int64), reason
+    )
+
+
+def _split_evenly(t: Tracer, size: Size, axis: Axis, piece: Axis, reason: str) -> None:
+    """Couple equal parts with the size that was given for one of them."""
+    if known := t.size_axis(size):
+        t.nodes.unite(known, piece, reason)
+    elif isinstance(size.source, Part):
+        t.fix(size.source.by, f"another size is divided by it ({reason})")
+        whole = t.size_axis(size.source.of)
+        if whole and len(whole[0]) == len(axis[0]) and not t.nodes.permuted(whole, axis):
+            t.nodes.unite(whole, axis, reason)
 
 
 def _named_parts(t: Tracer, given: Sequence[Any], pieces: Sequence[Axis], reason: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from alprune.pruning.graph.labels import Axis, slim, spread
+from alprune.pruning.graph.labels import Axis, Labels, slim, spread
 from alprune.pruning.graph.sizes import Part, Size, Times, Whole
 from alprune.pruning.graph.tracer import Call, Rule, Tracer
 
@@ -14,6 +14,10 @@ def reshape(t: Tracer, call: Call) -> None:
     """Move the labels, run by run of dimensions that cover each other."""
     x, out = call.args[0], call.out
     labels, given = t.labels(x), _given(call)
+    for number in given:  # a number that divides another size cannot change
+        source = number.source if isinstance(number, Size) else None
+        if isinstance(source, Part) and isinstance(source.by, Size):
+            t.fix(source.by, f"another size is divided by it ({call.name})")
     found: list[Axis] = [()] * out.dim()
     for before, after in _runs(x.shape, out.shape):
         axes = [labels[d] for d in before]
@@ -22,7 +26,7 @@ def reshape(t: Tracer, call: Call) -> None:
         for d, axis in zip(after, _regroup(t, axes, sizes, numbers, out.shape, after), strict=True):
             found[d] = axis
     for dim, number in enumerate(given):
-        found[dim] = _counted(t, found[dim], number, call.name)
+        found[dim] = _counted(t, labels, found[dim], number, call.name)
     t.set(out, found)
 
 
@@ -82,7 +86,7 @@ def _divide(t: Tracer, grid: torch.Tensor, numbers: Sequence[Any]) -> list[torch
     if not vary:
         columns[-1] = grid.reshape(-1)[:1].expand(grid.shape[-1])  # one channel, which must stay
         return columns
-    free = [d for d in vary if isinstance(numbers[d], Size) or numbers[d] == -1] or vary[-1:]
+    free = [d for d in vary if t.may_change(numbers[d]) or numbers[d] == -1] or vary[-1:]
     t.nodes.tie(grid, [d for d in vary if d not in free], "channels viewed as a grid")
     for d in range(grid.dim()):
         grid = grid if d in free else grid.narrow(d, 0, 1)
@@ -103,17 +107,23 @@ def _varies(grid: torch.Tensor, dim: int) -> bool:
     return grid.shape[dim] > 1 and not bool((grid == grid.narrow(dim, 0, 1)).all())
 
 
-def _counted(t: Tracer, axis: Axis, number: Any, reason: str) -> Axis:
-    """Couple a new dimension with what its size counts."""
+def _counted(t: Tracer, before: Labels, axis: Axis, number: Any, reason: str) -> Axis:
+    """Couple a new dimension with what its size counts.
+
+    A size that counts the very channels that are moved follows them without more ado.
+    """
     source = number.source if isinstance(number, Size) else None
     if isinstance(source, Whole):
         known = t.size_axis(number)
+        if t.nodes.permuted(known, axis):
+            return axis
         t.nodes.unite(known, axis, reason)
         return known if len(known) > len(axis) and axis else axis
     if isinstance(source, Part):
-        if isinstance(source.by, Size):
-            t.nodes.pin(t.size_axis(source.by), f"another size is divided by it ({reason})")
-        grids = [c.view(int(source.by), -1) for c in t.size_axis(source.of)]
+        whole = t.size_axis(source.of)
+        if any(t.nodes.permuted(whole, other) for other in before):
+            return axis
+        grids = [c.view(int(source.by), -1) for c in whole]
         for row in range(int(source.by) if grids else 0):
             t.nodes.unite(tuple(grid[row] for grid in grids), axis, reason)
     if isinstance(source, Times) and (whole := t.size_axis(source.of)):

@@ -40,11 +40,18 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Less:
+    """A size less another number."""
+
+    of: "Size"
+
+
+@dataclass(frozen=True)
 class Computed:
     """Any other arithmetic; it follows the sizes, and only trying shows whether it is right."""
 
 
-Source = Whole | Part | Times | Computed
+Source = Whole | Part | Times | Less | Computed
 
 
 class Size(int):
@@ -91,7 +98,7 @@ class Size(int):
 
     def __sub__(self, other: Any) -> Any:
         """Subtract."""
-        return _derived(int.__sub__(self, other), Computed())
+        return _derived(int.__sub__(self, other), Less(self))
 
     def __rsub__(self, other: Any) -> Any:
         """Subtract this size from a number."""

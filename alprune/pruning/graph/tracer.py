@@ -127,6 +127,7 @@ class Tracer(TorchFunctionMode):
         self.renormalised = ""  # the first layer pinned because it normalises over channels
         self.decided = ""  # where the forward first looked at a value that stems from the input
         self.sized = ""  # where it first made a tensor sized by such values, or took them out
+        self._fixed: set[Key] = set()
         self._foreign = foreign
         self._ran: set[str] = set()
         self._torchs = {
@@ -300,6 +301,18 @@ class Tracer(TorchFunctionMode):
         if source.attribute not in self.sizes:
             self.sizes[source.attribute] = (self.nodes.new(int(size)),)
         return self.sizes[source.attribute]
+
+    def fix(self, size: Any, reason: str) -> None:
+        """Never change an attribute, because more than sizes depend on it."""
+        if isinstance(size, Size) and isinstance(size.source, Whole) and size.source.attribute:
+            self._fixed.add(size.source.attribute)
+            self.nodes.pin(self.size_axis(size), reason)
+
+    def may_change(self, size: Any) -> bool:
+        """Whether a size is no plain number, nor an attribute that must stay."""
+        return isinstance(size, Size) and not (
+            isinstance(size.source, Whole) and size.source.attribute in self._fixed
+        )
 
     def resize(self, module: str, attribute: str, axis: Axis, reason: str) -> None:
         """Let an attribute of a module be the number of kept indices of an axis."""
