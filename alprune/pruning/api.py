@@ -1,7 +1,7 @@
 """Prune a learner before training: score, plan what stays, cut."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict, Unpack, cast
 
@@ -14,7 +14,7 @@ from alprune.models.load_state import load_state
 from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
 from alprune.pruning.checks import as_batches, check_numbers, checked_model
-from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions
+from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions, finding_logits
 from alprune.pruning.graph import narrow
 from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.latency import Latency
@@ -83,6 +83,7 @@ class Options(TypedDict, total=False):
     smoothing: float
     temperature: float
     channel_cost: str
+    logits: Callable[[Any], Tensor] | None
     latency_batch: int
     latency_aware: bool
     normalised: str
@@ -114,7 +115,8 @@ def prune(
     """Prune a network before training, with one forward and backward pass on one minibatch.
 
     Args:
-        model: Any `nn.Module` from inputs to logits `(b, classes)`; it is left as it was.
+        model: Any `nn.Module` from inputs to logits `(b, classes)`, or to an output in which
+            they are named "logits" or come first; it is left as it was.
         method: A name in `METHODS` or of an installed package (entry point group
             `alprune.criteria`), `package.module:function`, or a criterion
             `(model, graph, batch, options) -> (channels,)` of which the largest are kept.
@@ -143,7 +145,8 @@ def prune(
         generator: Source of randomness, on the CPU; seed 0 if None.
         **options: Fields of the records by name, in place of those in the record: `min_channels`,
             `round_to`, `ignore` (modules are accepted, too), `layer_floors`, `layer_reductions`
-            and `local` of `limits`; `smoothing`, `temperature` and `channel_cost` of `scoring`;
+            and `local` of `limits`; `smoothing`, `temperature`, `channel_cost` and
+            `logits` of `scoring`;
             `latency_batch` and `latency_aware` of `latency`; `normalised`, `rules` and
             `one_path` of `tracing`.
 
@@ -188,7 +191,8 @@ def prune(
         latency=latency,
         tracing=tracing,
     )
-    cut = entry.cut(model, request)
+    with finding_logits(scoring.logits):
+        cut = entry.cut(model, request)
     if cut.fresh:
         after_pruning(cut.model, model, generator, init)
     before, left = cost(model, request.example), cost(cut.model, request.example)

@@ -255,6 +255,16 @@ def test_logits_are_found_in_what_a_network_returns(name, wrap):
 
 
 @pytest.mark.parametrize("name", [*SCORED, "synflow"])
+def test_a_function_finds_the_logits_where_no_name_says_so(name):
+    model = Returning(lambda y: {"aux": y.mean(1), "scores": y})
+    pruned = prune(model, name, batch=batch_of(), logits=lambda out: out["scores"])
+    plain = prune(small_vgg(), name, batch=batch_of())
+    assert list(pruned.widths.values()) == list(plain.widths.values())
+    with pytest.raises(PruneError, match="function given as logits"):
+        prune(model, name, batch=batch_of(), logits=lambda out: out["missing"])
+
+
+@pytest.mark.parametrize("name", [*SCORED, "synflow"])
 @pytest.mark.parametrize("wrap", [lambda y: {"a": y, "b": y}, lambda y: (y[..., None], y)])
 def test_outputs_without_logits_are_refused(name, wrap):
     with pytest.raises(PruneError, match=r"returned a (tuple|dict).*scores need logits"):

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +27,17 @@ class ScoreOptions:
         temperature: Divides the logits in the GraSP criteria.
         generator: Source of randomness, on the CPU; None for criteria that draw nothing.
         channel_cost: What 3SP+CA divides by, a key of `CHANNEL_COSTS`.
+        logits: From what the network returns to its logits `(b, classes)`; None: see `logits`.
     """
 
     smoothing: float = 0.05
     temperature: float = 200.0
     generator: torch.Generator | None = None
     channel_cost: str = "made"
+    logits: Callable[[Any], Tensor] | None = None
 
+
+_finder: ContextVar[Callable[[Any], Tensor] | None] = ContextVar("finder", default=None)
 
 Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
 
@@ -117,21 +123,26 @@ def loss_on(
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     """Run a model and find the logits in what it returns.
 
-    They are the output itself, what a dict or an object names "logits", or the first item of a
-    tuple or list; an object may name them after the first item of a tuple, as a named tuple does.
+    They are what `finding_logits` says. By default they are the output itself, what a dict or an
+    object names "logits", or the first item of a tuple or list.
 
     Raises:
         PruneError: There is no such tensor `(b, classes)`.
     """
     out = model(inputs)
-    found = out
-    if isinstance(out, Mapping) and "logits" in out:
+    found, finder = out, _finder.get()
+    if finder is not None:
+        try:
+            found = finder(out)
+        except Exception as error:
+            raise PruneError(failure("the function given as logits", error)) from error
+    elif isinstance(out, Mapping) and "logits" in out:
         found = out["logits"]
     elif isinstance(getattr(out, "logits", None), Tensor):
         found = out.logits
     elif isinstance(out, tuple | list) and out:
         found = out[0]
-    if isinstance(found, Tensor) and (found is out or found.dim() == 2):
+    if isinstance(found, Tensor) and (found is out or finder or found.dim() == 2):
         return found
     names = f" with {', '.join(map(repr, list(out)[:5]))}" if isinstance(out, Mapping) else ""
     raise PruneError(
@@ -139,6 +150,16 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
         "(b, classes): one tensor, the first of a tuple, or one named 'logits'. Give "
         "logits=function that finds them in the output."
     )
+
+
+@contextmanager
+def finding_logits(function: Callable[[Any], Tensor] | None) -> Iterator[None]:
+    """Let criteria find the logits in a network's output by a function, within this context."""
+    token = _finder.set(function)
+    try:
+        yield
+    finally:
+        _finder.reset(token)
 
 
 def channel_scores(

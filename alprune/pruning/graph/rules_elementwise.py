@@ -5,9 +5,10 @@ from torch import Tensor
 from alprune.pruning.graph import rules_layers as layers
 from alprune.pruning.graph import rules_products as products
 from alprune.pruning.graph import rules_shapes as moves
+from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.gates import moments_of
 from alprune.pruning.graph.labels import Axis, Labels
-from alprune.pruning.graph.tracer import Call, Rule, Tracer
+from alprune.pruning.graph.tracer import Rule, Tracer
 
 _ELEMENTWISE = """
     abs absolute add addcdiv addcmul alpha_dropout atan bernoulli bfloat16 bitwise_and bitwise_or

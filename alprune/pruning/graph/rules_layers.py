@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import Axis, take
 from alprune.pruning.graph.rules_products import computed
-from alprune.pruning.graph.tracer import Call, Rule, Tracer
+from alprune.pruning.graph.tracer import Rule, Tracer
 
 
 def conv(t: Tracer, call: Call) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import PINNED, Axis, slim, take
 from alprune.pruning.graph.sizes import Less, Part, Size
-from alprune.pruning.graph.tracer import Call, Rule, Tracer
+from alprune.pruning.graph.tracer import Rule, Tracer
 
 
 def split(t: Tracer, call: Call) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import Axis
-from alprune.pruning.graph.tracer import Call, Rule, Tracer
+from alprune.pruning.graph.tracer import Rule, Tracer
 
 
 def contract(

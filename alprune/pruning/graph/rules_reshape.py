@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import Axis, Labels, slim, spread
 from alprune.pruning.graph.sizes import Part, Size, Times, Whole
-from alprune.pruning.graph.tracer import Call, Rule, Tracer
+from alprune.pruning.graph.tracer import Rule, Tracer
 
 
 def reshape(t: Tracer, call: Call) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import Axis, joined
 from alprune.pruning.graph.rules_parts import RULES as PARTS
 from alprune.pruning.graph.rules_reshape import RULES as RESHAPES
-from alprune.pruning.graph.tracer import Call, Rule, Tracer
+from alprune.pruning.graph.tracer import Rule, Tracer
 
 _STRIDE = 1 << 40
 

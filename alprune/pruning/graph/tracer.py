@@ -5,8 +5,7 @@ what it does to the labels of its operands; an operation without a rule pins wha
 so nothing is ever guessed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,67 +16,21 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from alprune.errors import ModelError
 from alprune.pruning.graph.branches import only_raises
+from alprune.pruning.graph.calls import (
+    READS,
+    SHAPES,
+    SIZED_BY_VALUES,
+    VALUELESS,
+    Call,
+    Mixing,
+    Work,
+    operation,
+)
 from alprune.pruning.graph.gates import Place, Spot
 from alprune.pruning.graph.labels import Axis, Couplings, Labels
 from alprune.pruning.graph.sizes import Key, Size, Whole, get_size
 
-# Operations that hand values to Python, where an `if` can look at them.
-_READS = frozenset("__bool__ __int__ __float__ __index__ __complex__ item tolist".split())
-# Results of these do not depend on the values of their operands: only on shapes, or (the last
-# three) on whether something went wrong, which is asked for the sake of an error.
-_VALUELESS = frozenset(
-    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty "
-    "new_full isnan isinf isfinite".split()
-)
-# Either what these return has a size that depends on values, or the values leave torch.
-_SIZED_BY_VALUES = frozenset(
-    "nonzero argwhere masked_select unique unique_consecutive bincount numpy __array__".split()
-)
-_SHAPES = frozenset(("get shape", "size"))
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operation of the forward pass, or one call of a module, after it ran."""
-
-    name: str
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    out: Any
-
-    def get(self, position: int, name: str, default: Any = None) -> Any:
-        """Return an argument given by position or by name."""
-        if position < len(self.args):
-            return self.args[position]
-        return self.kwargs.get(name, default)
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Yield the tensors among the arguments."""
-        return (a for a in tree_leaves((self.args, dict(self.kwargs))) if isinstance(a, Tensor))
-
-    def results(self) -> list[Tensor]:
-        """Return the tensors among the results."""
-        return [t for t in tree_leaves(self.out) if isinstance(t, Tensor)]
-
-
 Rule = Callable[["Tracer", Call], None]
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """An operation without weights of its own that mixes channels (see `gates.Mix`)."""
-
-    kind: str
-    axes: dict[int, Axis]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Multiply-accumulates of a product: `macs`, shared out over axes that may be narrowed."""
-
-    macs: float
-    axes: tuple[Axis, ...]
 
 
 class Tracer(TorchFunctionMode):
@@ -157,7 +110,7 @@ class Tracer(TorchFunctionMode):
         name = operation(func)
         self.place.count(name)
         out = func(*args, **kwargs)
-        if name in _SHAPES:
+        if name in SHAPES:
             return self._sourced(args[0], out, args[1:] or tuple(kwargs.values()))
         call = Call(name, func, args, kwargs, out)
         self._note(call)
@@ -198,15 +151,15 @@ class Tracer(TorchFunctionMode):
                     self._refuse_foreign(self._foreign[id(tensor)])
         if not any(t in self._stems for t in operands):
             return
-        if call.name in _READS:
+        if call.name in READS:
             if self.module in self._torchs or self.one_path or only_raises():
                 return  # an LSTM looks up how many sequences are packed; no branch of the user's
             self.decided = self.decided or f"{call.name} in {self.module or 'its forward'}"
-        elif call.name not in _VALUELESS:
+        elif call.name not in VALUELESS:
             for tensor in [*results, *written]:
                 self.stem(tensor)
         by_mask = call.name == "__getitem__" and any(t.dtype == torch.bool for t in operands[1:])
-        if by_mask or call.name in _SIZED_BY_VALUES:
+        if by_mask or call.name in SIZED_BY_VALUES:
             self.sized = self.sized or f"{call.name} in {self.module or 'its forward'}"
 
     def _refuse_foreign(self, name: str) -> None:
@@ -421,11 +374,3 @@ class Tracer(TorchFunctionMode):
 
 def _same(a: Axis, b: Axis) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def operation(func: Callable[..., Any]) -> str:
-    """Return the name by which the rules know an operation."""
-    name = getattr(func, "__name__", str(func))
-    if name == "__get__":  # a property such as Tensor.T
-        return "get " + str(getattr(getattr(func, "__self__", None), "__name__", ""))
-    return name

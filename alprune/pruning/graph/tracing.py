@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from alprune.errors import ModelError
 from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.build import assemble
+from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
 from alprune.pruning.graph.sizes import mark_attributes
 from alprune.pruning.graph.surgery import copied, registered, unwrap
-from alprune.pruning.graph.tracer import Call, Rule, Tracer
+from alprune.pruning.graph.tracer import Rule, Tracer
 from alprune.pruning.graph.verify import faults, outputs, run
 from alprune.registry import unknown
 

@@ -98,8 +98,8 @@ def _equal_in_double(whole: nn.Module, small: nn.Module, example: Tensor) -> boo
     if not example.is_floating_point():
         return False
     try:
-        copies = (copied(model, {}).double() for model in (whole, small))
-        return _compare(*copies, example.double())[0] is None
+        a, b = copied(whole, {}).double(), copied(small, {}).double()
+        return _compare(a, b, example.double())[0] is None
     except AlpruneError:
         return False
 
