@@ -1,8 +1,10 @@
-"""What was asked and what was told: the record of a folder, and the state that it adds up to."""
+"""Questions and answers: the record of a folder, and the state that it adds up to."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from alprune.errors import StoreError, quoted
@@ -44,6 +46,7 @@ class Answer:
         label: Name of the class; None: skipped.
         round: Of asking, in which it was told.
         held: Whether it is kept from training, to measure accuracy.
+        user: Who answered; empty if nobody said.
     """
 
     path: str
@@ -51,6 +54,7 @@ class Answer:
     label: str | None
     round: int
     held: bool = False
+    user: str = ""
 
 
 class Journal:
@@ -70,6 +74,10 @@ class Journal:
         started: Whether the record has a beginning.
         trial: Whether the first labels were drawn from a wholly labelled folder.
         held_of_folder: Contents of images in class folders that are kept from training.
+        counts: `{class: answers}`, skips under None.
+        keys: `{class: key}` of the keys that people have assigned.
+        renamed: `{earlier name: present name}` of classes.
+        measured: Accuracy after each round, oldest first.
 
     Raises:
         StoreError: The record is damaged, or is that of something else.
@@ -87,6 +95,10 @@ class Journal:
         self.started = False
         self.trial = False
         self.held_of_folder: set[str] = set()
+        self.counts: Counter[str | None] = Counter()
+        self.keys: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
+        self.measured: list[dict[str, Any]] = []
         self._declared: set[str] = set()
         self._told_in_round = False
         folder.rewind(sound_bytes(folder.path))
@@ -101,8 +113,7 @@ class Journal:
     @property
     def offered(self) -> list[str]:
         """Names of the classes that somebody declared or that an answer has, in their order."""
-        used = {answer.label for answer in self.answers.values()}
-        return [name for name in self.classes if name in self._declared or name in used]
+        return [name for name in self.classes if name in self._declared or self.counts[name]]
 
     @property
     def open(self) -> tuple[Query, ...]:
@@ -113,6 +124,10 @@ class Journal:
     def told_in_round(self) -> bool:
         """Whether anything was told since the last round was asked."""
         return self._told_in_round
+
+    def latest(self, count: int) -> list[Answer]:
+        """Return the last answers, newest first, `count` at most."""
+        return list(itertools.islice(reversed(self.answers.values()), count))
 
     def resting(self) -> set[str]:
         """Return the contents that were skipped lately."""
@@ -132,6 +147,18 @@ class Journal:
         if new:
             self._add("classes", added=new)
         return new
+
+    def rename(self, name: str, to: str) -> None:
+        """Rename a class; its answers are merged into those of `to` if that is a class."""
+        self._add("rename_class", name=name, to=to)
+
+    def remove(self, name: str) -> None:
+        """Remove a class that no answer has."""
+        self._add("remove_class", name=name)
+
+    def assign(self, name: str, key: str) -> None:
+        """Assign a key to a class; an empty key takes it away."""
+        self._add("key", name=name, key=key)
 
     def ask(self, queries: Sequence[Query], **fields: Any) -> None:
         """Open a round."""
@@ -189,6 +216,7 @@ class Journal:
             self.asked["learnt"] = dict(event["learnt"])
             self.queries.update({query.path: query for query in self.pending})
             self._told_in_round = False
+            self.measured.append(self.asked)
         elif name == "more":
             more = tuple(map(_query, event["images"]))
             self.pending += more
@@ -196,13 +224,61 @@ class Journal:
         elif name == "tell":
             answers = list(map(_answer, event["answers"]))
             for content in map(_text, event["withdrawn"]):
-                self.answers.pop(content, None)
-            self.answers.update({answer.content: answer for answer in answers})
+                self._forget(content)
+            for answer in answers:  # an answer that is replaced becomes the latest
+                self._forget(answer.content)
+                self.answers[answer.content] = answer
+                self.counts[answer.label] += 1
             self._know(answer.label for answer in answers if answer.label is not None)
             self.trial = self.trial or event["by"] == "trial"
             self._told_in_round = True
         elif name == "hold_out":
             self.held_of_folder.update(map(_text, event["contents"]))
+        elif name == "rename_class":
+            self._rename(_text(event["name"]), _text(event["to"]))
+        elif name == "remove_class":
+            self._drop(_text(event["name"]))
+        elif name == "key":
+            self._assign(_text(event["name"]), event["key"])
+
+    def _forget(self, content: str) -> None:
+        answer = self.answers.pop(content, None)
+        if answer is not None:
+            self.counts[answer.label] -= 1
+
+    def _rename(self, name: str, to: str) -> None:
+        """Keep the place of the class, or give its answers to the other one."""
+        for content, answer in self.answers.items():
+            if answer.label == name:
+                self.answers[content] = replace(answer, label=to)
+        self.counts[to] += self.counts.pop(name, 0)
+        if to in self.classes:
+            self.classes.remove(name)
+        else:
+            self.classes[self.classes.index(name)] = to
+        self.renamed = {a: to if b == name else b for a, b in self.renamed.items()} | {name: to}
+        self.renamed.pop(to, None)
+        if name in self._declared:
+            self._declared.discard(name)
+            self._declared.add(to)
+        key = self.keys.pop(name, None)
+        if key is not None:
+            self.keys.setdefault(to, key)
+        self._told_in_round = True
+
+    def _drop(self, name: str) -> None:
+        self._declared.discard(name)
+        self.keys.pop(name, None)
+        if name in self.classes:
+            self.classes.remove(name)
+
+    def _assign(self, name: str, key: str) -> None:
+        for other in [other for other, assigned in self.keys.items() if assigned == key]:
+            del self.keys[other]
+        if key:
+            self.keys[name] = key
+        else:
+            self.keys.pop(name, None)
 
     def _know(self, names: Iterable[str]) -> None:
         self.classes += [name for name in dict.fromkeys(names) if name not in self.classes]
@@ -228,6 +304,7 @@ def _answer(record: dict[str, Any]) -> Answer:
         None if label is None else _text(label),
         _count(record["round"]),
         record["held"] is True,
+        str(record.get("user", "")),
     )
 
 

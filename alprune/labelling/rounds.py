@@ -62,11 +62,19 @@ class Round:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A round for which images were chosen but not asked yet."""
+    """A round for which images were chosen but not asked yet.
+
+    Attributes:
+        images: Today's.
+        queries: About the chosen images.
+        learnt: Measured accuracy of the learner.
+        learner: Fitted; None before there are labels of two classes.
+    """
 
     images: ImagePool
     queries: list[Query]
     learnt: dict[str, Any]
+    learner: Trainable | None = None
 
 
 class RoundTiming:

@@ -163,7 +163,7 @@ class Asking:
             self._state = learning.state() | learning.setting.also_kept()
             learnt = learning.evaluation.of_step(number)
         asked = queries.described(today, {"random": drawn} | chosen, learner)
-        return Prepared(today, _mixed(asked, generator), learnt)
+        return Prepared(today, _mixed(asked, generator), learnt, learner)
 
     def _embed(self, today: ImagePool) -> None:
         """Embed new images for a frozen learner: once each, so no round's budget pays for it."""

@@ -1,4 +1,8 @@
+"""Requests of the page: what they answer, and what is refused."""
+
 import io
+import re
+from dataclasses import replace
 
 import numpy as np
 import photos
@@ -6,7 +10,9 @@ import pytest
 from PIL import Image
 
 from alprune.labelling import open_asking
-from alprune.labelling.web.app import content_policy, make_app
+from alprune.labelling.insight import Checked, Insight
+from alprune.labelling.web.app import make_app
+from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import LabelQueue
 
@@ -31,9 +37,18 @@ def queue(asking):
 
 
 @pytest.fixture
-def client(asking, queue):
-    app = make_app(queue, Previews(asking.root), TOKEN, {HOST})
+def overview(asking, queue):
+    return Overview(asking, queue)
+
+
+@pytest.fixture
+def client(asking, queue, overview):
+    app = make_app(queue, overview, Previews(asking.root), TOKEN, {HOST})
     return app.test_client()
+
+
+def one(number, label):
+    return {"labels": [{"number": number, "label": label}]}
 
 
 def get(client, path, token=TOKEN, host=HOST, **more):
@@ -44,20 +59,30 @@ def post(client, path, body, token=TOKEN, host=HOST, **more):
     return client.post(f"/{token}/{path}", json=body, headers={"Host": host} | more)
 
 
-def test_the_page_is_one_file_that_may_run_only_itself(client):
+def test_the_page_loads_nothing_but_its_own_files(client):
     page = get(client, "")
     assert page.status_code == 200 and b"</html>" in page.data
-    text = page.data.decode()
-    assert "http://" not in text and "https://" not in text and "//cdn" not in text
+    texts = [page.data.decode()]
+    for name in re.findall(r'(?:src|href)="(static/[^"]+)"', texts[0]):
+        texts.append(get(client, name).data.decode())
+    for name in set(re.findall(r'from "\./([a-z]+\.js)"', "".join(texts))):
+        answer = get(client, f"static/{name}")
+        assert answer.mimetype == "text/javascript"
+        texts.append(answer.data.decode())
+    assert len(texts) == 8
+    whole = "".join(texts).replace("http://www.w3.org/2000/svg", "")
+    assert "http://" not in whole and "https://" not in whole and "//cdn" not in whole
     policy = page.headers["Content-Security-Policy"]
-    assert policy == content_policy(text) and policy.startswith("default-src 'none'")
-    assert "unsafe" not in policy and policy.count("sha256-") == 2
+    assert policy.startswith("default-src 'none'; script-src 'self'") and "unsafe" not in policy
     assert page.headers["Referrer-Policy"] == "no-referrer"
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert page.headers["Cache-Control"] == "no-store"
+    assert get(client, "static/app.py").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["", "state", "image/0"])
+@pytest.mark.parametrize(
+    "path", ["", "state", "image/0", "thumb/0", "map", "review", "static/main.js"]
+)
 def test_without_the_token_nothing_is_answered(client, path):
     assert get(client, path).status_code == 200
     for token in ("", "x", TOKEN + "x", TOKEN[:-1], "ä"):
@@ -69,25 +94,25 @@ def test_without_the_token_nothing_is_answered(client, path):
 @pytest.mark.parametrize("host", ["evil.example:8000", "127.0.0.1:8001", "127.0.0.1", ""])
 def test_another_hosts_name_is_refused(client, host):
     assert get(client, "state", host=host).status_code == 403
-    assert post(client, "answer", {"number": 0, "label": "dark"}, host=host).status_code == 403
+    assert post(client, "answers", one(0, "dark"), host=host).status_code == 403
 
 
 def test_another_pages_requests_are_refused(client, asking):
-    body = {"number": 0, "label": "dark"}
-    assert post(client, "answer", body, Origin="http://evil.example").status_code == 403
-    assert post(client, "answer", body, Origin="null").status_code == 403
-    form = client.post(f"/{TOKEN}/answer", data=body, headers={"Host": HOST})
+    body = one(0, "dark")
+    assert post(client, "answers", body, Origin="http://evil.example").status_code == 403
+    assert post(client, "answers", body, Origin="null").status_code == 403
+    form = client.post(f"/{TOKEN}/answers", data={"number": 0}, headers={"Host": HOST})
     assert form.status_code == 415 and asking.labels == {}
-    assert post(client, "answer", body, Origin=f"http://{HOST}").status_code == 200
+    assert post(client, "answers", body, Origin=f"http://{HOST}").status_code == 200
 
 
 def test_answers_skips_and_undo_change_the_state(client, asking, queue):
     state = get(client, "state").json
     number = state["image"]["number"]
-    after = post(client, "answer", {"number": number, "label": "dark"}).json
+    after = post(client, "answers", one(number, "dark")).json
     assert after["labelled"] == 1 and after["image"]["number"] != number
     assert asking.labels == {queue.query(number).path: "dark"}
-    after = post(client, "answer", {"number": after["image"]["number"], "label": None}).json
+    after = post(client, "answers", one(after["image"]["number"], None)).json
     assert after["skipped"] == 1
     post(client, "undo", {})
     after = post(client, "undo", {}).json
@@ -103,15 +128,25 @@ def test_classes_can_be_added(client):
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
-        ("answer", {"number": 99, "label": "dark"}, 400),
-        ("answer", {"number": 0, "label": "cow"}, 400),
-        ("answer", {"number": 0}, 400),
-        ("answer", {"number": "0", "label": "dark"}, 400),
-        ("answer", {"number": True, "label": "dark"}, 400),
-        ("answer", {"number": -1, "label": "dark"}, 400),
-        ("answer", [], 400),
+        ("answers", one(99, "dark"), 400),
+        ("answers", one(0, "cow"), 400),
+        ("answers", {"labels": [{"number": 0}]}, 400),
+        ("answers", {"labels": []}, 400),
+        ("answers", {"labels": 5}, 400),
+        ("answers", one("0", "dark"), 400),
+        ("answers", one(True, "dark"), 400),
+        ("answers", one(-1, "dark"), 400),
+        ("answers", one(0, ["dark"]), 400),
+        ("answers", one(0, "dark") | {"set_aside": ["x"]}, 400),
+        ("answers", one(0, "dark") | {"more": 1}, 400),
+        ("answers", [], 400),
+        ("selected", {"numbers": [99]}, 400),
+        ("rename", {"name": "cow", "to": "x"}, 400),
+        ("rename", {"name": "dark"}, 400),
+        ("remove", {"name": "cow"}, 400),
+        ("key", {"name": "dark", "key": "s"}, 400),
         ("class", {"name": 5}, 400),
-        ("class", {"name": "x" * 20_000}, 413),
+        ("class", {"name": "x" * 140_000}, 413),
         ("undo", {"x": 1}, 400),
         ("state", {}, 403),
         ("other", {}, 403),
@@ -121,13 +156,6 @@ def test_requests_that_make_no_sense_are_refused_in_json(client, asking, path, b
     answer = post(client, path, body)
     assert answer.status_code == code and answer.json["error"]
     assert asking.labels == {}
-
-
-def test_json_that_is_nested_deep_is_refused(client):
-    headers = {"Host": HOST, "Content-Type": "application/json"}
-    for body in (b"[" * 8000, b'{"a":' * 3000, b'{"number": 0, "label": ' + b"[" * 8000):
-        answer = client.post(f"/{TOKEN}/answer", data=body, headers=headers)
-        assert answer.status_code == 400 and answer.is_json
 
 
 def test_images_are_decoded_and_sent_by_number(client, queue):
@@ -164,3 +192,61 @@ def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, q
     (asking.root / queue.query(0).path).write_bytes(b"no image")
     answer = get(client, "image/0")
     assert answer.status_code == 400 and "cannot be read" in answer.json["error"]
+
+
+def test_json_that_is_nested_deep_is_refused(client):
+    headers = {"Host": HOST, "Content-Type": "application/json"}
+    for body in (b"[" * 60_000, b'{"a":' * 20_000, b'{"labels": ' + b"[" * 60_000):
+        answer = client.post(f"/{TOKEN}/answers", data=body, headers=headers)
+        assert answer.status_code == 400 and answer.is_json
+
+
+def test_a_thumbnail_is_small(client, asking, queue):
+    Image.new("RGB", (900, 300)).save(asking.root / queue.query(0).path)
+    answer = get(client, "thumb/0")
+    assert Image.open(io.BytesIO(answer.data)).size == (240, 80)
+
+
+def test_the_grid_shows_open_images_of_a_class_and_labels_them_at_once(
+    client, asking, queue, overview
+):
+    guessed = [replace(queue.query(n), guess="dark", probability=1 - n / 10) for n in range(4)]
+    overview.update(Insight(guessed=guessed))
+    found = get(client, "grid?class=dark").json
+    assert [image["number"] for image in found["images"]] == [0, 1, 2, 3]
+    body = {"labels": [{"number": n, "label": "dark"} for n in (0, 2)], "set_aside": [1]}
+    assert post(client, "answers", body).json["labelled"] == 2
+    found = get(client, "grid?class=dark").json
+    assert [image["number"] for image in found["images"]] == [3]  # 1 was taken for another class
+    assert get(client, "grid?class=light").json["images"] == []
+    assert get(client, "grid?class=cow").status_code == 400
+
+
+def test_the_review_shows_the_most_suspect_labels_first(client, queue, overview):
+    post(client, "answers", {"labels": [{"number": n, "label": "dark"} for n in range(4)]})
+
+    def checked(number, quality, wrong):
+        content = queue.query(number).content
+        return {content: Checked(content, "light", 0.9, quality, wrong)}
+
+    overview.update(Insight(checked=checked(1, 0.4, False) | checked(2, 0.1, True), complete=True))
+    found = get(client, "review?order=suspect").json
+    assert [image["number"] for image in found["images"]][:2] == [2, 1]
+    assert (found["suspects"], found["total"], found["checked"]) == (1, 4, True)
+    assert [i["number"] for i in get(client, "review?order=newest").json["images"]] == [3, 2, 1, 0]
+    post(client, "answers", one(2, "light"))
+    assert get(client, "review?order=suspect").json["suspects"] == 0
+    assert get(client, "review?class=light").json["total"] == 1
+
+
+def test_the_map_shows_classes_where_they_are_known(client, queue, overview):
+    contents = [queue.query(n).content for n in range(3)]
+    places = {c: (n / 2, 0.5) for n, c in enumerate(contents)}
+    paths = {c: queue.query(n).path for n, c in enumerate(contents)}
+    overview.update(Insight(places=places, paths=paths))
+    post(client, "answers", one(1, "light"))
+    points = get(client, "map").json["points"]
+    assert [point["class"] for point in points] == [-1, 1, -1]
+    assert [point["number"] for point in points] == [0, 1, 2]
+    found = post(client, "selected", {"numbers": [0, 1]}).json
+    assert [image["number"] for image in found["images"]] == [0]

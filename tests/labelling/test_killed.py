@@ -51,7 +51,8 @@ def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, 
             try:
                 url = json.loads(server.stdout.readline())["url"]
                 for _ in range(5):
-                    post(url, "answer", {"number": wait_for_image(url), "label": "dark"})
+                    number = wait_for_image(url)
+                    post(url, "answers", {"labels": [{"number": number, "label": "dark"}]})
                 server.send_signal(kill)
                 said = server.communicate(timeout=60)[1].decode()
             finally:

@@ -1,3 +1,7 @@
+"""The images that people are asked about, their answers, and their classes."""
+
+from dataclasses import replace
+
 import photos
 import pytest
 
@@ -36,19 +40,19 @@ def truth(queue, number):
 def label_all(queue, count):
     for _ in range(count):
         number = in_front(queue)
-        queue.answer(number, truth(queue, number))
+        queue.answer({number: truth(queue, number)})
 
 
 def test_images_come_one_after_the_other_and_answers_are_in_the_record(queue, asking, tmp_path):
     first = in_front(queue)
-    queue.answer(first, "dark")
+    queue.answer({first: "dark"})
     second = in_front(queue)
     assert second != first
-    queue.answer(second, None)
+    queue.answer({second: None})
     assert asking.labels == {queue.query(first).path: "dark"}
     state = queue.state()
     assert (state["labelled"], state["skipped"], state["here"], state["pool"]) == (1, 1, 2, 36)
-    assert (state["done"], state["left"]) == (2, 4)
+    assert state["round"] == {"number": 1, "done": 2, "of": 6}
     assert [entry["count"] for entry in state["classes"]] == [1, 0, 0]
     written = (tmp_path / "run" / "events.jsonl").read_text()
     assert queue.query(first).content in written.splitlines()[-2]
@@ -56,22 +60,22 @@ def test_images_come_one_after_the_other_and_answers_are_in_the_record(queue, as
 
 def test_undo_goes_back_answer_by_answer(queue, asking):
     first, before = in_front(queue), queue.state()
-    queue.answer(first, "dark")
+    queue.answer({first: "dark"})
     second = in_front(queue)
-    queue.answer(second, None)
-    assert queue.undo() == second and in_front(queue) == second
-    assert queue.undo() == first and in_front(queue) == first
-    assert asking.labels == {} and queue.undo() is None
-    after = queue.state()
-    assert {k: after[k] for k in ("labelled", "skipped", "left")} == {
-        k: before[k] for k in ("labelled", "skipped", "left")
-    }
+    queue.answer({second: None})
+    queue.undo()
+    assert in_front(queue) == second
+    queue.undo()
+    assert in_front(queue) == first
+    assert asking.labels == {}
+    queue.undo()  # there is nothing more
+    assert queue.state() == before
 
 
 def test_an_undone_correction_brings_the_answer_before_it_back(queue, asking):
     first = in_front(queue)
-    queue.answer(first, "dark")
-    queue.answer(first, "light")
+    queue.answer({first: "dark"})
+    queue.answer({first: "light"})
     assert set(asking.labels.values()) == {"light"}
     queue.undo()
     assert set(asking.labels.values()) == {"dark"}
@@ -91,11 +95,11 @@ def test_the_image_looked_at_stays_when_a_new_round_comes(queue, asking):
     looked_at = in_front(queue)
     queue.begin()
     prepared = asking.prepare()
-    queue.answer(looked_at, truth(queue, looked_at))  # while the learner learns
+    queue.answer({looked_at: truth(queue, looked_at)})  # while the learner learns
     looked_at = in_front(queue)
     queue.put(asking.open_round(prepared))
     assert in_front(queue) == looked_at
-    assert queue.state()["left"] in (6, 7) and queue.state()["round"] == 2
+    assert queue.state()["round"]["number"] == 2
     known = {answer.content for answer in asking.journal.answers.values()}
     assert not known & {query.content for query in asking.journal.open}
 
@@ -111,14 +115,14 @@ def test_the_learner_is_due_when_half_a_round_is_answered(queue):
 
 
 def test_classes_are_added_and_unknown_ones_refused(queue):
-    assert queue.add_class("  new one ") == "new one"
-    queue.answer(in_front(queue), "new one")
+    queue.add_class("  new one ")
+    queue.answer({in_front(queue): "new one"})
     with pytest.raises(DataError, match="no class 'other'"):
-        queue.answer(in_front(queue), "other")
+        queue.answer({in_front(queue): "other"})
     with pytest.raises(ConfigError, match="cannot name a class"):
         queue.add_class("  ")
     with pytest.raises(DataError, match="no image 99"):
-        queue.answer(99, "dark")
+        queue.answer({99: "dark"})
 
 
 def test_an_answer_that_cannot_be_written_changes_nothing(queue, asking, monkeypatch):
@@ -128,14 +132,139 @@ def test_an_answer_that_cannot_be_written_changes_nothing(queue, asking, monkeyp
     number, before = in_front(queue), queue.state()
     monkeypatch.setattr(asking.journal.folder, "event", full)
     with pytest.raises(StoreError):
-        queue.answer(number, "dark")
+        queue.answer({number: "dark"})
     assert queue.state() == before
 
 
-def test_a_desk_of_a_later_day_goes_on_where_the_first_was(queue, asking, tmp_path):
+def test_a_queue_of_a_later_day_resumes_where_the_first_stopped(queue, asking, tmp_path):
     label_all(queue, 2)
     left = [query.content for query in asking.journal.open]
     again = LabelQueue(asking)
     again.put(asking.left())
     assert [again.query(n).content for n in range(4)] == left
     assert again.state()["labelled"] == 2
+
+
+def test_several_answers_are_taken_at_once_and_taken_back_at_once(queue, asking, tmp_path):
+    numbers = list(range(3))
+    before = len((tmp_path / "run" / "events.jsonl").read_text().splitlines())
+    queue.answer({number: truth(queue, number) for number in numbers})
+    assert len(asking.labels) == 3
+    assert len((tmp_path / "run" / "events.jsonl").read_text().splitlines()) == before + 1
+    queue.undo()
+    assert asking.labels == {}
+    assert sorted(in_front(queue) for _ in "a") == [0]
+
+
+def test_of_several_answers_one_of_which_is_wrong_none_is_taken(queue, asking):
+    with pytest.raises(DataError, match="no class 'cow'"):
+        queue.answer({0: "dark", 1: "cow"})
+    assert asking.labels == {}
+
+
+def test_past_answers_are_listed_newest_first_also_on_a_later_day(queue, asking):
+    queue.answer({2: "dark"})
+    queue.answer({0: None})
+    queue.answer({1: "light"})
+    assert queue.state()["past"] == [1, 0, 2]
+    queue.answer({2: "striped"})
+    assert queue.state()["past"] == [2, 1, 0]
+    contents = [queue.query(number).content for number in (2, 1, 0)]
+    later = LabelQueue(asking)
+    assert [later.query(number).content for number in later.state()["past"]] == contents
+    assert later.described(later.state()["past"][0])["answer"]["label"] == "striped"
+
+
+def test_a_corrected_hold_out_image_stays_held_out(queue, asking):
+    query = replace(queue.query(0), why="random", content="a" * 32)
+    number = queue.number(query)
+    queue.answer({number: "dark"})
+    later = LabelQueue(asking)
+    later.answer({later.state()["past"][0]: "light"})
+    [answer] = asking.journal.answers.values()
+    assert (answer.label, answer.held) == ("light", True)
+
+
+def test_a_mistyped_class_disappears_with_undo(queue, asking):
+    queue.add_class("drak")
+    queue.answer({in_front(queue): "drak"})
+    assert "drak" in asking.journal.offered
+    queue.undo()
+    assert asking.journal.offered == list(photos.NAMES)
+
+
+def test_a_renamed_class_keeps_its_place_and_key(queue, asking):
+    queue.answer({0: "light"})
+    before = [(entry["name"], entry["key"]) for entry in queue.state()["classes"]]
+    queue.rename_class("light", "bright")
+    after = [(entry["name"], entry["key"]) for entry in queue.state()["classes"]]
+    assert after == [("bright" if name == "light" else name, key) for name, key in before]
+    assert set(asking.labels.values()) == {"bright"}
+
+
+def test_a_class_renamed_to_another_is_merged_into_it(queue, asking):
+    queue.answer({0: "light", 1: "dark"})
+    queue.rename_class("light", "dark")
+    assert asking.journal.offered == ["dark", "striped"]
+    assert asking.journal.counts["dark"] == 2
+
+
+def test_the_record_gives_the_same_classes_again(queue, asking, tmp_path):
+    queue.answer({0: "light", 1: "dark"})
+    queue.rename_class("light", "bright")
+    queue.assign_key("bright", "x")
+    queue.remove_class("striped")
+    queue.answer({2: "bright"})
+    journal = asking.journal
+    known = journal.classes, journal.counts, journal.keys, journal.answers, journal.renamed
+    asking.close()
+    with open_asking(tmp_path / "run") as again:
+        journal = again.journal
+        assert (
+            journal.classes, journal.counts, journal.keys, journal.answers, journal.renamed
+        ) == known  # fmt: skip
+
+
+def test_classes_that_have_labels_or_a_folder_are_not_removed(queue, asking):
+    queue.answer({0: "light"})
+    with pytest.raises(ConfigError, match="has 1 label"):
+        queue.remove_class("light")
+    (asking.root / "dark").mkdir()
+    for change in (lambda: queue.remove_class("dark"), lambda: queue.rename_class("dark", "x")):
+        with pytest.raises(ConfigError, match="folder"):
+            change()
+    for name in ("", "unlabelled", "a\nb", "x" * 101):
+        with pytest.raises(ConfigError, match="cannot name a class"):
+            queue.rename_class("light", name)
+    with pytest.raises(ConfigError, match="no class 'cow'"):
+        queue.rename_class("cow", "x")
+
+
+def test_a_key_stays_with_its_class(queue):
+    keys = {entry["name"]: entry["key"] for entry in queue.state()["classes"]}
+    assert keys == {"dark": "1", "light": "2", "striped": "3"}
+    queue.assign_key("striped", "1")
+    keys = {entry["name"]: entry["key"] for entry in queue.state()["classes"]}
+    assert keys == {"dark": "2", "light": "3", "striped": "1"}
+    for key in ("s", "ä", "12", "Enter"):
+        with pytest.raises(ConfigError, match="cannot be assigned"):
+            queue.assign_key("dark", key)
+
+
+def test_images_that_look_the_same_are_offered_with_one_another(queue, asking):
+    prepared = asking.prepare()
+    first, other = queue.query(0), queue.query(5)
+    queue.stock(prepared, {first.content: [other]})
+    assert queue.described(0)["also"] == [5]
+    queue.answer({5: "dark"})
+    assert queue.described(0)["also"] == []
+
+
+def test_a_guess_that_was_wrong_is_asked_about_next(queue):
+    queue.set_aside([4, 3])
+    state = queue.state()
+    assert [state["image"]["number"], *(image["number"] for image in state["ahead"][:2])] == [
+        0,
+        4,
+        3,
+    ]

@@ -1,9 +1,6 @@
-"""The page's server: one HTML file, images by number, and a handful of requests in JSON."""
+"""The page's server: its files, images by number, and requests in JSON."""
 
-import base64
-import hashlib
 import hmac
-import re
 from collections.abc import Set
 from importlib.resources import files
 from typing import Any
@@ -13,11 +10,24 @@ from werkzeug.exceptions import HTTPException
 
 from alprune.errors import AlpruneError, StoreError
 from alprune.labelling.web.connections import REQUEST_BYTES
+from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import LabelQueue
 
+_MOST = 2_000  # images that one request may name
+_FILES = {"page.css": "text/css", **dict.fromkeys(
+    ("main.js", "common.js", "label.js", "grid.js", "review.js", "map.js"), "text/javascript"
+)}  # fmt: skip
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 
-def make_app(queue: LabelQueue, previews: Previews, token: str, hosts: Set[str]) -> Flask:
+
+def make_app(
+    queue: LabelQueue, overview: Overview, previews: Previews, token: str, hosts: Set[str]
+) -> Flask:
     """Make the application.
 
     Every address begins with the token, so that no other page, user or program that guesses the
@@ -26,14 +36,16 @@ def make_app(queue: LabelQueue, previews: Previews, token: str, hosts: Set[str])
 
     Args:
         queue: Hands out images and takes answers.
+        overview: Answers for the grid, the review and the map.
         previews: Makes an image's bytes from a path that the queue knows.
         token: Random, of the URL.
         hosts: Allowed values of the Host header, as "127.0.0.1:8000".
     """
     app = Flask("alprune", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BYTES
-    page = files("alprune.labelling.web").joinpath("page.html").read_text("utf-8")
-    policy = content_policy(page)
+    here = files("alprune.labelling.web")
+    page = here.joinpath("page.html").read_text("utf-8")
+    static = {name: here.joinpath("static", name).read_text("utf-8") for name in _FILES}
 
     @app.before_request
     def guard() -> None:
@@ -46,7 +58,7 @@ def make_app(queue: LabelQueue, previews: Previews, token: str, hosts: Set[str])
 
     @app.after_request
     def harden(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = policy
+        response.headers["Content-Security-Policy"] = _POLICY
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["X-Frame-Options"] = "DENY"
@@ -58,22 +70,56 @@ def make_app(queue: LabelQueue, previews: Previews, token: str, hosts: Set[str])
     def show(token: str) -> Response:
         return Response(page, mimetype="text/html")
 
+    @app.get("/<token>/static/<name>")
+    def file(token: str, name: str) -> Response:
+        if name not in static:
+            abort(404)
+        return Response(static[name], mimetype=_FILES[name])
+
     @app.get("/<token>/state")
     def state(token: str) -> Response:
         return jsonify(queue.state())
 
-    @app.get("/<token>/image/<int:number>")
-    def image(token: str, number: int) -> Response:
+    @app.get("/<token>/answered/<int:number>")
+    def answered(token: str, number: int) -> Response:
+        return jsonify(queue.described(number))
+
+    @app.get("/<token>/<any(image, thumb):kind>/<int:number>")
+    def image(token: str, kind: str, number: int) -> Response:
         query = queue.query(number)
         if query is None:
             abort(404)
-        content, kind = previews(query.path)
-        return Response(content, mimetype=kind)
+        content, media = previews(query.path, small=kind == "thumb")
+        return Response(content, mimetype=media)
 
-    @app.post("/<token>/answer")
-    def answer(token: str) -> Response:
-        sent = _sent(number=int, label=(str, type(None)))
-        queue.answer(sent["number"], sent["label"])
+    @app.get("/<token>/grid")
+    def grid(token: str) -> Response:
+        return jsonify(overview.grid(request.args.get("class", "")))
+
+    @app.post("/<token>/selected")
+    def selected(token: str) -> Response:
+        return jsonify(overview.selected(_numbers(_sent(numbers=list)["numbers"])))
+
+    @app.get("/<token>/review")
+    def review(token: str) -> Response:
+        start = request.args.get("from", 0, type=int)
+        order = request.args.get("order", "suspect")
+        return jsonify(overview.review(request.args.get("class", ""), order, max(0, start)))
+
+    @app.get("/<token>/map")
+    def show_map(token: str) -> Response:
+        return jsonify(overview.map())
+
+    @app.post("/<token>/answers")
+    def answers(token: str) -> Response:
+        sent = _sent(labels=list, set_aside=(list, type(None)))
+        labels = _labels(sent["labels"])
+        aside = _numbers(sent["set_aside"] or [])
+        queue.answer(labels)
+        if aside:
+            queue.set_aside(aside)
+            for name in {name for name in labels.values() if name is not None}:
+                overview.passed(name, aside)
         return jsonify(queue.state())
 
     @app.post("/<token>/undo")
@@ -85,6 +131,21 @@ def make_app(queue: LabelQueue, previews: Previews, token: str, hosts: Set[str])
     @app.post("/<token>/class")
     def add_class(token: str) -> Response:
         queue.add_class(_sent(name=str)["name"])
+        return jsonify(queue.state())
+
+    @app.post("/<token>/rename")
+    def rename(token: str) -> Response:
+        queue.rename_class(**_sent(name=str, to=str))
+        return jsonify(queue.state())
+
+    @app.post("/<token>/remove")
+    def remove(token: str) -> Response:
+        queue.remove_class(_sent(name=str)["name"])
+        return jsonify(queue.state())
+
+    @app.post("/<token>/key")
+    def key(token: str) -> Response:
+        queue.assign_key(**_sent(name=str, key=str))
         return jsonify(queue.state())
 
     @app.errorhandler(AlpruneError)
@@ -99,33 +160,37 @@ def make_app(queue: LabelQueue, previews: Previews, token: str, hosts: Set[str])
     return app
 
 
-def content_policy(page: str) -> str:
-    """Return a Content-Security-Policy that allows the page's own script and style, by hash."""
-
-    def hashes(tag: str) -> str:
-        parts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = (hashlib.sha256(part.encode()).digest() for part in parts)
-        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-
-    return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
-
-
 def _sent(**kinds: Any) -> dict[str, Any]:
     """Return the fields of a request's JSON; one that is not as expected is refused."""
     try:
-        sent = request.get_json()  # no other content type: a foreign form cannot send this one
+        sent = request.get_json()  # other content types are refused: a foreign form cannot send it
     except RecursionError:
         abort(400)
-    if not isinstance(sent, dict) or sent.keys() != kinds.keys():
+    if not isinstance(sent, dict) or not sent.keys() <= kinds.keys():
         abort(400)
     for name, kind in kinds.items():
-        if not isinstance(sent[name], kind) or isinstance(sent[name], bool):
+        if not isinstance(sent.setdefault(name), kind) or isinstance(sent[name], bool):
             abort(400)
     return sent
 
 
-__all__ = ["content_policy", "make_app"]
+def _numbers(sent: list[Any]) -> list[int]:
+    if len(sent) > _MOST or not all(isinstance(n, int) and not isinstance(n, bool) for n in sent):
+        abort(400)
+    return sent
+
+
+def _labels(sent: list[Any]) -> dict[int, str | None]:
+    right = 0 < len(sent) <= _MOST and all(
+        isinstance(entry, dict)
+        and entry.keys() == {"number", "label"}
+        and isinstance(entry["label"], str | None)
+        for entry in sent
+    )
+    if not right:
+        abort(400)
+    numbers = _numbers([entry["number"] for entry in sent])
+    return {number: entry["label"] for number, entry in zip(numbers, sent, strict=True)}
+
+
+__all__ = ["make_app"]

@@ -4,6 +4,8 @@ import threading
 
 from alprune.errors import AlpruneError
 from alprune.labelling import Asking
+from alprune.labelling.insight import look_over
+from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
 
 _LOOK_S = 0.25  # between two looks at what is to be done
@@ -15,13 +17,16 @@ class BackgroundFit:
 
     Args:
         asking: The folder.
-        queue: Gets the rounds, and messages for the person.
+        queue: Takes the rounds, and messages for the person.
+        overview: Takes what the learner says of all images.
     """
 
-    def __init__(self, asking: Asking, queue: LabelQueue) -> None:
-        self._asking, self._queue = asking, queue
+    def __init__(self, asking: Asking, queue: LabelQueue, overview: Overview) -> None:
+        self._asking, self._queue, self._overview = asking, queue, overview
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="alprune fit", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name="alprune background fit", daemon=True
+        )
 
     def start(self) -> None:
         """Begin."""
@@ -53,6 +58,11 @@ class BackgroundFit:
                 queue.put(asking.open_round(prepared, hand_out=False))
                 queue.stock(prepared)
                 queue.message = ""
+                insight = look_over(
+                    prepared.images, prepared.learner, prepared.queries, asking.config.seed
+                )
+                queue.stock(prepared, insight.alike)
+                self._overview.update(insight)
         except KeyboardInterrupt:  # halted
             pass
         except AlpruneError as error:

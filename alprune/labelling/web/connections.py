@@ -9,7 +9,8 @@ import waitress
 from waitress.channel import HTTPChannel
 
 HOST = "127.0.0.1"
-REQUEST_BYTES = 2**14  # of a body, and of a header
+REQUEST_BYTES = 2**17  # of a body: some thousand answers
+_HEADER_BYTES = 2**14
 _THREADS = 4
 _CONNECTIONS = 48  # open at a time; a browser keeps six
 _REQUEST_S = 10.0  # in which a request has to arrive
@@ -63,7 +64,7 @@ def listen(app: Any, port: int, sockets: dict[int, Any]) -> Any:
         ident=None,
         connection_limit=2 * _CONNECTIONS + 8,  # never reached, or nobody would be let in
         max_request_body_size=REQUEST_BYTES + 1,  # which is refused itself
-        max_request_header_size=REQUEST_BYTES,
+        max_request_header_size=_HEADER_BYTES,
         channel_timeout=_IDLE_S,
         cleanup_interval=5,
     )

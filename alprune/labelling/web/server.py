@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import secrets
+import threading
 import webbrowser
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from alprune.labelling import Asking
 from alprune.labelling.web.app import make_app
 from alprune.labelling.web.background_fit import BackgroundFit
 from alprune.labelling.web.connections import HOST, listen
+from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import LabelQueue
 
@@ -27,7 +29,7 @@ class Server:
 
     Attributes:
         url: Of the page, with its token.
-        queue: What the page shows.
+        queue: What the page asks about.
 
     Raises:
         StoreError: The port is taken.
@@ -36,13 +38,14 @@ class Server:
     def __init__(self, asking: Asking, port: int = 0) -> None:
         self._asking = asking
         self.queue = LabelQueue(asking)
-        self._background = BackgroundFit(asking, self.queue)
+        self._overview = Overview(asking, self.queue)
+        self._background = BackgroundFit(asking, self.queue, self._overview)
         token = secrets.token_urlsafe(18)
         hosts: set[str] = set()
         self._map: dict[int, Any] = {}  # of the sockets that are open
         self._serving = False
         previews = Previews(asking.root, asking.config.follow_links)
-        app = make_app(self.queue, previews, token, hosts)
+        app = make_app(self.queue, self._overview, previews, token, hosts)
         logging.getLogger("waitress").setLevel(logging.ERROR)
         try:
             self._server = listen(app, port, self._map)
@@ -68,8 +71,8 @@ class Server:
         self._serving = True
         ready(self.url)
         if browse:
-            with contextlib.suppress(Exception):  # a machine without one
-                webbrowser.open(self.url)
+            # In a thread of its own: some browsers keep the caller waiting until they are closed.
+            threading.Thread(target=_browse, args=(self.url,), daemon=True).start()
         try:
             self._server.run()  # returns after KeyboardInterrupt, or when the map is empty
         finally:
@@ -82,6 +85,11 @@ class Server:
         if self._serving:  # sockets are closed by the thread that waits for them
             self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
         self._background.stop()
+
+
+def _browse(url: str) -> None:
+    with contextlib.suppress(Exception):  # a machine without a browser
+        webbrowser.open(url)
 
 
 __all__ = ["Server"]

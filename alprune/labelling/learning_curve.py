@@ -1,0 +1,72 @@
+"""What the next labels are expected to bring, from the accuracies of the rounds so far."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_LATEST = 5  # rounds that the trend is taken from: accuracy levels off against log(labels)
+_LEAST = 3  # rounds below which there is no trend
+_SCORE_95 = 1.959964  # of the normal distribution
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Accuracy after one round.
+
+    Attributes:
+        labels: Labelled images that the learner was trained on.
+        right: Test or held-out images that it classified rightly.
+        of: Their number.
+    """
+
+    labels: int
+    right: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A change of accuracy, as a share of all images, with its 95% interval."""
+
+    labels: int
+    gain: float
+    low: float
+    high: float
+
+
+def expected_gain(rounds: Sequence[Measured], more: int) -> Gain | None:
+    """Extrapolate the accuracies of the last rounds to `more` labels.
+
+    Accuracy is fitted as a + b log(labels) by weighted least squares, each round weighted by the
+    inverse variance of its share. Rounds measured on the same images have correlated errors, so the
+    interval of b is wider than it need be.
+
+    Args:
+        rounds: In the order in which they were measured.
+        more: Labels to come.
+
+    Returns:
+        The change to expect; None with fewer than three rounds of different numbers of labels.
+    """
+    latest = {entry.labels: entry for entry in rounds if entry.labels > 0 and entry.of > 0}
+    used = sorted(latest.values(), key=lambda entry: entry.labels)[-_LATEST:]
+    if len(used) < _LEAST:
+        return None
+    # Agresti and Coull's share keeps the variance above zero where all or none are right.
+    shares = [(entry.right + 2) / (entry.of + 4) for entry in used]
+    weights = [(e.of + 4) / (p * (1 - p)) for e, p in zip(used, shares, strict=True)]
+    logs = [math.log(entry.labels) for entry in used]
+    total = sum(weights)
+    centre = sum(w * x for w, x in zip(weights, logs, strict=True)) / total
+    spread = sum(w * (x - centre) ** 2 for w, x in zip(weights, logs, strict=True))
+    values = [entry.right / entry.of for entry in used]
+    slope = sum(
+        w * (x - centre) * y for w, x, y in zip(weights, logs, values, strict=True)
+    ) / spread  # fmt: skip
+    step = math.log1p(more / used[-1].labels)
+    half = _SCORE_95 / math.sqrt(spread) * step
+    gain = slope * step
+    return Gain(more, *(round(value, 4) for value in (gain, gain - half, gain + half)))
+
+
+__all__ = ["Gain", "Measured", "expected_gain"]

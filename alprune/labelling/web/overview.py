@@ -1,0 +1,153 @@
+"""Many images at once: those of one guessed class, those that are labelled, and all on a map."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from alprune.errors import DataError
+from alprune.labelling import Asking, Query
+from alprune.labelling.insight import Insight
+from alprune.labelling.web.queue import LabelQueue
+
+_TILES = 24  # images in a grid
+_PAGE = 60  # labelled images that are sent at once
+
+
+class Overview:
+    """Answers what the grid, the review and the map ask; several threads may use it.
+
+    Args:
+        asking: The folder. Its lock guards this as well.
+        queue: Gives images their numbers.
+    """
+
+    def __init__(self, asking: Asking, queue: LabelQueue) -> None:
+        self._asking, self._queue = asking, queue
+        self._insight = Insight()
+        self._passed: set[tuple[str, str]] = set()
+
+    def update(self, insight: Insight) -> None:
+        """Take what was found after a round."""
+        with self._asking.lock:
+            self._insight = insight
+            self._passed.clear()
+
+    def grid(self, name: str) -> dict[str, Any]:
+        """Return the open images that the learner takes for a class, the surest first.
+
+        Raises:
+            DataError: There is no such class.
+        """
+        journal = self._asking.journal
+        with self._asking.lock:
+            if name not in journal.offered:
+                raise DataError(f"there is no class {name!r} here.")
+            found = [
+                query
+                for query in self._insight.guessed
+                if query.guess == name
+                and query.content not in journal.answers
+                and (name, query.content) not in self._passed
+            ]
+            return {"class": name, "left": len(found), "images": self._tiles(found[:_TILES])}
+
+    def selected(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Return some images by number, to be labelled together; those with answers are left out.
+
+        Raises:
+            DataError: There is no such image.
+        """
+        with self._asking.lock:
+            queries = [self._queue.query(number) for number in numbers]
+            if None in queries:
+                raise DataError("there is no such image here.")
+            known = self._asking.journal.answers
+            some = [query for query in queries if query and query.content not in known]
+            return {"class": None, "left": len(some), "images": self._tiles(some[:_PAGE])}
+
+    def passed(self, name: str, numbers: Sequence[int]) -> None:
+        """Note that a person took these images for another class than the learner."""
+        with self._asking.lock:
+            for number in numbers:
+                query = self._queue.query(number)
+                if query is not None:
+                    self._passed.add((name, query.content))
+
+    def review(self, name: str, order: str, start: int) -> dict[str, Any]:
+        """Return labelled images, a page of them.
+
+        Args:
+            name: Of a class; empty: all.
+            order: "suspect" or "newest".
+            start: Place of the first one in that order.
+        """
+        with self._asking.lock:
+            checked = self._insight.checked
+            some = [
+                answer
+                for answer in reversed(self._asking.journal.answers.values())
+                if answer.label is not None and name in ("", answer.label)
+            ]
+
+            def wrong(content: str, label: str | None) -> bool:
+                found = checked.get(content)
+                return found is not None and found.wrong and found.predicted != label
+
+            if order == "suspect":
+                some.sort(
+                    key=lambda answer: (
+                        not wrong(answer.content, answer.label),
+                        checked[answer.content].quality if answer.content in checked else 1.0,
+                    )
+                )
+            shown = []
+            for answer in some[start : start + _PAGE]:
+                found = checked.get(answer.content)
+                shown.append(
+                    {
+                        "number": self._queue.number(Query(answer.path, answer.content, "")),
+                        "path": answer.path,
+                        "label": answer.label,
+                        "user": answer.user,
+                        "predicted": None if found is None else found.predicted,
+                        "probability": None if found is None else found.probability,
+                        "suspect": wrong(answer.content, answer.label),
+                    }
+                )
+            return {
+                "images": shown,
+                "total": len(some),
+                "suspects": sum(wrong(answer.content, answer.label) for answer in some),
+                "checked": self._insight.complete,
+            }
+
+    def map(self) -> dict[str, Any]:
+        """Return the places of all images, with the classes of those that are labelled."""
+        with self._asking.lock:
+            journal = self._asking.journal
+            number = {name: place for place, name in enumerate(journal.offered)}
+            points = []
+            for content, place in self._insight.places.items():
+                answer = journal.answers.get(content)
+                label = None if answer is None else answer.label
+                query = Query(self._insight.paths[content], content, "map")
+                points.append(
+                    {
+                        "at": place,
+                        "class": -1 if label is None else number.get(label, -1),
+                        "number": self._queue.number(query),
+                    }
+                )
+            return {"points": points}
+
+    def _tiles(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
+        return [
+            {
+                "number": self._queue.number(query),
+                "path": query.path,
+                "probability": query.probability,
+            }
+            for query in queries
+        ]
+
+
+__all__ = ["Overview"]

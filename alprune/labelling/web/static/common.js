@@ -1,0 +1,52 @@
+// What the views share: the state of the server, requests, messages.
+export const $ = (id) => document.getElementById(id);
+
+export const shared = {state: null, view: "label", listeners: []};
+
+export async function send(what, body) {
+  const options = body === undefined ? {} : {
+    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body),
+  };
+  let response;
+  try {
+    response = await fetch(what, options);
+  } catch {
+    throw new Error("alprune does not answer: was it stopped? Saved answers are safe. Start it again "
+      + "with alprune label, and open the address that it prints.");
+  }
+  const content = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(content.error || `The server answered ${response.status}.`);
+  return content;
+}
+
+export function take(state) {
+  shared.state = state;
+  for (const listener of shared.listeners) listener(state);
+  say("");
+}
+
+export function say(text) {
+  const all = text || (shared.state && shared.state.message) || "";
+  if ($("note").textContent !== all) $("note").textContent = all;
+  $("note").hidden = !all;
+}
+
+export function hear(text) { $("heard").textContent = text; }
+
+export function percent(share, digits = 0) { return `${(100 * share).toFixed(digits)}%`; }
+
+export function element(kind, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(kind), properties);
+  made.append(...children);
+  return made;
+}
+
+export function tile(image, said, suspect = false) {
+  const shown = element("img", {src: `thumb/${image.number}`, alt: "", loading: "lazy"});
+  const button = element("button", {type: "button", className: "tile", title: image.path}, shown,
+    element("span", {className: suspect ? "suspect" : "", textContent: said}));
+  button.dataset.number = image.number;
+  button.setAttribute("aria-pressed", "false");
+  button.setAttribute("aria-label", `${image.path}, ${said}`);
+  return button;
+}

@@ -1,0 +1,215 @@
+// One image at a time. An answer advances at once; what is sent is confirmed in order behind it.
+import {$, hear, percent, say, send, shared, take, element} from "./common.js";
+
+let upcoming = [];    // images to come; the first is on the stage, unless an answer is revisited
+let revisited = null; // the image of an earlier answer that is on the stage
+let place = -1;       // its place in state.past
+let unsent = [];      // answers on their way
+let sending = false;
+let guesses = true;
+let together = true;  // images that look the same get the same answer
+let zoom = 1, shift = [0, 0];
+
+const current = () => revisited || upcoming[0] || null;
+
+export function receive(state) {
+  const given = new Set(unsent.flatMap((entry) => entry.labels.map((label) => label.number)));
+  const images = [state.image, ...state.ahead].filter((image) => image && !given.has(image.number));
+  const first = upcoming[0];
+  upcoming = images;
+  // The image that a person looks at stays in front.
+  if (first && !given.has(first.number) && images.some((image) => image.number === first.number)) {
+    upcoming = [images.find((image) => image.number === first.number),
+      ...images.filter((image) => image.number !== first.number)];
+  }
+  show();
+}
+
+function show() {
+  const state = shared.state, image = current();
+  const stage = $("image"), source = image ? `image/${image.number}` : "";
+  if (image && stage.getAttribute("src") !== source) {
+    stage.src = source;
+    stage.alt = `${image.path}, to be labelled`;
+    reset();
+  }
+  stage.hidden = !image;
+  $("waiting").hidden = Boolean(image);
+  $("waiting").textContent = state.message || (state.working ? `${state.working}...` : "Loading...");
+  $("caption").textContent = image ? image.path : "";
+  $("past").hidden = !revisited;
+  for (const next of upcoming.slice(1)) new Image().src = `image/${next.number}`;
+  const guess = visibleGuess();
+  $("guess").hidden = !guess;
+  $("accept").hidden = !guess;
+  if (guess) {
+    $("guess").textContent = `${guess.class}, ${percent(guess.probability)}`;
+    $("accept").lastChild.textContent = guess.class;
+  }
+  $("skip").disabled = !image;
+  $("back").disabled = place + 1 >= state.past.length;
+  $("undo").disabled = !state.here;
+  for (const button of $("classes").children) {
+    const chosen = Boolean(image && image.answer && image.answer.label === button.dataset.name);
+    button.disabled = !image;
+    button.classList.toggle("chosen", chosen);
+    button.setAttribute("aria-pressed", String(chosen));
+  }
+  showAlike(image);
+}
+
+function visibleGuess() {
+  const image = current();
+  return guesses && image && image.guess && image.guess.confident && !image.answer ? image.guess : null;
+}
+
+function showAlike(image) {
+  const alike = image && !image.answer ? image.also || [] : [];
+  $("alike").hidden = !alike.length;
+  $("alike").classList.toggle("off", !together);
+  if (!alike.length) return;
+  const said = together ? `${alike.length} that look the same get the same answer (a: one by one)`
+    : `${alike.length} that look the same are answered one by one (a: together)`;
+  $("alike").replaceChildren(element("span", {textContent: said}),
+    ...alike.map((number) => element("img", {src: `thumb/${number}`, alt: ""})));
+}
+
+export function answer(label) {
+  const image = current();
+  if (!image) return;
+  const also = together && !image.answer ? image.also || [] : [];
+  const labels = [image.number, ...also].map((number) => ({number, label}));
+  if (revisited) {
+    revisited.answer = {label};
+    forward();
+  } else {
+    const done = new Set(labels.map((entry) => entry.number));
+    upcoming = upcoming.filter((entry) => !done.has(entry.number));
+    show();
+  }
+  unsent.push({labels, image});
+  hear(label === null ? "Skipped." : `${label}.`);
+  flush();
+}
+
+async function flush() {
+  if (sending) return;
+  sending = true;
+  while (unsent.length) {
+    try {
+      const state = await send("answers", {labels: unsent[0].labels});
+      unsent.shift();
+      take(state);
+    } catch (error) {
+      const lost = unsent.map((entry) => entry.image);
+      unsent = [];
+      upcoming = [...lost, ...upcoming];
+      show();
+      say(`${lost.length === 1 ? "The last answer was" : `The last ${lost.length} answers were`} not saved. ${error.message}`);
+    }
+  }
+  sending = false;
+}
+
+export const waiting = () => unsent.length > 0;
+
+export function accept() {
+  const guess = visibleGuess();
+  if (guess) answer(guess.class);
+}
+
+export async function back() {
+  if (unsent.length || place + 1 >= shared.state.past.length) return;
+  await visit(place + 1);
+}
+
+export async function forward() {
+  if (!revisited) return;
+  if (place === 0) {
+    revisited = null;
+    place = -1;
+    show();
+  } else {
+    await visit(place - 1);
+  }
+}
+
+async function visit(where) {
+  try {
+    revisited = await send(`answered/${shared.state.past[where]}`);
+    place = where;
+    show();
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+export async function undo() {
+  if (unsent.length || !shared.state.here) return;
+  revisited = null;
+  place = -1;
+  try {
+    upcoming = [];
+    take(await send("undo", {}));
+    hear("Taken back.");
+  } catch (error) {
+    say(`Not taken back. ${error.message}`);
+  }
+}
+
+export function toggleGuesses() {
+  guesses = !guesses;
+  $("hint").setAttribute("aria-pressed", String(guesses));
+  show();
+}
+
+export function toggleTogether() {
+  together = !together;
+  show();
+}
+
+// --- zoom -------------------------------------------------------------------------------------
+
+function reset() {
+  zoom = 1;
+  shift = [0, 0];
+  draw();
+}
+
+function draw() {
+  $("image").style.transform = zoom === 1 ? "" : `translate(${shift[0]}px, ${shift[1]}px) scale(${zoom})`;
+  $("image").classList.toggle("moved", zoom !== 1);
+}
+
+export function zoomBy(factor) {
+  zoom = Math.min(32, Math.max(1, zoom * factor));
+  if (zoom === 1) shift = [0, 0];
+  draw();
+}
+
+export function onePixel() {
+  const image = $("image");
+  if (zoom !== 1) return reset();
+  const fitted = Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight);
+  zoom = Math.max(1, 1 / (fitted * window.devicePixelRatio));
+  draw();
+}
+
+let dragged = null;
+$("image").addEventListener("dblclick", onePixel);
+$("image").addEventListener("wheel", (event) => {
+  event.preventDefault();
+  zoomBy(event.deltaY < 0 ? 1.2 : 1 / 1.2);
+}, {passive: false});
+$("image").addEventListener("pointerdown", (event) => {
+  if (zoom === 1) return;
+  dragged = [event.clientX - shift[0], event.clientY - shift[1]];
+  $("image").setPointerCapture(event.pointerId);
+});
+$("image").addEventListener("pointermove", (event) => {
+  if (!dragged) return;
+  shift = [event.clientX - dragged[0], event.clientY - dragged[1]];
+  draw();
+});
+$("image").addEventListener("pointerup", () => { dragged = null; });
+$("image").addEventListener("error", () => say("This image cannot be read or is gone. Skip it (s)."));

@@ -1,0 +1,59 @@
+// All labelled images by class, most suspect or newest first; a key corrects the selected one.
+import {$, percent, say, send, shared, take, tile} from "./common.js";
+
+let shown = [];
+
+export async function open(more = false) {
+  const names = shared.state.classes.map((entry) => entry.name);
+  const before = $("review-class").value;
+  $("review-class").replaceChildren(new Option("any class", ""), ...names.map((name) => new Option(name, name)));
+  $("review-class").value = names.includes(before) ? before : "";
+  const query = new URLSearchParams({class: $("review-class").value, order: $("review-order").value,
+    from: more ? shown.length : 0});
+  let found;
+  try {
+    found = await send(`review?${query}`);
+  } catch (error) {
+    return say(error.message);
+  }
+  shown = more ? [...shown, ...found.images] : found.images;
+  const tiles = found.images.map((image) => tile(image, image.suspect
+    ? `${image.label}; taken for ${image.predicted}, ${percent(image.probability)}` : image.label, image.suspect));
+  if (more) $("review").append(...tiles); else $("review").replaceChildren(...tiles);
+  $("review-more").hidden = shown.length >= found.total;
+  $("review-said").textContent = `${found.total} labelled, ${found.suspects} suspect`
+    + (found.checked ? "" : " (labels are checked once every class has five)");
+}
+
+const selected = () => $("review").querySelector('.tile[aria-pressed="true"]');
+
+export async function fix(label) {
+  const entry = selected();
+  if (!entry) return say("Select an image first.");
+  const image = shown.find((one) => one.number === Number(entry.dataset.number));
+  const wanted = label === undefined ? image.predicted : label;
+  if (!wanted) return;
+  try {
+    take(await send("answers", {labels: [{number: image.number, label: wanted}]}));
+    const next = entry.nextElementSibling;
+    image.label = wanted;
+    entry.lastChild.textContent = wanted;
+    entry.lastChild.className = "";
+    if (next) choose(next);
+  } catch (error) {
+    say(`Not saved. ${error.message}`);
+  }
+}
+
+function choose(entry) {
+  for (const other of $("review").children) other.setAttribute("aria-pressed", String(other === entry));
+  entry.focus();
+}
+
+$("review").addEventListener("click", (event) => {
+  const entry = event.target.closest(".tile");
+  if (entry) choose(entry);
+});
+$("review-class").addEventListener("change", () => open());
+$("review-order").addEventListener("change", () => open());
+$("review-more").addEventListener("click", () => open(true));
