@@ -150,15 +150,15 @@ class Journal:
 
     def rename(self, name: str, to: str) -> None:
         """Rename a class; its answers are merged into those of `to` if that is a class."""
-        self._add("rename_class", name=name, to=to)
+        self._add("rename_class", of=name, to=to)
 
     def remove(self, name: str) -> None:
         """Remove a class that no answer has."""
-        self._add("remove_class", name=name)
+        self._add("remove_class", of=name)
 
     def assign(self, name: str, key: str) -> None:
         """Assign a key to a class; an empty key takes it away."""
-        self._add("key", name=name, key=key)
+        self._add("key", of=name, key=key)
 
     def ask(self, queries: Sequence[Query], **fields: Any) -> None:
         """Open a round."""
@@ -235,11 +235,11 @@ class Journal:
         elif name == "hold_out":
             self.held_of_folder.update(map(_text, event["contents"]))
         elif name == "rename_class":
-            self._rename(_text(event["name"]), _text(event["to"]))
+            self._rename(_text(event["of"]), _text(event["to"]))
         elif name == "remove_class":
-            self._drop(_text(event["name"]))
+            self._drop(_text(event["of"]))
         elif name == "key":
-            self._assign(_text(event["name"]), event["key"])
+            self._assign(_text(event["of"]), event["key"])
 
     def _forget(self, content: str) -> None:
         answer = self.answers.pop(content, None)

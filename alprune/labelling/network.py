@@ -1,7 +1,7 @@
-"""The learner between two rounds of labelling: pruned once, warm-started, its outputs may grow."""
+"""The learner between two rounds of labelling: pruned once, warm-started; outputs may change."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ def open_network(
     labelled: Tensor,
     state: Mapping[str, Any],
     snapshots: int,
+    renamed: Mapping[str, str] | None = None,
 ) -> Network:
     """Rebuild the learner of the last round, or prune a new one.
 
@@ -58,6 +59,7 @@ def open_network(
         state: Of the last round's checkpoint; empty before there was one. A learner that takes
             other images (colour images came into a folder of grey ones, for example) is not used.
         snapshots: Number of networks of past fits to keep.
+        renamed: `{earlier name: present name}` of classes.
 
     Raises:
         AlpruneError: As from `alprune.run`; or the state is damaged.
@@ -67,7 +69,7 @@ def open_network(
         if saved is None or saved.inputs is None or not _takes(saved.inputs, train):
             pruned = prune_learner(config, train, labelled, train.y[labelled])
             return Network(new_learner(config, pruned.model, train), pruned.plan, train, pruned)
-        return _rebuilt(config, train, saved, saved.inputs, snapshots)
+        return _rebuilt(config, train, saved, saved.inputs, snapshots, renamed or {})
     except AlpruneError:
         raise
     except Exception as error:  # what a state of another folder leads to
@@ -78,19 +80,22 @@ def open_network(
 
 
 def _rebuilt(
-    config: ResolvedLabelling, train: Dataset, saved: SavedLearner, inputs: Inputs, snapshots: int
+    config: ResolvedLabelling,
+    train: Dataset,
+    saved: SavedLearner,
+    inputs: Inputs,
+    snapshots: int,
+    renamed: Mapping[str, str],
 ) -> Network:
-    before, after = list(inputs.classes), list(train.classes)
-    if after[: len(before)] != before:
-        raise StoreError(
-            f"the learner in {config.out} distinguishes {before}, which are not the first of "
-            f"{after}."
-        )
-    train, added = replace(train, mean=inputs.mean, std=inputs.std), tuple(after[len(before) :])
-    if len(after) > len(before):
-        saved = _Grow(config, train, len(before))(saved)
+    before = [renamed.get(name, name) for name in inputs.classes]
+    # Of two classes that were merged, the output of the first one stays.
+    sources = [before.index(name) if name in before else None for name in train.classes]
+    added = tuple(n for n, source in zip(train.classes, sources, strict=True) if source is None)
+    train = replace(train, mean=inputs.mean, std=inputs.std)
+    if sources != list(range(len(before))):
+        saved = _Outputs(config, train, len(before), sources)(saved)
     if config.learner == FROZEN:  # every fit of its head begins from all labels
-        fresh = models.build(config.model, len(after), train.image_shape, config.seed)
+        fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
         return Network(new_learner(config, fresh, train), saved.plan, train, added=added)
     # Each round begins with the rate of the options, which may have changed, and at rest.
     saved = replace(saved, state={**saved.state, "lr": config.lr, "optimiser": {}})
@@ -102,24 +107,27 @@ def _takes(inputs: Inputs, train: Dataset) -> bool:
     return inputs.image_shape == train.image_shape and inputs.torch_dtype == train.x.dtype
 
 
-class _Grow:
-    """Gives a network's last layer more outputs; what it has learnt stays, new ones begin at zero.
+class _Outputs:
+    """Gives a network's last layer other outputs; what it has learnt of a class stays with it.
 
     Args:
         config: Names the network.
         train: Its images, with all classes.
         before: Number of classes that the weights know.
+        sources: Which of them each class of today was; the output of a new one begins at zero.
     """
 
-    def __init__(self, config: ResolvedLabelling, train: Dataset, before: int) -> None:
-        self._before, self._after = before, len(train.classes)
+    def __init__(
+        self, config: ResolvedLabelling, train: Dataset, before: int, sources: Sequence[int | None]
+    ) -> None:
+        self._before, self._sources = before, sources
 
         def shapes(classes: int) -> dict[str, torch.Size]:
             made: nn.Module = models.build(config.model, classes, train.image_shape, config.seed)
             return {name: tensor.shape for name, tensor in made.state_dict().items()}
 
-        old, new = shapes(before), shapes(self._after)
-        self._heads = {name.rpartition(".")[0] for name in new if old.get(name) != new[name]}
+        some, more = shapes(before), shapes(before + 1)
+        self._heads = {name.rpartition(".")[0] for name in more if some.get(name) != more[name]}
 
     def __call__(self, saved: SavedLearner) -> SavedLearner:
         """Return the learner for all classes."""
@@ -130,24 +138,27 @@ class _Grow:
         return replace(saved, plan=self._plan(saved.plan), state=state)
 
     def _weights(self, weights: Weights) -> Weights:
-        return {name: self._grown(name, tensor) for name, tensor in weights.items()}
+        return {name: self._with_outputs(name, tensor) for name, tensor in weights.items()}
 
     def _plan(self, plan: Plan) -> Plan:
         """Return the plan for all classes: widths count a network's outputs, too."""
         widths = {
-            name: (inputs, self._after if name in self._heads else outputs)
+            name: (inputs, len(self._sources) if name in self._heads else outputs)
             for name, (inputs, outputs) in plan.layer_widths.items()
         }
         return replace(plan, layer_widths=widths)
 
-    def _grown(self, name: str, tensor: Tensor) -> Tensor:
+    def _with_outputs(self, name: str, tensor: Tensor) -> Tensor:
         of_head = any(re.search(rf"(^|\.){re.escape(head)}\.", name) for head in self._heads)
         if not of_head or tensor.ndim == 0 or tensor.shape[0] != self._before:
             return tensor
-        more = tensor.new_zeros((self._after - self._before, *tensor.shape[1:]))
+        rows = tensor.new_zeros((len(self._sources), *tensor.shape[1:]))
         if tensor.dtype == torch.bool:  # of a mask: True where a weight stays
-            more.fill_(True)
-        return torch.cat([tensor, more])
+            rows.fill_(True)
+        for place, source in enumerate(self._sources):
+            if source is not None:
+                rows[place] = tensor[source]
+        return rows
 
 
 __all__ = ["Network", "open_network"]

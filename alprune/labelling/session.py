@@ -193,7 +193,9 @@ class Asking:
         """
         config, state = self.config, self._checkpoint()
         snapshots = snapshots_of(find_acquisition(config.acquisition))
-        network = open_network(config, today.train, today.labelled, state, snapshots)
+        with self.lock:
+            renamed = dict(self.journal.renamed)
+        network = open_network(config, today.train, today.labelled, state, snapshots, renamed)
         learner, timing = network.learner, RoundTiming(config.budget, config.score_share)
         evaluation = HoldOutEvaluation(learner, today)
         seed = int(torch.randint(2**62, (), generator=generator))

@@ -166,9 +166,8 @@ class LabelQueue:
         known = self._asking.journal.answers
         with self._asking.lock:
             some = [n for n in numbers if (q := self.query(n)) and q.content not in known]
-            head, *rest = list(self._waiting) or [None]
-            front = [] if head is None else [head]
-            self._waiting = dict.fromkeys([*front, *some, *rest])
+            waiting = list(self._waiting)
+            self._waiting = dict.fromkeys([*waiting[:1], *some, *waiting[1:]])
 
     def add_class(self, name: str) -> None:
         """Add a class.
@@ -220,7 +219,7 @@ class LabelQueue:
         with self._asking.lock:
             if name not in self._asking.journal.offered:
                 raise ConfigError(f"there is no class {name!r}.")
-            if key and key not in _KEYS:
+            if key and (len(key) > 1 or key not in _KEYS):
                 raise ConfigError(f"key {key!r} cannot be assigned; these can: {' '.join(_KEYS)}.")
             self._asking.journal.assign(name, key)
 
