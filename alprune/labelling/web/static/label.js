@@ -212,4 +212,6 @@ $("image").addEventListener("pointermove", (event) => {
   draw();
 });
 $("image").addEventListener("pointerup", () => { dragged = null; });
-$("image").addEventListener("error", () => say("This image cannot be read or is gone. Skip it (s)."));
+$("image").addEventListener("error", () => {
+  if ($("note").hidden) say("This image cannot be read or is gone. Skip it (s).");
+});
