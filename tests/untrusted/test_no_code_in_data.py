@@ -11,11 +11,6 @@ import alprune
 PACKAGE = Path(alprune.__file__).parent
 # Each of these runs code that a file brings along, or lets text become a command.
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-# Of which these run nothing but calls of our own, in processes of our own.
-HARMLESS = {
-    "joblib": {"Parallel", "delayed"},
-    "joblib.externals.loky": {"get_reusable_executor"},
-}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}
 LOADERS = {
     "torch.load": ("weights_only", True),
@@ -34,8 +29,7 @@ def offences(source: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (n.name for n in node.names if n.name.split(".")[0] in MODULES)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
-            if {n.name for n in node.names} - HARMLESS.get(str(node.module), set()):
-                yield str(node.module)
+            yield str(node.module)
         elif isinstance(node, ast.Call):
             yield from _call(node)
 
@@ -69,7 +63,7 @@ def test_no_data_is_run_as_code(path: Path) -> None:
     [
         "import pickle",
         "from pickle import loads",
-        "from joblib import Parallel, load",
+        "from joblib import load",
         "import shelve as s",
         "torch.load(p)",
         "torch.load(p, weights_only=False)",
