@@ -101,7 +101,10 @@ def published_shape(name: str) -> Shape:
         import timm
 
         found = timm.get_pretrained_cfg(name.partition(":")[2], allow_unregistered=False)
-        return (3, 224, 224) if found is None else tuple(found.input_size)
+        if found is None:
+            return (3, 224, 224)
+        channels, height, width = found.input_size
+        return channels, height, width
     return (3, 299, 299) if name.endswith(":inception_v3") else (3, 224, 224)
 
 
