@@ -310,9 +310,7 @@ class ActiveLearner:
                     evidence.look()
                 if evidence.predictions is not None:
                     uncertainty = evidence.predictions.entropy
-                    self.alarms.predictions(evidence.predictions.counts)
-                elif self.evaluation.metrics is not None and self.evaluation.step == self.step:
-                    self.alarms.tested(self.evaluation.metrics.per_class_accuracy)
+                self._look_for_collapse(evidence)
             except BudgetSpent:
                 self.reason = "interrupted" if self.budget.halted else "budget"
                 asked = torch.empty(0, dtype=torch.int64)
@@ -323,6 +321,19 @@ class ActiveLearner:
         watch.seconds["score_s"] = evidence.compute_s
         watch.seconds["acquire_s"] -= evidence.compute_s
         return asked, evidence.candidates.numel(), uncertainty
+
+    def _look_for_collapse(self, evidence: Evidence) -> None:
+        """Give an alarm if the learner predicts one class where it should know several."""
+        warm = self.learner.batches >= (self.config.warmup_batches or 0)
+        if not warm or len(evidence.labels.unique()) < 2:
+            return
+        predicted, tested = evidence.predictions, self.evaluation.metrics
+        self.alarms.predictions(
+            None if predicted is None else predicted.counts,
+            None
+            if tested is None or self.evaluation.step != self.step
+            else tested.per_class_accuracy,
+        )
 
     def _readable(self, chosen: Tensor) -> Tensor:
         """Return the points whose images can be read, and never choose the others again."""

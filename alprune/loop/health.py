@@ -16,7 +16,7 @@ class Alarms:
         warn: Is told what a warning is about, in a word or two, and the message.
 
     Attributes:
-        constant_steps: Steps on end in which every candidate was predicted to be of one class.
+        constant_steps: Steps in a row in which a single class was predicted.
     """
 
     def __init__(self, classes: Sequence[str], warn: Callable[[str, str], None]) -> None:
@@ -35,31 +35,42 @@ class Alarms:
                 "the learner cannot predict them. Raise --initial, or label examples of them.",
             )
 
-    def predictions(self, counts: Sequence[int]) -> None:
-        """Look for a collapsed network, which predicts one class: candidates predicted of each."""
-        if sum(counts) < 2:
-            return
-        found = [c for c, count in enumerate(counts) if count]
-        self._note("candidate", found[0] if len(found) == 1 else None)
+    def predictions(
+        self, counts: Sequence[int] | None, accuracies: Sequence[float | None] | None
+    ) -> None:
+        """Look for a collapsed network, which predicts one class.
 
-    def tested(self, accuracies: Sequence[float | None]) -> None:
-        """Look for the same in a test, where nothing was predicted for the candidates.
+        A network that tells classes apart in the test has not collapsed, even where the candidates
+        are all of one class.
 
         Args:
-            accuracies: Of each class, None for one that was not tested. A single class that is
-                always right while all others are always wrong is what is always predicted.
+            counts: Candidates predicted of each class; None where none were predicted.
+            accuracies: Of each class in this step's test, None for a class without test images;
+                None where there was no test. A single class that is always right while all others
+                are always wrong is what is always predicted.
         """
-        of_class = {c: share for c, share in enumerate(accuracies) if share is not None}
-        right = [c for c, share in of_class.items() if share > 0]
-        constant = len(of_class) > 1 and len(right) == 1 and of_class[right[0]] == 1
-        self._note("test image", right[0] if constant else None)
-
-    def _note(self, what: str, only: int | None) -> None:
-        self.constant_steps = 0 if only is None else self.constant_steps + 1
-        if only is not None and self.constant_steps == _PATIENCE:
+        if counts is not None and sum(counts) < 2:
+            counts = None
+        of_class = {c: share for c, share in enumerate(accuracies or ()) if share is not None}
+        if len(of_class) < 2:
+            of_class = {}
+        seen, found = [], set()
+        if counts is not None:
+            seen.append(f"all {sum(counts):,} candidates")
+            found |= {c for c, count in enumerate(counts) if count}
+        if of_class:
+            seen.append("all test images")
+            right = {c for c, share in of_class.items() if share > 0}
+            always = len(right) == 1 and all(of_class[c] == 1 for c in right)
+            found |= right if always else set(of_class)
+        if not seen:
+            return
+        self.constant_steps = self.constant_steps + 1 if len(found) == 1 else 0
+        if self.constant_steps == _PATIENCE:
             self._warn(
                 "collapsed network",
-                f"in {_PATIENCE} steps running every {what} was predicted to be "
-                f"{self._classes[only]!r}: the network has collapsed. Lower --lr, add "
-                "--warmup-batches, prune less (--flops-reduction) or raise --min-channels.",
+                f"in {_PATIENCE} steps in a row the learner predicted a single class, this time "
+                f"{self._classes[found.pop()]!r} for {' and '.join(seen)}: the network has "
+                "collapsed. Lower --lr, add --warmup-batches, prune less (--flops-reduction) or "
+                "raise --min-channels.",
             )

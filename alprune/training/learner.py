@@ -19,6 +19,7 @@ from alprune.pruning.epi import EarlyPruner
 from alprune.pruning.graph.rebase import narrow_optimiser
 from alprune.pruning.graph.surgery import narrow
 from alprune.training.augment import Augment, normalise
+from alprune.training.batch_statistics import estimate_statistics, young_batches
 from alprune.training.budget import Budget
 from alprune.training.cuda_graphs import Recordings, hooked, recorder
 from alprune.training.device import autocast
@@ -29,6 +30,8 @@ from alprune.training.optimiser import floats, follow, new_optimiser
 from alprune.training.predict import BudgetSpent, Pace, Predictor, good_chunk, moved, out_of_memory
 from alprune.training.settings import SCHEDULES, Diverged, FitReport, FitSettings
 from alprune.training.state import learner_state, restore_learner
+
+_STATISTICS_IMAGES = 256  # that a young network's statistics are computed from
 
 
 class Learner:
@@ -65,6 +68,7 @@ class Learner:
         self.device, self.precision, self.settings = device, precision, settings
         self.model = model.to(device).to(memory_format=torch.channels_last)
         team.align(self.model)
+        self._young = young_batches(self.model)
         self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
         self.x = moved(train.x, device)
         self.mean = torch.tensor(train.mean, device=device)
@@ -152,12 +156,29 @@ class Learner:
                 if tick is not None:
                     tick(done, planned)
         loss = self._check_loss(total, done) if done else None
+        if 0 < self.batches <= self._young:
+            self._estimate_statistics(indices, max(2, done), generator)
         self.team.align(self.model)
         self.team.align(self.averaged)
         self._check_weights()
         if self.snapshots.maxlen:
             self.snapshots.append(copy.deepcopy(self.averaged))
         return FitReport(loss, done * size / indices.numel(), done, done < planned)
+
+    def _estimate_statistics(self, indices: Tensor, most: int, generator: torch.Generator) -> None:
+        """Give a young network the statistics of its weights, from `most` batches at most.
+
+        The images are as predictions will see them, not augmented. Statistics of 128 of them are
+        as good as of 2,000 there.
+        """
+        size = min(self.settings.batch_size, indices.numel())
+        count = min(most, math.ceil(_STATISTICS_IMAGES / size), math.ceil(indices.numel() / size))
+        images = (
+            normalise(self._images(indices[chosen]), self.mean, self.std)
+            for chosen in _batches(indices.numel(), size, count, generator)
+        )
+        with autocast(self.device, self.precision):
+            estimate_statistics(self.averaged, images)
 
     def _own_randomness(self, generator: torch.Generator) -> AbstractContextManager[None]:
         """Let dropout, which knows only the global generators, follow the run's seed."""

@@ -33,7 +33,12 @@ CASES = [
     ({"method": "dense"}, {"warmup_batches": 200, "round_to": 1, "min_channels": LEAST}),
     ({"method": "3sp"}, {"warmup_batches": 50, "round_to": AUTO, "min_channels": AUTO}),
     ({"method": "epi"}, {"initial_epochs": 20.0, "prune_at": "epi", "warmup_batches": 200}),
-    ({"dataset": "digits"}, {"initial": 100, "query_size": 10, "batch_size": 32}),
+    (
+        {"dataset": "digits"},
+        {"initial": 100, "query_size": 10, "batch_size": 32, "initial_epochs": 20.0},
+    ),
+    ({"initial": 399}, {"batch_size": 32, "initial_epochs": 20.0}),
+    ({"initial": 400}, {"batch_size": 64, "initial_epochs": 10.0}),
     ({"dataset": "digits", "initial": 7}, {"initial": 7, "query_size": 10}),
     ({"model": "lenet-5-caffe"}, {"lr": 0.01, "after_pruning": "reinit"}),
     ({"model": "lenet-5-caffe", "lr": 0.3}, {"lr": 0.3}),

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -274,10 +275,10 @@ def test_a_collapsed_network_is_warned_of_after_three_steps(tmp_path, monkeypatc
         return True
 
     monkeypatch.setattr(Evidence, "_pass", constant)
-    with pytest.warns(UserWarning, match="predicted to be '7'.*has collapsed. Lower --lr"):
-        alprune.run(options(tmp_path / "run", steps=5))
+    with pytest.warns(UserWarning, match="'7' for all .* candidates: .*collapsed. Lower --lr"):
+        alprune.run(options(tmp_path / "run", steps=5, eval_every=10, warmup_batches=0))
     [warning] = events_of(tmp_path / "run", "warning")
-    assert (warning["about"], warning["step"]) == ("collapsed network", 2)
+    assert (warning["about"], warning["step"]) == ("collapsed network", 3)  # step 0 was tested
 
 
 def test_three_constant_steps_have_to_be_on_end():
@@ -285,20 +286,39 @@ def test_three_constant_steps_have_to_be_on_end():
     watch = Alarms(["a", "b"], lambda about, message: said.append(about))
     constant, mixed = (4, 0), (1, 1)
     for counts in (constant, constant, mixed, constant, constant):
-        watch.predictions(counts)
+        watch.predictions(counts, None)
     assert said == []
-    watch.predictions(constant)
-    watch.predictions(constant)
+    watch.predictions((1, 0), None)  # of one candidate nothing can be said
+    watch.predictions(None, None)
+    assert watch.constant_steps == 2
+    watch.predictions(constant, None)
+    watch.predictions(constant, None)
     assert said == ["collapsed network"]  # once
-    watch.predictions((1, 0))  # of one candidate nothing can be said
+
+
+def test_a_learner_that_tells_test_images_apart_has_not_collapsed():
+    watch = Alarms(["a", "b"], lambda about, message: pytest.fail(message))
+    for _ in range(4):  # the rest of the pool is of one class
+        watch.predictions((50, 0), [0.9, 0.4])
+
+
+def test_no_collapse_is_reported_while_the_learner_warms_up(tmp_path, monkeypatch):
+    always_3 = tuple(1.0 if c == 3 else 0.0 for c in range(10))
+    figures = Metrics(0.1, 0.02, 0.5, 2.3, 0.9, always_3)
+    monkeypatch.setattr(Learner, "evaluate", lambda *args: figures)
+    config = options(tmp_path / "run", steps=5, acquisition="random", warmup_batches=10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alprune.run(config)
+    assert events_of(tmp_path / "run", "warning") == []
 
 
 def test_a_collapse_is_seen_in_the_tests_where_nothing_is_scored(tmp_path, monkeypatch):
     always_3 = [1.0 if c == 3 else 0.0 for c in range(10)]
     figures = Metrics(0.1, 0.02, 0.5, 2.3, 0.9, tuple(always_3))
     monkeypatch.setattr(Learner, "evaluate", lambda *args: figures)
-    with pytest.warns(UserWarning, match="every test image was predicted to be '3'"):
-        alprune.run(options(tmp_path / "run", acquisition="random"))
+    with pytest.warns(UserWarning, match="'3' for all test images"):
+        alprune.run(options(tmp_path / "run", acquisition="random", warmup_batches=0))
     [warning] = events_of(tmp_path / "run", "warning")
     assert (warning["about"], warning["step"]) == ("collapsed network", 2)
 
@@ -307,9 +327,9 @@ def test_a_test_tells_a_constant_prediction_from_a_bad_one():
     said = []
     watch = Alarms(["a", "b", "c"], lambda about, message: said.append(about))
     for accuracies in ([1.0, 0.0, 0.1], [0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [None, 1.0, None]):
-        watch.tested(accuracies)
+        watch.predictions(None, accuracies)
         assert watch.constant_steps == 0
-    watch.tested([0.0, 1.0, None])
+    watch.predictions(None, [0.0, 1.0, None])
     assert watch.constant_steps == 1 and said == []
 
 
