@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ _NO_OUTPUT = {errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EDQUOT}
 def main() -> None:
     """Run the command line."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # closed by whoever started this
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a console's code page lacks some letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.stderr = _Forgiving(sys.stderr or open(os.devnull, "w"))  # type: ignore[assignment]
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
