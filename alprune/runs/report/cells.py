@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alprune.runs.report.groups import Group, option_text
-from alprune.runs.report.statistics import Estimate, mean_and_error
+from alprune.runs.report.statistics import FEW_PAIRS, Estimate, mean_and_error
 
 NONE = "-"
+_WIDE = 1_000  # the end of an interval is not written out from here on
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,15 @@ def estimate_cell(found: Estimate | None, form: str, pairs: int) -> Cell:
     told = []
     if found.low is not None and found.high is not None:
         told.append(f"{form.format(found.low)} to {form.format(found.high)}")
+    if found.pairs < FEW_PAIRS and found.interval is not None:
+        told.append("t " + " to ".join(_end(end, form) for end in found.interval))
     if found.pairs != pairs:
         told.append(f"{found.pairs} pair" + "s" * (found.pairs > 1))
     if found.p is not None:
         told.append(f"p = {found.p:.2g}")
     brackets = f" ({'; '.join(told)})" if told else ""
     return Cell(form.format(found.value) + brackets, found.value)
+
+
+def _end(value: float, form: str) -> str:
+    return form.format(value) if abs(value) < _WIDE else f"over {_WIDE:,}"

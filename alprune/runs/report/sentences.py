@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from alprune.runs.report.cells import seconds_text
 from alprune.runs.report.groups import Group
-from alprune.runs.report.statistics import Estimate, mean_and_error
+from alprune.runs.report.statistics import FEW_PAIRS, Estimate, mean_and_error
 from alprune.runs.report.tables import Findings, catch_up, gain
 
 _LINES = 8  # of the headline
@@ -31,14 +31,11 @@ def headline(findings: Findings) -> list[str]:
             text += f" That is {_points(more)} {base.name}."
             if sooner := catch_up(base, group):
                 pairs = "" if sooner.pairs == more.pairs else f" ({_pairs(sooner)})"
-                text += (
-                    f" It had {base.name}'s final accuracy in {1 / sooner.value:.0%} of the "
-                    f"time{pairs}."
-                )
+                text += f" It reached {base.name}'s final accuracy {_pace(sooner.value)}{pairs}."
         told.append((mean, text))
     lines = [text for _, text in sorted(told, key=lambda entry: -entry[0])]
     rest = len(lines) - _LINES
-    return lines if rest <= 0 else [*lines[:_LINES], f"{rest} more groups stand in the tables."]
+    return lines if rest <= 0 else [*lines[:_LINES], f"{rest} more groups are in the tables."]
 
 
 def curve_text(findings: Findings) -> str:
@@ -66,9 +63,19 @@ def labels_text(findings: Findings) -> str:
 def _points(found: Estimate) -> str:
     side = "above" if found.value >= 0 else "below"
     size = f"{abs(found.value):.1f} points"
-    if found.low is None or found.high is None:
-        return f"{size} (one pair of seeds) {side}"
-    return f"{size} (95% interval {found.low:+.1f} to {found.high:+.1f}, {_pairs(found)}) {side}"
+    if found.interval is None:
+        return f"{size} (one pair of seeds, so its spread is not known) {side}"
+    low, high = found.interval
+    kind = "t-interval" if found.pairs < FEW_PAIRS else "interval"
+    unclear = "; no clear difference" if low <= 0 <= high else ""
+    return f"{size} (95% {kind} {low:+.1f} to {high:+.1f}, {_pairs(found)}{unclear}) {side}"
+
+
+def _pace(sooner: float) -> str:
+    """Write a ratio of times, the other's over its own, as people say it."""
+    if f"{sooner:.1f}" == "1.0" or f"{1 / sooner:.1f}" == "1.0":
+        return "in about the same time"
+    return f"{sooner:.1f} times faster" if sooner > 1 else f"{1 / sooner:.1f} times slower"
 
 
 def _pairs(found: Estimate) -> str:

@@ -11,8 +11,10 @@ from alprune.runs.report.runs import Run
 
 GAP = 0.4  # of a run: tests further apart, with untested steps between, are not joined by a line
 WILCOXON_PAIRS = 6  # with fewer, its smallest p is above 0.05
+FEW_PAIRS = 6  # with fewer, a bootstrap is too narrow to call its interval one of 95%
 _EXACT_PAIRS = 5  # up to which all resamples are enumerated, 5^5 of them
 _RESAMPLES = 10_000
+_LOG_MOST = 700.0  # whose exponential is a number still
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Estimate:
         high: Its upper end.
         pairs: How many.
         p: Of Wilcoxon's signed-rank test, two-sided; None with fewer than six pairs.
+        t_low: Lower end of the 95% interval by Student's t; None for a single pair.
+        t_high: Its upper end.
     """
 
     value: float
@@ -47,6 +51,15 @@ class Estimate:
     high: float | None
     pairs: int
     p: float | None
+    t_low: float | None = None
+    t_high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval: Student's t with few pairs, the bootstrap's else; None for one pair."""
+        few = self.pairs < FEW_PAIRS
+        low, high = (self.t_low, self.t_high) if few else (self.low, self.high)
+        return None if low is None or high is None else (low, high)
 
 
 def accuracy_at(run: Run, x: np.ndarray, by_labels: bool = False) -> np.ndarray:
@@ -192,14 +205,19 @@ def speed_up(base: Mapping[int, float], other: Mapping[int, float]) -> Estimate 
     if (ours <= 0).any():
         return None
     logs = estimate(np.log(ours) - np.log(theirs))
-    ends = [None if end is None else math.exp(end) for end in (logs.low, logs.high)]
-    return Estimate(math.exp(logs.value), ends[0], ends[1], logs.pairs, logs.p)
+    low, high, t_low, t_high = (
+        None if end is None else math.exp(min(end, _LOG_MOST))
+        for end in (logs.low, logs.high, logs.t_low, logs.t_high)
+    )
+    return Estimate(math.exp(logs.value), low, high, logs.pairs, logs.p, t_low, t_high)
 
 
 def estimate(values: np.ndarray) -> Estimate:
-    """Estimate the mean of paired differences `(pairs,)` by a percentile bootstrap.
+    """Estimate the mean of paired differences `(pairs,)`, by a percentile bootstrap and by t.
 
-    Up to five pairs all resamples are enumerated; above, 10,000 are drawn, always the same.
+    Up to five pairs all resamples are enumerated; above, 10,000 are drawn, always the same. A
+    bootstrap of so few reaches no further than the smallest and the largest of them, so there the
+    interval by Student's t, which takes the differences for normal, is the more honest one.
     """
     pairs = len(values)
     if pairs < 2:
@@ -210,7 +228,15 @@ def estimate(values: np.ndarray) -> Estimate:
         chosen = np.random.default_rng(0).integers(pairs, size=(_RESAMPLES, pairs))
     low, high = np.quantile(values[chosen].mean(axis=1), [0.025, 0.975], method="inverted_cdf")
     p = _wilcoxon(values) if pairs >= WILCOXON_PAIRS else None
-    return Estimate(float(values.mean()), float(low), float(high), pairs, p)
+    mean, error = mean_and_error(values.tolist())
+    half = _t_quantile(pairs - 1) * (error or 0.0)
+    return Estimate(mean, float(low), float(high), pairs, p, mean - half, mean + half)
+
+
+def _t_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit  # here: it takes a moment to import
+
+    return float(stdtrit(freedom, 0.975))
 
 
 def _wilcoxon(values: np.ndarray) -> float:

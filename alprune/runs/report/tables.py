@@ -313,7 +313,8 @@ def _levels(runs: Sequence[Run]) -> tuple[float, ...]:
 def _pairs_note(findings: Findings) -> str:
     note = (
         "Runs of the same seed are paired. In brackets the 95% interval of a percentile bootstrap "
-        "over pairs (all resamples up to 5 pairs, 10,000 above), the number of pairs (beside a "
+        "over pairs (all resamples up to 5 pairs, 10,000 above), below 6 pairs also the one by "
+        "Student's t, the number of pairs (beside a "
         "ratio where it is another than beside the difference) and, from 6 pairs on, p of "
         "Wilcoxon's two-sided signed-rank test; below 6 that test cannot fall under "
         "0.05. Ratios are geometric means of the baseline's seconds over the group's; - means that "
@@ -331,6 +332,7 @@ def _pairs_note(findings: Findings) -> str:
         note += (
             f" Few seeds: a bootstrap of {pairs} pairs reaches no further than the smallest and "
             "the largest of them, between which the true median lies with "
-            f"{1 - 2 ** (1 - pairs):.0%} certainty, not 95%."
+            f"{1 - 2 ** (1 - pairs):.0%} certainty, not 95%; go by the interval after the t, which "
+            "takes the differences for normal."
         )
     return note

@@ -135,6 +135,24 @@ def test_many_pairs_agree_with_scipy_s_bootstrap_and_wilcoxon():
     assert estimate(np.zeros(6)).p == 1
 
 
+@pytest.mark.parametrize("values", [[1.0, 2.0], [1.0, 2.0, 6.0], [0.3, -0.1, 0.4, 0.2]])
+def test_the_t_interval_is_scipys(values):
+    from scipy.stats import ttest_1samp
+
+    found = estimate(np.array(values))
+    wanted = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.t_low, found.t_high) == pytest.approx((wanted.low, wanted.high))
+    assert found.interval == (found.t_low, found.t_high)
+    assert estimate(np.array([1.0])).interval is None
+
+
+def test_three_pairs_by_t_cover_the_truth_where_their_bootstrap_does_not():
+    draws = np.random.default_rng(1).normal(size=(400, 3))
+    found = [estimate(values) for values in draws]
+    by_t = sum(e.t_low <= 0 <= e.t_high for e in found)
+    assert by_t >= 0.92 * 400 and sum(e.low <= 0 <= e.high for e in found) <= 0.80 * 400
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(0, 1, size=(100, 20))
     covered = sum(e.low <= 0 <= e.high for e in map(estimate, draws))

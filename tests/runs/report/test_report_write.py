@@ -129,15 +129,20 @@ def test_the_figures_are_those_of_the_runs(report):
     assert times["55%"] == "-"
     against = dict(zip(cells["speedups"][0], cells["speedups"][1], strict=True))
     assert against["Compared with"] == "dense"
-    assert against["Final accuracy, points more"] == "+21.0 (+20.0 to +22.0; 3 pairs)"
-    assert against["at 40%"] == "2.00 (2.00 to 2.00)"
-    assert against["Times sooner at the baseline's final accuracy"] == "2.00 (2.00 to 2.00)"
+    assert against["Final accuracy, points more"] == (
+        "+21.0 (+20.0 to +22.0; t +18.5 to +23.5; 3 pairs)"
+    )
+    same = "2.00 (2.00 to 2.00; t 2.00 to 2.00)"
+    assert against["at 40%"] == same
+    assert against["Times sooner at the baseline's final accuracy"] == same
 
 
 def test_what_was_done_is_said(report):
     said = " ".join(Page(report).said)
     assert "3sp-ca ended at 72.0% ± 1.2 after 31.0 s (3 runs)." in said
-    assert "21.0 points (95% interval +20.0 to +22.0, 3 pairs of seeds) above dense" in said
+    assert "21.0 points (95% t-interval +18.5 to +23.5, 3 pairs of seeds) above dense" in said
+    assert "It reached dense's final accuracy 2.0 times faster." in said
+    assert "% of the time" not in said
     assert "bootstrap" in said and "Wilcoxon" in said
     assert "with 75% certainty, not 95%" in said
     assert "broken" in said and "line 1 is damaged" in said
@@ -175,6 +180,30 @@ def test_six_pairs_have_a_p(tmp_path):
     table = speed_ups(Findings.of(groups, baseline_of(groups)))
     assert table.rows[0][2].text == "+10.0 (+10.0 to +10.0; 6 pairs; p = 0.031)"
     assert "certainty" not in table.note
+
+
+@pytest.mark.parametrize(
+    ("finals", "said"),
+    [
+        ([0.50, 0.52, 0.60], "95% t-interval -9.1 to +17.1, 3 pairs of seeds; no clear difference"),
+        ([0.54], "4.0 points (one pair of seeds, so its spread is not known) above dense"),
+    ],
+)
+def test_the_lead_claims_no_more_than_its_seeds_show(tmp_path, finals, said):
+    for seed, final in enumerate(finals):
+        write_run(tmp_path / f"dense{seed}", "dense", seed, [(9, 0.2), (30, 0.5)])
+        write_run(tmp_path / f"3sp{seed}", "3sp", seed, [(9, 0.2), (30, final)])
+    groups = group_runs(find_runs([tmp_path])[0])
+    assert said in " ".join(headline(Findings.of(groups, baseline_of(groups))))
+
+
+def test_a_slower_group_is_called_so_many_times_slower(tmp_path):
+    for seed in range(6):
+        write_run(tmp_path / f"dense{seed}", "dense", seed, [(5, 0.5), (31, 0.5)])
+        write_run(tmp_path / f"3sp{seed}", "3sp", seed, [(5, 0.2), (20, 0.4), (21, 0.5), (31, 0.6)])
+    groups = group_runs(find_runs([tmp_path])[0])
+    said = " ".join(headline(Findings.of(groups, baseline_of(groups))))
+    assert "It reached dense's final accuracy 4.2 times slower." in said
 
 
 def test_of_many_groups_pictures_show_the_best_and_the_baselines(tmp_path):
