@@ -14,9 +14,10 @@ from alprune.models.load_state import load_state
 from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
 from alprune.pruning.checks import as_batches, check_numbers, checked_model
-from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions, finding_logits
+from alprune.pruning.criteria.base import Criterion, ScoreOptions, finding_logits
 from alprune.pruning.graph import narrow
 from alprune.pruning.graph.tracer import Rule
+from alprune.pruning.inputs import Inputs, taking_one, taking_several
 from alprune.pruning.latency import Latency
 from alprune.pruning.methods import Request, Tracing
 from alprune.pruning.plan import Plan
@@ -97,7 +98,7 @@ def prune(
     model: nn.Module,
     method: str | Criterion | Method = "3sp",
     *,
-    batch: Batch | Sequence[Batch],
+    batch: tuple[Inputs, Tensor] | Sequence[tuple[Inputs, Tensor]],
     flops_reduction: float | None = None,
     params_reduction: float | None = None,
     channels_reduction: float | None = None,
@@ -121,7 +122,8 @@ def prune(
             `alprune.criteria`), `package.module:function`, or a criterion
             `(model, graph, batch, options) -> (channels,)` of which the largest are kept.
         batch: Normalised inputs `(b, ...)` and labels `(b,)` int64, on the model's device; or
-            several such pairs, over which scores are accumulated.
+            several such pairs, over which scores are accumulated. Several inputs are a tuple of
+            tensors, or a dict by the names of the arguments of the network's forward.
         flops_reduction: Share of the FLOPs to remove, in [0, 1). The plan is the first at or
             past it. If no reduction is given, the method's own default holds.
         params_reduction: Share of the parameters to remove, instead; for the methods that mask
@@ -182,8 +184,10 @@ def prune(
     if init not in INITS:
         raise unknown("initialisation", init, INITS)
     generator = generator or scoring.generator or torch.Generator().manual_seed(0)
+    batches, parts = as_batches(batch)
+    model = taking_one(model, parts)
     request = Request(
-        batches=as_batches(batch),
+        batches=batches,
         reductions=reductions,
         scoring=replace(scoring, generator=generator),
         limits=limits,
@@ -197,9 +201,9 @@ def prune(
         after_pruning(cut.model, model, generator, init)
     before, left = cost(model, request.example), cost(cut.model, request.example)
     return Pruned(
-        model=cut.model,
+        model=taking_several(cut.model),
         method=name,
-        plan=cut.plan,
+        plan=replace(cut.plan, inputs=parts),
         macs_before=before.macs,
         macs_after=left.macs,
         params_before=before.params,
@@ -233,10 +237,11 @@ def rebuild(
     Raises:
         PruneError: The plan or the state belongs to another network.
     """
+    model = taking_one(model, plan.inputs)
     if plan.kind == "masks":
         if state is None:
             raise PruneError("a masked network needs its state dict: the masks stand in it.")
-        return load_masked(model, state)
+        return taking_several(load_masked(model, state))
     if plan.kind == "widths":
         made: nn.Module = crop.at_widths(model, plan.layer_widths, torch.Generator().manual_seed(0))
     else:
@@ -255,7 +260,7 @@ def rebuild(
             load_state(made, state)
         except RuntimeError as error:
             raise PruneError(f"the state dict belongs to another network: {error}") from error
-    return made
+    return taking_several(made)
 
 
 Records = tuple[Limits, ScoreOptions, Latency, Tracing]

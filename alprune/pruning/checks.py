@@ -9,35 +9,60 @@ from torch import Tensor, nn
 from alprune.errors import ModelError, PruneError
 from alprune.pruning.criteria.base import Batch, all_finite
 from alprune.pruning.graph.surgery import unwrap
+from alprune.pruning.inputs import Inputs, Part, packed, parts_of
 
 
-def as_batches(batch: Batch | Sequence[Batch]) -> list[Batch]:
-    """Return the pruning batches, one or several, as a list.
+def as_batches(
+    batch: tuple[Inputs, Tensor] | Sequence[tuple[Inputs, Tensor]],
+) -> tuple[list[Batch], tuple[Part, ...]]:
+    """Return the pruning batches, one or several, as a list of pairs of one tensor and labels.
+
+    Returns:
+        The pairs, several inputs laid side by side, and how to take them apart; () for one.
 
     Raises:
-        PruneError: They are no pairs of inputs and labels, or the inputs are not finite.
+        PruneError: They are not pairs of inputs and labels, or the inputs are not finite.
     """
     given: list[Any] = list(batch) if isinstance(batch, Sequence) else [batch]
-    batches = [tuple(given)] if len(given) == 2 and isinstance(given[0], Tensor) else given
-    if not batches or not all(_is_batch(pair) for pair in batches):
+    one = len(given) == 2 and isinstance(given[1], Tensor)
+    pairs = [tuple(given)] if one else given
+    if not pairs or not all(_is_batch(pair) for pair in pairs):
         raise PruneError(
             "the pruning batch must be inputs (b, ...) and labels (b,) with b >= 2, or several "
-            f"such pairs; got {_shapes(batches)}."
+            f"such pairs; got {_shapes(pairs)}. Several inputs are a tuple, or a dict by the names "
+            "of the arguments."
         )
-    for inputs, _ in batches:
-        bad = int((~torch.isfinite(inputs)).sum())
-        if bad:
-            raise PruneError(
-                f"{bad} of {inputs.numel()} numbers in the pruning batch's inputs are not finite. "
-                "Clean the data, or check its normalisation (a deviation of 0?)."
-            )
+    parts = parts_of(pairs[0][0])
+    for inputs, _ in pairs:
+        if parts_of(inputs) != parts:
+            raise PruneError("the pruning batches differ in the names, shapes or types of inputs.")
+        for x in _several(inputs):
+            bad = int((~torch.isfinite(x)).sum())
+            if bad:
+                raise PruneError(
+                    f"{bad} of {x.numel()} numbers in the pruning batch's inputs are not finite. "
+                    "Clean the data, or check its normalisation (a deviation of 0?)."
+                )
     # What was made in inference mode cannot be differentiated through; a copy can.
-    return [tuple(x.clone() if x.is_inference() else x for x in pair) for pair in batches]
+    whole = [(packed(inputs), labels) for inputs, labels in pairs]
+    return [(_owned(inputs), _owned(labels)) for inputs, labels in whole], parts
+
+
+def _owned(x: Tensor) -> Tensor:
+    return x.clone() if x.is_inference() else x
+
+
+def _several(inputs: Any) -> list[Any]:
+    if isinstance(inputs, Mapping):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
 
 
 def _shapes(value: Any) -> Any:
     if isinstance(value, Tensor):
         return tuple(value.shape)
+    if isinstance(value, Mapping):
+        return {name: _shapes(part) for name, part in value.items()}
     return [_shapes(part) for part in value] if isinstance(value, list | tuple) else value
 
 
@@ -71,7 +96,9 @@ def check_numbers(reductions: Mapping[str, Any], counts: Mapping[str, Any]) -> N
 def _is_batch(pair: Any) -> bool:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         return False
-    if not all(isinstance(part, Tensor) for part in pair):
+    inputs, labels = _several(pair[0]), pair[1]
+    if not inputs or not all(isinstance(x, Tensor) for x in (*inputs, labels)):
         return False
-    inputs, labels = pair
-    return inputs.ndim > 1 and inputs.shape[0] >= 2 and labels.shape == inputs.shape[:1]
+    if isinstance(pair[0], Tensor) and pair[0].ndim < 2:
+        return False
+    return all(x.ndim and len(x) >= 2 and labels.shape == x.shape[:1] for x in inputs)

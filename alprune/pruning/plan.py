@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alprune.errors import PruneError, quoted
 from alprune.pruning.graph import ChannelGraph
+from alprune.pruning.inputs import Part
 from alprune.pruning.layer_limits import floors, ignored, ranks_by_layer, set_layers
 from alprune.pruning.registry import TARGETS
 from alprune.pruning.width_limits import Limits, multiple_for, named
@@ -67,6 +68,7 @@ class Plan:
         example_dtype: Of the inputs, one of `DTYPES`.
         normalised: Of the channel graph: "pinned", or "follow" if channels may leave a
             normalisation.
+        inputs: Of a network of several inputs, which `example_shape` holds side by side.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class Plan:
     sparsity: float = 0.0
     example_dtype: str = "float32"
     normalised: str = "pinned"
+    inputs: tuple[Part, ...] = ()
 
     @classmethod
     def of(cls, graph: ChannelGraph, keep: Tensor, floored: tuple[str, ...] = ()) -> "Plan":
@@ -137,6 +140,8 @@ class Plan:
         }
         if self.normalised != "pinned":
             record["normalised"] = self.normalised
+        if self.inputs:
+            record["inputs"] = [[part.name, list(part.shape), part.dtype] for part in self.inputs]
         return json.dumps(record)
 
     @classmethod
@@ -190,7 +195,20 @@ def _checked(record: Any) -> Plan:
         sparsity=float(sparsity),
         example_dtype=_one_of(DTYPES, record.get("example_dtype", "float32"), "example_dtype"),
         normalised=_one_of(NORMALISED, record.get("normalised", "pinned"), "normalised"),
+        inputs=_parts(record.get("inputs", []), shape),
     )
+
+
+def _parts(record: Any, shape: tuple[int, ...]) -> tuple[Part, ...]:
+    parts = tuple(
+        Part(name, _wholes(own, "inputs", least=1), _one_of(DTYPES, dtype, "dtype of an input"))
+        for name, own, dtype in record
+    )
+    if not all(isinstance(p.name, str) and (p.name.isidentifier() or not p.name) for p in parts):
+        raise ValueError("inputs must have names of arguments")
+    if parts and shape != (sum(math.prod(part.shape) for part in parts),):
+        raise ValueError(f"inputs do not make an example of shape {quoted(shape)}")
+    return parts
 
 
 def _whole(value: Any, name: str, least: int = 0) -> int:
