@@ -317,6 +317,45 @@ def test_a_torn_last_line_of_events_is_cut_off(tmp_path, kill, reference):
     assert_same(path, reference)
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda row: [row[0], str((int(row[1]) + 1) % 10), str((int(row[1]) + 1) % 10), row[3]],
+         r"line 5 gives point \d+ the label \d; the run was trained with \d"),
+        (lambda row: [row[0], row[1], "cat", row[3]], r"line 5 calls class \d 'cat', not '\d'"),
+        (lambda row: [row[0], "cat", *row[2:]], "line 5 is not index,label,class,step: '.*cat"),
+        (lambda row: ["99999", *row[1:]], "line 5 names point 99999; the data set has 1297"),
+        (lambda row: [row[0], "10", *row[2:]], r"line 5 has the label 10; the classes are 0\.\.9"),
+    ],
+    ids=["label", "class name", "no number", "no such point", "no such class"],
+)  # fmt: skip
+def test_a_label_edited_by_hand_is_refused_and_nothing_is_rewritten(tmp_path, kill, edit, message):
+    path = tmp_path / "run"
+    run_killed(options(path), kill(Learner, "fit", 3))
+    with open(path / "labels.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    rows[4] = edit(rows[4])
+    with open(path / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(StoreError, match=f"labels.csv was edited: {message}.*Undo the edit"):
+        alprune.resume(path)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("what", ["the file", "some rows"])
+def test_labels_that_were_removed_are_written_again(tmp_path, kill, reference, what):
+    path = tmp_path / "run"
+    run_killed(options(path), kill(Learner, "fit", 3))
+    lines = (path / "labels.csv").read_bytes().splitlines(keepends=True)
+    if what == "the file":
+        (path / "labels.csv").unlink()
+    else:
+        (path / "labels.csv").write_bytes(b"".join(lines[:1] + lines[8:]))
+    alprune.resume(path)
+    assert_same(path, reference)
+
+
 def test_events_that_somebody_cut_are_refused(tmp_path, kill):
     path = tmp_path / "run"
     run_killed(options(path), kill(Learner, "fit", 3))
