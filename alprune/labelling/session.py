@@ -2,42 +2,25 @@
 
 import json
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
-
-import torch
+from typing import Self
 
 from alprune import data
-from alprune.acquisition import find_acquisition, snapshots_of
 from alprune.data.listing import list_folder
 from alprune.data.names import LONGEST_NAME, KnownNames, is_name, is_unlabelled
 from alprune.errors import ConfigError, DataError, quoted
-from alprune.labelling import accuracy, images, queries, question_files
-from alprune.labelling.accuracy import HoldOutEvaluation
+from alprune.labelling import accuracy, images, question_files
 from alprune.labelling.check_answers import AnswerChecker, Rules, Told
-from alprune.labelling.images import Changes, ImagePool
 from alprune.labelling.journal import Journal, Query
-from alprune.labelling.network import open_network
 from alprune.labelling.options import root_of
+from alprune.labelling.preparation import Preparation
 from alprune.labelling.read_answers import Given, read_answers
-from alprune.labelling.rounds import (
-    Prepared,
-    Round,
-    RoundRecord,
-    RoundTiming,
-    round_learner,
-)
-from alprune.loop.active_learner import ActiveLearner, Setting
-from alprune.loop.checkpoint import LAYOUT, load_checkpoint, save_checkpoint
+from alprune.labelling.rounds import Prepared, Round
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import Observer
-from alprune.loop.frozen import FROZEN, embed_pool
 from alprune.loop.run_folder import RunFolder
-from alprune.training import BudgetSpent
-from alprune.training.budget import Budget
 
 
 class Asking:
@@ -57,7 +40,8 @@ class Asking:
         config: Its options.
         journal: All that was asked and told.
         root: The folder of images.
-        lock: Held by whoever reads or writes the journal, where several threads do.
+        lock: Held while the journal is read or written, where several threads do.
+        preparation: Learns and chooses.
     """
 
     def __init__(self, folder: RunFolder, config: ResolvedLabelling, observer: Observer) -> None:
@@ -66,11 +50,7 @@ class Asking:
         self.journal = Journal(folder)
         self.lock = threading.RLock()
         self._folder, self._observer = folder, observer
-        self._learning: ActiveLearner | None = None
-        self._halted = False
-        self._clock = Budget(None)  # of work between rounds, to halt it
-        self._looked = False
-        self._state: dict[str, Any] | None = None
+        self.preparation = Preparation(folder, config, self.journal, self.lock, observer)
         self._splits: data.Splits | None = None
 
     def __enter__(self) -> Self:
@@ -132,119 +112,15 @@ class Asking:
             KeyboardInterrupt: `halt` was called.
             AlpruneError: As from `ask`.
         """
-        config = self.config
-        splits = images.load(config, progress=not self._looked)
-        self._looked = True
-        state = self._checkpoint()
-        with self.lock:
-            today = images.look(config, self.journal, splits, state.get("seen"))
-            number = self.journal.round + 1
-        self._warn_of(today.changes)
-        self._embed(today)
-        count = config.query_size
-        rest = self._candidates(today, count)
-        generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
-        drawn = queries.drawn_at_random(config, today, rest, count, generator)
-        rest, count = rest[~torch.isin(rest, drawn)], count - len(drawn)
-        learner, learnt = None, {}
-        if today.train.y[today.labelled].unique().numel() < 2:
-            chosen = {"typical": queries.typical(config, today, rest, count, generator)}
-            self._state = state | {"layout": LAYOUT, "step": number, "seen": today.seen()}
-            save_checkpoint(self._folder, number + 1, self._state)
-        else:
-            learning = self._learn(today, rest, count, number, generator)
-            chosen, learner = {"uncertain": learning.query()}, learning.learner
-            if learning.reason == "interrupted":
-                raise KeyboardInterrupt("Interrupted; no answer is lost.")
-            if learning.reason:  # nothing to choose from; what was learnt is kept all the same
-                learning.save(number + 1)
-            learning.checkpoints.wait()
-            self._learning = None
-            self._state = learning.state() | learning.setting.also_kept()
-            learnt = learning.evaluation.of_step(number)
-        asked = queries.described(today, {"random": drawn} | chosen, learner)
-        return Prepared(today, _mixed(asked, generator), learnt, learner)
+        return self.preparation.prepare()
 
-    def _embed(self, today: ImagePool) -> None:
-        """Embed new images for a frozen learner: once each, so no round's budget pays for it."""
-        if self.config.learner != FROZEN:
-            return
-        try:
-            embed_pool(self.config, today.train, self._clock)
-        except BudgetSpent:
-            raise KeyboardInterrupt("Interrupted; what was embedded is kept.") from None
-
-    def _learn(
-        self,
-        today: ImagePool,
-        rest: torch.Tensor,
-        count: int,
-        number: int,
-        generator: torch.Generator,
-    ) -> ActiveLearner:
-        """Return a round's learner, ready to fit.
-
-        Args:
-            today: The images.
-            rest: Indices of those that may be chosen, `(n,)`.
-            count: Images wanted.
-            number: Of the round.
-            generator: Source of randomness, on the CPU.
-        """
-        config, state = self.config, self._checkpoint()
-        snapshots = snapshots_of(find_acquisition(config.acquisition))
-        with self.lock:
-            renamed = dict(self.journal.renamed)
-        network = open_network(config, today.train, today.labelled, state, snapshots, renamed)
-        learner, timing = network.learner, RoundTiming(config.budget, config.score_share)
-        evaluation = HoldOutEvaluation(learner, today)
-        seed = int(torch.randint(2**62, (), generator=generator))
-        setting = Setting(
-            timing,
-            evaluation,
-            RoundRecord(
-                self._folder, self.journal, self.lock, self._observer, network, timing.budget
-            ),
-            draws=generator,
-            training=torch.Generator(learner.device).manual_seed(seed),
-            query_size=count,
-            also_kept=lambda: {
-                "seen": today.seen(),
-                "temperature": evaluation.found.get("temperature"),
-                # The optimiser begins anew in every round, as its rate does.
-                "learner": learner.state() | {"optimiser": {}},
-            },
-        )
-        learning = round_learner(config, today, rest, network, setting, state)
-        learning.step = number
-        self._learning = learning
-        if self._halted:
-            learning.interrupt()
-        return learning
-
-    def _candidates(self, today: ImagePool, count: int) -> torch.Tensor:
-        found = queries.candidates(today, count)
-        if not len(found):
-            raise DataError(
-                f"all {len(today.train):,} images in {str(self.root)!r} have labels: nothing is "
-                "left to ask. Put more into unlabelled/; or, to try things out, begin anew in "
-                "another folder with --initial 50, which hides all labels but 50."
-            )
-        return found
+    def halt(self) -> None:
+        """End `prepare` within a batch, now and ever after, from another thread."""
+        self.preparation.halt()
 
     def say(self, note: str) -> None:
         """Show people a note."""
         self._observer.event("note", {"text": note})
-
-    def halt(self) -> None:
-        """End `prepare` within a batch, now and ever after, from another thread.
-
-        It raises KeyboardInterrupt.
-        """
-        self._halted = True
-        self._clock.halt()
-        if self._learning is not None:
-            self._learning.interrupt()
 
     def open_round(self, prepared: Prepared, hand_out: bool = True) -> Round:
         """Ask what was prepared, except for what has been told meanwhile.
@@ -377,19 +253,6 @@ class Asking:
             self.config.follow_links,
         )
 
-    def _checkpoint(self) -> dict[str, Any]:
-        if self._state is None:
-            self._state = load_checkpoint(self.path) or {}
-        return self._state
-
-    def _warn_of(self, changes: Changes) -> None:
-        if changes.lost:
-            warnings.warn(
-                f"{changes.lost} image(s) with labels are no longer in {str(self.root)!r}, or have "
-                "changed. Their labels are kept in the record, and hold again when they are back.",
-                stacklevel=4,
-            )
-
     def _loaded(self) -> data.Splits:
         if self._splits is None:
             self._splits = images.load(self.config)
@@ -409,12 +272,6 @@ def _given(path: str, label: str | None) -> Given:
 
 def _nowhere(path: str) -> None:
     return None
-
-
-def _mixed(queries: list[Query], generator: torch.Generator) -> list[Query]:
-    """Put drawn images among the others: nobody should label them with less care."""
-    order = torch.randperm(len(queries), generator=generator).tolist()
-    return [queries[place] for place in order]
 
 
 __all__ = ["Asking"]

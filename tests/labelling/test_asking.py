@@ -81,11 +81,11 @@ def test_the_network_is_pruned_once_and_its_weights_go_on(tmp_path, root):
     with begin(tmp_path, root, classes=photos.NAMES) as asking:
         rounds(asking, 2)
         asking.ask()
-        first = asking._checkpoint()
+        first = asking.preparation.checkpoint()
     with open_asking(tmp_path / "run", epochs=0.01) as asking:  # a single batch
         answer(asking, asking.ask())
         asking.ask()
-        second = asking._checkpoint()
+        second = asking.preparation.checkpoint()
     assert sum(e["event"] == "prune" for e in read_events(tmp_path / "run")) == 1
     assert first["plan"] == second["plan"]
     assert second["learner"]["batches"] == first["learner"]["batches"] + 1
@@ -100,14 +100,14 @@ def test_a_class_that_comes_later_is_learnt_too(tmp_path):
     with begin(tmp_path, root) as asking:
         rounds(asking, 2)
         asking.ask()
-        known = asking._checkpoint()
+        known = asking.preparation.checkpoint()
         paths = photos.fill(root / "unlabelled", "striped", range(8))
         told = asking.tell({f"unlabelled/{p.name}": "striped" for p in paths[:6]},
                            unasked=True, new_classes=True)  # fmt: skip
         assert told.new_classes == ("striped",)
         asked = asking.ask()
         assert asked.changes.arrived == 8
-        grown = asking._checkpoint()
+        grown = asking.preparation.checkpoint()
         assert (
             grown["inputs"]["classes"] == [*known["inputs"]["classes"], "striped"]
             and grown["plan"] == known["plan"]
@@ -314,11 +314,11 @@ def test_outputs_grow_whatever_was_pruned(tmp_path, method):
     with begin(tmp_path, root, method=method) as asking:
         rounds(asking, 1)
         asking.ask()
-        before = asking._checkpoint()["learner"]["model"]
+        before = asking.preparation.checkpoint()["learner"]["model"]
         asking.declare(["striped", "dotted"])
         answer(asking, asking.ask())
         asking.ask()
-        after = asking._checkpoint()["learner"]["model"]
+        after = asking.preparation.checkpoint()["learner"]["model"]
     [head] = [n for n in before if n.endswith("9.bias")]
     assert before[head].shape == (2,) and after[head].shape == (4,)
     assert torch.isfinite(after[head]).all()

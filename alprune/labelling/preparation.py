@@ -1,0 +1,196 @@
+"""The work of a round before people are asked: look, learn, choose."""
+
+import threading
+import warnings
+from typing import Any
+
+import torch
+
+from alprune.acquisition import find_acquisition, snapshots_of
+from alprune.errors import DataError
+from alprune.labelling import images, queries
+from alprune.labelling.accuracy import HoldOutEvaluation
+from alprune.labelling.images import Changes, ImagePool
+from alprune.labelling.journal import Journal, Query
+from alprune.labelling.network import open_network
+from alprune.labelling.options import root_of
+from alprune.labelling.rounds import Prepared, RoundRecord, RoundTiming, round_learner
+from alprune.loop.active_learner import ActiveLearner, Setting
+from alprune.loop.checkpoint import LAYOUT, load_checkpoint, save_checkpoint
+from alprune.loop.defaults import ResolvedLabelling
+from alprune.loop.events import Observer
+from alprune.loop.frozen import FROZEN, embed_pool
+from alprune.loop.run_folder import RunFolder
+from alprune.training import BudgetSpent
+from alprune.training.budget import Budget
+
+
+class Preparation:
+    """Learns from the answers so far and chooses the next images, round by round.
+
+    Each round is a step of the active-learning loop whose pool is the folder of images as it is
+    then, and whose labels are the journal's.
+
+    Args:
+        folder: Takes checkpoints and the learner.
+        config: Complete options.
+        journal: Of questions and answers.
+        lock: Held while the journal is read or written.
+        observer: Shows how far the training is.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: ResolvedLabelling,
+        journal: Journal,
+        lock: threading.RLock,
+        observer: Observer,
+    ) -> None:
+        self._folder, self._config, self._journal = folder, config, journal
+        self._lock, self._observer, self._root = lock, observer, root_of(config)
+        self._learning: ActiveLearner | None = None
+        self._halted = False
+        self._clock = Budget(None)  # of work between rounds, to halt it
+        self._looked = False
+        self._state: dict[str, Any] | None = None
+
+    def prepare(self) -> Prepared:
+        """Learn, and choose what could be asked next; other threads may take answers meanwhile.
+
+        Raises:
+            KeyboardInterrupt: `halt` was called.
+            AlpruneError: As from `ask`.
+        """
+        config = self._config
+        splits = images.load(config, progress=not self._looked)
+        self._looked = True
+        state = self.checkpoint()
+        with self._lock:
+            today = images.look(config, self._journal, splits, state.get("seen"))
+            number = self._journal.round + 1
+        self._warn_of(today.changes)
+        self._embed(today)
+        count = config.query_size
+        rest = self._candidates(today, count)
+        generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
+        drawn = queries.drawn_at_random(config, today, rest, count, generator)
+        rest, count = rest[~torch.isin(rest, drawn)], count - len(drawn)
+        learner, learnt = None, {}
+        if today.train.y[today.labelled].unique().numel() < 2:
+            chosen = {"typical": queries.typical(config, today, rest, count, generator)}
+            self._state = state | {"layout": LAYOUT, "step": number, "seen": today.seen()}
+            save_checkpoint(self._folder, number + 1, self._state)
+        else:
+            learning = self._learn(today, rest, count, number, generator)
+            chosen, learner = {"uncertain": learning.query()}, learning.learner
+            if learning.reason == "interrupted":
+                raise KeyboardInterrupt("Interrupted; no answer is lost.")
+            if learning.reason:  # nothing to choose from; what was learnt is kept all the same
+                learning.save(number + 1)
+            learning.checkpoints.wait()
+            self._learning = None
+            self._state = learning.state() | learning.setting.also_kept()
+            learnt = learning.evaluation.of_step(number)
+        asked = queries.described(today, {"random": drawn} | chosen, learner)
+        return Prepared(today, _mixed(asked, generator), learnt, learner)
+
+    def _embed(self, today: ImagePool) -> None:
+        """Embed new images for a frozen learner: once each, so no round's budget pays for it."""
+        if self._config.learner != FROZEN:
+            return
+        try:
+            embed_pool(self._config, today.train, self._clock)
+        except BudgetSpent:
+            raise KeyboardInterrupt("Interrupted; what was embedded is kept.") from None
+
+    def _learn(
+        self,
+        today: ImagePool,
+        rest: torch.Tensor,
+        count: int,
+        number: int,
+        generator: torch.Generator,
+    ) -> ActiveLearner:
+        """Return a round's learner, ready to fit.
+
+        Args:
+            today: The images.
+            rest: Indices of those that may be chosen, `(n,)`.
+            count: Images wanted.
+            number: Of the round.
+            generator: Source of randomness, on the CPU.
+        """
+        config, state = self._config, self.checkpoint()
+        snapshots = snapshots_of(find_acquisition(config.acquisition))
+        with self._lock:
+            renamed = dict(self._journal.renamed)
+        network = open_network(config, today.train, today.labelled, state, snapshots, renamed)
+        learner, timing = network.learner, RoundTiming(config.budget, config.score_share)
+        evaluation = HoldOutEvaluation(learner, today)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        setting = Setting(
+            timing,
+            evaluation,
+            RoundRecord(
+                self._folder, self._journal, self._lock, self._observer, network, timing.budget
+            ),
+            draws=generator,
+            training=torch.Generator(learner.device).manual_seed(seed),
+            query_size=count,
+            also_kept=lambda: {
+                "seen": today.seen(),
+                "temperature": evaluation.found.get("temperature"),
+                # The optimiser begins anew in every round, as its rate does.
+                "learner": learner.state() | {"optimiser": {}},
+            },
+        )
+        learning = round_learner(config, today, rest, network, setting, state)
+        learning.step = number
+        self._learning = learning
+        if self._halted:
+            learning.interrupt()
+        return learning
+
+    def _candidates(self, today: ImagePool, count: int) -> torch.Tensor:
+        found = queries.candidates(today, count)
+        if not len(found):
+            raise DataError(
+                f"all {len(today.train):,} images in {str(self._root)!r} have labels: nothing is "
+                "left to ask. Put more into unlabelled/; or, to try things out, begin anew in "
+                "another folder with --initial 50, which hides all labels but 50."
+            )
+        return found
+
+    def halt(self) -> None:
+        """End `prepare` within a batch, now and ever after, from another thread.
+
+        It raises KeyboardInterrupt.
+        """
+        self._halted = True
+        self._clock.halt()
+        if self._learning is not None:
+            self._learning.interrupt()
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return the state of the last round; empty before there was one."""
+        if self._state is None:
+            self._state = load_checkpoint(self._folder.path) or {}
+        return self._state
+
+    def _warn_of(self, changes: Changes) -> None:
+        if changes.lost:
+            warnings.warn(
+                f"{changes.lost} image(s) with labels are no longer in {str(self._root)!r}, or "
+                "have changed. Their labels are kept, and hold again when the images are back.",
+                stacklevel=4,
+            )
+
+
+def _mixed(queries: list[Query], generator: torch.Generator) -> list[Query]:
+    """Put drawn images among the others: nobody should label them with less care."""
+    order = torch.randperm(len(queries), generator=generator).tolist()
+    return [queries[place] for place in order]
+
+
+__all__ = ["Preparation"]
