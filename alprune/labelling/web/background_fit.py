@@ -1,4 +1,4 @@
-"""Learns in the background while a person labels, and exchanges the questions when it is done."""
+"""Fits in the background while a person labels, and exchanges the questions afterwards."""
 
 import threading
 
@@ -7,6 +7,7 @@ from alprune.labelling import Asking
 from alprune.labelling.insight import look_over
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
+from alprune.loop.frozen import FROZEN
 
 _LOOK_S = 0.25  # between two looks at what is to be done
 _RETRY_S = 20.0  # after something went wrong, or nothing was left to ask
@@ -40,6 +41,8 @@ class BackgroundFit:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        if self._asking.config.learner == FROZEN and self._asking.labels and not self._queue.due:
+            self._round(exchange=False)  # a second of work, and the grid is filled from the start
         pause_s = _LOOK_S
         while not self._ending.wait(pause_s):
             pause_s = _LOOK_S
@@ -47,15 +50,18 @@ class BackgroundFit:
                 self._round()
                 pause_s = _RETRY_S if self._queue.message else _LOOK_S
 
-    def _round(self) -> None:
+    def _round(self, exchange: bool = True) -> None:
+        """Learn; ask about other images unless those of an earlier day are to stay."""
         asking, queue = self._asking, self._queue
         known = bool(asking.labels)
         queue.working = "Learning from the labels" if known else "Choosing the first images"
-        queue.begin()
+        if exchange:
+            queue.begin()
         try:
             prepared = asking.prepare()
             if not self._ending.is_set():
-                queue.put(asking.open_round(prepared, hand_out=False))
+                if exchange:
+                    queue.put(asking.open_round(prepared, hand_out=False))
                 queue.stock(prepared)
                 queue.message = ""
                 insight = look_over(

@@ -17,6 +17,7 @@ from alprune.labelling.rounds import Prepared, Round
 _AHEAD = 8  # images that a browser may load in advance
 _LATEST = 200  # answers that one can go back to
 _PATIENCE = 2  # the learner begins again once this part of a round is answered
+_LITTLE = 0.01  # gain of accuracy below which more labels are hardly worth their time
 _CONFIDENT = 0.7  # probability from which a guess is shown without being asked for
 _SHOWN = ("", "guess", "alike", "map")  # why an image is here that nobody was asked about
 _KEYS = "1234567890qwertyuiopdfhjklxcvbm"  # without a, g, n, s and z, which do other things
@@ -325,7 +326,12 @@ class LabelQueue:
                     }
                 )
         gain = expected_gain(rounds, self._asking.config.query_size)
+        little = gain is not None and gain.high < _LITTLE
         return {
+            "stop": f"the next {gain.labels} labels are expected to bring less than "
+            f"{100 * _LITTLE:g} points: it may be time to stop"
+            if gain is not None and little
+            else "",
             "accuracy": curve[-1] if curve else None,
             "curve": curve,
             "expected": None if gain is None else asdict(gain),
