@@ -1,5 +1,6 @@
 """What the commands share: options made of RunConfig, errors as one message, exit codes."""
 
+import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,6 +116,23 @@ trust_option = click.option(
 """For commands that read a recipe or a run folder and may import what is named there."""
 
 
+def log_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --log and --tensorboard, which come as `log`, a tuple of names."""
+
+    @functools.wraps(function)
+    def call(*args: Any, log: tuple[str, ...], tensorboard: bool, **options: Any) -> Any:
+        return function(*args, log=(*log, *["tensorboard"] * tensorboard), **options)
+
+    option = click.option(
+        "--log",
+        multiple=True,
+        type=click.Choice(["tensorboard", "mlflow", "trackio", "wandb"]),
+        help="Enter the run in an experiment tracker; may be given several times.",
+    )
+    short = click.option("--tensorboard", is_flag=True, help="The same as --log tensorboard.")
+    return option(short(call))
+
+
 def tell(text: str) -> None:
     """Show progress: in place on a terminal, where an empty text clears it; else as lines."""
     if sys.stderr.isatty():
@@ -141,6 +159,7 @@ __all__ = [
     "Command",
     "config_of",
     "ending",
+    "log_options",
     "run_options",
     "show_warning",
     "tell",

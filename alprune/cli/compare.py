@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command, run_options
+from alprune.cli.common import Command, log_options, run_options
 from alprune.errors import AlpruneError, ConfigError, printable
 from alprune.loop.config import RunConfig
 from alprune.loop.signals import Signals, Stopped
@@ -55,7 +55,7 @@ Go on with it:       alprune compare --resume outputs/cmp
     help="Of the engine, as slurm_partition=gpu or timeout_min=240; may be given several times.",
 )
 @click.option("--dry-run", is_flag=True, help="List the runs and begin none.")
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard files in each run folder.")
+@log_options
 @click.option("--json", "as_json", is_flag=True, help="Print what came of each run as JSON.")
 @run_options()
 def compare_command(
@@ -67,7 +67,7 @@ def compare_command(
     gpus_per_run: int | None,
     engine_options: tuple[str, ...],
     dry_run: bool,
-    tensorboard: bool,
+    log: tuple[str, ...],
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -98,7 +98,7 @@ def compare_command(
                 path,
                 jobs=jobs,
                 monitor=Overview(signals),
-                tensorboard=tensorboard,
+                log=log,
                 engine=engine,
                 resources=resources,
             )

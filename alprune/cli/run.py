@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command, config_of, run_options, trust_option
+from alprune.cli.common import Command, config_of, log_options, run_options, trust_option
 from alprune.errors import StoreError
 from alprune.loop.config import RunConfig
-from alprune.loop.observers import Observer, Several
+from alprune.loop.observers import Observer
 
 if TYPE_CHECKING:
     from alprune.loop import RunResult
@@ -37,10 +37,10 @@ After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
     metavar="DIR",
     help="Go on with the run in DIR; beside it only --budget and --steps, to extend that run.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard files in the run folder.")
+@log_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run_command(
-    recipe: Path | None, path: Path | None, tensorboard: bool, as_json: bool, **given: Any
+    recipe: Path | None, path: Path | None, log: tuple[str, ...], as_json: bool, **given: Any
 ) -> None:
     """Label, train, score and acquire until the budget ends.
 
@@ -55,9 +55,9 @@ def run_command(
         if path is None:
             config = config_of(recipe, given)
             with _team(config) as team:
-                result = _run(signals, team.same(complete(config)), tensorboard, team)
+                result = _run(signals, team.same(complete(config)), log, team)
         else:
-            result = _resume(signals, path, {"recipe": recipe} | given, tensorboard)
+            result = _resume(signals, path, {"recipe": recipe} | given, log)
         if helps():
             return
         _draw(result.path)
@@ -89,32 +89,33 @@ def _team(config: RunConfig) -> "Team":
 
 
 def _run(
-    signals: "Signals", config: "ResolvedRun", tensorboard: bool = False, team: "Team | None" = None
+    signals: "Signals",
+    config: "ResolvedRun",
+    log: tuple[str, ...] = (),
+    team: "Team | None" = None,
 ) -> "RunResult":
     from alprune.loop.setup import open_run
     from alprune.training.distributed import ALONE
 
-    observer = _observer(config, tensorboard)
+    observer = _observer(config, log)
     session, oracle = open_run(config, observer=observer, team=team or ALONE)
     signals.end(session)
     return session.run(oracle)
 
 
-def _observer(config: "ResolvedRun", tensorboard: bool) -> Observer:
+def _observer(config: "ResolvedRun", log: tuple[str, ...]) -> Observer:
     from alprune.loop.progress import observer_for
-    from alprune.loop.tensorboard import TensorBoard
+    from alprune.loop.trackers import require_trackers, tracked
     from alprune.training.distributed import helps
 
     if helps():
         return Observer()
-    if not tensorboard:
-        return observer_for(config)
-    written = TensorBoard(Path(config.out))  # first: it may be refused
-    return Several(observer_for(config), written)
+    require_trackers(log)
+    return tracked(observer_for(config), Path(config.out), log)
 
 
 def _resume(
-    signals: "Signals", path: Path, given: dict[str, Any], tensorboard: bool
+    signals: "Signals", path: Path, given: dict[str, Any], log: tuple[str, ...]
 ) -> "RunResult":
     from alprune.loop.resume import finished, options, reopen
 
@@ -131,7 +132,7 @@ def _resume(
     signals.going_on(path)
     config = options(path, **limits)
     with _team(config) as team:
-        observer = _observer(config, tensorboard)
+        observer = _observer(config, log)
         session, oracle = reopen(path, None, observer, **limits, team=team)
         signals.end(session)
         return session.run(oracle)

@@ -23,8 +23,8 @@ def require_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"TensorBoard files need the package tensorboard ({error}): pip install "
-            "'alprune[tensorboard]', or leave --tensorboard out."
+            f"TensorBoard files need the package tensorboard, which cannot be imported ({error}). "
+            "Install it, or leave --log tensorboard out."
         ) from error
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from alprune.errors import ConfigError, StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.run_folder import CONFIG, LOCK, no_lock
-from alprune.loop.tensorboard import require_tensorboard
+from alprune.loop.trackers import require_trackers
 from alprune.registry import lookup
 from alprune.runs.compare.engines import ENGINES, Resources, open_engine
 from alprune.runs.compare.forecast import Forecast, Monitor
@@ -46,6 +46,7 @@ def compare(
     *,
     jobs: int = 1,
     monitor: Monitor | None = None,
+    log: Sequence[str] = (),
     tensorboard: bool = False,
     engine: str | None = None,
     resources: Resources | None = None,
@@ -63,7 +64,8 @@ def compare(
         jobs: Processes that make runs side by side. They share the processors: under a budget
             every run then gets less done, and a warning says so.
         monitor: Is told how it goes.
-        tensorboard: Write TensorBoard files beside each record.
+        log: Trackers that each run is entered in, keys of `alprune.loop.trackers.TRACKERS`.
+        tensorboard: The same as "tensorboard" in `log`.
         engine: Who runs them instead of this process, a key of `ENGINES`. All machines see `out`
             and the data under the same paths.
         resources: Of each run there.
@@ -85,8 +87,8 @@ def compare(
         raise ConfigError(f"the engine {engine!r} decides how many runs go on; leave jobs out.")
     if engine is not None:
         lookup("engine", engine, ENGINES)  # now, not after the data are loaded
-    if tensorboard:
-        require_tensorboard()
+    log = (*log, *["tensorboard"] * tensorboard)
+    require_trackers(log)
     planned = plan(config, grid, out)
     if jobs > 1 and any(c.config.budget and not c.config.steps for c, _ in planned):
         warnings.warn(
@@ -102,12 +104,12 @@ def compare(
         write_manifest(out, config, grid)
         if engine is not None:
             load.release()
-            return _by_engine(planned, engine, resources or Resources(), out, monitor, tensorboard)
+            return _by_engine(planned, engine, resources or Resources(), out, monitor, log)
         monitor.planned(planned, jobs)
         if jobs > 1:
             load.release()  # each process loads its own
-            return side_by_side(planned, jobs, monitor, tensorboard)
-        return _one_by_one(planned, load, monitor, tensorboard)
+            return side_by_side(planned, jobs, monitor, log)
+        return _one_by_one(planned, load, monitor, log)
 
 
 def plan(config: RunConfig, grid: Grid, out: Path) -> list[tuple[Cell, str]]:
@@ -129,7 +131,7 @@ def _plain(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _one_by_one(
-    planned: list[tuple[Cell, str]], load: SharedData, monitor: Monitor, tensorboard: bool
+    planned: list[tuple[Cell, str]], load: SharedData, monitor: Monitor, log: Sequence[str]
 ) -> list[Outcome]:
     outcomes = []
     stopped = False
@@ -138,7 +140,7 @@ def _one_by_one(
             outcome = Outcome(cell.name, cell.values, cell.path, "waiting")
         else:
             observer = monitor.begins(cell, state)
-            outcome = make(cell, state, load, observer, monitor.opened, tensorboard)
+            outcome = make(cell, state, load, observer, monitor.opened, log)
             stopped = outcome.state == "interrupted"
         outcomes.append(outcome)
         monitor.ended(cell, outcome)
@@ -151,13 +153,13 @@ def _by_engine(
     resources: Resources,
     out: Path,
     monitor: Monitor,
-    tensorboard: bool,
+    log: Sequence[str],
 ) -> list[Outcome]:
     engine = open_engine(name, resources, out)
     try:
         monitor.planned(planned, engine.most or len(planned))
         threads = resources.cpus
-        return make_elsewhere(planned, engine, monitor, threads=threads, tensorboard=tensorboard)
+        return make_elsewhere(planned, engine, monitor, threads=threads, log=log)
     finally:
         engine.close()
 

@@ -92,7 +92,7 @@ class _Ray:
     most: int | None = None
 
     def __init__(self, resources: Resources) -> None:
-        ray = _package("ray", "ray")
+        ray = _package("ray")
         self._ray, self._resources = ray, resources
         self._began = not ray.is_initialized()
         if self._began:
@@ -161,7 +161,7 @@ class _Submitit:
     """Slurm, or processes of this machine, by submitit."""
 
     def __init__(self, resources: Resources, out: Path, cluster: str) -> None:
-        submitit = _package("submitit", "slurm")
+        submitit = _package("submitit")
         self._errors = submitit.core.utils
         self.most: int | None = None
         if cluster == "local":
@@ -213,12 +213,12 @@ def _call(task: Task) -> Outcome:
     return task()
 
 
-def _package(name: str, extra: str) -> Any:
+def _package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"this engine needs {name}, which is not installed: pip install 'alprune[{extra}]'."
+            f"this engine needs the package {name}, which cannot be imported ({error}). Install it."
         ) from error
 
 

@@ -34,7 +34,7 @@ class _Worker:
 
 
 def side_by_side(
-    planned: Sequence[tuple[Cell, str]], jobs: int, monitor: Monitor, tensorboard: bool
+    planned: Sequence[tuple[Cell, str]], jobs: int, monitor: Monitor, log: Sequence[str]
 ) -> list[Outcome]:
     """Make runs in several processes, among which the threads of this one are divided.
 
@@ -44,13 +44,13 @@ def side_by_side(
         planned: The runs and their states.
         jobs: Processes at most.
         monitor: Is told, in this process.
-        tensorboard: Write TensorBoard files.
+        log: Trackers that each run is entered in.
 
     Returns:
         What came of each run, in the order of `planned`.
     """
     jobs = min(jobs, max(1, sum(state != ENDED for _, state in planned)))
-    pool = _Pool(deque(planned), monitor, max(1, torch.get_num_threads() // jobs), tensorboard)
+    pool = _Pool(deque(planned), monitor, max(1, torch.get_num_threads() // jobs), log)
     try:
         try:
             for _ in range(jobs):
@@ -74,10 +74,10 @@ class _Pool:
         waiting: deque[tuple[Cell, str]],
         monitor: Monitor,
         threads: int,
-        tensorboard: bool,
+        log: Sequence[str],
     ) -> None:
         self._waiting, self._monitor = waiting, monitor
-        self._args = (threads, tensorboard)
+        self._args = (threads, log)
         self._workers: list[_Worker] = []
         self._stopping = False
         self.outcomes: dict[str, Outcome] = {}
@@ -178,7 +178,7 @@ class _Sender(Observer):
             self._connection.send(("tick", (phase, done, planned, elapsed_s)))
 
 
-def _work(connection: Connection, threads: int, tensorboard: bool) -> None:
+def _work(connection: Connection, threads: int, log: Sequence[str]) -> None:
     """Make the runs that come through a connection, until None does."""
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -188,9 +188,7 @@ def _work(connection: Connection, threads: int, tensorboard: bool) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end
         while (task := connection.recv()) is not None:
             cell, state = task
-            outcome = make(
-                cell, state, load, _Sender(connection), signals.end, tensorboard=tensorboard
-            )
+            outcome = make(cell, state, load, _Sender(connection), signals.end, log=log)
             connection.send(("ended", outcome))
 
 

@@ -40,7 +40,7 @@ def make_elsewhere(
     monitor: Monitor,
     *,
     threads: int = 1,
-    tensorboard: bool = False,
+    log: Sequence[str] = (),
     every_s: float = 1.0,
 ) -> list[Outcome]:
     """Give the runs of a comparison to an engine and follow them by their records.
@@ -53,13 +53,13 @@ def make_elsewhere(
         engine: Is left open.
         monitor: Is told, in this process.
         threads: Of each run.
-        tensorboard: Write TensorBoard files.
+        log: Trackers that each run is entered in.
         every_s: Seconds between looks.
 
     Returns:
         What came of each run, in the order of `planned`.
     """
-    driver = _Driver(engine, monitor, threads, tensorboard)
+    driver = _Driver(engine, monitor, threads, log)
     waiting = []
     for cell, state in planned:
         if state == ENDED:
@@ -85,9 +85,9 @@ def make_elsewhere(
 
 
 class _Driver:
-    def __init__(self, engine: Engine, monitor: Monitor, threads: int, tensorboard: bool) -> None:
+    def __init__(self, engine: Engine, monitor: Monitor, threads: int, log: Sequence[str]) -> None:
         self._engine, self._monitor = engine, monitor
-        self._threads, self._tensorboard = threads, tensorboard
+        self._threads, self._log = threads, log
         self._stopping = False
         self.present: list[_Present] = []
         self.outcomes: dict[str, Outcome] = {}
@@ -114,7 +114,7 @@ class _Driver:
         self._monitor.ended(cell, outcome)
 
     def _give(self, cell: Cell) -> Job:
-        task = partial(make_there, cell, self._threads, self._tensorboard, os.getcwd())
+        task = partial(make_there, cell, self._threads, self._log, os.getcwd())
         return self._engine.submit(task, cell.name)
 
     def _tell(self, run: _Present) -> None:
@@ -147,13 +147,13 @@ class _Driver:
             self.ended(cell, outcome)
 
 
-def make_there(cell: Cell, threads: int, tensorboard: bool, place: str) -> Outcome:
+def make_there(cell: Cell, threads: int, log: Sequence[str], place: str) -> Outcome:
     """Make a run, or go on with it, in the process that an engine gave it.
 
     Args:
         cell: Which.
         threads: That it may use.
-        tensorboard: Write TensorBoard files beside its record.
+        log: Trackers that it is entered in.
         place: The folder in which the comparison was begun: paths and modules are seen from there.
     """
     os.chdir(place)
@@ -164,7 +164,7 @@ def make_there(cell: Cell, threads: int, tensorboard: bool, place: str) -> Outco
         try:
             state = state_of(cell)
             load = SharedData(progress=False)
-            return make(cell, state, load, Observer(), signals.end, tensorboard)
+            return make(cell, state, load, Observer(), signals.end, log)
         except AlpruneError as error:
             said = f"{type(error).__name__}: {error}"
             return Outcome(cell.name, cell.values, cell.path, "failed", error=said)

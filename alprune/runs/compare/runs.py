@@ -4,7 +4,7 @@ import gc
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from alprune.errors import AlpruneError, StoreError
 from alprune.loop import RunResult, Session
 from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
-from alprune.loop.observers import Several
 from alprune.loop.resume import finished, options, reopen
 from alprune.loop.run_folder import CONFIG, check_new
 from alprune.loop.setup import (
@@ -31,7 +30,7 @@ from alprune.loop.setup import (
     simulation,
     thinned,
 )
-from alprune.loop.tensorboard import TensorBoard
+from alprune.loop.trackers import tracked
 from alprune.loop.trust import trusting
 from alprune.runs.compare.grid import Cell
 from alprune.runs.report import plot_curves
@@ -157,7 +156,7 @@ def make(
     load: SharedData,
     observer: Observer,
     opened: Callable[[Session | None], None],
-    tensorboard: bool = False,
+    log: Sequence[str] = (),
 ) -> Outcome:
     """Make one run, or go on with it; what fails is in the outcome.
 
@@ -167,7 +166,7 @@ def make(
         load: Returns its data.
         observer: Is told of its events.
         opened: Is given its session, and None when it is over.
-        tensorboard: Write TensorBoard files beside its record.
+        log: Trackers that it is entered in.
     """
     begin = time.monotonic()
 
@@ -178,8 +177,7 @@ def make(
     if state == ENDED:
         return outcome("kept", result=_ended(cell))
     try:
-        if tensorboard:
-            observer = Several(observer, TensorBoard(cell.path))
+        observer = tracked(observer, cell.path, log)
         result = _run(cell, state, load, observer, opened)
         _draw(cell.path)
     except AlpruneError as error:

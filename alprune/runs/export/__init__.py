@@ -23,7 +23,10 @@ __all__ = ["FORMATS", "Difference", "Exported", "Format", "export"]
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(
-        "for ONNX Runtime, in any language; needs alprune[onnx]", onnx.write, onnx.run, onnx.require
+        "for ONNX Runtime, in any language; needs the packages onnx and onnxruntime",
+        onnx.write,
+        onnx.run,
+        onnx.require,
     ),
     "pt2": Format(
         "torch.export's program, for PyTorch without alprune", program.write, program.run

@@ -26,8 +26,7 @@ def require() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"ONNX needs {', '.join(missing)}. Install with: pip install 'alprune[onnx]' (in a "
-            f"clone: pip install -e '.[onnx]'; or: pip install {' '.join(missing)})."
+            f"an ONNX file needs packages that are not installed: pip install {' '.join(missing)}"
         )
 
 
