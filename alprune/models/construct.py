@@ -198,7 +198,7 @@ def _binds(signature: inspect.Signature, *given: Any, **named: Any) -> bool:
 
 
 def _checked(name: str, model: nn.Module, classes: int, shape: Shape) -> nn.Module:
-    """Run one blank input through a network whose limits nobody wrote down."""
+    """Run one blank input through a network whose limits are not recorded."""
     try:
         with forward_only(model):
             logits = model(torch.zeros(1, *shape))

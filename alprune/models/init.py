@@ -105,7 +105,7 @@ def reinit(model: nn.Module, generator: torch.Generator, init: str = "he") -> tu
         init: A key of `INITS`.
 
     Returns:
-        Names of the parameters that nobody could initialise and that stay as they were, such
+        Names of the parameters that have no initialisation and stay as they were, such
         as a class token that its module owns directly.
 
     Raises:
@@ -131,7 +131,7 @@ def forked_rng(seed: int, cuda_devices: Iterable[int] = ()) -> Iterator[None]:
     """Seed the global generators of the CPU and of `cuda_devices`; restore them on leaving."""
     devices = list(cuda_devices)
     with torch.random.fork_rng(devices=devices):
-        # torch.manual_seed would also seed the devices that nobody restores.
+        # torch.manual_seed would also seed the devices, which are not restored.
         torch.default_generator.manual_seed(seed)
         for index in devices:
             with torch.cuda.device(index):

@@ -28,7 +28,7 @@ def lstm(hidden: int, classes: int, input_shape: tuple[int, int, int]) -> RowRNN
     3,771,648 and 14,883,328 multiply-accumulates. Takes `(b, c, h, w)`, any h.
 
     Source: Lee et al. 2019, table 2 and section 5.3, which gives the units, one layer and one
-    row a step. The counts are met to the digit by a linear layer of `hidden` in front of the
+    row for each step. The counts are met to the digit by a linear layer of `hidden` in front of the
     cell and one bias a gate, and not without them (LSTM-s would have 82k).
     """
     return _rows(nn.LSTM(hidden, hidden, batch_first=True), classes, input_shape)

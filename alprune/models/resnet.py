@@ -58,8 +58,8 @@ def resnet20(classes: int, input_shape: tuple[int, int, int]) -> PaddedResNet:
     At 3x32x32 and 10 classes: 269,722 parameters, 40,551,040 multiply-accumulates. Takes
     `(b, c, h, w)` with h, w >= 8.
 
-    Source: He et al. 2016, section 4.2 (option A, 0.27 M). Where the zero channels go isn't said
-    there; here they follow the others, as in figure 4 of PreCrop (Cai et al. 2022).
+    Source: He et al. 2016, section 4.2 (option A, 0.27 M). The paper does not say where the zero
+    channels go; here they follow the others, as in figure 4 of PreCrop (Cai et al. 2022).
     """
     return PaddedResNet(input_shape[0], classes, width=16, blocks_per_stage=3)
 

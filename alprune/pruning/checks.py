@@ -1,4 +1,4 @@
-"""Refuse what cannot be pruned, or pruned with, and say what is wrong with it."""
+"""Refuse networks, batches and numbers that cannot be used, and say what is wrong."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,7 +67,7 @@ def _shapes(value: Any) -> Any:
 
 
 def checked_model(model: nn.Module) -> nn.Module:
-    """Take off wrappers and refuse what is no network, or one with weights that are not finite."""
+    """Remove wrappers; refuse what is not a network, and weights that are not finite."""
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"the model must be an nn.Module, built and ready to run; got {what}.")
@@ -78,13 +78,13 @@ def checked_model(model: nn.Module) -> nn.Module:
         if not all_finite(parameter.detach()):
             raise PruneError(
                 f"weight {name!r} holds numbers that are not finite; nothing can be scored with "
-                "it. Initialise or load the network anew."
+                "it. Re-initialise the network, or load it again."
             )
     return model
 
 
 def check_numbers(reductions: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
-    """Refuse shares that are no numbers and counts that are no whole ones."""
+    """Refuse shares that are not numbers and counts that are not whole numbers."""
     for name, value in reductions.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise PruneError(f"{name} must be a number in [0, 1), got {value!r}.")

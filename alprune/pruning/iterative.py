@@ -41,7 +41,7 @@ def search_in_rounds(
             rounds take in turn.
         criterion: `(model, graph, batch, options) -> (channels,)`, larger is kept.
         target: What to reach; its floor and rounding hold in every round.
-        options: What the criterion is told.
+        options: Of the criterion.
         rounds: n, at least 1.
 
     Returns:

@@ -67,7 +67,7 @@ def stopwatch(
         graph: Its channel groups.
         inputs: `(b, ...)` on the device to measure on; repeated if `batch_size` is larger.
         batch_size: Examples in a forward pass. Latency at 1 and at 128 are different targets.
-        repeats: Passes of which the median counts.
+        repeats: Passes measured; their median counts.
 
     Returns:
         `keep -> median milliseconds` of a forward pass in evaluation mode.
@@ -99,9 +99,9 @@ def search_latency(
     Bisection over the number of channels removed; each probe narrows the network and times it.
     Timings are noisy and machines slow down, so where it ends both sides are confirmed: the
     network found and the last that was too slow are timed again in turns with the dense one, and
-    the medians decide. If they overturn a probe the bisection goes on from there, so one
+    the medians decide. If they overturn a probe the bisection resumes from there, so one
     disturbed measurement costs time but not channels. Latency is taken to fall with the channels
-    removed, which holds but for the hardware's liking of some widths.
+    removed, which holds except where the hardware prefers some widths.
 
     Args:
         graph: The channel groups.
@@ -149,7 +149,7 @@ def latency_aware(
         scores: `(channels,)`, >= 0, larger is kept.
         measure: Milliseconds of the network that keeps `(channels,)` bool; called once for
             every group and once for the dense network.
-        smoothing: Added to a group's share; larger listens less to the latency.
+        smoothing: Added to a group's share; larger weakens the latency term.
 
     Returns:
         `(channels,)`, float32.

@@ -57,7 +57,7 @@ class Tracing:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a method.
+    """A request to a method.
 
     Attributes:
         batches: Pairs of normalised inputs `(b, ...)` and labels `(b,)`, one or more.
@@ -110,7 +110,7 @@ class Cut:
     Attributes:
         model: The pruned network.
         plan: How to make it again.
-        fresh: Whether its weights may be drawn anew or re-scaled afterwards.
+        fresh: Whether its weights may be re-initialised or re-scaled afterwards.
         pinned: What could not be pruned, "name: reason" each.
         widths: `{layer: output channels}`.
         widths_before: The same of the unpruned network.
@@ -249,7 +249,7 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
     """Trace a network and make sure that it has something to prune.
 
     Raises:
-        PruneError: It has not; the message says what stands in the way.
+        PruneError: It has not; the message says why.
     """
     graph = request.tracing.graph(model, request.example)
     if not graph.channels:

@@ -22,7 +22,7 @@ DTYPES = (
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
     *("bool", "uint8", "int8", "int16", "int32", "int64"),
 )
-# What a plan from a stranger may ask for. A million channels take 7 MB of text, and 2^28 numbers
+# What an untrusted plan may ask for. A million channels take 7 MB of text, and 2^28 numbers
 # in one input or one layer take 1 GiB.
 _TEXT_MOST = 16 * 2**20
 _ELEMENTS_MOST = 2**28
@@ -84,7 +84,7 @@ class Plan:
 
     @classmethod
     def of(cls, graph: ChannelGraph, keep: Tensor, floored: tuple[str, ...] = ()) -> "Plan":
-        """Write down a keep vector `(channels,)` bool of `graph`."""
+        """Record a keep vector `(channels,)` bool of `graph`."""
         kept = {g.name: tuple(torch.nonzero(keep[g.channels])[:, 0].tolist()) for g in graph.groups}
         sizes = {g.name: g.channels.numel() for g in graph.groups}
         return cls(
@@ -101,12 +101,12 @@ class Plan:
     def of_widths(
         cls, example_shape: Sequence[int], widths: Mapping[str, tuple[int, int]]
     ) -> "Plan":
-        """Write down layer widths `{layer: (inputs, outputs)}`."""
+        """Record layer widths `{layer: (inputs, outputs)}`."""
         return cls("widths", tuple(example_shape), layer_widths=dict(widths))
 
     @classmethod
     def of_masks(cls, example_shape: Sequence[int], sparsity: float) -> "Plan":
-        """Write down that weights are masked."""
+        """Record that weights are masked."""
         return cls("masks", tuple(example_shape), sparsity=sparsity)
 
     def keep(self, graph: ChannelGraph) -> Tensor:
@@ -149,18 +149,18 @@ class Plan:
         """Read `to_json`'s text.
 
         Raises:
-            PruneError: The text is no plan.
+            PruneError: The text is not a plan.
         """
         if len(text) > _TEXT_MOST:
             raise PruneError(
-                f"this is no plan as alprune writes it: {len(text):,} characters, and no plan has "
+                f"this is not a plan that alprune wrote: {len(text):,} characters, and no plan has "
                 f"more than {_TEXT_MOST:,}."
             )
         try:
             return _checked(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PruneError(
-                f"this is no plan as alprune writes it: {type(error).__name__}: {error}."
+                f"this is not a plan that alprune wrote: {type(error).__name__}: {error}."
             ) from error
 
 

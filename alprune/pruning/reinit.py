@@ -1,11 +1,11 @@
-"""What becomes of the weights after the cut: inherited, drawn anew or re-scaled."""
+"""The weights after the cut: inherited, re-initialised or re-scaled."""
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from alprune.models.init import reinit as draw_anew
+from alprune.models.init import reinit as initialise
 from alprune.pruning.precrop.crop import Cropped
 
 AfterPruning = Callable[[nn.Module, nn.Module, torch.Generator, str], None]
@@ -16,20 +16,20 @@ def inherit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
 
 
 def reinit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
-    """Draw every weight anew for the sizes that are left, frozen ones aside.
+    """Re-initialise every weight for the sizes that are left, frozen ones aside.
 
     What does not train (`requires_grad=False`, a pretrained first layer, say) keeps its values.
 
     Args:
         pruned: Changed in place.
-        dense: Not used.
+        dense: Ignored.
         generator: Makes the draw.
         init: A key of `alprune.models.INITS`.
 
     Source: "3SP + re-init", van Amersfoort et al. 2020, table 1; SNIP does the same.
     """
     frozen = {p: p.detach().clone() for p in pruned.parameters() if not p.requires_grad}
-    draw_anew(pruned, generator, init)
+    initialise(pruned, generator, init)
     with torch.no_grad():
         for parameter, value in frozen.items():
             parameter.copy_(value)
@@ -44,8 +44,8 @@ def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
     Args:
         pruned: Changed in place.
         dense: The network before the cut, for the original sizes.
-        generator: Not used.
-        init: Not used.
+        generator: Ignored.
+        init: Ignored.
 
     Source: van Amersfoort et al. 2020, section 3.1, "Rescaling Initializations".
     """

@@ -102,5 +102,5 @@ def test_a_plan_with_other_inputs_is_refused(change):
     image, place, _ = inputs()
     text = prune(Two(), batch=({"image": image, "place": place}, LABELS)).plan.to_json()
     assert change[0] in text
-    with pytest.raises(PruneError, match="no plan"):
+    with pytest.raises(PruneError, match="not a plan"):
         Plan.from_json(text.replace(*change))

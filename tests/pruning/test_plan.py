@@ -109,5 +109,5 @@ def test_a_plan_round_trips_as_json_and_refuses_another_network(graph):
     ],
 )  # fmt: skip
 def test_text_that_is_no_plan_is_refused(text):
-    with pytest.raises(PruneError, match="no plan"):
+    with pytest.raises(PruneError, match="not a plan"):
         Plan.from_json(text)

@@ -255,7 +255,7 @@ ATTACKS: dict[str, Attack] = {
     "recipe: a device": Attack(
         lambda p: p.symlink_to("/dev/zero"), "RunConfig.from_toml('NAME')", "a pipe or a device"
     ),
-    "plan: nested deep": plan(DEEP, "no plan.*RecursionError"),
+    "plan: nested deep": plan(DEEP, "not a plan.*RecursionError"),
     "plan: NaN": plan(a_plan(sparsity="NaN"), "sparsity must be"),
     "plan: infinite size": plan(a_plan(sizes='{"a": 1e999}'), "whole numbers"),
     "plan: number of 5000 digits": plan(a_plan(sizes='{"a": ' + NUMBER.decode() + "}"), "digits"),

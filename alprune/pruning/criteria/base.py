@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What a criterion may be told.
+    """Options of the criteria.
 
     Attributes:
         smoothing: lambda of 3SP+CA, added to a layer's share of the cost.
@@ -44,7 +44,7 @@ Criterion = Callable[[nn.Module, ChannelGraph, Batch, ScoreOptions], Tensor]
 
 @contextmanager
 def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-    """Put a model in the state in which it is scored, and back as it was afterwards.
+    """Put a model in the state for scoring, and restore it afterwards.
 
     That is: train mode, gradients on, every kind of dropout and stochastic depth off, and a
     random state of its own for what else a forward may draw; the global one is not moved.
@@ -93,7 +93,7 @@ def loss_on(
     """Compute the cross-entropy of a model on a batch.
 
     Args:
-        model: From inputs to logits `(b, classes)`, in the mode in which it shall be scored.
+        model: From inputs to logits `(b, classes)`, in the mode for scoring.
         batch: Inputs `(b, ...)` and labels `(b,)`.
         temperature: Divides the logits; larger smooths the outputs.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alprune.pruning.graph.channels import ChannelGraph, rows
 
-# What else a training step spends time on, as so many multiply-accumulates: rounded from what
+# What else a training step spends time on, in multiply-accumulates: rounded from what
 # recipes/bench/step_cost.py finds for VGG-19 on a CPU with two threads, 635 and 12; with other
 # widths drawn, before the choice was made, it was 520 and 17, and 260 and 19 with one thread.
 AN_ACTIVATION = 500.0

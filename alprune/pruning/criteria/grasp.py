@@ -21,7 +21,7 @@ def structured_grasp(
 ) -> Tensor:
     """Score each channel by the derivative of the squared gradient norm by its mask.
 
-    The mask stands where the channel is read, as in `three_sp`, so the network computes with
+    The mask is where the channel is read, as in `three_sp`, so the network computes with
     `m * W`. Differentiated is `|dL/dW|^2 = |m * g(m * W)|^2`, over the convolution, linear and
     recurrent weights W. By the chain rule its derivative by a channel's mask, at 1, is
 

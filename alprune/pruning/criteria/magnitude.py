@@ -11,9 +11,9 @@ def uniform(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreO
     """Draw each channel's score from U(0, 1): removing those below p removes each with chance p.
 
     Args:
-        model: Not used.
+        model: Ignored.
         graph: Channel groups of the learner.
-        batch: Not used.
+        batch: Ignored.
         options: `generator` makes the draw.
 
     Returns:
@@ -30,8 +30,8 @@ def magnitude(model: nn.Module, graph: ChannelGraph, batch: Batch, options: Scor
     Args:
         model: Learner.
         graph: Its channel groups.
-        batch: Not used.
-        options: Not used.
+        batch: Ignored.
+        options: Ignored.
 
     Returns:
         `(channels,)`, float32, >= 0.

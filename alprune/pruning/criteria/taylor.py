@@ -19,14 +19,14 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 def taylor(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
     """Score each channel by the squared derivative of the loss by a gate where it is made.
 
-    See `gate_gradients` for the gate. Unlike 3SP's mask, which stands where a channel is read,
-    the gate stands in front of the activation.
+    See `gate_gradients` for the gate. Unlike 3SP's mask, which is where a channel is read,
+    the gate is in front of the activation.
 
     Args:
         model: Learner; weights, buffers, gradients and mode are left as found.
         graph: Channel groups of `model`.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
-        options: Not used.
+        options: Ignored.
 
     Returns:
         `(channels,)`, float32, >= 0.
@@ -53,7 +53,7 @@ def taylor_weights(
         model: Learner; weights, buffers, gradients and mode are left as found.
         graph: Channel groups of `model`.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
-        options: Not used.
+        options: Ignored.
 
     Returns:
         `(channels,)`, float32, >= 0, on coupled channels summed over their makers.

@@ -21,7 +21,7 @@ from alprune.registry import lookup
 def three_sp(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
     """Score each channel by the first-order change of the loss on removing it.
 
-    The mask of a channel stands where the channel is read: at the input of every convolution,
+    The mask of a channel is where the channel is read: at the input of every convolution,
     linear or recurrent weight that consumes it. There masking equals removing in every
     architecture, behind normalisation and any activation. Its derivative needs no hooks: it is
     `sum over readers of sum(W[:, c] * dL/dW[:, c])`. Where an operation without weights mixes
@@ -32,7 +32,7 @@ def three_sp(model: nn.Module, graph: ChannelGraph, batch: Batch, options: Score
         model: Dense learner; weights, buffers, gradients and mode are left as found.
         graph: Channel groups of `model`.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
-        options: Not used.
+        options: Ignored.
 
     Returns:
         `(channels,)`, float32, >= 0.
@@ -61,7 +61,7 @@ def three_sp_ca(
         model: Dense learner, left as found.
         graph: Channel groups of `model`.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
-        options: `smoothing` is lambda; larger listens less to the cost. `channel_cost` says what
+        options: `smoothing` is lambda; larger weakens the cost. `channel_cost` says what
             counts as cost; the paper's is "made".
 
     Returns:

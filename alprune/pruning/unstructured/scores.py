@@ -40,8 +40,8 @@ def snip(
         model: Scored in train mode with dropout off; left as found.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, or several such pairs. The
             paper takes 100 (MNIST) or 128 examples, once.
-        generator: Not used.
-        sparsity: Not used.
+        generator: Ignored.
+        sparsity: Ignored.
 
     Returns:
         `{weight name: tensor like the weight}`, >= 0, summing to 1 over the model.
@@ -86,8 +86,8 @@ def grasp(
     Args:
         model: Scored in train mode with dropout off; left as found.
         batch: Inputs and labels as for `snip`. The authors take ten examples of each class.
-        generator: Not used.
-        sparsity: Not used.
+        generator: Ignored.
+        sparsity: Ignored.
         temperature: Divides the logits; 200 in the authors' code.
 
     Returns:
@@ -139,7 +139,7 @@ def synflow(
     Args:
         model: Left as found.
         batch: Only the shape and device of the inputs are used, never the data.
-        generator: Not used.
+        generator: Ignored.
         sparsity: Share of the weights that will be masked, in [0, 1).
         rounds: n, at least 1.
         dtype: Of the computation and the scores. The flow multiplies up over layers, past
@@ -183,9 +183,9 @@ def random(
 
     Args:
         model: Only the names and shapes of its weights are used.
-        batch: Not used.
+        batch: Ignored.
         generator: Makes the draw, on the CPU; seed 0 if None.
-        sparsity: Not used.
+        sparsity: Ignored.
 
     Returns:
         `{weight name: tensor like the weight}`, float64 (ties are rare even among millions).
