@@ -70,6 +70,7 @@ class Journal:
         asked: What else the event of that round says.
         queries: `{path: query}`, the latest that was ever asked of each file.
         answers: `{content: answer}`, what holds now.
+        ever: `(path, label)` of every answer, also of those that were replaced.
         elapsed_s: Seconds spent on training and choosing so far.
         started: Whether the record has a beginning.
         trial: Whether the first labels were drawn from a wholly labelled folder.
@@ -91,6 +92,7 @@ class Journal:
         self.asked: dict[str, Any] = {}
         self.queries: dict[str, Query] = {}
         self.answers: dict[str, Answer] = {}
+        self.ever: set[tuple[str, str | None]] = set()
         self.elapsed_s = 0.0
         self.started = False
         self.trial = False
@@ -229,6 +231,7 @@ class Journal:
                 self._forget(answer.content)
                 self.answers[answer.content] = answer
                 self.counts[answer.label] += 1
+                self.ever.add((answer.path, answer.label))
             self._know(answer.label for answer in answers if answer.label is not None)
             self.trial = self.trial or event["by"] == "trial"
             self._told_in_round = True
@@ -251,6 +254,7 @@ class Journal:
         for content, answer in self.answers.items():
             if answer.label == name:
                 self.answers[content] = replace(answer, label=to)
+                self.ever.add((answer.path, to))
         self.counts[to] += self.counts.pop(name, 0)
         if to in self.classes:
             self.classes.remove(name)

@@ -1,12 +1,13 @@
 """The files in which a round of questions is handed out: a table, a contact sheet, tasks."""
 
 import contextlib
-import csv
 import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import shlex
+import warnings
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,8 @@ from alprune.data.image_cache.decode import Decoder
 from alprune.errors import DataError, printable, quoted
 from alprune.labelling.journal import Answer, Query
 from alprune.labelling.read_answers import Given, read_answers
-from alprune.loop.csv_tables import to_cell
+from alprune.loop import csv_tables
+from alprune.loop.csv_tables import from_cell, to_cell
 from alprune.loop.run_folder import RunFolder
 
 QUERIES = "queries.csv"
@@ -56,7 +58,7 @@ def write_round(
     """
     folder.write(SHEET, contact_sheet(root, queries, follow_links))
     write_tasks(folder, queries, classes)
-    _keep_written(folder, says_more)
+    _keep_edited(folder, QUERIES, says_more)
     folder.write(QUERIES, table(queries))
 
 
@@ -69,19 +71,51 @@ def is_written(path: Path, queries: Sequence[Query]) -> bool:
     return there == {to_cell(query.path) for query in queries}
 
 
-def _keep_written(folder: RunFolder, says_more: Callable[[Sequence[Given]], bool]) -> None:
-    """Put a queries.csv aside in which something stands that is not known."""
-    path = folder.path / QUERIES
-    if not path.is_file():
+def write_labels(
+    folder: RunFolder, answers: Sequence[Answer], ever: Container[tuple[str, str | None]]
+) -> None:
+    """Write labels.csv; one that was edited by hand is kept, with a warning.
+
+    Args:
+        folder: Takes the file.
+        answers: What was answered.
+        ever: `(path, label)` of every answer, also of those that were replaced.
+    """
+    path, content = folder.path / LABELS, labels_table(answers)
+    if path.is_file() and path.read_bytes() == content:
         return
+    kept = _keep_edited(folder, LABELS, lambda given: not all(_is_known(g, ever) for g in given))
+    if kept is not None:
+        warnings.warn(
+            f"{path} was edited: it has labels that nobody answered. It is kept as {kept.name}, "
+            "and written again from the record. To take its labels: alprune tell "
+            f"{shlex.quote(str(folder.path))} {shlex.quote(str(kept))} --replace",
+            stacklevel=3,
+        )
+    folder.write(LABELS, content)
+
+
+def _is_known(given: Given, ever: Container[tuple[str, str | None]]) -> bool:
+    paths = {given.path, from_cell(given.path)}
+    return not given.label or any((p, label) in ever for p in paths for label in given.labels)
+
+
+def _keep_edited(
+    folder: RunFolder, name: str, says_more: Callable[[Sequence[Given]], bool]
+) -> Path | None:
+    """Keep a table that says more than is known under another name, and return that."""
+    path = folder.path / name
+    if not path.is_file():
+        return None
     content = path.read_bytes()
     with contextlib.suppress(DataError):
         if not says_more(read_answers(path)):
-            return
+            return None
     number = 1
-    while (kept := folder.path / f"queries-before-{number}.csv").exists():
+    while (kept := path.with_name(f"{path.stem}-before-{number}.csv")).exists():
         number += 1
     folder.write(kept.name, content)
+    return kept
 
 
 def table(queries: Sequence[Query]) -> bytes:
@@ -100,11 +134,8 @@ def labels_table(answers: Sequence[Answer]) -> bytes:
     return _csv([("path", "label", "round", "held_out", "content"), *rows])
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)
-    csv.writer(text).writerows(cells)
-    return _BOM + text.getvalue().encode()
+def _csv(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    return _BOM + csv_tables.table(rows)
 
 
 def _digits(value: float | None) -> str:

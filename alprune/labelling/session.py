@@ -238,10 +238,8 @@ class Asking:
     def write_labels(self) -> None:
         """Write labels.csv: all that was told by now."""
         with self.lock:
-            content = question_files.labels_table(list(self.journal.answers.values()))
-            path = self.path / question_files.LABELS
-            if not path.is_file() or path.read_bytes() != content:
-                self._folder.write(question_files.LABELS, content)
+            answers = list(self.journal.answers.values())
+            question_files.write_labels(self._folder, answers, self.journal.ever)
 
     def _write_round(self) -> None:
         question_files.write_round(

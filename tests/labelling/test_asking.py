@@ -298,6 +298,45 @@ def test_labels_are_in_a_table_by_path(tmp_path):
         assert asking.tell(tmp_path / "run" / "labels.csv").known == 8
 
 
+def test_labels_edited_by_hand_are_kept_and_can_be_taken(tmp_path, root):
+    path = tmp_path / "run"
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        asked = asking.ask()
+        answer(asking, asked)
+    table = path / "labels.csv"
+    first = min(asked.queries, key=lambda query: query.path).path
+    right = photos.truth(first)
+    wrong = next(name for name in photos.NAMES if name != right)
+    edited = table.read_text("utf-8-sig").replace(f"{first},{right}", f"{first},{wrong}")
+    table.write_text(edited)
+    with pytest.warns(UserWarning, match="labels.csv was edited.*labels-before-1.csv --replace"):
+        open_asking(path).close()
+    assert (path / "labels-before-1.csv").read_text() == edited
+    with open_asking(path) as asking:
+        assert asking.labels[first] == right
+        assert asking.tell(path / "labels-before-1.csv", replace=True).replaced == 1
+        assert asking.labels[first] == wrong
+    assert f"{first},{wrong}" in table.read_text("utf-8-sig")
+
+
+def test_labels_of_a_killed_process_are_not_taken_for_edited(tmp_path, root):
+    path = tmp_path / "run"
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        asked = asking.ask()
+        answer(asking, asked)
+        asking.write_labels()
+        before = (path / "labels.csv").read_bytes()
+        right = photos.truth(asked.queries[0].path)
+        other = next(name for name in photos.NAMES if name != right)
+        asking.tell({asked.queries[0].path: other}, replace=True)
+    (path / "labels.csv").write_bytes(before)  # as if it had been killed before it wrote
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_asking(path).close()
+    assert not list(path.glob("labels-before*"))
+    assert (path / "labels.csv").read_bytes() != before
+
+
 def test_equal_seeds_ask_for_equal_images(tmp_path, root):
     asked = []
     for name in ("one", "two"):
