@@ -2,28 +2,27 @@
 
 import hashlib
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from alprune.data.from_torch import read_parts
 from alprune.data.lazy_rows import ChosenRows
-from alprune.data.memmap import IN_MEMORY, parts, rows_at_once, spool
+from alprune.data.memmap import IN_MEMORY, parts
 from alprune.data.names import KnownNames
 from alprune.data.provenance import Files
+from alprune.data.resizing import resize
+from alprune.data.statistics import channel_statistics, warn_of_units
 from alprune.errors import DataError
 
 UNKNOWN = -1
-_UNITS = 4.0  # times the deviation; more is hardly the same unit
-_FEW = 10  # images whose values say little
 _NAMED = 10  # classes that are named in a line
-_STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +127,38 @@ class Splits:
                 f"{self.test.x.dtype}. Give both as uint8 (0..255), or both as floats in one unit."
             )
 
+    @classmethod
+    def from_torch(
+        cls,
+        train: Any,
+        test: Any = 0.2,
+        *,
+        classes: Sequence[str] | None = None,
+        flip: bool | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> "Splits":
+        """Read data sets that return pairs of an image and a label, such as torchvision's.
+
+        Images are PIL images, tensors `(c, h, w)` or `(h, w)`, or arrays `(h, w, c)` or `(h, w)`,
+        of bytes or floats. Each is read once, so random transforms must be left out.
+
+        Args:
+            train: Map-style data set: `len(train)` and `train[i]` are enough.
+            test: The same for the test images; or a share of `train`, drawn at random.
+            classes: Names of the classes; None: those of the data set (`classes`), or numbers.
+            flip: Whether a horizontal flip keeps labels true; None: for colour images.
+            size: `(h, w)` to resize images to; needed where PIL images differ in size.
+            seed: Of the share drawn for testing.
+
+        Raises:
+            DataError: The data set fails, or its images or labels do not fit together.
+        """
+        learnt, tested, names = read_parts(train, test, classes, size, seed)
+        colour = learnt[0].shape[3] > 1
+        flip = colour if flip is None else flip
+        return make_splits(learnt, tested, names, flip=flip, size=size)
+
     def described(self) -> str:
         """Say in one line what was counted as what."""
         train, classes = self.train, self.train.classes
@@ -222,39 +253,12 @@ def make_splits(
     check_classes_present(train[1], classes)
     x_train, x_test = (resize(x, size, in_memory) for x, _ in (train, test))
     mean, std = channel_statistics(x_train)
-    _compare_units(x_train, x_test, mean, std)
+    warn_of_units(x_train, x_test, mean, std)
 
     def dataset(x: Tensor, y: Tensor) -> Dataset:
         return Dataset(x, y, classes, mean, std, flip, content_digest(x, y))
 
     return Splits(dataset(x_train, train[1]), dataset(x_test, test[1]))
-
-
-def _compare_units(
-    x_train: Tensor, x_test: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
-    """Warn if test images are hardly in the unit of the training images."""
-    if x_train.dtype != x_test.dtype or len(x_test) < _FEW:
-        return
-    of_test = [sum(some) / len(some) for some in channel_statistics(x_test)]
-    of_train = [sum(some) / len(some) for some in (mean, std)]
-    ratio = of_test[1] / of_train[1]
-    away = abs(of_test[0] - of_train[0]) / of_train[1]
-    if 1 / _UNITS < ratio < _UNITS and away < _UNITS:
-        return
-    (low, high), (low_test, high_test) = (_extremes(x) for x in (x_train, x_test))
-    warnings.warn(
-        f"training images have values of {low:g} to {high:g} and test images of {low_test:g} to "
-        f"{high_test:g}, as if these were in another unit: accuracy would mean nothing. Scale both "
-        "alike.",
-        stacklevel=4,
-    )
-
-
-def _extremes(x: Tensor) -> tuple[float, float]:
-    taken = min(len(x), _STATISTICS_SAMPLE)
-    some = x[torch.arange(taken, device=x.device) * len(x) // taken]
-    return float(some.min()), float(some.max())
 
 
 def check_classes_present(y: Tensor, classes: tuple[str, ...]) -> None:
@@ -322,59 +326,6 @@ def relabelled(splits: Splits, y: Tensor, classes: tuple[str, ...]) -> Splits:
         return replace(part, y=y, classes=classes, digest=digest_of(part.x, y, part.files))
 
     return Splits(dataset(splits.train, y), dataset(splits.test, y_test))
-
-
-def resize(x: Tensor, size: tuple[int, int] | None, in_memory: int = IN_MEMORY) -> Tensor:
-    """Resize images `(n, h, w, c)` to `(n, *size, c)`, bilinear with antialiasing, type kept.
-
-    A result of more than `in_memory` bytes, if it is on the CPU, lies in a temporary file.
-
-    Raises:
-        DataError: The temporary file cannot be written.
-    """
-    if size is None or tuple(x.shape[1:3]) == tuple(size):
-        return x
-    shape = (len(x), *size, x.shape[3])
-    resized = (_resized(x[part], size) for part in parts(x))
-    if x.device.type == "cpu" and math.prod(shape) * x.element_size() > in_memory:
-        return spool(resized, x.dtype, shape)
-    out = torch.empty(shape, dtype=x.dtype, device=x.device)
-    for part, images in zip(parts(x), resized, strict=True):
-        out[part] = images
-    return out
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    planes = x.permute(0, 3, 1, 2)
-    return F.interpolate(planes, size=size, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
-
-
-def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel of images `(n, h, w, c)`.
-
-    Units are those of `x / 255` for uint8 and of `x` for float. A channel that never changes gets
-    a standard deviation of 1, so that normalising makes it zero.
-    """
-    taken = min(len(x), _STATISTICS_SAMPLE)
-    rows = torch.arange(taken, device=x.device) * len(x) // taken
-    zero = torch.zeros(x.shape[3], dtype=torch.float64, device=x.device)
-
-    # Few at a time: of a file the system maps what lies around each image as well.
-    few = -(-rows_at_once(x) // 16)
-
-    def mean_of(value: Callable[[Tensor], Tensor]) -> Tensor:
-        """Average over all pixels of the sample what `value` makes of `(pixels, c)` of them."""
-        samples = (x[some].flatten(0, 2).double() for some in rows.split(few))
-        total = sum((value(pixels).sum(0) for pixels in samples), zero)
-        return total / (taken * x.shape[1] * x.shape[2])
-
-    mean = mean_of(lambda pixels: pixels)
-    std = mean_of(lambda pixels: (pixels - mean).square_()).sqrt()
-    unit = 255.0 if x.dtype == torch.uint8 else 1.0
-    # Rounding alone gives a constant channel a tiny deviation: compare with the channel's size.
-    constant = std <= 1e-7 * mean.abs()
-    std = torch.where(constant, unit, std)
-    return tuple((mean / unit).tolist()), tuple((std / unit).tolist())
 
 
 def content_digest(x: Tensor, y: Tensor) -> str:

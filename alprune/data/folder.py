@@ -15,7 +15,6 @@ from alprune.data.dataset import (
     Dataset,
     LoadOptions,
     Splits,
-    channel_statistics,
     check_classes_present,
     digest_of,
     first_few,
@@ -30,6 +29,7 @@ from alprune.data.listing import Listing, list_folder
 from alprune.data.memmap import map_images
 from alprune.data.provenance import Files
 from alprune.data.safe_io import user_path
+from alprune.data.statistics import channel_statistics
 from alprune.errors import DataError
 
 DEFAULT_SIZE = (32, 32)
@@ -56,6 +56,15 @@ def load(path: str, options: LoadOptions) -> Splits:
     listing = list_folder(
         user_path(path), follow_links=options.follow_links, incomplete=options.incomplete
     )
+    return load_listing(listing, options)
+
+
+def load_listing(listing: Listing, options: LoadOptions) -> Splits:
+    """Load the images of a listing, decoded before or now.
+
+    Raises:
+        DataError: As from `load`.
+    """
     size = options.size or DEFAULT_SIZE
     with ExitStack() as stack:
         if _is_small(listing) and options.cache is None:

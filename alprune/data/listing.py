@@ -19,7 +19,7 @@ from alprune.data.leftovers import (
     kind_of_folder,
     kind_of_loose,
 )
-from alprune.data.names import KnownNames, composed, has_control, is_unlabelled
+from alprune.data.names import KnownNames, has_control, is_unlabelled, unified
 from alprune.errors import DataError, printable
 
 
@@ -253,14 +253,8 @@ def _add_all(found: _Part, folder: "os.DirEntry[str]", prefix: str) -> None:
 
 def _unify(train: _Part, test: _Part) -> list[str]:
     """Give class folders that are the same class one name; return notes on what was decided."""
-    names = KnownNames()
-    renamed: dict[str, str] = {}
-    # Composed names first, as keyboards write them; those of training before those of test.
-    ordered = sorted(train.classes, key=lambda name: (composed(name) != name, name))
-    for name in ordered:
-        like = next((n for n in names.alike(name) if composed(n) == composed(name)), None)
-        renamed[name] = like or name
-        names.add(renamed[name])
+    renamed = unified(train.classes)
+    names = KnownNames(renamed.values())
     train.rename(renamed)
     of_test = {name: names.find(name) or name for name in test.classes}
     test.rename(of_test)

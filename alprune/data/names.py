@@ -73,6 +73,20 @@ class KnownNames:
         return self._folded.get(folded(text), [])
 
 
+def unified(texts: Iterable[str]) -> dict[str, str]:
+    """Return the name of the class that each text means, where forms of a name are one class.
+
+    Of forms of one name the composed one is taken, as keyboards write it. Case makes two classes.
+    """
+    known = KnownNames()
+    found = {}
+    for text in sorted({*texts}, key=lambda text: (composed(text) != text, text)):
+        like = [name for name in known.alike(text) if composed(name) == composed(text)]
+        found[text] = like[0] if like else text
+        known.add(found[text])
+    return found
+
+
 __all__ = [
     "LONGEST_NAME",
     "KnownNames",
@@ -81,4 +95,5 @@ __all__ = [
     "has_control",
     "is_name",
     "is_unlabelled",
+    "unified",
 ]

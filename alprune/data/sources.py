@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from alprune.data import digits, downloads, folder, npz, shards
+from alprune.data import digits, downloads, folder, manifest, npz, shards
 from alprune.data.dataset import (
     UNKNOWN,
     DataSource,
@@ -28,6 +28,12 @@ DATASETS: dict[str, DataSource] = {
     "npz:PATH": DataSource("arrays x_train, y_train, x_test, y_test of an .npz file", npz.load),
     "folder:PATH": DataSource(
         "images in train/<class>/ and test/<class>/, resized (to 32x32 unless told)", folder.load
+    ),
+    "csv:PATH": DataSource(
+        "images that a CSV file lists: path, label (or empty), split", manifest.load_csv
+    ),
+    "parquet:PATH": DataSource(
+        "images that a Parquet file lists: path, label (or empty), split", manifest.load_parquet
     ),
     "shards:PATH": DataSource(
         "images in tar files as of WebDataset, train/*.tar and test/*.tar, of any size", shards.load

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name
+from alprune.data.doubtful import as_whole, why_doubtful
+from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name, is_unlabelled
 from alprune.data.tables import other_readings
-from alprune.errors import DataError, quoted
+from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling.asked_paths import AskedPaths
-from alprune.labelling.doubtful import as_whole, why_doubtful
 from alprune.labelling.journal import Answer, Journal
 from alprune.labelling.read_answers import SKIPS, Given, spellings
 
@@ -241,6 +241,22 @@ class _Names:
         return self._growing
 
 
+def declared(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Return names of classes that a person gives, spelt as those that are known already.
+
+    Raises:
+        ConfigError: One of them cannot name a class.
+    """
+    forms = KnownNames(known)
+    spelt = [forms.find(name) or name for name in names]
+    if odd := [name for name in spelt if not is_name(name) or is_unlabelled(name)]:
+        raise ConfigError(
+            f"{odd[0]!r} cannot name a class: a name has 1 to {LONGEST_NAME} characters, none of "
+            "them a control character, and is not 'unlabelled'."
+        )
+    return spelt
+
+
 def _refuse(found: _Findings, names: _Names, paths: AskedPaths) -> None:
     """Raise one error that names all that is wrong, if anything is."""
     problems = paths.problems()
@@ -308,4 +324,4 @@ def _said(label: str | None) -> str:
     return "skipped" if label is None else repr(label)
 
 
-__all__ = ["Rules", "AnswerChecker", "Told"]
+__all__ = ["AnswerChecker", "Rules", "Told", "declared"]

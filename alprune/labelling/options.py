@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from alprune.data import manifest
 from alprune.data.safe_io import user_path
 from alprune.errors import ConfigError
 from alprune.loop.config import RunConfig
@@ -72,6 +73,8 @@ def root_of(config: RunConfig) -> Path:
         ConfigError: The data set is something else.
     """
     kind, _, path = config.dataset.partition(":")
+    if kind in ("csv", "parquet") and path:
+        return manifest.root_of(path)
     if kind != "folder" or not path:
         raise ConfigError(
             f"the data set is {config.dataset!r}, but people are asked about files: give --dataset "

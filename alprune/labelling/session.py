@@ -9,10 +9,9 @@ from typing import Self
 
 from alprune import data
 from alprune.data.listing import list_folder
-from alprune.data.names import LONGEST_NAME, KnownNames, is_name, is_unlabelled
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy, images, question_files
-from alprune.labelling.check_answers import AnswerChecker, Rules, Told
+from alprune.labelling.check_answers import AnswerChecker, Rules, Told, declared
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.options import root_of
 from alprune.labelling.preparation import Preparation
@@ -196,6 +195,8 @@ class Asking:
         return AnswerChecker(self.journal, self.root, identify, self._every_path)
 
     def _every_path(self) -> list[str]:
+        if not self.config.dataset.startswith("folder:"):
+            return [*(self._loaded().train.paths or ())]
         links = self.config.follow_links
         return list_folder(self.root, follow_links=links, incomplete=True).paths
 
@@ -225,15 +226,8 @@ class Asking:
 
     def declare(self, classes: Iterable[str]) -> None:
         """Name classes before there are labels of them."""
-        known = KnownNames(self.journal.classes)
-        names = [known.find(name) or name for name in classes]
-        if odd := [name for name in names if not is_name(name) or is_unlabelled(name)]:
-            raise ConfigError(
-                f"{odd[0]!r} cannot name a class: a name has 1 to {LONGEST_NAME} characters, none "
-                "of them a control character, and is not 'unlabelled'."
-            )
         with self.lock:
-            self.journal.declare(names)
+            self.journal.declare(declared(classes, self.journal.classes))
 
     def write_labels(self) -> None:
         """Write labels.csv: all that was told by now."""

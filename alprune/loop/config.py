@@ -37,7 +37,8 @@ class RunConfig:
     dataset: str = option(
         "data",
         "cifar10",
-        "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH, folder:PATH or shards:PATH.",
+        "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH, folder:PATH, csv:PATH, "
+        "parquet:PATH or shards:PATH.",
         common=True,
     )
     image_size: int | None = option(

@@ -15,7 +15,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from alprune.data.dataset import Dataset, channel_statistics
+from alprune.data.dataset import Dataset
+from alprune.data.statistics import channel_statistics
 from alprune.errors import InputError
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import ResolvedRun

@@ -21,7 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from alprune.data import DATASETS, Dataset, Splits, downloads, load, make_splits, source
-from alprune.data.dataset import channel_statistics, content_digest, resize
+from alprune.data.dataset import content_digest
+from alprune.data.resizing import resize
+from alprune.data.statistics import channel_statistics
 from alprune.errors import ConfigError, DataError
 
 

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from alprune.data import LoadOptions, Splits, npz
-from alprune.data.dataset import channel_statistics, content_digest, resize
+from alprune.data.dataset import content_digest
 from alprune.data.memmap import MappedImages, map_images, spool
+from alprune.data.resizing import resize
+from alprune.data.statistics import channel_statistics
 from alprune.errors import DataError
 from alprune.loop.oracle import Simulation
 from alprune.loop.setup import complete, open_session

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from alprune.data.dataset import channel_statistics, content_digest
+from alprune.data.dataset import content_digest
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.memmap import MappedImages, map_images
+from alprune.data.statistics import channel_statistics
 
 SHAPE = (9, 4, 5, 3)
 ROWS = torch.tensor([7, 2, 2, 0, 8, 5])

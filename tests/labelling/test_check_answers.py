@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alprune.data.doubtful import why_doubtful
 from alprune.errors import DataError, StoreError
 from alprune.labelling.asked_paths import AskedPaths
 from alprune.labelling.check_answers import AnswerChecker, Rules
-from alprune.labelling.doubtful import why_doubtful
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.read_answers import Given
 from alprune.loop.run_folder import EVENTS, RunFolder

@@ -13,7 +13,6 @@ from alprune.data.dataset import (
     Dataset,
     LoadOptions,
     Splits,
-    channel_statistics,
     check_classes_present,
     digest_of,
     first_few,
@@ -22,11 +21,12 @@ from alprune.data.folder import DEFAULT_SIZE
 from alprune.data.image_cache.store import place_for, temporary, unwritable
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.leftovers import in_words
-from alprune.data.names import KnownNames, composed
+from alprune.data.names import KnownNames, unified
 from alprune.data.safe_io import read_whole, user_path
 from alprune.data.shards.index import TEXT, Index, open_index
 from alprune.data.shards.listing import list_shards
 from alprune.data.shards.pixels import Pixels
+from alprune.data.statistics import channel_statistics
 from alprune.data.tables import decode
 from alprune.errors import DataError
 
@@ -176,17 +176,14 @@ def _labels(index: Index) -> tuple[Tensor, tuple[str, ...]]:
         return codes, named or tuple(str(number) for number in range(most + 1))
     texts = [*index.texts, *(str(number) for number in codes[codes >= 0].unique().tolist())]
     known = KnownNames(named)
-    if not named:
-        for text in sorted(texts, key=lambda text: (composed(text) != text, text)):
-            if not any(composed(other) == composed(text) for other in known.alike(text)):
-                known.add(text)
-    names = named or tuple(sorted(text for text in texts if text in known))
-    if strange := sorted(text for text in texts if known.find(text) is None):
+    name_of = {t: known.find(t) for t in texts} if named else {**unified(texts)}
+    names = named or tuple(sorted({*map(str, name_of.values())}))
+    if strange := sorted(text for text, name in name_of.items() if name is None):
         raise DataError(
             f"{len(strange)} labels of {str(index.root)!r} are not in its {CLASSES}: "
             f"{first_few(strange)}."
         )
-    number_of = {text: names.index(str(known.find(text))) for text in texts}
+    number_of = {text: names.index(str(name)) for text, name in name_of.items()}
     y = torch.full_like(codes, UNKNOWN)
     for number, text in enumerate(index.texts):
         y[codes == TEXT - number] = number_of[text]

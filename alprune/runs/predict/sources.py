@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from alprune.data.arrays import StoredArray, describe, find_arrays
-from alprune.data.dataset import resize
 from alprune.data.memmap import IN_MEMORY
 from alprune.data.names import KnownNames
 from alprune.data.npz import checked_images, open_images
+from alprune.data.resizing import resize
 from alprune.data.safe_io import user_path
 from alprune.errors import DataError
 from alprune.runs.predict.cached_folder import kept_source

@@ -1,0 +1,288 @@
+"""Images that a table lists, each with path, label and split: `csv:FILE`, `parquet:FILE`."""
+
+import csv
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from alprune.data.dataset import UNKNOWN, LoadOptions, Splits, first_few
+from alprune.data.doubtful import as_whole, why_doubtful
+from alprune.data.folder import load_listing
+from alprune.data.leftovers import in_words
+from alprune.data.listing import Listing
+from alprune.data.names import folded, is_name, unified
+from alprune.data.safe_io import read_whole, user_path
+from alprune.data.tables import decode, other_readings, read_table
+from alprune.errors import DataError, quoted
+
+FILE_BYTES = 2**30  # of a table: ten million images
+_COLUMNS = {
+    "path": ("path", "file", "filename", "image", "filepath", "file_name"),
+    "label": ("label", "class", "category", "target"),
+    "split": ("split", "set", "subset", "fold"),
+}
+_PARTS = {"": "train", "train": "train", "training": "train", "test": "test", "testing": "test",
+          **dict.fromkeys(("val", "valid", "validation", "dev"), "val")}  # fmt: skip
+_SETTINGS = (*_COLUMNS, "root", "encoding")
+
+Row = tuple[str, str, str, str]  # place in the file, path, label, split
+
+
+def load_csv(name: str, options: LoadOptions) -> Splits:
+    """Load the images that a CSV file lists, see `load_table`; `encoding` names its code page.
+
+    Raises:
+        DataError: The table or an image cannot be used; the message says which.
+    """
+    return load_table(name, options, _csv_rows)
+
+
+def load_parquet(name: str, options: LoadOptions) -> Splits:
+    """Load the images that a Parquet file lists, see `load_table`.
+
+    Raises:
+        DataError: The table or an image cannot be used, or pyarrow is not installed.
+    """
+    return load_table(name, options, _parquet_rows)
+
+
+def load_table(name: str, options: LoadOptions, rows_of: Any) -> Splits:
+    """Load the images that a table lists.
+
+    An empty label is one that is not known. The column `split` says train, test or val; without
+    it, or where it is empty, images are for training. Of a table with test and val, the images of
+    val are left out; they are tested on where there is no test.
+
+    Args:
+        name: Path of the table; `?path=COLUMN&label=COLUMN&split=COLUMN` behind it names columns
+            that are called otherwise, `root=FOLDER` the folder that paths begin in instead of the
+            table's own.
+        options: As for a folder of images.
+        rows_of: `(path, settings) -> rows`.
+
+    Raises:
+        DataError: The table or an image cannot be used; the message says which.
+    """
+    path, settings = _settings(name)
+    root = root_of(name)
+    if not os.path.isdir(root):
+        raise DataError(f"there is no folder {str(root)!r}.")
+    try:
+        listing = _listing(root, list(rows_of(path, settings)), options.follow_links)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return load_listing(listing, options)
+
+
+def root_of(name: str) -> Path:
+    """Return the folder that the paths of a table begin in; `name` as for `load_table`."""
+    path, settings = _settings(name)
+    return user_path(settings["root"]) if "root" in settings else path.parent
+
+
+def _settings(name: str) -> tuple[Path, dict[str, str]]:
+    file, _, query = name.partition("?")
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    if strange := sorted({*settings} - {*_SETTINGS}):
+        raise DataError(
+            f"{strange[0]!r} is no setting of a table of images; known: {', '.join(_SETTINGS)}, as "
+            "in csv:photos.csv?path=file&label=species."
+        )
+    return user_path(file), settings
+
+
+def _csv_rows(path: Path, settings: Mapping[str, str]) -> Iterator[Row]:
+    try:
+        text = decode(read_whole(path, FILE_BYTES), settings.get("encoding"))
+        table = read_table(text)
+    except OSError as error:
+        raise DataError(f"it cannot be read: {error.strerror or error}.") from error
+    except csv.Error as error:
+        raise DataError(f"it is no readable CSV: {error}.") from error
+    places = _places(table.columns, settings)
+    for number, row in table.rows:
+        where, what, part = (row[i] if i is not None else "" for i in places)
+        if table.guess is not None and not f"{where}{what}".isascii():
+            strange = what if not what.isascii() else where
+            raise DataError(
+                f"line {number} is in an encoding that the file does not state: "
+                f"{' or '.join(other_readings(strange, table.guess)) or quoted(strange)}. Name the "
+                "right one, as in ?encoding=cp1251, or save the file as UTF-8."
+            )
+        yield f"line {number}", where, what.strip(), part
+
+
+def _parquet_rows(path: Path, settings: Mapping[str, str]) -> Iterator[Row]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise DataError(
+            "Parquet files are read where pyarrow is: pip install 'alprune[parquet]'."
+        ) from error
+    try:
+        file = parquet.ParquetFile(path)
+        columns = tuple(file.schema_arrow.names)
+        places = _places(columns, settings)
+        wanted = [columns[i] for i in places if i is not None]
+        number = 0
+        for batch in file.iter_batches(columns=wanted):
+            found = batch.to_pydict()
+            for row in range(batch.num_rows):
+                number += 1
+                cells = (found[columns[i]][row] if i is not None else None for i in places)
+                where, what, part = (_text(cell, f"row {number}") for cell in cells)
+                yield f"row {number}", where, what.strip(), part
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds on a damaged file
+        raise DataError(f"it is no readable Parquet file: {error}.") from error
+
+
+def _text(cell: Any, where: str) -> str:
+    if cell is None or cell != cell:  # NaN
+        return ""
+    if isinstance(cell, bytes):
+        return os.fsdecode(cell)
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    if not isinstance(cell, str | int | float):
+        raise DataError(
+            f"{where}: a path, label or split must be text or a number, got {quoted(cell)}."
+        )
+    return str(cell)
+
+
+def _places(columns: tuple[str, ...], settings: Mapping[str, str]) -> list[int | None]:
+    """Return where path, label and split are; None for a split or label that is not there."""
+    lower, places = [column.strip().lower() for column in columns], []
+    for what, names in _COLUMNS.items():
+        wanted = (settings[what].lower(),) if what in settings else names
+        found = next((lower.index(name) for name in wanted if name in lower), None)
+        if found is None and (what == "path" or what in settings):
+            raise DataError(
+                f"it has no column {' or '.join(map(repr, wanted))}; got {quoted([*columns])}. "
+                f"Name the right one, as in ?{what}=COLUMN."
+            )
+        places.append(found)
+    return places
+
+
+def _listing(root: Path, rows: list[Row], follow_links: bool) -> Listing:
+    """Make a listing of the rows, training images first, each part in the order of its paths."""
+    label_of = _classes(rows)
+    parts: dict[str, dict[str, int]] = {"train": {}, "test": {}, "val": {}}
+    classes = tuple(sorted({*label_of.values()}, key=_in_order))
+    number_of = {name: number for number, name in enumerate(classes)}
+    seen: dict[str, tuple[str, str, str]] = {}
+    for where, written, label, split in rows:
+        path = _below(root, written, where)
+        part = _PARTS.get(folded(split))
+        if part is None:
+            raise DataError(
+                f"{where}: the split is {quoted(split)}; known: {', '.join(filter(None, _PARTS))}."
+            )
+        if (first := seen.setdefault(path, (where, label, part)))[1:] != (label, part):
+            raise DataError(
+                f"{where} and {first[0]} name {quoted(path)} with different labels or splits."
+            )
+        parts[part][path] = number_of[label_of[label]] if label else UNKNOWN
+    left_out = {}
+    if parts["test"]:
+        left_out = {"images of the split val": len(parts["val"])}
+    else:
+        parts["test"] = parts["val"]
+    if not parts["train"]:
+        raise DataError("it lists no image to train on.")
+    if unknown := sum(y == UNKNOWN for y in parts["test"].values()):
+        raise DataError(f"{unknown:,} test images have no label, and can test nothing.")
+    known = {part: sorted(parts[part], key=_by_parts) for part in ("train", "test")}
+    paths = [*known["train"], *known["test"]]
+    labels = [parts[part][path] for part, some in known.items() for path in some]
+    if not follow_links:
+        _refuse_links_out(root, paths)
+    looked = np.array([_look(root / path) for path in paths], np.int64)
+    notes = (f"left out: {in_words(left_out)}",) if any(left_out.values()) else ()
+    return Listing(
+        root=root,
+        classes=classes,
+        paths=paths,
+        sizes=looked[:, 0],
+        modified=looked[:, 1],
+        labels=np.array(labels, np.int64),
+        tests=len(parts["test"]),
+        unusable=[],
+        notes=notes,
+    )
+
+
+def _classes(rows: list[Row]) -> dict[str, str]:
+    """Return the class of each label, however it is spelt."""
+    first = {label: where for where, _, label, _ in reversed(rows) if label}
+    wholes = {label: as_whole(label) or label for label in first}
+    if all(whole.lstrip("+-").isdigit() for whole in wholes.values()):
+        return wholes  # numbers that pandas has written as 3.0, where some are missing
+    for label, where in first.items():
+        if (why := why_doubtful(label)) is not None:
+            raise DataError(f"{where}: {quoted(label)} is hardly the name of a class: {why}.")
+        if not is_name(label):
+            raise DataError(f"{where}: {quoted(label)} cannot name a class.")
+    return unified(first)
+
+
+def _below(root: Path, written: str, where: str) -> str:
+    """Return a path below the root, parts joined by "/"."""
+    plain = written if os.path.lexists(root / written) else written.strip().replace("\\", "/")
+    if not plain or "\0" in plain:
+        raise DataError(f"{where} names no image.")
+    path = os.path.normpath(os.path.join(os.path.abspath(root), plain))
+    inside = os.path.relpath(path, os.path.abspath(root))
+    if inside == ".." or inside.startswith(f"..{os.sep}") or os.path.isabs(inside):
+        raise DataError(
+            f"{where}: {quoted(written)} does not lie in {str(root)!r}. Name the folder of all "
+            "images, as in ?root=FOLDER."
+        )
+    return Path(inside).as_posix()
+
+
+def _refuse_links_out(root: Path, paths: list[str]) -> None:
+    """Refuse files that links lead to outside of the root."""
+    inside, known = os.path.realpath(root), {}
+    out = []
+    for path in paths:
+        folder = os.path.dirname(path)
+        if folder not in known:
+            known[folder] = os.path.realpath(os.path.join(root, folder))
+        place = os.path.join(root, path)
+        end = os.path.realpath(place) if os.path.islink(place) else known[folder]
+        if not Path(end).is_relative_to(inside):
+            out.append(repr(path))
+    if out:
+        raise DataError(
+            f"{len(out)} path(s) lead out of {str(root)!r} by links: {first_few(out)}. If you made "
+            "them, pass --follow-links."
+        )
+
+
+def _look(path: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # it is named when it is read
+        return -1, 0
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (-1, 0)
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    is_number = name.isascii() and name.isdigit() and len(name) < 18
+    return (int(name), "") if is_number else (2**63, name)
+
+
+def _by_parts(path: str) -> str:
+    return path.replace("/", "\0")
+
+
+__all__ = ["load_csv", "load_parquet", "root_of"]

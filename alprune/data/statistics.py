@@ -1,0 +1,71 @@
+"""What the values of images say: mean and deviation, and whether two sets are in one unit."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from alprune.data.memmap import rows_at_once
+
+_STATISTICS_SAMPLE = 10_000  # images that mean and std are taken from, at most
+_UNITS = 4.0  # times the deviation; more is hardly the same unit
+_FEW = 10  # images whose values say little
+
+
+def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel of images `(n, h, w, c)`.
+
+    Units are those of `x / 255` for uint8 and of `x` for float. A channel that never changes gets
+    a standard deviation of 1, so that normalising makes it zero.
+    """
+    taken = min(len(x), _STATISTICS_SAMPLE)
+    rows = torch.arange(taken, device=x.device) * len(x) // taken
+    zero = torch.zeros(x.shape[3], dtype=torch.float64, device=x.device)
+
+    # Few at a time: of a file the system maps what lies around each image as well.
+    few = -(-rows_at_once(x) // 16)
+
+    def mean_of(value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Average over all pixels of the sample what `value` makes of `(pixels, c)` of them."""
+        samples = (x[some].flatten(0, 2).double() for some in rows.split(few))
+        total = sum((value(pixels).sum(0) for pixels in samples), zero)
+        return total / (taken * x.shape[1] * x.shape[2])
+
+    mean = mean_of(lambda pixels: pixels)
+    std = mean_of(lambda pixels: (pixels - mean).square_()).sqrt()
+    unit = 255.0 if x.dtype == torch.uint8 else 1.0
+    # Rounding alone gives a constant channel a tiny deviation: compare with the channel's size.
+    constant = std <= 1e-7 * mean.abs()
+    std = torch.where(constant, unit, std)
+    return tuple((mean / unit).tolist()), tuple((std / unit).tolist())
+
+
+def warn_of_units(
+    x_train: Tensor, x_test: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """Warn if test images are hardly in the unit of the training images."""
+    if x_train.dtype != x_test.dtype or len(x_test) < _FEW:
+        return
+    of_test = [sum(some) / len(some) for some in channel_statistics(x_test)]
+    of_train = [sum(some) / len(some) for some in (mean, std)]
+    ratio = of_test[1] / of_train[1]
+    away = abs(of_test[0] - of_train[0]) / of_train[1]
+    if 1 / _UNITS < ratio < _UNITS and away < _UNITS:
+        return
+    (low, high), (low_test, high_test) = (_extremes(x) for x in (x_train, x_test))
+    warnings.warn(
+        f"training images have values of {low:g} to {high:g} and test images of {low_test:g} to "
+        f"{high_test:g}, as if these were in another unit: accuracy would mean nothing. Scale both "
+        "alike.",
+        stacklevel=4,
+    )
+
+
+def _extremes(x: Tensor) -> tuple[float, float]:
+    taken = min(len(x), _STATISTICS_SAMPLE)
+    some = x[torch.arange(taken, device=x.device) * len(x) // taken]
+    return float(some.min()), float(some.max())
+
+
+__all__ = ["channel_statistics", "warn_of_units"]
