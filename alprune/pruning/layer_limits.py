@@ -83,7 +83,9 @@ def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
                 continue  # what is pinned keeps the layer alive
             if axis.dim() == 1:
                 own = axis.unique()
-                keep_best(own, floor_for(own.numel(), limits.min_channels))
+                each = axis.numel() // own.numel()  # channels that leave together, as a head's do
+                least = floor_for(axis.numel(), limits.min_channels)
+                keep_best(own, ceil(least / each))
                 continue
             # in a grid of heads and places within them, the places have the floor
             sides = graph.group_of[axis[axis >= 0]].unique().tolist()

@@ -361,9 +361,28 @@ def test_a_model_that_returns_no_tensor_is_refused() -> None:
         trace(Silent(3, 3), torch.randn(2, 3))
 
 
+class Cached(nn.Module):
+    """Keeps a tensor that was computed from a parameter before the forward."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.stem, self.mid, self.head = conv(3, 6), conv(6, 7), head(7)
+        self.cached, self.used = self.stem[0].weight.sum((1, 2, 3)) * 2, used
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.mid(x * self.cached[:, None, None] if self.used else x))
+
+
+def test_a_tensor_computed_from_a_parameter_before_the_forward_is_refused_by_name() -> None:
+    assert trace(Cached(used=False), images()).channels == 13
+    with pytest.raises(ModelError, match="'cached' is a tensor computed from parameters"):
+        trace(Cached(used=True), images())
+
+
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model = make("vgg")
-    model.cached = model[0].weight * 2  # type: ignore[assignment]
+    model.handle = (i for i in range(3))  # type: ignore[assignment]
     with pytest.raises(ModelError, match="cannot be deep-copied"):
         trace(model, images())
 

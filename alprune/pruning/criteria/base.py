@@ -53,6 +53,7 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         Its parameters by name, all requiring gradients.
     """
     modes = {module: module.training for module in model.modules()}
+    attributes = {module: _attributes(module) for module in model.modules()}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     required = {name: p.requires_grad for name, p in parameters.items()}
@@ -76,6 +77,10 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     finally:
         for module, rate in rates:
             module.dropout = rate
+        for module, kept in attributes.items():
+            for attribute in _attributes(module).keys() - kept.keys():
+                delattr(module, attribute)
+            vars(module).update(kept)
         for module, mode in modes.items():
             module.training = mode
         for name, parameter in parameters.items():
@@ -83,6 +88,11 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the plain attributes of a module, which a forward may set."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
 def loss_on(

@@ -36,25 +36,22 @@ def _internal(frame: FrameType) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _raising(code: CodeType) -> tuple[Span, ...]:
-    """Return where a function's conditions are of which one outcome raises, the other goes on."""
+    """Return where a function has assertions, and conditions under which it only raises."""
     try:
         lines, first = inspect.getsourcelines(code)
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError, IndexError):
         return ()
     down, right = max(first, 1) - 1, len(lines[0]) - len(lines[0].lstrip())
-    spans = []
+    spans: list[Span] = []
     for node in ast.walk(tree):
-        raising = (
-            isinstance(node, ast.If) and not node.orelse and isinstance(node.body[-1], ast.Raise)
-        )
-        if isinstance(node, ast.Assert) or raising:
-            test: ast.expr = node.test  # type: ignore[attr-defined]
-            ends = test.end_lineno or test.lineno, test.end_col_offset or test.col_offset
-            spans.append(
-                (
-                    (test.lineno + down, test.col_offset + right),
-                    (ends[0] + down, ends[1] + right),
-                )
-            )
+        if isinstance(node, ast.Assert):
+            spans.append(_span(node, down, right))
+        elif isinstance(node, ast.If) and not node.orelse and isinstance(node.body[-1], ast.Raise):
+            spans.append(_span(node.test, down, right))
     return tuple(spans)
+
+
+def _span(node: ast.Assert | ast.expr, down: int, right: int) -> Span:
+    last, end = node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
+    return (node.lineno + down, node.col_offset + right), (last + down, end + right)

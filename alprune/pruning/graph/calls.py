@@ -21,6 +21,13 @@ VALUELESS = frozenset(
 SIZED_BY_VALUES = frozenset(
     "nonzero argwhere masked_select unique unique_consecutive bincount numpy __array__".split()
 )
+# A number over all channels that goes through nothing but these is only looked at, as by an
+# assertion; then it constrains no channel.
+COMPARISONS = frozenset(
+    "ge gt le lt eq ne all any isfinite isnan isinf logical_and logical_not logical_or bitwise_not "
+    "bitwise_and bitwise_or __ge__ __gt__ __le__ __lt__ __eq__ __ne__ __and__ __or__ "
+    "__invert__ detach abs".split()
+)
 SHAPES = frozenset(("get shape", "size"))
 
 

@@ -164,7 +164,8 @@ def _shaped(x: Tensor, gate: Gate) -> Tensor:
     for dim, values in gate.items():
         view = [1] * x.dim()
         view[dim] = -1
-        total = total * values.to(x).view(view)
+        times = x.shape[dim] // len(values)  # more than 1 where the batch is part of a dimension
+        total = total * values.to(x).repeat(times).view(view)
     return total
 
 

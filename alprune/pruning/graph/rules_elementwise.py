@@ -151,7 +151,10 @@ def _reduce(t: Tracer, call: Call, dim: int | tuple[int, ...] | None, kind: str 
     labels = t.labels(x)
     dims = _dims(dim, x.dim())
     mixed: dict[int, Axis] = {d: labels[d] for d in dims}
-    if kind is None:
+    if kind is None and len(dims) == x.dim() and isinstance(call.out, Tensor):
+        for axis in labels:
+            t.look(call.out, axis, f"{call.name} over channels")
+    elif kind is None:
         _pin(t, labels, dims, f"{call.name} over channels")
     else:
         t.mix(call, kind, mixed, counts=kind != "zero")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import Axis, take
-from alprune.pruning.graph.rules_products import computed
+from alprune.pruning.graph.rules_products import computed, owned
 from alprune.pruning.graph.tracer import Rule, Tracer
 
 
@@ -73,7 +73,7 @@ def embedding(t: Tracer, call: Call) -> None:
     if call.name == "embedding_bag" and isinstance(call.get(0, "input"), Tensor):
         weight = next(x for x in call.tensors() if x.dim() == 2 and x.is_floating_point())
     made = t.axis(weight, 1, "makes") if t.registered(weight) else t.labels(weight)[1]
-    t.make(weight if t.registered(weight) else None, made)
+    t.make(weight, made)
     t.set(call.out, [*[()] * (call.out.dim() - 1), made])
 
 
@@ -227,6 +227,7 @@ def _into(t: Tracer, call: Call, x: Tensor, weight: Tensor) -> tuple[Axis, int]:
     """Return the channels that a convolution reads and their dimension; pin its positions."""
     labels = t.labels(x)
     dim = x.dim() - weight.dim() + 1
+    owned(t, call, weight, labels[dim])
     for spatial in labels[dim + 1 :]:
         t.nodes.pin(spatial, f"positions of {call.name}")
     if not labels[dim] and t.carries(weight):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import Axis
@@ -61,10 +61,24 @@ def contract(
                 t.axis(weight, dim, "reads")
             elif letter not in others and sizes[letter] > 1:
                 t.make(weight, t.axis(weight, dim, "makes"))
+    elif call.name != "linear" and not among_weights:
+        _made_by_computed(t, operands, out, axes)
     if not among_weights:
         _count(t, axes, sizes, weight, its)
     t.set(call.out, [axes[c] if sizes[c] > 1 else () for c in out])
     return axes
+
+
+def _made_by_computed(
+    t: Tracer, operands: Sequence[tuple[Tensor, str]], out: str, axes: dict[str, Axis]
+) -> None:
+    """Note what a factor makes that is computed from a parameter, or a view of it."""
+    for x, letters in operands:
+        if t.origin(x) and not t.stems(x):
+            others = {c for y, them in operands if y is not x for c in them}
+            for letter in letters:
+                if letter in out and letter not in others and axes[letter]:
+                    t.make(x, axes[letter])
 
 
 def _count(
@@ -81,6 +95,7 @@ def linear(t: Tracer, call: Call) -> None:
     """Read the last dimension of the input, make the weight's rows."""
     x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
     rows = _letters(x.dim() - 1)
+    owned(t, call, weight, t.labels(x)[-1])
     if weight.dim() == 1:
         contract(t, call, [(x, rows + "y"), (weight, "y")], rows)
         return
@@ -90,13 +105,21 @@ def linear(t: Tracer, call: Call) -> None:
     t.follow_axis(bias, axes["z"], call.name)
 
 
+def owned(t: Tracer, call: Call, weight: Tensor, read: Axis) -> None:
+    """Pin what is read by a weight that does not belong to the network."""
+    if isinstance(weight, nn.Parameter) and not t.carries(weight):
+        t.nodes.pin(
+            read,
+            f"read by a {call.name} whose weight is no parameter of the network (is its layer in "
+            "a plain list or dict? nn.ModuleList and nn.ModuleDict register it)",
+        )
+
+
 def computed(t: Tracer, weight: Tensor, made: Axis, read: Axis) -> None:
     """Note that the module that is running makes channels with a weight that is computed."""
     if not t.carries(weight):
-        reason = "its weight is neither a parameter of the network nor computed from some"
-        t.nodes.pin(read, f"read by {t.module or 'a layer'}: {reason}")
         return
-    t.make(None, made)
+    t.make(weight, made)
     inside = f"{t.module}." if t.module else ""
     for name, shape in t.shapes.items():  # what it is computed from, for criteria
         if name.startswith(inside) and shape == tuple(weight.shape) and (name, 0) in t.axes:

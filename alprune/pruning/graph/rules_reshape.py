@@ -28,6 +28,9 @@ def reshape(t: Tracer, call: Call) -> None:
             found[d] = axis
     for dim, number in enumerate(given):
         found[dim] = _counted(t, labels, found[dim], number, call.name)
+    for before, after in _runs(x.shape, out.shape):
+        if len(after) == 1:
+            _factors(t, [(x.shape[d], labels[d]) for d in before], given[after[0]], call.name)
     t.set(out, found)
 
 
@@ -127,9 +130,32 @@ def _counted(t: Tracer, before: Labels, axis: Axis, number: Any, reason: str) ->
         grids = [c.view(int(source.by), -1) for c in whole]
         for row in range(int(source.by) if grids else 0):
             t.nodes.unite(tuple(grid[row] for grid in grids), axis, reason)
-    if isinstance(source, Times) and (whole := t.size_axis(source.of)):
+    if (
+        isinstance(source, Times)
+        and not isinstance(source.by, Size)
+        and (whole := t.size_axis(source.of))
+    ):
         t.nodes.unite(tuple(c.repeat(source.by) for c in whole), axis, reason)
     return axis
+
+
+def _factors(t: Tracer, merged: list[tuple[int, Axis]], number: Any, reason: str) -> None:
+    """Couple the factors of a product with the dimensions that it merges, in their order."""
+    factors: list[Any] = []
+    waiting = [number]
+    while waiting:
+        part = waiting.pop()
+        source = part.source if isinstance(part, Size) else None
+        if isinstance(source, Times):
+            waiting += [source.by, source.of]
+        else:
+            factors.append(part)
+    factors = [part for part in factors if part != 1]
+    merged = [(size, axis) for size, axis in merged if size != 1]
+    if len(factors) > 1 and [int(f) for f in factors] == [size for size, _ in merged]:
+        for factor, (_, axis) in zip(factors, merged, strict=True):
+            if (known := t.size_axis(factor)) and not t.nodes.permuted(known, axis):
+                t.nodes.unite(known, axis, reason)
 
 
 def _runs(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:

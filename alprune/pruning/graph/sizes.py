@@ -5,6 +5,8 @@ objects, ordinary integers otherwise. A `view` or `split` then says which attrib
 with the channels, and which number is written into the code.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +38,7 @@ class Times:
     """A size times a number."""
 
     of: "Size"
-    by: int
+    by: int  # may be a `Size`, too
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,20 @@ class Size(int):
         """Pickle as a plain integer."""
         return int, (int(self),)
 
+    def __eq__(self, other: object) -> bool:
+        """Compare, and remember which sizes were found equal."""
+        equal = int.__eq__(self, other)
+        if equal is True and isinstance(other, Size):
+            for pairs in _comparing:
+                pairs.append((self, other))
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        """Compare, as `==` does."""
+        return not self == other
+
+    __hash__ = int.__hash__
+
     def __floordiv__(self, other: Any) -> Any:
         """Divide, and remember what was divided."""
         return _derived(int.__floordiv__(self, other), Part(self, other))
@@ -82,9 +98,8 @@ class Size(int):
         return _derived(int.__rfloordiv__(self, other), Computed())
 
     def __mul__(self, other: Any) -> Any:
-        """Multiply; two sizes make a computed one."""
-        source = Computed() if isinstance(other, Size) else Times(self, other)
-        return _derived(int.__mul__(self, other), source)
+        """Multiply."""
+        return _derived(int.__mul__(self, other), Times(self, other))
 
     def __rmul__(self, other: Any) -> Any:
         """Multiply from the left."""
@@ -107,6 +122,20 @@ class Size(int):
     def __neg__(self) -> "Size":
         """Negate."""
         return Size(int.__neg__(self), Computed())
+
+
+_comparing: list[list[tuple[Size, Size]]] = []
+
+
+@contextmanager
+def comparisons() -> Iterator[list[tuple[Size, Size]]]:
+    """Collect the pairs of sizes that are found equal within this context."""
+    pairs: list[tuple[Size, Size]] = []
+    _comparing.append(pairs)
+    try:
+        yield pairs
+    finally:
+        _comparing.remove(pairs)
 
 
 def _derived(value: Any, source: Source) -> Any:

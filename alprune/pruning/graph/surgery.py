@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._pytree import tree_leaves
 
 from alprune.errors import ModelError, PruneError
 from alprune.pruning.graph.attention import OpenAttention, open_attention
@@ -81,7 +82,6 @@ def masked(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     whole = copied(unwrap(model), {})
     open_attention(whole)
     silence(whole, graph, keep)
-    recompute(whole)
     return whole
 
 
@@ -121,22 +121,41 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     Raises:
         ModelError: Something in the model cannot be copied.
     """
-    memo = {**memo, **{id(t): t.detach().clone() for t in _recomputed(model)}}
+    left = [*_recomputed(model), *computed_attributes(model).values()]
+    memo.update({id(t): t.detach().clone() for t in left if id(t) not in memo})
     try:
-        return copy.deepcopy(model, memo)
+        copied_model = copy.deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} cannot be deep-copied: {error}. Pruning works on a copy: "
-            f"give the model no open handles and no tensors computed from its parameters"
-            f"{_culprits(model)}."
+            "give the model no open handles."
         ) from error
+    if left:  # modules clear what they cache for predicting once they train
+        modes = [(module, module.training) for module in copied_model.modules()]
+        copied_model.train()
+        for module, training in modes:
+            module.training = training
+    return copied_model
+
+
+def computed_attributes(model: nn.Module) -> dict[str, Tensor]:
+    """Find tensors computed from parameters that modules hold as attributes, by name."""
+    found = {}
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            for tensor in tree_leaves(value) if not name.startswith("_") else ():
+                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                    found[f"{prefix}.{name}".lstrip(".")] = tensor
+    return found
 
 
 def recompute(model: nn.Module) -> None:
     """Run the hooks that compute a weight before each forward, so that it has its new shape."""
     with torch.no_grad():
         for module, hook, _ in _weight_hooks(model):
+            training, module.training = module.training, False  # updates no running estimate
             hook(module, ())
+            module.training = training
 
 
 def _weight_hooks(model: nn.Module) -> list[tuple[nn.Module, Any, str]]:
@@ -152,17 +171,6 @@ def _weight_hooks(model: nn.Module) -> list[tuple[nn.Module, Any, str]]:
 
 def _recomputed(model: nn.Module) -> list[Tensor]:
     return [vars(module)[name] for module, _, name in _weight_hooks(model)]
-
-
-def _culprits(model: nn.Module) -> str:
-    """Name the computed tensors among the attributes of a model's modules."""
-    found = [
-        f"{prefix}.{name}".lstrip(".")
-        for prefix, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    ]
-    return f" (here {', '.join(found[:3])})" if found else ""
 
 
 def registered(model: nn.Module) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from alprune.errors import ModelError
 from alprune.pruning.graph.branches import only_raises
 from alprune.pruning.graph.calls import (
+    COMPARISONS,
     READS,
     SHAPES,
     SIZED_BY_VALUES,
@@ -80,9 +81,13 @@ class Tracer(TorchFunctionMode):
         self.renormalised = ""  # the first layer pinned because it normalises over channels
         self.decided = ""  # where the forward first looked at a value that stems from the input
         self.sized = ""  # where it first made a tensor sized by such values, or took them out
+        self.stale: Mapping[int, str] = {}  # tensors computed from parameters before the trace
+        self._looked_at: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._origins: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._fixed: set[Key] = set()
         self._foreign = foreign
         self._ran: set[str] = set()
+        self._owners = {n for n, module in model.named_modules() if hasattr(module, "weight")}
         self._torchs = {
             name
             for name, module in model.named_modules()
@@ -131,6 +136,10 @@ class Tracer(TorchFunctionMode):
             for size, axis in zip(out, labels, strict=True)
         )
 
+    def look(self, tensor: Tensor, axis: Axis, reason: str) -> None:
+        """Pin an axis once a number computed over it is used for more than a comparison."""
+        self._looked_at.setdefault(tensor, []).append((axis, reason))
+
     def stem(self, tensor: Tensor) -> None:
         """Remember that the values of a tensor stem from the input."""
         self._stems[tensor] = True
@@ -149,6 +158,18 @@ class Tracer(TorchFunctionMode):
                     self._ran.add(self.names[id(tensor)])
                 elif id(tensor) in self._foreign:
                     self._refuse_foreign(self._foreign[id(tensor)])
+                elif id(tensor) in self.stale:
+                    raise ModelError(
+                        f"{self.stale[id(tensor)]!r} is a tensor computed from parameters before "
+                        "the forward, so a pruned copy would use one of the old size. Compute it "
+                        "in the forward, or register it as a buffer."
+                    )
+        for tensor in operands if results else ():
+            for axis, reason in self._looked_at.get(tensor, ()):
+                if call.name in COMPARISONS:
+                    self.look(results[0], axis, reason)
+                else:
+                    self.nodes.pin(axis, reason)
         if not any(t in self._stems for t in operands):
             return
         if call.name in READS:
@@ -181,6 +202,10 @@ class Tracer(TorchFunctionMode):
         if rule is None or not isinstance(call.kwargs.get("out"), Tensor | None):
             self.give_up(call, f"{call.name} is not an operation alprune can narrow")
             return
+        if origin := next((o for t in call.tensors() if (o := self.origin(t))), ""):
+            if not any(self.stems(t) for t in call.tensors()):
+                for result in call.results():
+                    self._origins[result] = origin
         try:
             rule(self, call)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -220,6 +245,8 @@ class Tracer(TorchFunctionMode):
     def pin(self, tensor: Tensor, reason: str) -> None:
         """Never prune the channels that a tensor carries."""
         for axis in self.labels(tensor):
+            self.nodes.pin(axis, reason)
+        for axis, _ in self._looked_at.get(tensor, ()):
             self.nodes.pin(axis, reason)
 
     def registered(self, tensor: Any) -> bool:
@@ -277,9 +304,27 @@ class Tracer(TorchFunctionMode):
         else:
             self.sizes[module, attribute] = axis
 
-    def make(self, weight: Tensor | None, axis: Axis, whole_module: bool = False) -> None:
-        """Note that a layer makes the channels of an axis; None: the module that is running."""
-        name = self.names[id(weight)] if weight is not None else f"{self.module}.weight"
+    def origin(self, tensor: Tensor) -> str:
+        """Return the name of the parameter that a weight is, or is computed from; "" if none."""
+        if self.trainable(tensor):
+            return self.names[id(tensor)]
+        return str(self._origins.get(tensor, ""))
+
+    def couple_sizes(self, compared: Sequence[tuple[Size, Size]]) -> None:
+        """Couple sizes that a forward found equal, so that the narrowed one finds so, too."""
+        for a, b in compared:
+            keys = [s.source.attribute for s in (a, b) if isinstance(s.source, Whole)]
+            changing = [key is None or key in self.sizes for key in keys]
+            if len(keys) == 2 and any(changing):
+                one, other = self.size_axis(a), self.size_axis(b)
+                if not self.nodes.permuted(one, other):
+                    self.nodes.unite(one, other, "sizes that are compared")
+
+    def make(self, weight: Tensor, axis: Axis, whole_module: bool = False) -> None:
+        """Note that a weight makes the channels of an axis, or the layer that computes it."""
+        name = self.origin(weight)
+        if self.module in self._owners and not self.registered(weight) or not name:
+            name = f"{self.module}.weight".lstrip(".")
         module, _, leaf = name.rpartition(".")
         key = module if module and (leaf == "weight" or whole_module) else name
         known = self.makers.setdefault(key, [])

@@ -14,8 +14,8 @@ from alprune.pruning.graph.build import assemble
 from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
-from alprune.pruning.graph.sizes import mark_attributes
-from alprune.pruning.graph.surgery import copied, registered, unwrap
+from alprune.pruning.graph.sizes import comparisons, mark_attributes
+from alprune.pruning.graph.surgery import computed_attributes, copied, registered, unwrap
 from alprune.pruning.graph.tracer import Rule, Tracer
 from alprune.pruning.graph.verify import faults, outputs, run
 from alprune.registry import unknown
@@ -137,6 +137,11 @@ def _traced(
         id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()
     }
     probe = copied(model, aliases).eval()
+    stale = {
+        id(aliases[id(tensor)]): name
+        for name, tensor in computed_attributes(model).items()
+        if id(tensor) in aliases
+    }
     open_attention(probe)
     mark_attributes(probe)
     foreign = {id(tensor): name for name, tensor in registered(model).items()}
@@ -144,6 +149,7 @@ def _traced(
     tracer = Tracer(
         probe, {**RULES, **named}, ALWAYS | set(named), foreign, symmetric, follow, one_path
     )
+    tracer.stale = stale
     tracer.place.watch(probe)
     _apply_to_modules(tracer, probe, rules)
     _follow_forward(tracer, probe, example)
@@ -197,8 +203,9 @@ def _refuse_branches(tracer: Tracer, name: str) -> None:
 def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
     tracer.stem(example)
     tracer.place.start()
-    with tracer:
+    with comparisons() as compared, tracer:
         out = run(probe, example)
+    tracer.couple_sizes(compared)
     leaves = outputs(out)
     if not leaves:
         raise ModelError(
