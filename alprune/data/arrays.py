@@ -29,16 +29,16 @@ Place = tuple[Path, zipfile.ZipInfo | None]  # a file and, if that is an archive
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file, of which only the header has been read.
+    """An array in a file; only its header has been read.
 
     Attributes:
         name: What it is called, as "x_train".
-        path: The file that it lies in.
+        path: The file.
         dtype: Type of its elements; no objects.
         shape: As the header says; the file has as many bytes as it takes.
         fortran: Whether the first index changes fastest.
         offset: Byte of the file at which the elements begin; None if they are compressed.
-        member: Where it lies in an archive; None if the file is its own.
+        member: Its entry in an archive; None if the file holds nothing else.
     """
 
     name: str

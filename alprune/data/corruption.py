@@ -21,7 +21,7 @@ def long_tail(train: Dataset, ratio: float, generator: torch.Generator) -> Datas
         generator: Draws the points that stay, on the CPU.
 
     Returns:
-        The points that stay, in their old order and numbered anew; classes, mean and standard
+        The points that stay, in their old order and renumbered; classes, mean and standard
         deviation are those of `train`.
 
     Raises:

@@ -30,7 +30,7 @@ def why_doubtful(label: str) -> str | None:
 
 
 def as_whole(label: str) -> str | None:
-    """Return the whole number of which pandas and spreadsheets make a text such as 3.0."""
+    """Return the whole number that pandas or a spreadsheet has turned into a text such as 3.0."""
     found = _WHOLE.fullmatch(label)
     return found[1] if found else None
 

@@ -77,7 +77,7 @@ def load_listing(listing: Listing, options: LoadOptions) -> Splits:
             raise unwritable(place, error) from error
         except KeyboardInterrupt:
             if stays and options.progress:
-                tqdm.write("What was decoded is kept: the next start goes on.", file=sys.stderr)
+                tqdm.write("What was decoded is kept: the next start continues.", file=sys.stderr)
             raise
         if stays and decoded.fresh and options.progress:
             tqdm.write(said(place), file=sys.stderr)

@@ -39,7 +39,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Found:
-    """What lies in a folder, hidden entries and what programs leave behind not counted."""
+    """Content of a folder, without hidden entries and what programs leave behind."""
 
     folders: tuple[str, ...]
     images: tuple[str, ...]
@@ -163,12 +163,12 @@ def _refuse_test_of_images(root: Path, test: str | None, beside: list[str]) -> N
 def _no_train(root: Path) -> str:
     advice = "Expected train/<class>/... and test/<class>/... in it."
     if os.path.isdir(root):
-        advice += " Are there images of which the classes are not known? " + _ASK.format(root=root)
+        advice += " Are there images whose class is not known? " + _ASK.format(root=root)
     return f"there is no folder {str(root / 'train')!r}. {advice}"
 
 
 def images_without_label(root: Path, count: int) -> DataError:
-    """Return the error of a run on images of which some have no label."""
+    """Return the error of a run on images that lack labels."""
     return DataError(
         f"{count:,} images in {str(root)!r} have no label (those in {UNLABELLED}/, or in no class "
         "folder), and this needs labelled ones. " + _ASK.format(root=root.parent)

@@ -74,7 +74,7 @@ class ChosenRows(Tensor):
         return self._taken(self._numbers(slice(None)))
 
     def chosen(self, rows: Tensor) -> "ChosenRows":
-        """Return some of the images, `(k,)` int64, of which none is read yet."""
+        """Return some of the images, `(k,)` int64, without reading any."""
         return ChosenRows(self._stored, self._numbers(rows), self.shape[3])
 
     def of_channels(self, channels: int) -> "ChosenRows":

@@ -33,7 +33,7 @@ class Listing:
         paths: Each file's path below `root`, its parts joined by "/".
         sizes: Bytes of each file, `(n,)` int64; -1 where it cannot be looked at.
         modified: When each was changed last, nanoseconds, `(n,)` int64.
-        labels: Class of each by the folder that it lies in, `(n,)` int64, -1 where unknown.
+        labels: Class of each by its folder, `(n,)` int64, -1 where unknown.
         tests: How many of the last files are test images.
         unusable: Files that cannot even be listed, each with the reason.
         left_out: Number of files and folders that are no images of the data set, by their kind.
@@ -168,7 +168,7 @@ def list_folder(root: Path, *, follow_links: bool = False, incomplete: bool = Fa
         found = f" ({in_words(left_out)} left out)" if left_out else ""
         raise DataError(
             f"there is no image in {str(root)!r}{found}. Put images into {UNLABELLED}/, and those "
-            "of which you know the class into folders of its name."
+            "whose class you know into a folder of its name."
         )
     columns = np.concatenate([columns for _, columns in parts])
     return Listing(
@@ -235,7 +235,7 @@ def _beside(root: Path, layout: Layout) -> list["os.DirEntry[str]"]:
 
 
 def _add_loose(found: _Part, prefix: str, entry: "os.DirEntry[str]", of_test: bool) -> None:
-    """Add a file that lies in no class folder, if its name says that it is an image."""
+    """Add a file outside of class folders, if its name says that it is an image."""
     kind = kind_of_loose(entry.name)
     if kind is None and of_test:
         kind = f"images in no folder of {prefix}"

@@ -79,7 +79,7 @@ def _rows_read(count: int, name: str, keys: Any) -> slice:
 
 
 def map_images(file: BinaryIO, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Map an array that lies in a file as it would in memory, row after row.
+    """Map an array that a file holds row after row, as memory would.
 
     Args:
         file: Open for reading; may be closed afterwards.
@@ -115,7 +115,7 @@ def map_images(file: BinaryIO, offset: int, dtype: torch.dtype, shape: tuple[int
 def spool(chunks: Iterator[Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Write an array too large for memory to a temporary file, and map it.
 
-    The file lies where `tempfile` puts such (`$TMPDIR` chooses), has no name where the system
+    The file is in the folder for temporary files (`$TMPDIR` chooses), has no name where the system
     allows that, and is gone when the tensor is, or the process.
 
     Args:

@@ -20,7 +20,7 @@ class Files:
         root: The folder.
         paths: Each file's path below `root`, its parts joined by "/"; text that UTF-8 can hold.
         contents: Hash of each file's bytes, `(n, 16)` uint8.
-        pixels: Hash of each image as it stands in the data set's `x`, `(n, 16)` uint8.
+        pixels: Hash of each image in the data set's `x`, `(n, 16)` uint8.
     """
 
     root: Path

@@ -12,7 +12,7 @@ from alprune.data.memmap import IN_MEMORY, parts, spool
 def resize(x: Tensor, size: tuple[int, int] | None, in_memory: int = IN_MEMORY) -> Tensor:
     """Resize images `(n, h, w, c)` to `(n, *size, c)`, bilinear with antialiasing, type kept.
 
-    A result of more than `in_memory` bytes, if it is on the CPU, lies in a temporary file.
+    A result of more than `in_memory` bytes, if it is on the CPU, is in a temporary file.
 
     Raises:
         DataError: The temporary file cannot be written.

@@ -1,4 +1,4 @@
-"""Open files that a stranger may have put there: ordinary ones, up to a size."""
+"""Open files from untrusted sources: ordinary ones, up to a size."""
 
 import errno
 import os

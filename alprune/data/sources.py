@@ -27,7 +27,7 @@ DATASETS: dict[str, DataSource] = {
     ),
     "npz:PATH": DataSource("arrays x_train, y_train, x_test, y_test of an .npz file", npz.load),
     "folder:PATH": DataSource(
-        "images in train/<class>/ and test/<class>/, resized (to 32x32 unless told)", folder.load
+        "images in train/<class>/ and test/<class>/, resized (to 32x32 by default)", folder.load
     ),
     "csv:PATH": DataSource(
         "images that a CSV file lists: path, label (or empty), split", manifest.load_csv

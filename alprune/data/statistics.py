@@ -23,7 +23,7 @@ def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     rows = torch.arange(taken, device=x.device) * len(x) // taken
     zero = torch.zeros(x.shape[3], dtype=torch.float64, device=x.device)
 
-    # Few at a time: of a file the system maps what lies around each image as well.
+    # Few at a time: of a file the system also maps what surrounds each image.
     few = -(-rows_at_once(x) // 16)
 
     def mean_of(value: Callable[[Tensor], Tensor]) -> Tensor:

@@ -199,8 +199,8 @@ def read_table(text: Text) -> Table:
             "utf-16-le or utf-16-be)."
         )
     separator = None
-    if told := re.match(r"\s*sep=(.)\r?\n?", content, re.IGNORECASE):
-        separator, content = told[1], content[told.end() :]
+    if stated := re.match(r"\s*sep=(.)\r?\n?", content, re.IGNORECASE):
+        separator, content = stated[1], content[stated.end() :]
     head = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", content.lstrip("\r\n"), maxsplit=1)[0])
     separator = separator or max(_SEPARATORS, key=head.count)
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=False)

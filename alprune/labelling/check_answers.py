@@ -81,8 +81,8 @@ class AnswerChecker:
         journal: Takes them.
         root: The folder of images.
         identify: Returns the content hash of a file below it, None if it is no image there.
-        every_path: Returns the paths of all images below it, for paths of which only the end is
-            known; called where that is needed.
+        every_path: Returns the paths of all images below it, for paths that are known by their
+            end; called where that is needed.
     """
 
     def __init__(

@@ -87,8 +87,8 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         pad: Pixels of padding for the random crop; 0 for none.
         flip: Mirror images at random.
         image_shape: `(h, w)` or `(h, w, c)` of the images in 2-D X; None: X is taken as it is.
-        warm_start: Let `fit` go on from the present weights, where there are any, as long as the
-            classes stay the same; with new classes it starts, and prunes, anew.
+        warm_start: Let `fit` continue from the present weights, where there are any, as long as the
+            classes stay the same; with new classes it starts over, and prunes again.
         budget_s: Seconds that the training of one fit may take; None: no limit. The rate has
             fallen to zero when they are over.
         options: Other options of `alprune.RunConfig` about pruning and training, by name, such

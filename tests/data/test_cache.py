@@ -227,7 +227,7 @@ def test_what_was_decoded_before_an_interruption_is_kept(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(worker.Reader, "__call__", interrupted)
         read(photos, cache, progress=True)
-    assert capsys.readouterr().err == "What was decoded is kept: the next start goes on.\n"
+    assert capsys.readouterr().err == "What was decoded is kept: the next start continues.\n"
     assert len(decoded) == 10
     splits = read(photos, cache)
     assert len(decoded) == 20

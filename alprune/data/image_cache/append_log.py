@@ -1,7 +1,7 @@
 """A file of blocks that are only appended, each with a hash of its content and the block before.
 
 Nothing is believed that was damaged, cut, or put together from other such files: reading ends
-before the first block that is not sound, and writing goes on from there.
+before the first block that is not sound, and writing continues there.
 """
 
 import hashlib

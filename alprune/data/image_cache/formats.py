@@ -53,7 +53,7 @@ def can_read_heic() -> bool:
 
 
 def unknown_format(head: bytes) -> DataError:
-    """Return the error for a file of no known format, of which `head` are the first 32 bytes."""
+    """Return the error for a file of no known format; `head` is its first 32 bytes."""
     said = "an image in no known format"
     if not head:
         return DataError(f"{said}: the file is empty")

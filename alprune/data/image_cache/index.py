@@ -88,7 +88,7 @@ class IndexWriter:
 
     Args:
         path: The index.
-        known: What stands in it; None starts a new one.
+        known: Its content; None starts a new one.
         header: What the cache is of, for a new one.
 
     Raises:

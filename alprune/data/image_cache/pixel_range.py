@@ -25,7 +25,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def check_range(image: Image.Image) -> None:
-    """Refuse 16-bit colour that is to be read in part of its range, of which 8 bits are left.
+    """Refuse 16-bit colour that uses a part of its range: only the upper 8 bits are read.
 
     Raises:
         DataError: The file states a range that ends below half of 16 bits.

@@ -82,7 +82,7 @@ class Decoded:
 
     @property
     def missing(self) -> np.ndarray:
-        """Positions of the files of which nothing is known."""
+        """Positions of the files that are not known yet."""
         missing = self.rows == UNREAD
         missing[list(self.reasons)] = False
         return np.flatnonzero(missing)

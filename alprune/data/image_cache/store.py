@@ -83,7 +83,7 @@ def place_for(root: Path, size: tuple[int, int], where: Path | None) -> Iterator
         temporary one, with a warning.
 
     Raises:
-        DataError: `where` cannot be written, or lies where it would be taken for images.
+        DataError: `where` cannot be written, or is among the images.
     """
     folder = cache_of(root, size, where)
     _refuse_among_images(root, folder)
@@ -94,7 +94,7 @@ def place_for(root: Path, size: tuple[int, int], where: Path | None) -> Iterator
             raise unwritable(folder, error) from error
         warnings.warn(
             f"images cannot be kept in {folder} ({error.strerror or error}), so they are decoded "
-            "anew each time. Name another folder by --cache, or ALPRUNE_CACHE.",
+            "each time. Name another folder by --cache, or ALPRUNE_CACHE.",
             stacklevel=4,
         )
         with temporary() as place:

@@ -162,7 +162,7 @@ class Reader:
 
 def serve() -> None:
     """Do the batches that come on the standard input until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever started this, too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent process
     warnings.simplefilter("ignore")  # Pillow's, about odd metadata and near bombs
     answers = sys.stdout
     sys.stdout = sys.stderr  # no decoder may write between the answers

@@ -1,4 +1,4 @@
-"""The index of a set of shards: where each image lies and what its label is, in mapped files.
+"""The index of a set of shards: position and label of each image, in mapped files.
 
 It takes 16 bytes an image on the disk and next to nothing in memory. Shards are entered in their
 order, each written through to the disk before the block that names it, so that a kill costs the
@@ -56,7 +56,7 @@ class Index:
         codes: `(n,)` int64: the class where a `.cls` holds a number, -1 where there is none, and
             `TEXT - k` where it holds the text `texts[k]`.
         texts: Classes that are no numbers, in the order in which they were met.
-        digest: Hash of where everything lies, and of the first image of each shard.
+        digest: Hash of all positions, and of the first image of each shard.
         token: Names files that belong to this index.
         others: Number of files that are not read, by their suffix, as of `Samples`.
     """

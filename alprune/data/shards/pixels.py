@@ -138,7 +138,7 @@ class Pixels:
                     file.seek(block * BLOCK)
                     if len(content := file.read(size)) < size:
                         raise DataError(
-                            f"shard {str(path)!r} was cut short since it was listed. Copy it anew."
+                            f"shard {str(path)!r} was cut short since it was listed. Copy it again."
                         )
                     try:
                         images[row] = self._decoder.decode(content)

@@ -34,7 +34,7 @@ CLASSES = "classes.txt"
 _LOOKED_AT = 10_000  # training images that mean and standard deviation are taken from
 _LOOKED_AT_BYTES = 2**28  # and what they may take
 _AT_ONCE = 1000
-_SMALL_BYTES = 2**25  # of shards that are read anew each time
+_SMALL_BYTES = 2**25  # of shards that are listed each time
 _LONGEST_NAMES = 2**24  # bytes of the class names
 
 

@@ -27,7 +27,7 @@ class Samples:
     """The samples of a shard, in their order.
 
     Attributes:
-        places: Where the image of each lies, `(n, 2)` uint32: its first block, and its bytes.
+        places: Position of the image of each, `(n, 2)` uint32: its first block, and its bytes.
         labels: What its `.cls` says; None where it has none.
         others: Number of further files by their suffix; "cls": of samples without an image.
     """
@@ -71,7 +71,7 @@ def list_samples(path: Path) -> Samples:
     read, nor of hidden ones.
 
     Raises:
-        DataError: It is no plain tar file, is cut short, or a sample cannot be told.
+        DataError: It is no plain tar file, is cut short, or a sample is ambiguous.
     """
     found = _Found()
     try:

@@ -31,7 +31,7 @@ class Entry:
     Attributes:
         path: To open it.
         shown: What it is called in the table.
-        label: Its class by the folder that it lies in, if the learner knows that class.
+        label: Its class by its folder, if the learner knows that class.
         error: Why it cannot be read, if that is known already.
     """
 
@@ -62,7 +62,7 @@ class Source:
         name: As given.
         total: How many there are.
         batches: Reads them from the one of this number on.
-        left_out: What lies beside the images and is not read, in words.
+        left_out: Files beside the images that are not read, in words.
         is_described: Whether opening it has already said what was counted as what.
     """
 
@@ -183,7 +183,7 @@ def as_text(name: str) -> str:
 
 
 def decoded(entries: Iterable[Entry], inputs: Inputs) -> Iterator[Batch]:
-    """Read files in threads, some batches ahead of whoever takes them."""
+    """Read files in threads, some batches ahead of the caller."""
     _, h, w = inputs.image_shape
     threads = _cores()
     decode = Decoder((h, w), threads)

@@ -1,4 +1,4 @@
-"""predictions.csv: written as it goes, sound at any instant, to be gone on with."""
+"""predictions.csv: written batch by batch, sound at any instant, resumable."""
 
 import csv
 import hashlib
@@ -132,7 +132,7 @@ def write_file(
     """Write the table to a file.
 
     Beside it a hidden file says how far it is; that is gone when the table is complete. Whatever
-    interrupts the work, even a kill, leaves whole rows behind and `resume` goes on after them.
+    interrupts the work, even a kill, leaves whole rows behind and `resume` continues after them.
 
     Args:
         classifier: As it was trained.
@@ -140,8 +140,8 @@ def write_file(
         out: The file.
         device: Where to compute.
         every: Add a column for each class's probability.
-        resume: Go on with a table that was interrupted.
-        tick: Told at the start and after each batch.
+        resume: Continue a table that was interrupted.
+        tick: Called at the start and after each batch.
 
     Raises:
         StoreError: The file is there already (without `resume`), is not that table, or cannot be
@@ -207,8 +207,8 @@ class _Writer:
 def _check_free(out: Path, note: Path) -> None:
     if note.exists() and out.exists():
         raise StoreError(
-            f"{out} holds predictions that were interrupted. To go on with them add --resume; to "
-            "begin anew remove it, or choose another --out. Nothing was changed."
+            f"{out} holds predictions that were interrupted. To continue add --resume; to "
+            "start over remove it, or choose another --out. Nothing was changed."
         )
     if out.exists():
         raise StoreError(
@@ -217,13 +217,13 @@ def _check_free(out: Path, note: Path) -> None:
 
 
 def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> int:
-    """Take up where a table was left; return its length in bytes."""
+    """Restore the state of an interrupted table; return its length in bytes."""
     if not note.exists():
         with open(out, "rb") as file:
             if file.read(len(_beginning(table))) == _beginning(table):
                 raise StoreError(
-                    f"{out} is complete: there is nothing to go on with. To classify the images "
-                    "anew remove it, or choose another --out."
+                    f"{out} is complete: there is nothing to resume. To classify the images "
+                    "again remove it, or choose another --out."
                 )
         raise StoreError(f"{out} is no table of predictions that was interrupted.")
     try:
@@ -245,7 +245,7 @@ def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> 
 
 
 def _check_same(source: Source, tally: Tally, out: Path) -> None:
-    """Refuse to go on with images that are not where they were."""
+    """Refuse to resume with images that are not where they were."""
     if not tally.images:
         return
     batches = source.batches(tally.images - 1)

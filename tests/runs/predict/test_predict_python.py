@@ -171,7 +171,7 @@ def test_a_table_is_never_written_over(run, photos, tmp_path):
     interrupted(run, photos, out, 10)
     before = out.read_bytes()
     for arguments, message in (
-        ([], "interrupted. To go on with them add --resume"),
+        ([], "interrupted. To continue add --resume"),
         (["--resume", "--all"], "begun with other columns"),
     ):
         done = call("predict", run, photos, "--out", out, *arguments)
@@ -181,7 +181,7 @@ def test_a_table_is_never_written_over(run, photos, tmp_path):
     assert out.read_bytes() == before
     assert call("predict", run, photos, "--out", out, "--resume").exit_code == 0
     done = call("predict", run, photos, "--out", out, "--resume")
-    assert done.exit_code == 1 and "complete: there is nothing to go on with" in done.stderr
+    assert done.exit_code == 1 and "complete: there is nothing to resume" in done.stderr
     done = call("predict", run, photos, "--out", out)
     assert done.exit_code == 1 and "exists already" in done.stderr
     (tmp_path / "mine.csv").write_text("a,b\n")
