@@ -20,8 +20,8 @@ from alprune.registry import unknown
 CHOICES = {
     "after_pruning": tuple(AFTER_PRUNING),
     "normalised": ("auto", "pinned", "follow"),
-    "device": ("auto", "cpu", "cuda"),
-    "precision": ("auto", "fp32", "bf16"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
     "schedule": ("constant", "linear", "cosine"),
 }
 
@@ -279,10 +279,10 @@ class RunConfig:
     seed: int = option("run", 0, "Seed of all random draws.", common=True, least=0)
     device: str = option("run", "auto", "Where to compute.", common=True)
     precision: str = option(
-        "run", "auto", "Precision of matrix products; auto: bf16 where the hardware has it."
+        "run", "auto", "Precision of matrix products; auto: bf16 where hardware has it, else fp32."
     )
     cuda_graphs: bool = option(
-        "run", True, "On a GPU, record training and scoring steps and launch each at once."
+        "run", False, "On a GPU, record training and scoring steps and launch each at once."
     )
     eval_every: int | None = option(
         "run",

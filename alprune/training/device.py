@@ -6,12 +6,13 @@ import torch
 
 from alprune.errors import ConfigError
 
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda", "mps")  # mps: not yet run on such hardware, so never by "auto"
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
+    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps` (a Mac's GPU).
 
     Raises:
         ConfigError: No such device here.
@@ -22,15 +23,22 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {name!r}; known: {', '.join(DEVICES)}.") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in DEVICES:
         raise ConfigError(f"device {name!r} is not supported; known: {', '.join(DEVICES)}.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' was asked for, but torch finds no GPU; use --device cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(
+            "device 'mps' was asked for, but torch finds no Apple GPU; use --device cpu."
+        )
     return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the type of the matrix products: bf16 under `auto` only where hardware computes it.
+
+    fp16 is for GPUs that have no bf16, those of a compute capability below 8. It has not yet been
+    run on one, so `auto` does not choose it.
 
     Raises:
         ConfigError: Unknown precision.
@@ -39,7 +47,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         raise ConfigError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}.")
     if name == "auto":
         return torch.bfloat16 if _has_bf16(device) else torch.float32
-    return torch.bfloat16 if name == "bf16" else torch.float32
+    return _TYPES[name]
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
@@ -47,6 +55,14 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=precision)
+
+
+def scaler_for(device: torch.device, precision: torch.dtype) -> torch.amp.GradScaler:
+    """Return what scales gradients, which fp16 would round to 0; with other types it does nothing.
+
+    A step whose gradients overflow is left out, and the scale is halved.
+    """
+    return torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
 
 
 def hardware(device: torch.device) -> str:

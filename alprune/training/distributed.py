@@ -146,7 +146,7 @@ class Processes(Team):
     def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Return the network in DistributedDataParallel."""
         if self.sync_batchnorm:
-            _sync(model)
+            _sync(model, example.device)
         devices = [example.device] if example.device.type == "cuda" else None
         unused = _has_unused(model, example)
         with _others("train"), warnings.catch_warnings():
@@ -250,7 +250,11 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Take whatever BatchNorm1d, 2d and 3d take."""
 
 
-def _sync(model: nn.Module) -> None:
+def _sync(model: nn.Module, device: torch.device) -> None:
+    """Let BatchNorms use the statistics of all processes; torch has a layer for that on CUDA."""
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, the parameters stay
+        return
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = SyncedBatchNorm

@@ -22,7 +22,7 @@ from alprune.training.augment import Augment, normalise
 from alprune.training.batch_statistics import estimate_statistics, young_batches
 from alprune.training.budget import Budget
 from alprune.training.cuda_graphs import Recordings, hooked, recorder
-from alprune.training.device import autocast
+from alprune.training.device import autocast, scaler_for
 from alprune.training.distributed import ALONE, Team
 from alprune.training.fold_batchnorm import Folded, fold
 from alprune.training.metrics import Metrics, measure
@@ -43,7 +43,7 @@ class Learner:
             decoded when they are needed. Its labels are not read.
         settings: How to train.
         device: Where to compute.
-        precision: Type of the matrix products, `torch.float32` or `torch.bfloat16`.
+        precision: Type of the matrix products, float32, bfloat16 or float16.
         early: Prunes the network while it is trained; None for a network that stays.
         team: The processes that train it together, each with its own copy.
         graphs: On a GPU, record training and scoring steps as CUDA graphs; those of a network
@@ -75,6 +75,7 @@ class Learner:
         self.std = torch.tensor(train.std, device=device)
         self.augment = Augment(self.mean, self.std, flip=settings.flip, pad=settings.pad)
         self.optimiser = new_optimiser(self.model, settings)
+        self.scaler = scaler_for(device, precision)
         self.lr = settings.lr
         self.batches = 0
         alone = graphs and early is None and team.size == 1
@@ -241,10 +242,12 @@ class Learner:
         if weight != 1:  # processes average their gradients, but shares may differ by an image
             loss = loss * weight
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.scale(loss).backward()
         if self.early is not None:
+            self.scaler.unscale_(self.optimiser)
             self.early.observe(self.model)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         if self.averaged is not self.model:
             follow(self.averaged, self.model, pull)
         return loss.detach()

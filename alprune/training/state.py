@@ -36,6 +36,7 @@ def learner_state(learner: "Learner") -> dict[str, Any]:
             if parameter in learner.optimiser.state
         },
         "early": None if learner.early is None else learner.early.state(),
+        "scaler": learner.scaler.state_dict(),  # {} unless gradients are scaled
     }
 
 
@@ -65,6 +66,8 @@ def restore_learner(learner: "Learner", state: Mapping[str, Any]) -> None:
         parameter = parameters[name]
         learner.optimiser.state[parameter] = {k: _beside(parameter, v) for k, v in memory.items()}
     learner.lr, learner.batches = state["lr"], state["batches"]
+    if scaler := state.get("scaler"):
+        learner.scaler.load_state_dict(dict(scaler))
 
 
 def weights_file(network: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
