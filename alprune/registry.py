@@ -4,13 +4,17 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from alprune.errors import ConfigError, quoted
 
 _LONGEST = 200  # characters of a name that is looked for
+_MOST = 5  # names in a message
+_LISTED = dict.fromkeys(
+    ("method", "model", "data set", "acquisition function", "start"), "`alprune list`"
+) | {"option": "`alprune run --help-all`"}
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
@@ -37,12 +41,30 @@ def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     raise unknown(kind, name, registry)
 
 
-def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str]) -> ConfigError:
-    """Build the error for an unknown name, with the nearest known one suggested."""
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Build the error for an unknown name: the nearest known one, or some of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name[:_LONGEST], names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"unknown {kind} {quoted(name)}; known: {', '.join(names)}.{hint}")
+    if near := _nearest(name, names):
+        return ConfigError(f"unknown {kind} {quoted(name)}. Did you mean {near!r}?")
+    return ConfigError(f"unknown {kind} {quoted(name)}; known: {_some(kind, names)}.")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """Return the known name that is most like a name; of those with a colon, before it."""
+    whole = ":" not in name
+    heads = {each if whole else each.partition(":")[0]: each for each in names}
+    if not whole:
+        heads = {head: each for head, each in heads.items() if ":" in each}
+    wanted = name[:_LONGEST].partition(":")[0]
+    near = difflib.get_close_matches(wanted, heads, n=1, cutoff=0.5)
+    return heads[near[0]] if near else None
+
+
+def _some(kind: str, names: Sequence[str]) -> str:
+    if len(names) <= _MOST:
+        return ", ".join(names)
+    where = _LISTED.get(kind)
+    return f"{', '.join(names[:_MOST])}, ..." + (f" ({where} shows all)" if where else "")
 
 
 def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
@@ -85,7 +107,7 @@ def _import(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     if len(name) > _LONGEST or not all(word.isidentifier() for word in words):
         raise ConfigError(
             f"{kind} {quoted(name)} is no name that can be imported: expected "
-            f"package.module:attribute, or one of: {', '.join(sorted(known))}."
+            f"package.module:attribute, or one of: {_some(kind, sorted(known))}."
         )
     here = os.getcwd()
     added = here not in sys.path
@@ -96,10 +118,12 @@ def _import(kind: str, name: str, known: Mapping[str, Any]) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # a module of the user's may fail in any way
+        near = _nearest(name, sorted(known))
         raise ConfigError(
-            f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}. Expected "
-            f"package.module:attribute, with the module installed or in the current folder "
-            f"({here}), or one of: {', '.join(sorted(known))}."
+            f"{kind} {name!r} cannot be imported: {type(error).__name__}: {error}. "
+            + (f"Did you mean {near!r}? " if near else "")
+            + "Expected package.module:attribute, with the module installed or in the current "
+            f"folder ({here}), or one of: {_some(kind, sorted(known))}."
         ) from error
     finally:
         if added:

@@ -9,6 +9,7 @@ import cloup
 
 import alprune
 from alprune.cli.common import ending, show_warning
+from alprune.cli.options import FORMATTING
 
 # section: {command: (module, attribute, what it does)}, in the order of use.
 _COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
@@ -80,7 +81,7 @@ class LazyGroup(cloup.Group):
 
 @cloup.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "formatter_settings": FORMATTING},
     epilog="`alprune COMMAND --help` explains a command.",
 )
 @click.version_option(alprune.__version__, prog_name="alprune")

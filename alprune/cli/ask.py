@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command, run_options, tell, trust_option
-from alprune.errors import printable
-from alprune.loop.config import given
-from alprune.loop.defaults import LABELLING_OPTIONS
+from alprune.cli.common import tell
+from alprune.cli.options import Command, given_options, run_options, trust_option
+from alprune.errors import ConfigError, StoreError, printable
 from alprune.loop.observers import Observer
 from alprune.loop.recipe import read_recipe
+from alprune.loop.run_folder import CONFIG
 from alprune.loop.trust import check_trust
+from alprune.loop.unused import LABELLING_OPTIONS
 
 if TYPE_CHECKING:
     from alprune.labelling import Asking, Round, Told
 
 _ASK_EXAMPLES = """\b
-Begin:      alprune ask birds --dataset folder:photos --budget 60
+Start:      alprune ask birds --dataset folder:photos --budget 1m
 Answer:     fill in the column label of birds/queries.csv, then
             alprune tell birds birds/queries.csv
-Go on:      alprune ask birds
+Continue:   alprune ask birds
 Try it out: alprune ask trial --dataset folder:labelled --initial 20
             alprune tell trial --simulate
 """
@@ -45,7 +46,7 @@ _DIR = click.Path(path_type=Path, file_okay=False)
 
 
 class _Training(Observer):
-    """Shows on a terminal how far the training is."""
+    """Shows the progress of the training on a terminal."""
 
     def __init__(self, stream_is_terminal: bool) -> None:
         self._shown = stream_is_terminal
@@ -65,19 +66,29 @@ def asking_options(function: Any) -> Any:
     return click.option(
         "--classes",
         metavar="A,B,C",
-        help="Names of classes; others may come with class folders and with labels.",
+        help="Names of classes; class folders and labels may add others.",
     )(function)
 
 
 def opened(
-    path: Path, recipe: Path | None, classes: str | None, options: Mapping[str, Any]
+    command: str,
+    path: Path,
+    recipe: Path | None,
+    classes: str | None,
+    options: Mapping[str, Any],
 ) -> "Asking":
-    """Open a folder with the options of a command line."""
+    """Open a folder with the options of the command line of `alprune ask` or `alprune label`."""
     from alprune.labelling import open_asking
 
-    chosen = (read_recipe(recipe) if recipe else {}) | given(options)
+    chosen = (read_recipe(recipe) if recipe else {}) | given_options(options)
     if recipe is not None:
-        check_trust(chosen, recipe, given(options))
+        check_trust(chosen, recipe, given_options(options))
+    if "dataset" not in chosen and not (path / CONFIG).exists():
+        raise ConfigError(
+            f"{path} is new, and there is no folder of images. To start: alprune {command} "
+            f"{shlex.quote(str(path))} --dataset folder:PATH, with images without a label in "
+            "PATH/unlabelled/ and the others in a folder for each class."
+        )
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     return open_asking(path, classes=names, observer=_Training(sys.stderr.isatty()), **chosen)
 
@@ -89,14 +100,14 @@ def opened(
 def ask_command(
     path: Path, recipe: Path | None, classes: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Learn from the labels so far for --budget seconds, and choose the next images to label.
+    """Learn from the labels so far, and choose the next images to label.
 
-    DIR takes the questions and the answers; images lie in folder:PATH, those without a label in
-    PATH/unlabelled/. The questions are written to DIR/queries.csv (fill in its column label),
-    DIR/queries.png (the images) and DIR/label-studio.json. Asked again before anything was told,
-    it repeats them.
+    DIR holds the questions and the answers. The images are in folder:PATH, those without a label
+    in PATH/unlabelled/. The questions are written to DIR/queries.csv (fill in its column label),
+    DIR/queries.png (the images) and DIR/label-studio.json. Until answers are read with alprune
+    tell, the same questions are repeated.
     """
-    with opened(path, recipe, classes, options) as asking:
+    with opened("ask", path, recipe, classes, options) as asking:
         asked = asking.ask()
     tell("")
     click.echo(json.dumps(_record(path, asked)) if as_json else _table(path, asked))
@@ -105,14 +116,18 @@ def ask_command(
 @click.command("tell", cls=Command)
 @click.argument("path", metavar="DIR", type=_DIR)
 @click.argument("labels", metavar="[LABELS]", required=False, type=click.Path(path_type=Path))
-@click.option("--new-classes", is_flag=True, help="Take labels that are no class yet.")
-@click.option("--replace", is_flag=True, help="Take answers that differ from those told before.")
-@click.option("--unasked", is_flag=True, help="Take images that were never asked for.")
+@click.option("--new-classes", is_flag=True, help="Accept labels that are not a class yet.")
+@click.option("--replace", is_flag=True, help="Accept answers that differ from earlier ones.")
+@click.option("--unasked", is_flag=True, help="Accept images that were never asked about.")
 @trust_option
 @click.option("--encoding", help="Of a file that is not UTF-8: cp1251, shift_jis, utf-16-le, ...")
 @click.option("--label-column", help="Column or Label Studio control that holds the label.")
-@click.option("--simulate", is_flag=True, help="In a trial (--initial): answer by the folders.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was taken as JSON.")
+@click.option(
+    "--simulate",
+    is_flag=True,
+    help="In a trial (--initial), answer by the folders' names.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was accepted as JSON.")
 def tell_command(
     path: Path,
     labels: Path | None,
@@ -124,16 +139,21 @@ def tell_command(
     simulate: bool,
     as_json: bool,
 ) -> None:
-    """Take the labels of a file: all of them, or none if something in it is not right.
+    """Read the labels of a file: all of them, or none if one is not right.
 
-    LABELS is a CSV with the columns path and label (DIR/queries.csv, filled in), or an export of
-    Label Studio (JSON, JSON-MIN or CSV). An empty label leaves an image open; skip, unsure or ?
-    says that nobody can tell.
+    LABELS is a CSV file with the columns path and label (DIR/queries.csv, filled in), or an export
+    of Label Studio (JSON, JSON-MIN or CSV). An empty label leaves an image open; skip, unsure or ?
+    means that its class cannot be determined.
     """
     if simulate == (labels is not None):
         raise click.UsageError("give either the file LABELS or --simulate.")
     from alprune.labelling import open_asking
 
+    if not (path / CONFIG).exists():
+        raise StoreError(
+            f"{path} is not a folder of alprune ask or alprune label (looked in {Path.cwd()}). "
+            "Give the folder that was named there, or change to the folder that it is in."
+        )
     with open_asking(path) as asking:
         if labels is None:
             told = asking.tell_truth()
@@ -173,13 +193,13 @@ def _table(path: Path, asked: "Round") -> str:
     from alprune.labelling.accuracy import in_words
     from alprune.labelling.question_files import QUERIES, SHEET, TASKS
 
-    again = " (as before: nothing was told since)" if asked.again else ""
+    again = " (repeated: no answers were read since)" if asked.again else ""
     classes = ", ".join(asked.classes[:10]) + (", ..." if len(asked.classes) > 10 else "")
     rows = {
         "round": f"{asked.number}{again}",
         "asked": f"{len(asked)} images",
         "labelled": f"{asked.labelled:,} of {asked.pool:,}",
-        "classes": classes or "none yet: they come with the first labels",
+        "classes": classes or "none yet; the first labels name them",
         **in_words(asked.learnt),
     }
     if asked.changes.arrived:
@@ -190,19 +210,19 @@ def _table(path: Path, asked: "Round") -> str:
     rows |= {title: str(path / name) for title, name in files.items()}
     lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
     where, table = shlex.quote(str(path)), shlex.quote(str(path / QUERIES))
-    advice = f"Fill in the column label, save, and: alprune tell {where} {table}"
+    advice = f"Next: fill in the column label, save, and alprune tell {where} {table}"
     return "\n".join([*lines, advice])
 
 
 def _told(path: Path, told: "Told", total: int) -> str:
     taken = sum(told.labels.values())
     by_class = ", ".join(f"{name} {count}" for name, count in sorted(told.labels.items()))
-    rows = {"taken": f"{taken} labels" + (f": {by_class}" if by_class else "")}
+    rows = {"accepted": f"{taken} labels" + (f": {by_class}" if by_class else "")}
     if told.new_classes:
         rows["new classes"] = ", ".join(told.new_classes)
     for name, count in (
         ("skipped", told.skipped),
-        ("known already", told.known),
+        ("known before", told.known),
         ("replaced", told.replaced),
         ("still open", told.left),
     ):
@@ -212,4 +232,5 @@ def _told(path: Path, told: "Told", total: int) -> str:
         rows["guesses"] = f"{told.right} of {told.guessed} were right"
     rows["labels in all"] = f"{total}, in {path / 'labels.csv'}"
     lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
-    return "\n".join([*lines, f"Go on: alprune ask {shlex.quote(str(path))}"])
+    where = shlex.quote(str(path))
+    return "\n".join([*lines, f"Next: alprune ask {where}, or alprune predict {where} IMAGES"])

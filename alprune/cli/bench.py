@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from alprune.cli.common import METAVARS, Command, tell
+from alprune.cli.common import tell
+from alprune.cli.options import METAVARS, Command
 from alprune.loop.config import CHOICES
 from alprune.loop.defaults import BENCH
 
@@ -15,11 +16,22 @@ from alprune.loop.defaults import BENCH
     "--methods",
     default=",".join(BENCH["methods"]),
     show_default=True,
-    help="Learners to compare, with commas; dense among them for ratios to it.",
+    help="Pruning methods to compare, with commas; with dense, ratios to it are shown.",
 )
 @click.option("--model", default=BENCH["model"], show_default=True, help="The network.")
-@click.option("--batch-size", default=BENCH["batch_size"], show_default=True)
-@click.option("--round-to", type=int, help="Widths after pruning are multiples of this (8).")
+@click.option(
+    "--batch-size",
+    default=BENCH["batch_size"],
+    show_default=True,
+    metavar="N",
+    help="Examples per training batch.",
+)
+@click.option(
+    "--round-to",
+    type=int,
+    metavar="N",
+    help="Multiple of widths [default: as in a run].",
+)
 @click.option(
     "--dataset",
     default=BENCH["dataset"],
@@ -39,7 +51,7 @@ from alprune.loop.defaults import BENCH
 @click.option("--seed", default=BENCH["seed"], show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench_command(methods: str, as_json: bool, **given: Any) -> None:
-    """Measure throughput here, as ratios to bare PyTorch loops and to the dense network."""
+    """Measure the throughput of this machine, as ratios to plain PyTorch loops and to dense."""
     from alprune.runs.bench import BenchSettings, bench, table
 
     result = bench(BenchSettings(tuple(methods.split(",")), **given), tell=tell)

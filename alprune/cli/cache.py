@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from alprune.cli.common import Command
+from alprune.cli.options import Command
 from alprune.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,20 +17,20 @@ _WHERE = click.option(
     "where",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of the caches ($ALPRUNE_CACHE or ~/.cache/alprune).",
+    help="Folder of the caches [default: $ALPRUNE_CACHE, or ~/.cache/alprune].",
 )
 
 
 @click.group("cache")
 def cache_command() -> None:
-    """List or remove the decoded images that are kept of folder:PATH and shards:PATH."""
+    """List or remove decoded images that are kept for folder:PATH and shards:PATH."""
 
 
 @cache_command.command("list", cls=Command)
 @_WHERE
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def list_command(where: Path | None, as_json: bool) -> None:
-    """Name each cache, the folder of images that it was made from, and what it takes."""
+    """List each cache, the folder of its images and its size."""
     from alprune.data.image_cache.store import caches_folder, list_caches
     from alprune.data.memmap import gigabytes
 
@@ -52,7 +52,7 @@ def list_command(where: Path | None, as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Remove all of them.")
 def remove_command(where: Path | None, names: tuple[str, ...], everything: bool) -> None:
-    """Remove caches by their names; images are decoded again when they are needed."""
+    """Remove caches by name; images are decoded again when they are needed."""
     from alprune.data.image_cache.store import caches_folder, list_caches, remove_cache
     from alprune.data.memmap import gigabytes
 

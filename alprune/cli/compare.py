@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from alprune.cli.common import Command, log_options, run_options
+from alprune.cli.options import Command, Option, flags_of, log_options, run_options
 from alprune.errors import AlpruneError, ConfigError, printable
 from alprune.loop.config import RunConfig
 from alprune.loop.signals import Signals, Stopped
@@ -23,8 +24,8 @@ ENGINES = ("processes", "ray", "slurm")
 _AXES = {"methods": "method", "models": "model", "acquisitions": "acquisition"}
 _EXAMPLES = """\b
 Without a download:  alprune compare --methods dense,3sp-ca --seeds 3 --dataset digits
-                     --model resnet20 --budget 30 --out outputs/cmp
-Go on with it:       alprune compare --resume outputs/cmp
+                     --model resnet20 --budget 30s --out outputs/cmp
+After a reboot:      alprune compare --resume outputs/cmp
 """
 
 
@@ -32,32 +33,60 @@ Go on with it:       alprune compare --resume outputs/cmp
 @click.option("--methods", metavar="A,B", help="Methods to compare.")
 @click.option("--models", metavar="A,B", help="Learners to compare.")
 @click.option("--acquisitions", metavar="A,B", help="Acquisition functions to compare.")
-@click.option("--seeds", metavar="N|A,B", help="How many seeds, from 0 on; or which, with commas.")
+@click.option(
+    "--seeds", metavar="N|A,B", help="Number of seeds, from 0; or the seeds, with commas."
+)
 @click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="OPTION=V1,V2",
-    help="Vary any other option; may be given several times.",
+    help="Vary any other option of --help-all; may be repeated.",
 )
 @click.option("--jobs", type=int, default=1, show_default=True, help="Runs side by side.")
 @click.option(
-    "--resume", "path", type=click.Path(path_type=Path), metavar="DIR", help="Go on with DIR."
+    "--resume",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Resume the comparison in DIR.",
 )
-@click.option("--engine", metavar="NAME", help=f"Who makes the runs: {', '.join(ENGINES)}.")
-@click.option("--cpus-per-run", type=int, metavar="N", help="Processors of each, with --engine.")
-@click.option("--gpus-per-run", type=int, metavar="N", help="GPUs of each, with --engine.")
-@click.option(
+@cloup.option(
+    "--engine",
+    cls=Option,
+    rare=True,
+    metavar="NAME",
+    help=f"What makes the runs: {', '.join(ENGINES)}.",
+)
+@cloup.option(
+    "--cpus-per-run",
+    cls=Option,
+    rare=True,
+    type=int,
+    metavar="N",
+    help="Processors of each run, with --engine.",
+)
+@cloup.option(
+    "--gpus-per-run",
+    cls=Option,
+    rare=True,
+    type=int,
+    metavar="N",
+    help="GPUs of each run, with --engine.",
+)
+@cloup.option(
     "--engine-option",
     "engine_options",
+    cls=Option,
+    rare=True,
     multiple=True,
     metavar="NAME=VALUE",
-    help="Of the engine, as slurm_partition=gpu or timeout_min=240; may be given several times.",
+    help="Option of the engine, such as slurm_partition=gpu or timeout_min=240; may be repeated.",
 )
-@click.option("--dry-run", is_flag=True, help="List the runs and begin none.")
+@click.option("--dry-run", is_flag=True, help="List the runs without starting any.")
 @log_options
-@click.option("--json", "as_json", is_flag=True, help="Print what came of each run as JSON.")
-@run_options()
+@click.option("--json", "as_json", is_flag=True, help="Print the result of each run as JSON.")
+@run_options(settings=False)
 def compare_command(
     recipe: Path | None,
     path: Path | None,
@@ -71,11 +100,11 @@ def compare_command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Make the runs of a grid one after another, each in a folder of its own within --out.
+    """Make the runs of a grid one after another, and compare them in a report.
 
-    Runs that are there are kept, unended ones go on, and a failed one does not keep the others
-    from being made. All options of `alprune run` may be given, and hold for every run; a recipe
-    may hold a [grid] table: lists of values by option name.
+    Each run has a folder of its own in --out. Finished runs are kept, interrupted ones are
+    resumed, and a run that fails does not stop the others. All options of `alprune run` hold for
+    every run; a recipe may have a [grid] table: lists of values by option name.
     """
     from alprune.runs.compare import MANIFEST, compare, plan, read_manifest
     from alprune.runs.compare.progress import Overview
@@ -106,13 +135,15 @@ def compare_command(
             if not (path / MANIFEST).exists():
                 raise
             number = getattr(stopped, "signum", signal.SIGINT)
-            raise Stopped(number, f"Stopped at once. {_how_to_go_on(path)}") from None
+            raise Stopped(number, f"Stopped at once. {_how_to_resume(path)}") from None
     over = [o.path for o in outcomes if o.state in ("done", "kept", "failed")]
     page = _report(over, path) if over else None
     if as_json:
         click.echo(_json(path, outcomes, page))
     else:
         click.echo(_text(outcomes, page))
+        if any(outcome.state in ("done", "kept") for outcome in outcomes):
+            click.echo(_next(path))
     _exit(signals, path, outcomes)
 
 
@@ -134,7 +165,7 @@ def _resources(
     if engine is None:
         if cpus is not None or gpus is not None or settings:
             raise click.UsageError(
-                "--cpus-per-run, --gpus-per-run and --engine-option are of an --engine."
+                "--cpus-per-run, --gpus-per-run and --engine-option need an --engine."
             )
         return None
     options: dict[str, Any] = {}
@@ -168,19 +199,16 @@ def _asked(
     if recipe is not None:
         check_trust(options | grid, recipe, chosen | axes)
     if "out" not in options:
-        raise ConfigError("name the folder of all runs: --out outputs/NAME.")
+        raise ConfigError("no folder is named for the runs: give --out outputs/NAME.")
     out = Path(options.pop("out"))
     return RunConfig.from_mapping(options), grid, out
 
 
 def _refuse_beside_resume(path: Path, given: dict[str, Any]) -> None:
-    named = [name for name, value in given.items() if value is not None and value != ()]
-    if named:
-        options = ", ".join("--" + name.replace("_", "-") for name in named)
-        options = options.replace("--settings", "--set")
+    if flags := flags_of(given):
         raise click.UsageError(
-            f"with --resume no other options of runs may be given, not {options}: all is as the "
-            f"comparison in {path} began."
+            f"with --resume no other options of runs may be given, not {', '.join(flags)}: the "
+            f"comparison in {path} keeps the options it began with."
         )
 
 
@@ -211,17 +239,22 @@ def _text(outcomes: "list[Outcome]", page: Path | None) -> str:
     return printable("\n".join(lines))
 
 
+def _next(path: Path) -> str:
+    run = shlex.quote(str(path / "RUN"))
+    return f"Next: open the report; alprune predict {run} IMAGES or alprune export {run}"
+
+
 def _exit(signals: Signals, path: Path, outcomes: "list[Outcome]") -> None:
     if any(outcome.state in ("interrupted", "waiting") for outcome in outcomes):
-        click.echo(f"Interrupted. {_how_to_go_on(path)}", err=True)
+        click.echo(f"Interrupted. {_how_to_resume(path)}", err=True)
         sys.exit(signals.exit_code or 130)
     if any(outcome.state == "failed" for outcome in outcomes):
-        click.echo(f"Some runs failed. To try again: {_command(path)}", err=True)
+        click.echo(f"Some runs failed. To retry: {_command(path)}", err=True)
         sys.exit(1)
 
 
-def _how_to_go_on(path: Path) -> str:
-    return f"To go on: {_command(path)}"
+def _how_to_resume(path: Path) -> str:
+    return f"To resume: {_command(path)}"
 
 
 def _command(path: Path) -> str:

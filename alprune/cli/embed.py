@@ -6,14 +6,16 @@ from typing import Any
 
 import click
 
-from alprune.cli.common import Command, config_of, run_options
+from alprune.cli.common import config_of
+from alprune.cli.options import Command, run_options
 
 _NAMES = (
     "dataset data_root skip_unreadable follow_links cache model pretrained image_size device seed"
 ).split()
 _HELPS = {
-    "model": "The network (efficientnet-lite0-levels); torchvision:NAME and timm:NAME work.",
-    "pretrained": "Its weights: imagenet or a file of tensors (imagenet).",
+    "model": "The network: a name from `alprune list`, torchvision:NAME or timm:NAME "
+    "[default: the one whose weights come with alprune].",
+    "pretrained": "Its weights: imagenet, or a file of tensors [default: imagenet].",
 }
 _EXAMPLES = """\b
 All of a folder:    alprune embed --dataset folder:photos
@@ -32,7 +34,9 @@ class _Share(click.ParamType):
             return value
         part, _, parts = str(value).partition("/")
         if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-            self.fail(f"{value!r} is no share; expected I/N with 1 <= I <= N, as 1/4.", param, ctx)
+            self.fail(
+                f"{value!r} is no share; expected I/N with 1 <= I <= N, such as 1/4.", param, ctx
+            )
         return int(part) - 1, int(parts)
 
 

@@ -1,13 +1,14 @@
 """`alprune export`."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command, trust_option
+from alprune.cli.options import Command, trust_option
 from alprune.errors import printable
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ _FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMA
     default="onnx",
     show_default=True,
     metavar="|".join(FORMATS),
-    help="One or more, with commas.",
+    help="One or more formats, with commas.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file (learner.<format> in DIR).",
+    help="The file [default: learner.<format> in DIR].",
 )
 @click.option(
     "--check/--no-check", default=True, help="Compare its predictions with the learner's."
@@ -45,13 +46,14 @@ _FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMA
 def export_command(
     learner: Path, formats: str, out: Path | None, check: bool, as_json: bool
 ) -> None:
-    """Write the learner of the run in DIR as a file that classifies images by itself.
+    """Write the learner of the run in DIR as a file that classifies images on its own.
 
-    Images go in as they are stored, (n, height, width, channels) of 0 to 255; probabilities come
-    out, with the run's temperature if it has one (--hold-out). What the outputs are called stands
-    beside it, in FILE.labels.json. The run's images are not needed.
+    The input is images as they are stored, (n, height, width, channels) with values from 0 to 255;
+    the output is probabilities, calibrated if the run used --hold-out. FILE.labels.json names the
+    outputs. The run's images are not needed.
 
-    Exits with 1, and leaves no file, if the file does not predict what the learner does.
+    The file is checked: if it does not predict what the learner does, it is removed and the exit
+    code is 1.
     """
     from alprune.runs.export import export
 
@@ -59,7 +61,13 @@ def export_command(
     if as_json:
         click.echo(json.dumps([_record(one) for one in made]))
         return
-    click.echo(printable("\n".join(map(_text, made))))
+    click.echo(printable("\n".join([*map(_text, made), _next(made[0])])))
+
+
+def _next(made: "Exported") -> str:
+    if made.format == "safetensors":
+        return f"Next: alprune predict {shlex.quote(str(made.path))} IMAGES"
+    return f"Next: load {made.path.name} in your program; {made.labels.name} names its outputs"
 
 
 def _record(made: "Exported") -> dict[str, Any]:
@@ -70,14 +78,14 @@ def _text(made: "Exported") -> str:
     lines = [f"{made.path}: the learner of {made.state}; labels in {made.labels.name}"]
     if not made.calibrated:
         lines.append(
-            "  probabilities are not calibrated: the run kept no points back (--hold-out 100 does)"
+            "  probabilities are not calibrated: the run used no --hold-out (100 are enough)"
         )
     found = made.difference
     if found is None:
         lines.append("  not checked")
     else:
         lines.append(
-            f"  checked on {found.source}: probabilities differ by {found.largest:.2g} at most, "
+            f"  checked on {found.source}: probabilities differ by at most {found.largest:.2g}, "
             f"{found.argmax} of {found.images} images get another class"
         )
     return "\n".join(lines)

@@ -11,20 +11,22 @@ from typing import Any
 import click
 
 from alprune.cli.ask import asking_options, opened
-from alprune.cli.common import Command
+from alprune.cli.options import Command
 from alprune.loop.signals import Stopped
 
 _EXAMPLES = """\b
-Begin:  alprune label birds --dataset folder:photos --classes robin,wren,tit
-Go on:  alprune label birds
+Start:     alprune label birds --dataset folder:photos --classes robin,wren,tit
+Continue:  alprune label birds
 """
 
 
 @click.command("label", cls=Command, epilog=_EXAMPLES)
 @click.argument("path", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @asking_options
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port (a free one).")
-@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port [default: a free one]."
+)
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 def label_command(
     path: Path,
@@ -35,11 +37,11 @@ def label_command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Label images on a page in the browser, while the learner learns in the background.
+    """Label images on a page in the browser, while a learner trains in the background.
 
-    DIR is a folder as of alprune ask, and may be used by both in turn. The page is served to this
-    machine only. Each answer is on the disk before the next image is shown: Ctrl-C, a closed
-    browser or a power cut loses nothing.
+    DIR is a folder like that of alprune ask; both may use it in turn. Only this machine can open
+    the page. Each answer is on the disk before the next image is shown: Ctrl-C, a closed browser
+    or a power cut loses nothing.
     """
     from alprune.labelling.web import Server
 
@@ -58,7 +60,7 @@ def label_command(
     # Ctrl-C as well: a script's background job is started with that ignored.
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with opened(path, recipe, classes, given) as asking:
+        with opened("label", path, recipe, classes, given) as asking:
             server = Server(asking, port)
             try:
                 server.run(ready, browse=not no_browser)
@@ -70,5 +72,7 @@ def label_command(
             signal.signal(number, handler)
     where = shlex.quote(str(path))
     raise Stopped(
-        ended, f"Ended. {total} labels, in {path / 'labels.csv'}. Go on: alprune label {where}"
+        ended,
+        f"Ended. {total} labels, in {path / 'labels.csv'}.\n"
+        f"Next: alprune label {where}, or alprune predict {where} IMAGES",
     )

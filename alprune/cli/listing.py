@@ -4,7 +4,7 @@ import json
 
 import click
 
-from alprune.cli.common import Command
+from alprune.cli.options import Command
 
 
 @click.command("list", cls=Command)

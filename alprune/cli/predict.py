@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import METAVARS, Command, trust_option
+from alprune.cli.options import METAVARS, Command, trust_option
 from alprune.errors import printable
 from alprune.loop.signals import Stopped
 from alprune.loop.trust import trusted
@@ -36,11 +36,13 @@ Into another program:      alprune predict outputs/photos one.jpg --out -
     default="predictions.csv",
     show_default=True,
     metavar="FILE",
-    help="The table; - writes it to the standard output.",
+    help="The table; - writes it to standard output.",
 )
 @click.option("--all", "every", is_flag=True, help="Add a column for each class's probability.")
-@click.option("--resume", is_flag=True, help="Go on with a table that was interrupted.")
-@click.option("--follow-links", is_flag=True, help="Read images behind links that lead out.")
+@click.option("--resume", is_flag=True, help="Continue a table that was interrupted.")
+@click.option(
+    "--follow-links", is_flag=True, help="Read images behind links that leave the folder."
+)
 @click.option("--device", default="auto", show_default=True, metavar=METAVARS["device"])
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -57,12 +59,12 @@ def predict_command(
     """Classify images with the learner of the run in DIR, and write a table of them.
 
     IMAGES are folders (or folder:PATH), image files, or npz:PATH with an array x. DIR may also be
-    a file made by alprune export --format safetensors. The run's own images are not needed; where
-    they are, and were decoded by the run, they are not decoded again.
+    a file made by alprune export --format safetensors. The run's own images are not needed; images
+    that the run has decoded are not decoded again.
 
-    A row an image: path, class, its probability (the network's), its confidence (calibrated; empty
-    unless the run kept points back with --hold-out), the entropy in nats, the label if the image
-    lies in a folder of a class's name, and the error if it could not be read.
+    One row per image: path, class, its probability (from the network), its confidence (calibrated;
+    empty unless the run used --hold-out), the entropy in nats, the label if the image is in a
+    folder with the name of a class, and the error if it could not be read.
     """
     from tqdm import tqdm
 
@@ -102,7 +104,7 @@ def predict_command(
             again = _again(learner, images, out, every, follow_links)
             raise Stopped(
                 getattr(interrupt, "signum", signal.SIGINT),
-                f"Interrupted after {done:,} of {source.total:,} images. To go on: {again}",
+                f"Interrupted after {done:,} of {source.total:,} images. To resume: {again}",
             ) from None
     seconds = time.monotonic() - begin
     record = _record(tally, classifier.temperature, out, seconds)
@@ -155,9 +157,11 @@ def _text(record: dict[str, Any]) -> str:
         count = f"{record['labelled']:,} images in folders of a class's name"
         rows["accuracy"] = f"{record['accuracy']:.2%} of {count}"
     rows["confidence"] = (
-        "not calibrated: the run kept no points back (--hold-out 100 does)"
+        "not calibrated: the run used no --hold-out (100 are enough)"
         if record["temperature"] is None
         else f"calibrated (temperature {record['temperature']:.3g})"
     )
     rows["table"] = record["out"]
-    return printable("\n".join(f"{name:<12} {value}" for name, value in rows.items()))
+    lines = [f"{name:<12} {value}" for name, value in rows.items()]
+    lines.append("Next: open the table; sorted by confidence, or entropy, the doubtful come first")
+    return printable("\n".join(lines))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import Command, config_of, run_options
+from alprune.cli.common import config_of
+from alprune.cli.options import Command, given_options, run_options
 from alprune.errors import ConfigError
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import PRUNE_OPTIONS
@@ -44,7 +45,11 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
             f"method {config.method!r} prunes during training: there is nothing to show before a "
             "run. Try alprune run."
         )
-    if recipe is None and given.get("dataset") is None and config.model.startswith(LIBRARIES):
+    if (
+        recipe is None
+        and "dataset" not in given_options(given)
+        and config.model.startswith(LIBRARIES)
+    ):
         train, first, labels = _random_images(config)
     else:
         train = load_splits(config).train

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from alprune.cli.common import Command
+from alprune.cli.options import Command
 
 
 @click.command("report", cls=Command)
@@ -15,22 +15,23 @@ from alprune.cli.common import Command
     metavar="DIR",
     default=Path("outputs/report"),
     show_default=True,
-    help="Folder for the report; an earlier one there is replaced.",
+    help="Folder for the report; an earlier report there is replaced.",
 )
 @click.option(
     "--baseline",
     metavar="GROUP",
-    help="Name of the group that the others are compared with (the dense learner's).",
+    help="Name of the group to compare the others with [default: the dense learner].",
 )
 @click.option(
     "--images/--no-images",
     default=True,
-    help="Show the acquired images; for that the data set is loaded, never downloaded.",
+    help="Show the acquired images; this loads the data set, but never downloads it.",
 )
 def report_command(paths: tuple[Path, ...], out: Path, baseline: str | None, images: bool) -> None:
-    """Compare runs: a page, Markdown, a CSV file and pictures.
+    """Compare runs: write a page, Markdown, a CSV file and pictures.
 
-    DIR is a run folder, or a folder of run folders; old and unfinished runs are read too.
+    DIR is a run folder, or a folder of run folders. Unfinished runs and runs of earlier versions
+    can be read, too.
     """
     from alprune.runs.report import write_report
 

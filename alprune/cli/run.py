@@ -1,6 +1,7 @@
 """`alprune run` and `alprune rerun`."""
 
 import json
+import shlex
 import sys
 import warnings
 from dataclasses import asdict
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from alprune.cli.common import Command, config_of, log_options, run_options, trust_option
+from alprune.cli.common import config_of
+from alprune.cli.options import Command, Option, flags_of, log_options, run_options, trust_option
 from alprune.errors import StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.observers import Observer
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from alprune.training.distributed import Team
 
 _RUN_EXAMPLES = """\b
-Without a download:      alprune run --dataset digits --budget 60
-The paper's experiment:  alprune run --budget 3600 --method 3sp-ca
+Without a download:      alprune run --dataset digits --budget 1m
+The paper's experiment:  alprune run --budget 1h --method 3sp-ca
 After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
 """
 
@@ -35,16 +38,25 @@ After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
     "path",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Go on with the run in DIR; beside it only --budget and --steps, to extend that run.",
+    help="Resume the run in DIR; with --budget or --steps, extend it. Takes no other options.",
 )
 @log_options
+@cloup.option(
+    "--verbose", cls=Option, rare=True, is_flag=True, help="List the layers at their minimum width."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run_command(
-    recipe: Path | None, path: Path | None, log: tuple[str, ...], as_json: bool, **given: Any
+    recipe: Path | None,
+    path: Path | None,
+    log: tuple[str, ...],
+    verbose: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Label, train, score and acquire until the budget ends.
 
-    Several processes or GPUs make one run under torchrun:
+    The learner is pruned once, on the first labelled points. Everything is recorded in the run
+    folder, and an interrupted run can be resumed. Several processes or GPUs make one run with
     torchrun --nproc-per-node N -m alprune run ...
     """
     from alprune.loop.setup import complete
@@ -55,9 +67,10 @@ def run_command(
         if path is None:
             config = config_of(recipe, given)
             with _team(config) as team:
-                result = _run(signals, team.same(complete(config)), log, team)
+                shown = _observer(whole := team.same(complete(config)), log, verbose)
+                result = _run(signals, whole, shown, team)
         else:
-            result = _resume(signals, path, {"recipe": recipe} | given, log)
+            result = _resume(signals, path, {"recipe": recipe} | given, log, verbose)
         if helps():
             return
         _draw(result.path)
@@ -89,21 +102,17 @@ def _team(config: RunConfig) -> "Team":
 
 
 def _run(
-    signals: "Signals",
-    config: "ResolvedRun",
-    log: tuple[str, ...] = (),
-    team: "Team | None" = None,
+    signals: "Signals", config: "ResolvedRun", observer: Observer, team: "Team | None" = None
 ) -> "RunResult":
     from alprune.loop.setup import open_run
     from alprune.training.distributed import ALONE
 
-    observer = _observer(config, log)
     session, oracle = open_run(config, observer=observer, team=team or ALONE)
     signals.end(session)
     return session.run(oracle)
 
 
-def _observer(config: "ResolvedRun", log: tuple[str, ...]) -> Observer:
+def _observer(config: "ResolvedRun", log: tuple[str, ...] = (), verbose: bool = False) -> Observer:
     from alprune.loop.progress import observer_for
     from alprune.loop.trackers import require_trackers, tracked
     from alprune.training.distributed import helps
@@ -111,20 +120,20 @@ def _observer(config: "ResolvedRun", log: tuple[str, ...]) -> Observer:
     if helps():
         return Observer()
     require_trackers(log)
-    return tracked(observer_for(config), Path(config.out), log)
+    return tracked(observer_for(config, verbose=verbose), Path(config.out), log)
 
 
 def _resume(
-    signals: "Signals", path: Path, given: dict[str, Any], log: tuple[str, ...]
+    signals: "Signals", path: Path, given: dict[str, Any], log: tuple[str, ...], verbose: bool
 ) -> "RunResult":
     from alprune.loop.resume import finished, options, reopen
 
     limits = {name: given.pop(name) for name in ("budget", "steps")}
-    others = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
+    others = flags_of(given)
     if others:
         raise click.UsageError(
-            f"with --resume only --budget and --steps may be given, not {', '.join(others)}: all "
-            f"else is as the run in {path} began."
+            f"with --resume only --budget and --steps may be given, not {', '.join(others)}: the "
+            f"run in {path} keeps all other options."
         )
     ended = finished(path, **limits)
     if ended is not None:
@@ -132,7 +141,7 @@ def _resume(
     signals.going_on(path)
     config = options(path, **limits)
     with _team(config) as team:
-        observer = _observer(config, log)
+        observer = _observer(config, log, verbose)
         session, oracle = reopen(path, None, observer, **limits, team=team)
         signals.end(session)
         return session.run(oracle)
@@ -140,19 +149,25 @@ def _resume(
 
 @click.command("rerun", cls=Command)
 @click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), metavar="NEW", help="Folder (DIR-rerun).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="NEW",
+    help="Folder of the second run [default: DIR-rerun].",
+)
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def rerun_command(path: Path, out: Path | None, as_json: bool) -> None:
-    """Run the options of a run that has ended once more, and compare.
+    """Repeat a run that has ended, with the same options, and compare the two.
 
-    Exits with 1 if two runs differ that had to be equal: by --steps alone and on a CPU.
+    Runs by --steps alone, on a CPU, have to be equal: the exit code is 1 if they differ.
     """
     from alprune.loop.signals import Signals, how_to_resume
     from alprune.runs.rerun import again, compare
 
     with Signals() as signals:
-        result = _run(signals, again(path, out))
+        config = again(path, out)
+        result = _run(signals, config, _observer(config))
         if result.reason == "interrupted":
             click.echo(f"Interrupted. {how_to_resume(result.path)}", err=True)
             sys.exit(signals.exit_code or 130)
@@ -178,7 +193,12 @@ def _result_table(result: "RunResult") -> str:
         "record": result.path,
         "picture": result.path / "curve.png",
     }
-    return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
+    where = shlex.quote(str(result.path))
+    lines = [f"{name:<14} {value}" for name, value in rows.items()]
+    if result.reason != "interrupted":
+        commands = [f"alprune report {where}", f"alprune predict {where} IMAGES"]
+        lines.append(f"Next: {', '.join(commands)} or alprune export {where}")
+    return "\n".join(lines)
 
 
 def _comparison_table(found: "Comparison", second: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from alprune.cli.common import Command
+from alprune.cli.options import Command, Duration
 
 
 @click.command("watch", cls=Command)
@@ -15,26 +15,26 @@ from alprune.cli.common import Command
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(min=0),
-    default=60.0,
+    type=Duration(least=0),
+    default="60s",
     show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for a run to begin there.",
+    metavar="TIME",
+    help="How long to wait for a run to start there.",
 )
 @click.option(
     "--every",
     "every_s",
-    type=click.FloatRange(min=0.05),
-    default=1.0,
+    type=Duration(least=0.05),
+    default="1s",
     show_default=True,
-    metavar="SECONDS",
-    help="Time between two looks.",
+    metavar="TIME",
+    help="Time between two updates.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print events as they come, one JSON a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 def watch_command(path: Path, wait_s: float, every_s: float, as_json: bool) -> None:
-    """Follow a run, of another process, until it ends; it is not disturbed.
+    """Follow a run of another process until it ends, without disturbing it.
 
-    Exits with 1 if the run was killed, or none begins.
+    The exit code is 1 if the run was killed, or if none starts.
     """
     from alprune.runs.watch import Watcher, follow, unseen
 
@@ -49,4 +49,4 @@ def watch_command(path: Path, wait_s: float, every_s: float, as_json: bool) -> N
             else:
                 watcher.show(course)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("No longer watching; the run goes on.") from None
+        raise KeyboardInterrupt("No longer watching; the run continues.") from None

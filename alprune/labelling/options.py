@@ -1,5 +1,6 @@
 """The options of asking: those of a run that apply, with defaults of their own."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 from alprune.data import manifest
 from alprune.data.safe_io import user_path
 from alprune.errors import ConfigError
-from alprune.loop.config import RunConfig
-from alprune.loop.defaults import NOT_FOR_LABELLING, ResolvedLabelling, resolve_labelling
+from alprune.loop.config import RunConfig, given
+from alprune.loop.defaults import ResolvedLabelling, resolve_labelling
 from alprune.loop.frozen import with_learner
 from alprune.loop.setup import check_names
 from alprune.loop.start_weights import with_weights
+from alprune.loop.unused import refuse_in_labelling
 from alprune.pruning import find_method
 
+_OURS = ("out", "pretrained_digest")  # written by us
 # What may be given anew at any time: all else is in the network that was pruned at the beginning.
 _FREE = (
     "budget dataset data_root skip_unreadable follow_links acquisition start hold_out query_size "
@@ -22,20 +25,19 @@ _FREE = (
 ).split()
 
 
-def completed(config: RunConfig) -> ResolvedLabelling:
+def completed(config: RunConfig, options: Mapping[str, Any] | None = None) -> ResolvedLabelling:
     """Fill the options left open, and check that all can be used.
+
+    Args:
+        config: The options.
+        options: Those of them that were given now; None: all that are set.
 
     Raises:
         ConfigError: One cannot.
     """
-    plain = RunConfig()
-    ours = ("out", "pretrained_digest")  # written by us
-    given = [n for n in NOT_FOR_LABELLING if getattr(config, n) != getattr(plain, n)]
-    unused = [name for name in given if name not in ours]
-    if unused:
-        raise ConfigError(
-            f"{', '.join(unused)} mean(s) nothing where people are asked for labels; leave it out."
-        )
+    if options is None:
+        options = {name: v for name, v in given(asdict(config)).items() if name not in _OURS}
+    refuse_in_labelling(options, config)
     root_of(config)
     if find_method(config.method).early:
         raise ConfigError(
@@ -49,21 +51,21 @@ def completed(config: RunConfig) -> ResolvedLabelling:
     return whole
 
 
-def changed(before: RunConfig, given: dict[str, Any]) -> ResolvedLabelling:
+def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
     """Return options with those given anew.
 
     Raises:
         ConfigError: One of them cannot be changed any more.
     """
     then = asdict(before)
-    fixed = [name for name, value in given.items() if name not in _FREE and value != then[name]]
+    fixed = [name for name, value in options.items() if name not in _FREE and value != then[name]]
     if fixed:
         told = ", ".join(f"{name} is {then[name]!r}" for name in fixed)
         raise ConfigError(
             f"{', '.join(fixed)} cannot be changed any more in {before.out} ({told}). Leave it "
             "out, or begin in another folder: labels.csv can be told there, with --unasked."
         )
-    return completed(replace(before, **given))
+    return completed(replace(before, **options), options)
 
 
 def root_of(config: RunConfig) -> Path:

@@ -68,7 +68,7 @@ class RunConfig:
     model: str = option(
         "learner",
         "vgg19",
-        "The network, by a name of `alprune list`, or module:function.",
+        "The network: a name from `alprune list`, or module:function.",
         common=True,
     )
     learner: str | None = option(
@@ -93,7 +93,7 @@ class RunConfig:
     method: str = option(
         "pruning",
         "3sp-ca",
-        "How the learner is pruned, by a name of `alprune list`, or module:function; dense prunes "
+        "How the learner is pruned: a name from `alprune list`, or module:function; dense prunes "
         "nothing.",
         common=True,
     )
@@ -182,9 +182,7 @@ class RunConfig:
     )
 
     # Training
-    epochs: float | None = option(
-        "training", None, "Passes over the labelled points per step.", common=True
-    )
+    epochs: float | None = option("training", None, "Passes over the labelled points per step.")
     initial_epochs: float | None = option(
         "training", None, "Passes over the first points before the first step."
     )
@@ -214,7 +212,7 @@ class RunConfig:
     acquisition: str | None = option(
         "acquisition",
         None,
-        "What is labelled next, by a name of `alprune list`, or module:function.",
+        "What is labelled next: a name from `alprune list`, or module:function.",
         common=True,
     )
     start: str | None = option(
@@ -263,7 +261,7 @@ class RunConfig:
         least=0,
     )
     stop_labels: int | None = option(
-        "stopping", None, "Stop once this many points are labelled.", common=True, least=1
+        "stopping", None, "Stop once this many points are labelled.", least=1
     )
     stop_accuracy: float | None = option(
         "stopping", None, "Stop once a test reaches this accuracy, 0 to 1."

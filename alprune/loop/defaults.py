@@ -23,14 +23,6 @@ PRUNE_OPTIONS = (
     *"smoothing channel_cost temperature min_channels round_to rounds".split(),
     *"latency_batch latency_aware init ignore local normalised".split(),
 )
-# Options of a run that labelling by people does not use: nobody knows labels to simulate with.
-NOT_FOR_LABELLING = tuple(
-    "steps imbalance label_noise prune_at epi_criterion score_subset eval_every out "
-    "sync_batchnorm pretrained_digest "
-    "stop_labels stop_accuracy stop_uncertainty stop_plateau".split()
-)
-LABELLING_OPTIONS = tuple(name for name in OPTIONS if name not in NOT_FOR_LABELLING)
-
 _NO_DEFAULT_IN_LABELLING = ("dataset", "initial")
 
 # Settings of `alprune bench`.
@@ -289,8 +281,6 @@ def _free_folder(config: RunConfig) -> Path:
 __all__ = [
     "BENCH",
     "DEFAULTS",
-    "LABELLING_OPTIONS",
-    "NOT_FOR_LABELLING",
     "PRUNE_OPTIONS",
     "REDUCTIONS",
     "Resolved",

@@ -11,10 +11,20 @@ from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
 
 
-def observer_for(config: RunConfig, stream: TextIO | None = None) -> Observer:
-    """Return what fits the stream (stderr if None): a bar on a terminal, lines elsewhere."""
+def observer_for(
+    config: RunConfig, stream: TextIO | None = None, verbose: bool = False
+) -> Observer:
+    """Return what fits the stream (stderr if None): a bar on a terminal, lines elsewhere.
+
+    Args:
+        config: Complete options of the run.
+        stream: Where to write.
+        verbose: Whether to list the layers at their minimum width.
+    """
     stream = stream or sys.stderr
-    return Bar(config, stream) if stream.isatty() else Lines(stream)
+    if stream.isatty():
+        return Bar(config, stream, verbose=verbose)
+    return Lines(stream, verbose=verbose)
 
 
 class Bar(Observer):
@@ -25,6 +35,7 @@ class Bar(Observer):
         stream: A terminal.
         title: Stands in front of the bar.
         notes: Returns what else to show beside it.
+        verbose: See `prune_line`.
     """
 
     def __init__(
@@ -33,8 +44,9 @@ class Bar(Observer):
         stream: TextIO,
         title: str = "",
         notes: Callable[[], dict[str, str]] = dict,
+        verbose: bool | None = None,
     ) -> None:
-        self._notes = notes
+        self._notes, self._verbose = notes, verbose
         self._by_clock = config.budget is not None
         self._total = float(config.budget or config.steps or 0)
         unit = "{n:.0f}/{total:.0f} s" if self._by_clock else "step {n:.0f}/{total:.0f}"
@@ -54,9 +66,9 @@ class Bar(Observer):
         if name == "start":
             self._bar.write(f"Writing to {fields['config']['out']}", file=self._stream)
         if name == "resume":
-            self._bar.write(f"Going on at step {fields['step']}", file=self._stream)
+            self._bar.write(f"Resuming at step {fields['step']}", file=self._stream)
         if name == "prune":
-            self._bar.write(prune_line(fields), file=self._stream)
+            self._bar.write(prune_line(fields, self._verbose), file=self._stream)
         if name == "step":
             self._fields["labelled"] = str(fields["labelled"])
             if fields["test_accuracy"] is not None:
@@ -81,8 +93,8 @@ class Bar(Observer):
 class Lines(Observer):
     """One line for the pruning and one every few seconds, for logs."""
 
-    def __init__(self, stream: TextIO, every_s: float = 10.0) -> None:
-        self._stream, self._every_s = stream, every_s
+    def __init__(self, stream: TextIO, every_s: float = 10.0, verbose: bool | None = None) -> None:
+        self._stream, self._every_s, self._verbose = stream, every_s, verbose
         self._last_s = float("-inf")
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
@@ -90,9 +102,9 @@ class Lines(Observer):
         if name == "start":
             print(f"Writing to {fields['config']['out']}", file=self._stream, flush=True)
         if name == "resume":
-            print(f"Going on at step {fields['step']}", file=self._stream, flush=True)
+            print(f"Resuming at step {fields['step']}", file=self._stream, flush=True)
         if name == "prune":
-            print(prune_line(fields), file=self._stream, flush=True)
+            print(prune_line(fields, self._verbose), file=self._stream, flush=True)
         now = time.monotonic()
         if name != "step" or now - self._last_s < self._every_s:
             return
@@ -108,8 +120,13 @@ class Lines(Observer):
         )
 
 
-def prune_line(fields: dict[str, Any]) -> str:
-    """Say in a line what pruning did."""
+def prune_line(fields: dict[str, Any], verbose: bool | None = None) -> str:
+    """Say in a line what pruning did.
+
+    Args:
+        fields: Of the event "prune".
+        verbose: Whether to list the layers at their minimum width; None where no option does.
+    """
     took = "during training" if fields["prune_s"] is None else f"in {fields['prune_s']:.2f} s"
     if fields["sparsity"]:
         return (
@@ -121,9 +138,18 @@ def prune_line(fields: dict[str, Any]) -> str:
     return (
         f"{fields['method']}: {fields['flops_reduction']:.1%} of the FLOPs and "
         f"{1 - fields['params_after'] / fields['params_before']:.1%} of the parameters removed "
-        f"{took}"
-        + (f"; the floor held in {', '.join(fields['floored'])}" if fields["floored"] else "")
+        f"{took}" + _at_minimum(fields, verbose)
     )
+
+
+def _at_minimum(fields: dict[str, Any], verbose: bool | None) -> str:
+    floored, layers = fields["floored"], len(fields.get("widths") or fields["floored"])
+    if not floored:
+        return ""
+    said = f"; minimum width reached in {len(floored)} of {layers} layers"
+    if verbose:
+        return f"{said}: {', '.join(floored)}"
+    return said if verbose is None else f"{said}; --verbose lists them"
 
 
 def span(seconds: float) -> str:

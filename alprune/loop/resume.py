@@ -86,7 +86,7 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
     if kind_of(path) is not RUN:
         raise StoreError(f"{path} holds no run. To resume what it holds: {resume_command(path)}.")
     new = {"budget": budget, "steps": steps, "out": str(path)}
-    return complete(RunConfig.from_toml(path / CONFIG, **given(new)).resolved(_ONCE))
+    return complete(RunConfig.from_toml(path / CONFIG, **given(new)).resolved(_ONCE), new=False)
 
 
 def finished(path: Path, budget: float | None, steps: int | None) -> RunResult | None:

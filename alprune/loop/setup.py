@@ -22,6 +22,7 @@ from alprune.loop.oracle import Simulation
 from alprune.loop.pool import LabelPool, drawn_to_hold_out
 from alprune.loop.run_folder import NullRunFolder, RunFolder, check_new
 from alprune.loop.start_weights import scaled, start_from, with_weights
+from alprune.loop.unused import refuse_unused
 from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
 from alprune.pruning.epi import EarlyPruner, EarlySettings
 from alprune.pruning.registry import CHANNEL_COSTS
@@ -73,7 +74,7 @@ def open_run(
     Raises:
         AlpruneError: As from `run`.
     """
-    whole = team.same(complete(config))
+    whole = team.same(config if isinstance(config, ResolvedRun) else complete(config))
     if team.rank == 0:
         check_new(Path(whole.out))  # before the data are loaded, which may take long
     splits = load_splits(whole)
@@ -81,25 +82,22 @@ def open_run(
     return session, simulation(whole, splits.train)
 
 
-def complete(config: RunConfig) -> ResolvedRun:
+def complete(config: RunConfig, new: bool = True) -> ResolvedRun:
     """Fill the options left open with their defaults, and check all that can be checked early.
+
+    Args:
+        config: The options.
+        new: Whether to refuse options that have no effect; runs of earlier versions may have some.
 
     Raises:
         ConfigError: An unknown data set, method, device or acquisition function, or options
             that do not go together.
         ModelError: The file of `pretrained` cannot be read.
     """
+    if new:
+        refuse_unused([config])
     whole = resolve(with_weights(with_learner(config)))
     check_names(whole)
-    early = find_method(config.method).early
-    if config.prune_at is not None and not early:
-        raise ConfigError(
-            f"prune_at ({config.prune_at!r}) is for methods that prune during training: epi."
-        )
-    if early and config.normalised != "auto":
-        raise ConfigError(
-            f"normalised ({config.normalised!r}) is for methods that prune before training."
-        )
     _check_counts(whole)
     if whole.score_subset is not None and whole.score_subset < whole.query_size:
         raise ConfigError(

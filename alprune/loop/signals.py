@@ -68,7 +68,7 @@ class Signals:
         again = self.exit_code != 0
         self.exit_code = 128 + signum
         if self._session is None:
-            done = "before it went on" if self._resumed else "before the first step"
+            done = "before it was resumed" if self._resumed else "before the first step"
             advice = f" {how_to_resume(self._resumed)}" if self._resumed else ""
             raise Stopped(signum, f"Interrupted {done}.{advice}")
         path = self._session.record.folder.path
@@ -82,5 +82,5 @@ class Signals:
 
 
 def how_to_resume(path: Path) -> str:
-    """Say which command goes on with the run in a folder."""
-    return f"To go on: {resume_command(path)}"
+    """Return the advice that names the command to resume a run."""
+    return f"To resume: {resume_command(path)}"

@@ -1,6 +1,6 @@
 """Run a run folder's options once more and compare."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,10 @@ from alprune.acquisition import find_acquisition
 from alprune.acquisition.base import name_of
 from alprune.data.atomic_io import free_path
 from alprune.errors import StoreError
-from alprune.loop.config import RunConfig, given
 from alprune.loop.defaults import ResolvedRun
 from alprune.loop.events import moved_between
 from alprune.loop.resume import options
 from alprune.loop.run_folder import Fields, read_events, resume_command
-from alprune.loop.setup import complete
 
 _MEASURED = ("latency_reduction", "latency_aware")
 
@@ -74,12 +72,7 @@ def again(path: Path, out: Path | None = None) -> ResolvedRun:
             f"the run chose its points by {used!r}, a function that was passed to it; only Python "
             "can run it again: alprune.run(RunConfig.from_toml(...), acquisition=...)."
         )
-    return complete(
-        RunConfig.from_mapping(
-            given(asdict(config))
-            | {"out": str(out or free_path(path.with_name(f"{path.name}-rerun")))}
-        )
-    )
+    return replace(config, out=str(out or free_path(path.with_name(f"{path.name}-rerun"))))
 
 
 def compare(first: Path, second: Path) -> Comparison:

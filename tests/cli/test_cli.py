@@ -78,7 +78,10 @@ def test_list_names_every_family():
         (["--momentum", "1.5"], "momentum must be in"),
         (["--method", "epi", "--prune-at", "never"], "prune_at must be 'epi', 'random'"),
         (["--method", "epi", "--epi-criterion", "foo"], "unknown criterion 'foo'"),
-        (["--method", "3sp", "--prune-at", "2"], "for methods that prune during training"),
+        (
+            ["--method", "3sp", "--prune-at", "2"],
+            "^Error: prune_at .*only epi prunes during training",
+        ),
         (["--score-subset", "5"], "must be at least query_size"),
         (["--seed", "99999999999999999999"], "seed must be less than"),
         (["--acquisition", "broken_module:f"], "cannot be imported: ModuleNotFoundError"),
@@ -90,7 +93,7 @@ def test_list_names_every_family():
 def test_bad_input_is_one_message_and_exit_code_1(tmp_path, args, message):
     done = call("run", *FAST, "--steps", 1, "--out", tmp_path / "run", *args)
     assert done.exit_code == 1, done.output
-    assert len(re.findall(r"^\w+Error: ", done.stderr, re.MULTILINE)) == 1
+    assert len(re.findall(r"^Error: ", done.stderr, re.MULTILINE)) == 1
     assert "Traceback" not in done.output
     assert re.search(message, done.stderr), done.stderr
     assert not (tmp_path / "run").exists()
@@ -107,7 +110,7 @@ def test_a_folder_that_holds_a_run_is_pointed_to_resume(tmp_path):
     assert json.loads(again.stdout)["steps"] == 1
     further = call("run", "--resume", tmp_path / "run", "--steps", 2, "--json")
     assert further.exit_code == 0, further.output
-    assert json.loads(further.stdout)["steps"] == 2 and "Going on at step 0" in further.stderr
+    assert json.loads(further.stdout)["steps"] == 2 and "Resuming at step 0" in further.stderr
 
 
 def test_resume_takes_no_other_options(tmp_path):

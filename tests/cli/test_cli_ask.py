@@ -49,11 +49,11 @@ def test_asking_and_telling_in_turn_from_the_command_line(tmp_path):
     assert "6 images" in first.stdout and f"alprune tell {run}" in first.stdout
     assert "dark, light, striped" in first.stdout
     again = call("ask", run)
-    assert "as before: nothing was told since" in again.stdout
+    assert "repeated: no answers were read since" in again.stdout
     fill_in(run / "queries.csv")
     told = call("tell", run, run / "queries.csv")
     assert told.exit_code == 0, told.output
-    assert "6 labels: " in told.stdout and f"Go on: alprune ask {run}" in told.stdout
+    assert "6 labels: " in told.stdout and f"Next: alprune ask {run}" in told.stdout
     second = json.loads(call("ask", run, "--json").stdout)
     assert second["round"] == 2 and second["labelled"] == 6 and len(second["queries"]) == 6
     assert {"path", "guess", "probability", "entropy"} <= set(second["queries"][0])
@@ -84,14 +84,20 @@ def test_what_cannot_be_taken_is_one_message_and_exit_code_1(tmp_path, content, 
     assert call("ask", run, *options(root)).exit_code == 0
     (tmp_path / "labels.csv").write_text(content)
     done = call("tell", run, tmp_path / "labels.csv")
-    assert done.exit_code == 1 and done.stderr.startswith("DataError: ")
+    assert done.exit_code == 1 and done.stderr.startswith("Error: ")
     assert message in done.stderr and "Traceback" not in done.output
 
 
 def test_the_folder_must_be_begun_and_labels_must_be_named(tmp_path):
     done = call("tell", tmp_path / "none", tmp_path / "labels.csv")
-    assert done.exit_code == 1 and "--dataset folder:PATH" in done.stderr
+    assert done.exit_code == 1 and "is not a folder of alprune ask or alprune label" in done.stderr
+    assert "--dataset" not in done.stderr and not (tmp_path / "none").exists()
     assert call("tell", tmp_path / "none").exit_code == 2
+    for command in ("ask", "label"):
+        new = call(command, tmp_path / "none")
+        assert (
+            new.exit_code == 1 and f"alprune {command} {tmp_path / 'none'} --dataset" in new.stderr
+        )
     assert call("ask", tmp_path / "none", "--steps", 3).exit_code == 2
 
 

@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from alprune.cli import main
 asked = {"--version": 0, "--help": 0, "nonsense": 2, "run --nonsense": 2}
 asked |= {f"{name} --help": 0 for name in main.list_commands(None)}
-asked |= {"cache list --help": 0, "cache remove --help": 0, "cache --help": 0}
+asked |= {"cache list --help": 0, "cache remove --help": 0, "run --help-all": 0}
 found = {}
 for words, code in asked.items():
     done = CliRunner().invoke(main, words.split())

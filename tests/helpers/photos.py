@@ -48,7 +48,6 @@ def options(root, **changes):
         "dataset": f"folder:{root}",
         "model": "tiny_learner:build",
         "method": "3sp",
-        "min_channels": 2,
         "device": "cpu",
         "precision": "fp32",
         "image_size": SIDE,
@@ -59,4 +58,7 @@ def options(root, **changes):
         "batch_size": 8,
         "pad": 1,
     }
-    return base | changes
+    options = base | changes
+    if options["method"] != "snip":  # which has no use for it
+        options.setdefault("min_channels", 2)
+    return options

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import alprune
 
+MASKS = ("snip", "grasp", "synflow", "magnitude-weights", "random")
+
 
 def options(out, **changes):
     base = {
@@ -15,10 +17,12 @@ def options(out, **changes):
         "epochs": 1.0,
         "device": "cpu",
         "precision": "fp32",
-        "min_channels": 2,
         "out": str(out),
     }
-    return alprune.RunConfig(**(base | changes))
+    chosen = base | changes
+    if chosen["method"] not in MASKS:
+        chosen.setdefault("min_channels", 2)
+    return alprune.RunConfig(**chosen)
 
 
 def events_of(path, name=None):

@@ -367,7 +367,7 @@ def test_outputs_grow_whatever_was_pruned(tmp_path, method):
     ("changes", "message"),
     [
         ({"dataset": "digits"}, "give --dataset folder:PATH"),
-        ({"steps": 3}, "steps mean"),
+        ({"steps": 3}, "steps has no effect in labelling"),
         ({"method": "epi"}, "prunes during training"),
         ({"method": "3spp"}, "Did you mean '3sp'"),
         ({"budget": -1.0}, "budget must be more than 0"),

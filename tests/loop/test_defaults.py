@@ -9,8 +9,6 @@ from alprune.loop.config import OPTIONS, RunConfig
 from alprune.loop.defaults import (
     BENCH,
     DEFAULTS,
-    LABELLING_OPTIONS,
-    NOT_FOR_LABELLING,
     Resolved,
     ResolvedLabelling,
     ResolvedRun,
@@ -19,6 +17,7 @@ from alprune.loop.defaults import (
     resolve_labelling,
 )
 from alprune.loop.option import GROUPS
+from alprune.loop.unused import LABELLING_OPTIONS, NOT_FOR_LABELLING
 from alprune.models import MODELS
 from alprune.pruning import METHODS, Latency, Limits, ScoreOptions
 from alprune.pruning.width_limits import AUTO, LEAST

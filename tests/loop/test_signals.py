@@ -134,7 +134,7 @@ def test_a_signal_before_a_run_goes_on_says_how_to_go_on(tmp_path):
         os.kill(os.getpid(), TERM)
     assert stopped.value.signum == TERM
     resume = f"alprune run --resume '{tmp_path}/my run'"
-    assert str(stopped.value) == f"Interrupted before it went on. To go on: {resume}"
+    assert str(stopped.value) == f"Interrupted before it was resumed. To resume: {resume}"
 
 
 @pytest.mark.parametrize("signals", [(INT, INT), (TERM, INT)])

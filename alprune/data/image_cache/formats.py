@@ -6,7 +6,7 @@ from alprune.errors import DataError
 
 # Photographs and scans only. Formats that Pillow hands to another program (EPS) stay out.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "HEIF")
-HEIC_ADVICE = "HEIC photos are read where pillow-heif is: pip install 'alprune[heic]'"
+HEIC_ADVICE = "HEIC photos are read where pillow-heif is: pip install pillow-heif"
 _BRANDS = {  # of ISO media files, bytes 8 to 12
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),

@@ -121,7 +121,7 @@ def bench(settings: BenchSettings, tell: Tell = lambda text: None) -> BenchResul
     """
     with tempfile.TemporaryDirectory(prefix="alprune-bench-") as name:
         config = _config(settings, Path(name))
-        splits = load_splits(complete(config))
+        splits = load_splits(complete(config, new=False))
         subjects = []
         for method in settings.methods:
             tell(f"pruning: {method}")

@@ -41,7 +41,7 @@ def own_time(config: RunConfig, splits: Splits, seconds: float) -> tuple[float, 
     """
     config = replace(config, budget=seconds, initial_epochs=0.25)
     watch = _Steps()
-    session = open_session(complete(config), splits, observer=watch)
+    session = open_session(complete(config, new=False), splits, observer=watch)
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that random labels cannot be learnt is no news

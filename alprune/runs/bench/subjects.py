@@ -55,7 +55,7 @@ def subject(config: RunConfig, splits: Splits, method: str) -> Subject:
     published = find_method(method).reductions
     asked = {f"{quantity}_reduction": share for quantity, share in published.items()}
     paper = {"smoothing": 0.05, "channel_cost": "made", "method": method}
-    config = complete(RunConfig.from_mapping(asdict(config) | asked | paper))
+    config = complete(RunConfig.from_mapping(asdict(config) | asked | paper), new=False)
     device = pick_device(config.device)
     pool, first = first_labels(config, splits.train)
     pruned = prune_learner(config, splits.train, first, pool.label_of(first))

@@ -12,6 +12,7 @@ from alprune.errors import AlpruneError, ConfigError, quoted
 from alprune.loop.config import RunConfig, known_option, read_option
 from alprune.loop.defaults import ResolvedRun
 from alprune.loop.setup import complete, data_options
+from alprune.loop.unused import refuse_unused, without_refused
 from alprune.models import check_name
 
 MOST_RUNS = 1_000
@@ -62,9 +63,11 @@ def cells(config: RunConfig, grid: Grid, out: Path) -> list[Cell]:
     """
     _check_axes(grid)
     found: dict[str, Cell] = {}
-    for chosen in product(*grid.values()):
-        values = dict(zip(grid, chosen, strict=True))
-        cell = _cell(config, values, out)
+    points = [dict(zip(grid, chosen, strict=True)) for chosen in product(*grid.values())]
+    asked = [_asked(config, values) for values in points]
+    refuse_unused(asked)
+    for values, options in zip(points, asked, strict=True):
+        cell = _cell(options, values, out)
         if (other := found.setdefault(cell.name.lower(), cell)) is not cell:
             raise ConfigError(
                 f"two runs would be called {cell.name!r}: {other.values} and {values}. Compare "
@@ -120,10 +123,17 @@ def name_of(values: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
+def _asked(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    try:
+        return replace(config, **values)
+    except ConfigError as error:
+        raise ConfigError(f"run {name_of(values)}: {error}") from error
+
+
 def _cell(config: RunConfig, values: dict[str, Any], out: Path) -> Cell:
     name = name_of(values)
     try:
-        whole = complete(replace(config, **values, out=str(out / name)))
+        whole = complete(replace(without_refused(config, values), out=str(out / name)), new=False)
         check_name(whole.model)
     except AlpruneError as error:
         raise type(error)(f"run {name}: {error}") from error

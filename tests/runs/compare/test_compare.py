@@ -114,8 +114,8 @@ def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path):
 
 
 def test_what_cannot_be_pruned_as_asked_is_found_before_the_first_run(tmp_path):
-    with pytest.raises(PruneError, match="run dense: method 'dense' prunes nothing"):
-        compare(tmp_path / "cmp", flops_reduction=0.5)
+    with pytest.raises(PruneError, match="run dense-flops-reduction0.5: method 'dense' prunes"):
+        compare(tmp_path / "cmp", {"method": ["dense", "3sp"], "flops_reduction": [0.5, 0.6]})
     with pytest.raises(AlpruneError, match="run momentum1.5: momentum must be in"):
         compare(tmp_path / "cmp", {"momentum": [0.9, 1.5]})
     assert not (tmp_path / "cmp").exists()

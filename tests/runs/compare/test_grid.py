@@ -98,7 +98,7 @@ def test_open_options_are_filled_for_each_run_by_itself(tmp_path):
         ({"acquisition": ["entropy", "entrop"]}, "run entrop: unknown acquisition"),
         ({"dataset": ["digits", "npz:"]}, "run npz: data set 'npz:' needs a path"),
         ({"lr": [0.1, "x"]}, "run lrx: lr must be a number"),
-        ({"prune_at": ["2"]}, "for methods that prune during training"),
+        ({"prune_at": ["2"]}, "prune_at .*only epi prunes during training"),
         ({"model": ["tiny_learner:build", "tiny_learner-build"]}, "unknown model"),
         ({"dataset": ["npz:a/b", "npz:a-b"]}, "two runs would be called 'npz-a-b'"),
     ],

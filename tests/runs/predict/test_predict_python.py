@@ -236,7 +236,7 @@ def test_a_signal_leaves_whole_rows_and_the_command_to_go_on(run, tmp_path, numb
     if process.returncode == 0:
         pytest.skip("it was faster than the signal")
     assert process.returncode == 128 + number, said
-    assert "To go on: alprune predict" in said and "--resume" in said and "Traceback" not in said
+    assert "To resume: alprune predict" in said and "--resume" in said and "Traceback" not in said
     counted = int(re.search(r"Interrupted after ([\d,]+) of 6,020", said)[1].replace(",", ""))
     rows = rows_of(out.read_text())
     assert all(row["class"] for row in rows) and counted <= len(rows) <= counted + 64

@@ -304,4 +304,4 @@ def test_the_command_prints_the_page_s_path_or_one_message(tmp_path):
         main, ["report", str(run), "--out", out, "--baseline", "3sp", "--no-images"]
     )
     assert wrong.exit_code == 1
-    assert "ConfigError: there is no group '3sp' to compare with" in wrong.output
+    assert "Error: there is no group '3sp' to compare with" in wrong.output
