@@ -83,7 +83,7 @@ def load_listing(listing: Listing, options: LoadOptions) -> Splits:
             tqdm.write(said(place), file=sys.stderr)
         _report(listing, decoded, options.skip_unreadable, place if stays else None)
         deep = decoded.bits[decoded.bits > 0]
-        if said_of_range := dark(len(deep), int(deep.max(initial=0))):
+        if said_of_range := dark(len(deep), int(deep.max(initial=0)), int((deep <= 8).sum())):
             warnings.warn(said_of_range, stacklevel=2)
         return _splits(listing, decoded, size, options)
 

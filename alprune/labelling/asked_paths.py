@@ -52,6 +52,13 @@ class AskedPaths:
             self._other_roots.setdefault(root, f"{quoted(text)} ({where})")
         return found[0], self._asked[found[0]].content
 
+    def anywhere(self, text: str) -> str | None:
+        """Return the image of the folder that a path means, asked for or not; None if unknown."""
+        every = self._every_name
+        spelt = next(filter(None, map(every.find, spellings(text, self._root))), None)
+        found = [spelt] if spelt else self._ending_alike(text)
+        return found[0] if len(found) == 1 else None
+
     def alike(self, text: str) -> list[str]:
         """Return the images that a path may mean, if these are several."""
         found = self._ending_alike(text)
@@ -95,6 +102,10 @@ class AskedPaths:
     @cached_property
     def _names(self) -> KnownNames:
         return KnownNames(self._asked)
+
+    @cached_property
+    def _every_name(self) -> KnownNames:
+        return KnownNames(self._everything)
 
     @cached_property
     def _everything(self) -> dict[str, None]:

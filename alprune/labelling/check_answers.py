@@ -142,7 +142,7 @@ class AnswerChecker:
         asked = paths.find(entry.path, entry.where)
         path, content = asked if asked else (None, None)
         if content is None and rules.unasked:
-            path, content = self._on_disk(entry.path)
+            path, content = self._on_disk(entry.path, paths)
         if path is None or content is None:
             if entry.guess and not entry.path.isascii():
                 found.guessed[entry.path] = entry.guess
@@ -193,8 +193,9 @@ class AnswerChecker:
             found.replaced += 1
         found.answers[answer.content] = answer
 
-    def _on_disk(self, text: str) -> tuple[str | None, str | None]:
-        for path in spellings(text, self._root):
+    def _on_disk(self, text: str, paths: AskedPaths) -> tuple[str | None, str | None]:
+        meant = paths.anywhere(text)
+        for path in (*spellings(text, self._root), *([meant] if meant else [])):
             content = self._identify(path)
             if content is not None:
                 return path, content

@@ -298,11 +298,13 @@ def test_12_packed_bits_of_a_tiff_are_all_used() -> None:
 def test_16_bit_images_that_use_12_bits_are_decoded_with_a_warning() -> None:
     decoder = Decoder(SIZE, threads=1)
     decoder.decode(saved(Image.fromarray((ramp() * 4095).astype(np.uint16)), "PNG"))
-    said = dark(decoder.deep_images, decoder.deep_bits)
+    said = decoder.said_of_range()
     assert said is not None and re.search("at most 12 bits.*multiply the values by 16", said)
     decoder.decode(saved(Image.fromarray((ramp() * 65535).astype(np.uint16)), "PNG"))
-    assert dark(decoder.deep_images, decoder.deep_bits) is None
-    assert dark(0, 0) is None
+    assert decoder.said_of_range() is None
+    decoder.decode(saved(Image.fromarray((ramp() * 255).astype(np.uint16)), "PNG"))
+    assert "1 of 3 16-bit images have no value above 255" in str(decoder.said_of_range())
+    assert dark(0, 0, 0) is None
 
 
 def test_grey_maps_of_any_largest_value_are_stretched() -> None:

@@ -332,3 +332,15 @@ def test_a_path_as_it_was_asked_is_always_found(names):
     for name in names:
         found = paths.find(name, "line 1")
         assert found is not None and found[0] == name
+
+
+@pytest.mark.parametrize(
+    "text", ["unlabelled/Z.png", "/mnt/photos/unlabelled/z.png", "/data/upload/1/3f2a8b10-z.png"]
+)
+def test_an_image_that_was_not_asked_for_is_known_by_the_end_of_its_path_too(journal, text):
+    everything = (*PATHS, "unlabelled/z.png")
+    checker = AnswerChecker(
+        journal, Path("/photos"), {"unlabelled/z.png": "f" * 32}.get, lambda: everything
+    )
+    checker.take([Given("line 2", text, "cat")], Rules(unasked=True), "test")
+    assert labels(journal) == {"unlabelled/z.png": "cat"}

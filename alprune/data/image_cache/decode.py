@@ -20,6 +20,7 @@ from alprune.data.safe_io import open_ordinary
 from alprune.errors import DataError
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit of suspicion: a quarter of a GiB of RGB
+_LOST_BITS = 8  # of 16, the lower ones
 _BRIGHT_BITS = 14  # of 16; a picture that takes no more has a quarter of the brightness
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 MAX_BYTES = 4 * MAX_PIXELS  # of a file; so much could be read as one piece of metadata
@@ -76,6 +77,7 @@ class Decoder:
     Attributes:
         deep_images: Images decoded so far that had 16 bits per channel and no stated range.
         deep_bits: Number of bits that the largest of their values takes.
+        black_images: Those of them whose values take 8 bits at most, and are all lost.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Decoder:
         self._alone = alone or threading.RLock()
         self._formats = installed_formats()
         self._counting = threading.Lock()
-        self.deep_images = self.deep_bits = 0
+        self.deep_images = self.deep_bits = self.black_images = 0
 
     def __call__(self, path: Path) -> tuple[np.ndarray, bool]:
         """Return the image as `(h, w, 3)` uint8, and whether the file is grey.
@@ -119,6 +121,10 @@ class Decoder:
             DataError, Exception: As from a call.
         """
         return self._opened(io.BytesIO(content), len(content))[0]
+
+    def said_of_range(self) -> str | None:
+        """Return a warning about the 16-bit images decoded so far, as of `dark`."""
+        return dark(self.deep_images, self.deep_bits, self.black_images)
 
     def _opened(self, file: BinaryIO, size: int) -> tuple[np.ndarray, bool, int]:
         with self._alone_if(size > _LARGE_BYTES):
@@ -169,19 +175,26 @@ class Decoder:
             with self._counting:
                 self.deep_images += 1
                 self.deep_bits = max(self.deep_bits, bits)
+                self.black_images += bits <= _LOST_BITS
         return np.asarray(rgb), grey, bits
 
     def _alone_if(self, large: bool) -> contextlib.AbstractContextManager[object]:
         return self._alone if large else contextlib.nullcontext()
 
 
-def dark(images: int, bits: int) -> str | None:
+def dark(images: int, bits: int, black: int) -> str | None:
     """Return a warning about 16-bit images that use only the lower bits; None if they do not.
 
     Args:
         images: Number of 16-bit images whose file states no range.
         bits: Number of bits that the largest of their values takes.
+        black: Number of those whose values take 8 bits at most.
     """
+    if images and bits > _BRIGHT_BITS and black:
+        return (
+            f"{black:,} of {images:,} 16-bit images have no value above 255 and are decoded to "
+            "black: the upper 8 bits are read. Store them as 8 bits, or multiply their values."
+        )
     if not images or bits > _BRIGHT_BITS:
         return None
     return (

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alprune.data.image_cache.decode import MAX_BYTES, Decoder, dark
+from alprune.data.image_cache.decode import MAX_BYTES, Decoder
 from alprune.data.image_cache.pool import cores
 from alprune.data.image_cache.worker import open_rows, write_at
 from alprune.data.memmap import map_images
@@ -104,7 +104,7 @@ class Pixels:
             self._failed(row, reason)
         if not self._warned and self._decoder.deep_images >= _DEEP_LOOKED_AT:
             self._warned = True
-            if said := dark(self._decoder.deep_images, self._decoder.deep_bits):
+            if said := self._decoder.said_of_range():
                 warnings.warn(said, stacklevel=2)
         for number, place in zip(which, into, strict=True):
             image = decoded.get(int(unique[number]))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alprune.data.image_cache.decode import Decoder, dark
+from alprune.data.image_cache.decode import Decoder
 from alprune.data.leftovers import in_words, kind_of_file, kind_of_folder
 from alprune.data.names import KnownNames, folded
 from alprune.data.safe_io import user_path
@@ -202,7 +202,7 @@ def decoded(entries: Iterable[Entry], inputs: Inputs) -> Iterator[Batch]:
                 yield waiting.popleft().result()
         finally:  # Ctrl-C must not wait for all that is queued
             pool.shutdown(cancel_futures=True)
-    if said := dark(decode.deep_images, decode.deep_bits):
+    if said := decode.said_of_range():
         warnings.warn(said, stacklevel=2)
 
 
