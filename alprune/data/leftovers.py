@@ -1,6 +1,7 @@
 """What systems, cameras and programs leave among images, which is neither image nor class."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,6 +38,7 @@ _FOLDER_NAMES = frozenset(
 _FILE_NAMES = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "folder.htt", "icon\r", "picasa.ini")
 )
+_PLURAL = re.compile(r"\b(file|folder|image|link|photo|sample|video)s\b")
 _VIDEO_SUFFIXES = frozenset(".mov .mp4 .m4v .avi .mkv .3gp .mts .m2ts .webm .mpg .mpeg".split())
 _SIDECAR_SUFFIXES = frozenset((".aae", ".xmp", ".thm", ".lrv"))
 _OWN_FILES = frozenset(("queries.png", "queries.csv", "predictions.csv", "labels.csv"))
@@ -83,8 +85,13 @@ def kind_of_loose(name: str) -> str | None:
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """Say what was left out and how many there are: "2 videos, 1 files of the system"."""
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
+    """Say what was left out and how many there are: "2 videos, 1 file of the system"."""
+    listed = []
+    for kind, count in sorted(counts.items()):
+        if count:
+            name = _PLURAL.sub(r"\1", kind, count=1) if count == 1 else kind
+            listed.append(f"{count:,} {name}")
+    return ", ".join(listed)
 
 
 __all__ = [

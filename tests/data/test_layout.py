@@ -243,7 +243,7 @@ def test_our_own_folders_among_the_images_are_no_classes(tmp_path: Path) -> None
     splits = opened(tmp_path)
     assert counts(splits) == {"cat": 2, "dog": 2, "queries": 1, "-": 0}
     assert "3 folders of alprune" in splits.described()
-    assert "1 files of alprune" in splits.described()
+    assert "1 file of alprune" in splits.described()
 
 
 def test_an_empty_class_folder_stays_a_class(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_raw_photos_and_other_files_in_no_folder_are_counted(tmp_path: Path) -> 
     for name in ("a.CR2", "b.dng", "notes.txt", "drawing.svg", "noname"):
         (tmp_path / name).touch()
     said = opened(tmp_path).described()
-    assert "2 raw photos" in said and "2 other files" in said and "1 images of other" in said
+    assert "2 raw photos" in said and "2 other files" in said and "1 image of other" in said
 
 
 def test_loading_says_in_one_line_what_was_counted_as_what(

@@ -51,7 +51,7 @@ def test_a_table_says_which_images_are_what(photos: Path) -> None:
     assert splits.train.paths == ("2.png", "a/0.png", "b/1.png")
     assert splits.train.y.tolist() == [-1, 0, 1]
     assert splits.test.paths == ("4.png", "a/3.png") and splits.test.y.tolist() == [1, 0]
-    assert "1 images of the split val" in splits.described()
+    assert "1 image of the split val" in splits.described()
     pixels = np.asarray(Image.open(photos / "a/0.png"))
     assert np.array_equal(splits.train.x[1].numpy(), pixels)
 
