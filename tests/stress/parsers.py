@@ -19,6 +19,7 @@ from mutations import (
     other_value,
 )
 from parsers_of_people import parts as parts_of_people
+from parsers_of_requests import parts as parts_of_requests
 from parsers_of_shards import parts as parts_of_shards
 from PIL import Image
 
@@ -100,6 +101,7 @@ def targets() -> dict[str, Target]:
         ),
         **{name: Target(*made) for name, made in parts_of_people(JSON).items()},
         **{name: Target(*made) for name, made in parts_of_shards(JSON).items()},
+        **{name: Target(*made) for name, made in parts_of_requests(JSON).items()},
     }
 
 

@@ -59,10 +59,16 @@ def _inside(content: bytes, words: list[bytes], rng: random.Random) -> bytes:
     if rng.random() < 0.3:
         at, word = _SIZE.start, b"%011o\0" % rng.randrange(2 ** rng.randrange(1, 33))
     header[at : at + len(word)] = word
+    if rng.random() < 0.2:  # a number of base 256, which may be negative
+        number = rng.choice((-1, -512, -1536, 2**32, 2**62, rng.randrange(-(2**40), 2**40)))
+        header[_SIZE] = (b"\xff" if number < 0 else b"\x80") + number.to_bytes(
+            11, "big", signed=True
+        )
     header = header[:512]
     header[_CHECKSUM] = b" " * 8
     header[_CHECKSUM] = b"%06o\0 " % sum(header)
-    return content[:begin] + bytes(header) + content[begin + 512 :]
+    times = rng.choice((2, 100, 3000)) if rng.random() < 0.1 else 1
+    return content[:begin] + bytes(header) * times + content[begin + 512 :]
 
 
 def _index() -> bytes:

@@ -1,0 +1,79 @@
+"""What fuzz.py feeds of what others send or hand over whole: HTTP requests, plans to rebuild by."""
+
+import random
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from flask.testing import FlaskClient
+from mutations import inside_json
+from torch import nn
+
+from alprune import Plan, build, rebuild
+from alprune.labelling.web.app import make_app
+
+TOKEN, HOST = "a-token", "127.0.0.1:8000"
+HTTP = [b"\n", b"\r\n", b"..", b"%2e%2e%2f", b"%00", b"/image/", b"/answer", b"?", b"-1", b"\xff"]
+DEEP = [b"[" * 8000, b'{"label": ' * 1500, b"[[[[[[[[" * 900 + b"]" * 7200]
+
+
+def parts(words: list[bytes]) -> dict[str, tuple[Any, ...]]:
+    """Return the arguments of each parser's Target by its name; `words` are JSON's."""
+    channels = Plan("channels", (1, 28, 28), {"fc1": (0, 2)}, {"fc1": 300})
+    widths = Plan.of_widths((3, 8, 8), {"0": (3, 2), "1": (2, 2), "2": (2, 3)})
+    plans = [plan.to_json().encode() for plan in (channels, widths)]
+    requests = [
+        b'POST\nanswer\n{"number": 0, "label": "cat"}',
+        b'POST\nclass\n{"name": "bird"}',
+        b"POST\nundo\n{}",
+        b"GET\nimage/0\n",
+        b"GET\nstate\n",
+    ]
+    return {
+        "rebuilt plan": (plans, [*words, b"4700", b"2147483647", b"65536"], _rebuilt, inside_json),
+        "request": (requests, [*words, *HTTP, *DEEP], _requested, _inside_request),
+    }
+
+
+def _rebuilt(path: Path) -> object:
+    plan = Plan.from_json(path.read_text(encoding="latin-1"))
+    if plan.kind == "widths":
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
+        return rebuild(nn.Sequential(*layers), plan)
+    return rebuild(build("lenet-300-100", 10), plan, None if plan.kind == "channels" else {})
+
+
+def _inside_request(content: bytes, words: list[bytes], rng: random.Random) -> bytes:
+    """Change the JSON and leave method and address as they are."""
+    *head, body = content.split(b"\n", 2)
+    return b"\n".join([*head, inside_json(body, words, rng)]) if len(head) == 2 else content
+
+
+def _requested(path: Path) -> object:
+    """Send a request; the page may refuse it, in JSON, but not fail."""
+    method, _, rest = path.read_bytes().decode("latin-1").partition("\n")
+    address, _, body = rest.partition("\n")
+    answer = _client().open(
+        f"/{TOKEN}/{address}",
+        method="POST" if method == "POST" else "GET",
+        data=body.encode("latin-1"),
+        headers={"Host": HOST, "Content-Type": "application/json"},
+    )
+    if answer.status_code >= 500:
+        raise RuntimeError(f"{answer.status_code}: {answer.text[-300:]}")
+    return answer.status_code
+
+
+class _Anything(SimpleNamespace):
+    """Stands for the queue and the overview: takes every call and knows no image."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **options: None if name == "query" else {}
+
+
+@cache
+def _client() -> FlaskClient:
+    app = make_app(_Anything(), _Anything(), lambda path: (b"", "image/png"), TOKEN, {HOST})  # type: ignore[arg-type]
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    return app.test_client()
