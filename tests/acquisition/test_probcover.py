@@ -47,6 +47,19 @@ def test_every_choice_covers_as_many_as_any_could(monkeypatch):
             assert gains[position] == gains[left].max()
 
 
+def test_only_the_direction_of_an_embedding_counts():
+    # Two directions, 30 points each; the lengths differ a thousand times within each.
+    angle = 0.05 * normal(60, 1, seed=2)[:, 0] + torch.arange(60).div(30, rounding_mode="floor")
+    rows = torch.stack([angle.cos(), angle.sin()], dim=1)
+    lengths = torch.logspace(-1.5, 1.5, 60)[torch.randperm(60, generator=seeded(3))]
+    chosen = [
+        probcover(KnownEvidence(embeddings=scaled, classes=2), 2, seeded(5)).tolist()
+        for scaled in (rows, rows * lengths[:, None])
+    ]
+    assert chosen[0] == chosen[1]
+    assert {(index - 100) // 30 for index in chosen[0]} == {0, 1}
+
+
 def test_ties_are_broken_at_random():
     points = make_points(torch.arange(20.0)[:, None] * 10)
     firsts = {int(cover(points, points[:0], 1.0, 1, seeded(s))[0]) for s in range(20)}

@@ -24,9 +24,12 @@ def parts(words: list[bytes]) -> dict[str, tuple[Any, ...]]:
     widths = Plan.of_widths((3, 8, 8), {"0": (3, 2), "1": (2, 2), "2": (2, 3)})
     plans = [plan.to_json().encode() for plan in (channels, widths)]
     requests = [
-        b'POST\nanswer\n{"number": 0, "label": "cat"}',
-        b'POST\nclass\n{"name": "bird"}',
+        b'POST\nanswers\n{"labels": [{"number": 0, "label": "cat"}], "set_aside": [1]}',
+        b'POST\nselected\n{"numbers": [0, 1]}',
+        b'POST\nrename\n{"name": "bird", "to": "robin"}',
+        b'POST\nkey\n{"name": "bird", "key": "b"}',
         b"POST\nundo\n{}",
+        b"GET\nreview?from=1&order=suspect&class=cat\n",
         b"GET\nimage/0\n",
         b"GET\nstate\n",
     ]

@@ -34,6 +34,19 @@ def test_only_running_time_counts():
     assert budget.fraction == 1
 
 
+def test_starting_a_running_clock_loses_nothing():
+    now = Hands()
+    budget = Budget(10, now=now)
+    budget.start()
+    now.time += 3
+    budget.start()
+    now.time += 1
+    assert budget.elapsed_s == 4
+    budget.stop()
+    budget.stop()
+    assert budget.elapsed_s == 4
+
+
 def test_pausing_a_stopped_clock_does_not_start_it():
     now = Hands()
     budget = Budget(10, now=now)

@@ -151,8 +151,6 @@ def area(run: Run, until_s: float) -> float | None:
     if not tested_enough(run) or not 0 < until_s <= known_until(run):
         return None
     at = run.tested[:, 0]
-    if until_s <= at[0]:
-        return 0.0
     x = np.append(at[at < until_s], until_s)
     y = np.interp(x, at, run.tested[:, 2])
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / until_s)
