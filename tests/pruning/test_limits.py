@@ -11,6 +11,7 @@ from alprune import models
 from alprune.errors import ConfigError, PruneError
 from alprune.pruning import Latency, Limits, ScoreOptions, Target, prune, search, trace
 from alprune.pruning import registry as methods
+from alprune.pruning.layer_limits import floors
 
 
 class Net(nn.Module):
@@ -178,3 +179,24 @@ def test_a_criterion_that_cannot_be_loaded_names_its_package(monkeypatch):
     offered(monkeypatch, "no_such_module:criterion")
     with pytest.raises(ConfigError, match="'mine' of an installed package cannot be loaded from"):
         widths("mine")
+
+
+class Beside(nn.Module):
+    """Two layers whose outputs are read beside the input, which is never pruned."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(128, 64, 1), nn.Conv2d(128, 64, 1)
+        self.join, self.head = nn.Conv2d(256, 32, 1), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.join(torch.cat([x, self.left(x), self.right(x)], 1))
+        return self.head(x.mean((2, 3)))
+
+
+def test_inputs_that_stay_need_no_channel_beside_them():
+    graph = trace(Beside(), torch.zeros(2, 128, 2, 2))
+    scores = torch.rand(graph.channels, generator=torch.Generator().manual_seed(0))
+    floor = floors(graph, scores, Limits(min_channels=0))
+    kept = {group.name: int(floor[group.channels].sum()) for group in graph.groups}
+    assert kept == {"left": 4, "right": 4, "join": 4}  # 16 of the 256 inputs of join would be more
