@@ -98,6 +98,35 @@ class Couplings:
             pairs = pairs[:, ~held]
         self._edges.append(pairs)
 
+    def broadcast(
+        self,
+        first: tuple[Sequence[int], Labels],
+        second: tuple[Sequence[int], Labels],
+        reason: str,
+    ) -> Labels:
+        """Couple two sets of axes position by position, as broadcasting pairs them.
+
+        An operand of size 1 along a dimension where the other has several indices (a spatial
+        attention map, a scalar gate) reaches every channel: its one channel is pinned.
+        """
+        (shape_a, a), (shape_b, b) = first, second
+        rank = max(len(a), len(b))
+        shape_a, a = (1,) * (rank - len(a)) + tuple(shape_a), ((),) * (rank - len(a)) + a
+        shape_b, b = (1,) * (rank - len(b)) + tuple(shape_b), ((),) * (rank - len(b)) + b
+        found: list[Axis] = []
+        for size_a, size_b, left, right in zip(shape_a, shape_b, a, b, strict=True):
+            if size_a == size_b and (size_a > 1 or (left and right)):
+                self.unite(left, right, reason)
+                found.append(left if len(left) >= len(right) else right)
+                continue
+            if size_a == size_b:
+                found.append(left or right)
+                continue
+            small, large = (left, right) if size_a < size_b else (right, left)
+            self.pin(small, f"a factor of all channels ({reason})")
+            found.append(large)
+        return tuple(found)
+
     def expand(self, nodes: Tensor, parts: Axis, reason: str) -> None:
         """Let each node stand for all of the parts at its position: it stays if they all do."""
         table = torch.stack(parts)

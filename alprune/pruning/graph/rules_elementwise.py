@@ -41,7 +41,7 @@ def elementwise(t: Tracer, call: Call) -> None:
     shape: tuple[int, ...] = ()
     labels: Labels = ()
     for x in call.tensors():
-        labels = t.broadcast((shape, labels), (x.shape, t.labels(x)), call.name)
+        labels = t.nodes.broadcast((shape, labels), (x.shape, t.labels(x)), call.name)
         ranks = max(len(shape), x.dim())
         padded = ((1,) * (ranks - len(s)) + tuple(s) for s in (shape, x.shape))
         shape = tuple(max(pair) for pair in zip(*padded, strict=True))

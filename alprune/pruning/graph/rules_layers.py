@@ -124,7 +124,9 @@ def layer_norm(t: Tracer, call: Call) -> None:
     vectors = (call.get(2, "weight"), call.get(3, "bias") if call.name == "layer_norm" else None)
     for vector in vectors:
         if isinstance(vector, Tensor):
-            labels = t.broadcast((x.shape, labels), (vector.shape, t.labels(vector)), call.name)
+            labels = t.nodes.broadcast(
+                (x.shape, labels), (vector.shape, t.labels(vector)), call.name
+            )
     for index, (dim, given) in enumerate(zip(dims, shape, strict=True)):
         t.resize(t.module, f"normalized_shape[{index}]", labels[dim], call.name)
         known = t.size_axis(given)

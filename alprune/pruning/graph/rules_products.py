@@ -163,7 +163,7 @@ def addmm(t: Tracer, call: Call) -> None:
     else:
         axes = contract(t, call, [(x, "awx"), (y, "axz")], "awz", "added")
         labels = [axes["a"], axes["w"], axes["z"]]
-    t.broadcast((call.out.shape, tuple(labels)), (bias.shape, t.labels(bias)), call.name)
+    t.nodes.broadcast((call.out.shape, tuple(labels)), (bias.shape, t.labels(bias)), call.name)
 
 
 def einsum(t: Tracer, call: Call) -> None:
@@ -243,7 +243,7 @@ def attention(t: Tracer, call: Call) -> None:
     if isinstance(mask, Tensor):
         shape = (*query.shape[:-1], key.shape[-2])
         scores = (*labels[0][:-2], (), ())
-        t.broadcast((shape, tuple(scores)), (mask.shape, t.labels(mask)), call.name)
+        t.nodes.broadcast((shape, tuple(scores)), (mask.shape, t.labels(mask)), call.name)
     pairs = query.numel() // query.shape[-1] * key.shape[-2]
     t.work(pairs * query.shape[-1], *labels[0])
     t.work(pairs * value.shape[-1], *labels[0][:-1], labels[2][-1])

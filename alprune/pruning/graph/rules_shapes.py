@@ -126,7 +126,7 @@ def stack(t: Tracer, call: Call) -> None:
     tensors, dim = call.get(0, "tensors"), call.get(1, "dim", 0)
     labels = t.labels(tensors[0])
     for x in tensors[1:]:
-        labels = t.broadcast((x.shape, labels), (x.shape, t.labels(x)), call.name)
+        labels = t.nodes.broadcast((x.shape, labels), (x.shape, t.labels(x)), call.name)
     dim %= call.out.dim()
     t.set(call.out, [*labels[:dim], (), *labels[dim:]])
 

@@ -137,7 +137,7 @@ class Tracer(TorchFunctionMode):
         )
 
     def look(self, tensor: Tensor, axis: Axis, reason: str) -> None:
-        """Pin an axis once a number computed over it is used for more than a comparison."""
+        """Pin an axis once what is computed over it is used for more than a comparison."""
         self._looked_at.setdefault(tensor, []).append((axis, reason))
 
     def stem(self, tensor: Tensor) -> None:
@@ -347,7 +347,8 @@ class Tracer(TorchFunctionMode):
         if counts and not self.follow:
             self.renormalised = self.renormalised or (self.module or call.name)
             for axis in axes.values():
-                self.nodes.pin(axis, f"{call.name} normalises over channels")
+                for result in call.results():
+                    self.look(result, axis, f"{call.name} normalises over channels")
             return
         spot = self.place.spot(call.name, self.model.training)
         known = self.mixings.get(spot)
@@ -368,10 +369,6 @@ class Tracer(TorchFunctionMode):
         owners = dict.fromkeys(name.rpartition(".")[0] for name in self._trainable)
         return [name for name in owners if name not in ran]
 
-    def owner(self, weight: Tensor) -> str:
-        """Return the name of the module that holds a registered tensor."""
-        return self.names[id(weight)].rpartition(".")[0]
-
     def count(self, weight: Tensor, positions: float) -> None:
         """Add the multiply-accumulates that each element of a registered weight took part in."""
         if self.counting:
@@ -382,39 +379,6 @@ class Tracer(TorchFunctionMode):
         """Add the multiply-accumulates of a product whose size follows several axes."""
         if self.counting:
             self.works.append(Work(macs, tuple(axis for axis in axes if axis)))
-
-    def combine(self, a: Tensor, b: Tensor, reason: str) -> Labels:
-        """Return the labels of an elementwise operation on two tensors."""
-        return self.broadcast((a.shape, self.labels(a)), (b.shape, self.labels(b)), reason)
-
-    def broadcast(
-        self,
-        first: tuple[Sequence[int], Labels],
-        second: tuple[Sequence[int], Labels],
-        reason: str,
-    ) -> Labels:
-        """Couple two sets of axes position by position, as broadcasting pairs them.
-
-        An operand of size 1 along a dimension where the other has several indices (a spatial
-        attention map, a scalar gate) reaches every channel: its one channel is pinned.
-        """
-        (shape_a, a), (shape_b, b) = first, second
-        rank = max(len(a), len(b))
-        shape_a, a = (1,) * (rank - len(a)) + tuple(shape_a), ((),) * (rank - len(a)) + a
-        shape_b, b = (1,) * (rank - len(b)) + tuple(shape_b), ((),) * (rank - len(b)) + b
-        found: list[Axis] = []
-        for size_a, size_b, left, right in zip(shape_a, shape_b, a, b, strict=True):
-            if size_a == size_b and (size_a > 1 or (left and right)):
-                self.nodes.unite(left, right, reason)
-                found.append(left if len(left) >= len(right) else right)
-                continue
-            if size_a == size_b:
-                found.append(left or right)
-                continue
-            small, large = (left, right) if size_a < size_b else (right, left)
-            self.nodes.pin(small, f"a factor of all channels ({reason})")
-            found.append(large)
-        return tuple(found)
 
 
 def _same(a: Axis, b: Axis) -> bool:
