@@ -253,7 +253,8 @@ def make_splits(
     check_classes_present(train[1], classes)
     x_train, x_test = (resize(x, size, in_memory) for x, _ in (train, test))
     mean, std = channel_statistics(x_train)
-    warn_of_units(x_train, x_test, mean, std)
+    if x_train.dtype == x_test.dtype:
+        warn_of_units("test images", x_test, mean, std)
 
     def dataset(x: Tensor, y: Tensor) -> Dataset:
         return Dataset(x, y, classes, mean, std, flip, content_digest(x, y))

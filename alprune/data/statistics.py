@@ -41,23 +41,27 @@ def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple((mean / unit).tolist()), tuple((std / unit).tolist())
 
 
-def warn_of_units(
-    x_train: Tensor, x_test: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-) -> None:
-    """Warn if test images are hardly in the unit of the training images."""
-    if x_train.dtype != x_test.dtype or len(x_test) < _FEW:
+def warn_of_units(what: str, x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Warn if images are hardly in the unit of the training images.
+
+    Args:
+        what: Name of the images.
+        x: Images `(n, h, w, c)`.
+        mean: Of the training images, each channel, as of `channel_statistics`.
+        std: Their standard deviation.
+    """
+    if len(x) < _FEW or x.shape[3] != len(mean):
         return
-    of_test = [sum(some) / len(some) for some in channel_statistics(x_test)]
-    of_train = [sum(some) / len(some) for some in (mean, std)]
-    ratio = of_test[1] / of_train[1]
-    away = abs(of_test[0] - of_train[0]) / of_train[1]
+    here, there = ([sum(v) / len(v) for v in some] for some in (channel_statistics(x), (mean, std)))
+    ratio, away = here[1] / there[1], abs(here[0] - there[0]) / there[1]
     if 1 / _UNITS < ratio < _UNITS and away < _UNITS:
         return
-    (low, high), (low_test, high_test) = (_extremes(x) for x in (x_train, x_test))
+    unit = 255.0 if x.dtype == torch.uint8 else 1.0
+    low, high = _extremes(x)
     warnings.warn(
-        f"training images have values of {low:g} to {high:g} and test images of {low_test:g} to "
-        f"{high_test:g}, as if these were in another unit: accuracy would mean nothing. Scale both "
-        "alike.",
+        f"{what} have values of {low:g} to {high:g}, and training images a mean of "
+        f"{there[0] * unit:.3g} and a deviation of {there[1] * unit:.3g}, as if these were in "
+        "another unit: accuracy would mean nothing. Scale both alike.",
         stacklevel=4,
     )
 

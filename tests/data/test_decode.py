@@ -168,6 +168,20 @@ def test_damaged_metadata_never_costs_a_sound_picture(name: str) -> None:
         assert np.array_equal(decode(DAMAGED[name]), colours())
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        (0xE0, b"JFIF"), (0xEE, b"Adobe"), (0xE2, b"MPF\0junk"), (0xE2, b"ICC_PROFILE\0"),
+        (0xED, b"Photoshop 3.0\0" + b"8BIM\x04\x04" + b"\xff" * 9), (0xFE, b""),
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe<<<"), (0xE1, b"Exif\0\0"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damaged_segments_of_a_jpeg_cost_no_picture(body: tuple[int, bytes]) -> None:
+    sound = jpeg()
+    assert np.array_equal(decode(sound[:2] + segment(*body) + sound[2:]), decode(sound))
+
+
 def test_damaged_exif_of_an_avif_costs_no_picture() -> None:
     if not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")

@@ -6,6 +6,7 @@ import zlib
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # one that has a length behind it
 _JPEG_KEPT = {0xE0, 0xEE}  # JFIF and Adobe say how colours are coded
+_JPEG_LEAST = 14  # bytes that both of these take
 _PNG = b"\x89PNG\r\n\x1a\n"
 _WEBP_PICTURE = (b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF")
 # What an item of an ISO media file is: EXIF or XMP, in its entry of the table of items.
@@ -40,7 +41,8 @@ def _bare_jpeg(content: bytes) -> bytes:
         if marker in (0xD9, 0xDA) or begin + 2 > len(content):
             break
         end = begin + int.from_bytes(content[begin : begin + 2], "big")
-        if marker in _JPEG_KEPT or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+        sound = marker in _JPEG_KEPT and end - begin >= _JPEG_LEAST
+        if sound or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             parts.append(content[at:end])
         at = end
     return b"".join([*parts, content[at:]])

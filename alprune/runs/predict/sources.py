@@ -14,6 +14,7 @@ from alprune.data.names import KnownNames
 from alprune.data.npz import checked_images, open_images
 from alprune.data.resizing import resize
 from alprune.data.safe_io import user_path
+from alprune.data.statistics import warn_of_units
 from alprune.errors import DataError
 from alprune.runs.predict.cached_folder import kept_source
 from alprune.runs.predict.files import (
@@ -158,6 +159,7 @@ def _tensor_source(
         raise DataError(
             f"the learner takes {inputs.dtype} images, {unit}; got {images.dtype}. Convert them."
         )
+    warn_of_units(f"images of {name}", images, inputs.mean, inputs.std)
     known = KnownNames(inputs.classes)
 
     def batches(begin: int) -> Iterator[Batch]:

@@ -1,4 +1,5 @@
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -210,3 +211,29 @@ def test_files_are_no_images_for_a_learner_of_floating_point_values(tmp_path):
     write_photo(tmp_path / "a.png", "red", 1)
     with pytest.raises(DataError, match="floating-point values"):
         open_source([tmp_path], FLOATS)
+
+
+def test_arrays_in_another_unit_than_the_training_images_are_warned_about():
+    x = torch.rand(12, 6, 6, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        array_source("image", x, FLOATS)
+        array_source("image", (x * 255).byte(), COLOUR)
+    for wrong, inputs in ((x * 255, FLOATS), ((x > 0.5).byte(), COLOUR)):
+        with pytest.warns(UserWarning, match="images of image .* in another unit"):
+            array_source("image", wrong, inputs)
+
+
+def test_what_systems_leave_behind_is_not_classified_and_counted(tmp_path):
+    for name in ("red/0.png", "Red /1.png", "__MACOSX/2.png", "run/queries/3.png"):
+        write_photo(tmp_path / name, "red", 1)
+    for name in ("run/config.toml", "run/events.jsonl", "red/Thumbs.db", "red/IMG.MOV"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "predictions.csv").write_text("path,class\n")
+    source = open_source([str(tmp_path)], COLOUR)
+    assert {e.shown: e.label for e in entries_of(source)} == {
+        "Red /1.png": "red",
+        "red/0.png": "red",
+    }
+    for part in ("1 folder of alprune", "1 file of alprune", "1 video", "1 file of the system"):
+        assert part in source.described()
