@@ -38,7 +38,7 @@ def replace(path: Path, *content: str | bytes | memoryview) -> None:
         *content: Its pieces, text as UTF-8.
 
     Raises:
-        OSError: It cannot be written; what was there before still is.
+        OSError: It cannot be written; what was there before is kept.
     """
     temporary = path.with_name(f".{path.name}.tmp")  # a killed process's is replaced by the next
     temporary.unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def append(path: Path, data: bytes, length: int) -> int:
     """Write at the end of a file whose sound part has `length` bytes; return the new length.
 
     Raises:
-        OSError: It is shorter than that, or cannot be written; the sound part still stands.
+        OSError: It is shorter than that, or cannot be written; the sound part is kept.
     """
     with open(path, "r+b", buffering=0) as file:  # r+: a file that has vanished is an error
         found = file.seek(0, os.SEEK_END)

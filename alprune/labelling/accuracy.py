@@ -53,7 +53,7 @@ def estimate(right: int, of: int) -> Estimate:
 
 
 def guesses(journal: Journal) -> Estimate | None:
-    """Compare the last round's guesses with what was told; drawn images left out.
+    """Compare the last round's guesses with the answers; drawn images left out.
 
     These images were chosen because the learner was unsure: it does better on others.
     """

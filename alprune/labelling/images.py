@@ -18,7 +18,7 @@ from alprune.loop.pool import LabelPool
 from alprune.loop.setup import data_options
 from alprune.loop.start_weights import scaled
 
-_HELD_SHARE = 4  # of the labels that folders give, at most one in so many is held out
+_HELD_SHARE = 4  # of the labels that folders give, at most one in N is held out
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Changes:
     Attributes:
         arrived: New images.
         gone: Images that are no longer there.
-        lost: Labels that were told of images that are no longer there, or were changed since. They
+        lost: Labels of images that are no longer there, or were changed since. They
             are kept, and hold again when the image is back.
     """
 
@@ -100,8 +100,8 @@ def look(
 ) -> ImagePool:
     """Put together what the folders of a folder of images and the journal know.
 
-    An image in a class folder has that class; what was told of any other image belongs to its
-    content, wherever it lies by now. In a trial (`initial` is given) the folders' labels are
+    An image in a class folder has that class; the answer about any other image belongs to its
+    content, wherever the file is now. In a trial (`initial` is given) the folders' labels are
     hidden, but for that many images, which are drawn once.
 
     Args:
@@ -152,7 +152,7 @@ def _in_order_of(classes: list[str], splits: Splits) -> Tensor:
 
 
 def _known(journal: Journal, contents: list[str], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Add what was told to the folders' labels; return them and what is held out, `(n,)` each."""
+    """Add the answers to the folders' labels; return them and what is held out, `(n,)` each."""
     labels, held = labels.clone(), torch.zeros(len(labels), dtype=torch.bool)
     number: Mapping[str | None, int] = {name: place for place, name in enumerate(journal.classes)}
     for index, content in enumerate(contents):

@@ -10,12 +10,12 @@ from typing import Any
 from alprune.errors import StoreError, quoted
 from alprune.loop.run_folder import EVENTS, RunFolder, read_events, sound_bytes
 
-_ROUNDS_SKIPPED = 10  # for so many rounds a skipped image is not asked again
+_ROUNDS_SKIPPED = 10  # rounds in which a skipped image is not asked again
 
 
 @dataclass(frozen=True)
 class Query:
-    """An image that somebody is asked about.
+    """An image that people are asked about.
 
     Attributes:
         path: Of the file, relative to the folder of images, with `/`.
@@ -38,15 +38,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was told about an image.
+    """What was answered about an image.
 
     Attributes:
-        path: Of the file when it was told.
-        content: Hash of the file: the label belongs to it wherever it lies.
+        path: Of the file when it was answered.
+        content: Hash of the file: the label belongs to it wherever the file is.
         label: Name of the class; None: skipped.
-        round: Of asking, in which it was told.
+        round: In which it was answered.
         held: Whether it is kept from training, to measure accuracy.
-        user: Who answered; empty if nobody said.
+        user: Who answered; empty if it is not known.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Answer:
 
 
 class Journal:
-    """Everything asked and told, in a run folder's events.jsonl; what is added is on the disk.
+    """All questions and answers, in a run folder's events.jsonl; what is added is on the disk.
 
     Args:
         folder: Opened for writing. A line that a killed process left half written is cut off.
@@ -114,7 +114,7 @@ class Journal:
 
     @property
     def offered(self) -> list[str]:
-        """Names of the classes that somebody declared or that an answer has, in their order."""
+        """Names of the classes that were declared or that an answer has, in their order."""
         return [name for name in self.classes if name in self._declared or self.counts[name]]
 
     @property
@@ -124,7 +124,7 @@ class Journal:
 
     @property
     def told_in_round(self) -> bool:
-        """Whether anything was told since the last round was asked."""
+        """Whether anything was answered since the last round was asked."""
         return self._told_in_round
 
     def latest(self, count: int) -> list[Answer]:

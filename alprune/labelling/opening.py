@@ -41,11 +41,11 @@ def open_asking(
     Args:
         path: The folder.
         classes: Names of classes; others may come with labels, and with the folders of images.
-        observer: Is told how far the training is.
+        observer: Shows how far the training is.
         trust_code: Whether code that the folder names (`module:function`) may be imported.
         **options: Of `alprune.RunConfig`. A new folder needs `dataset="folder:PATH"`; later they
             are read from its config.toml, and only those that are no part of the network may be
-            given anew. `budget` is for each round (60 seconds unless told).
+            changed. `budget` is for each round (60 seconds by default).
 
     Raises:
         ConfigError: An option is not usable, or cannot be changed any more.

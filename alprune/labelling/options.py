@@ -17,7 +17,7 @@ from alprune.loop.unused import refuse_in_labelling
 from alprune.pruning import find_method
 
 _OURS = ("out", "pretrained_digest")  # written by us
-# What may be given anew at any time: all else is in the network that was pruned at the beginning.
+# What may be changed at any time: all else is in the network that was pruned at the beginning.
 _FREE = (
     "budget dataset data_root skip_unreadable follow_links acquisition start hold_out query_size "
     "score_share initial_epochs epochs batch_size lr momentum weight_decay label_smoothing "
@@ -52,7 +52,7 @@ def completed(config: RunConfig, options: Mapping[str, Any] | None = None) -> Re
 
 
 def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
-    """Return options with those given anew.
+    """Return options with some of them changed.
 
     Raises:
         ConfigError: One of them cannot be changed any more.
@@ -63,7 +63,7 @@ def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
         told = ", ".join(f"{name} is {then[name]!r}" for name in fixed)
         raise ConfigError(
             f"{', '.join(fixed)} cannot be changed any more in {before.out} ({told}). Leave it "
-            "out, or begin in another folder: labels.csv can be told there, with --unasked."
+            "out, or begin in another folder: alprune tell takes labels.csv there, with --unasked."
         )
     return completed(replace(before, **options), options)
 

@@ -141,7 +141,7 @@ class Preparation:
             also_kept=lambda: {
                 "seen": today.seen(),
                 "temperature": evaluation.found.get("temperature"),
-                # The optimiser begins anew in every round, as its rate does.
+                # The optimiser starts from rest in every round, and so does its rate.
                 "learner": learner.state() | {"optimiser": {}},
             },
         )
@@ -157,7 +157,7 @@ class Preparation:
         if not len(found):
             raise DataError(
                 f"all {len(today.train):,} images in {str(self._root)!r} have labels: nothing is "
-                "left to ask. Put more into unlabelled/; or, to try things out, begin anew in "
+                "left to ask. Put more into unlabelled/; or, to try things out, begin again in "
                 "another folder with --initial 50, which hides all labels but 50."
             )
         return found
@@ -188,7 +188,7 @@ class Preparation:
 
 
 def _mixed(queries: list[Query], generator: torch.Generator) -> list[Query]:
-    """Put drawn images among the others: nobody should label them with less care."""
+    """Put drawn images among the others: they should be labelled with the same care."""
     order = torch.randperm(len(queries), generator=generator).tolist()
     return [queries[place] for place in order]
 

@@ -45,7 +45,7 @@ def write_round(
 ) -> None:
     """Write a round's sheet, tasks and, last, its table.
 
-    A queries.csv in which somebody wrote what was not told is kept, as queries-before-1.csv and so
+    A queries.csv with answers that were not taken yet is kept, as queries-before-1.csv and so
     on.
 
     Args:
@@ -87,8 +87,8 @@ def write_labels(
     kept = _keep_edited(folder, LABELS, lambda given: not all(_is_known(g, ever) for g in given))
     if kept is not None:
         warnings.warn(
-            f"{path} was edited: it has labels that nobody answered. It is kept as {kept.name}, "
-            "and written again from the record. To take its labels: alprune tell "
+            f"{path} was edited: it has labels that were never answered. It is kept as "
+            f"{kept.name}, and written again from the record. To take its labels: alprune tell "
             f"{shlex.quote(str(folder.path))} {shlex.quote(str(kept))} --replace",
             stacklevel=3,
         )
@@ -128,7 +128,7 @@ def table(queries: Sequence[Query]) -> bytes:
 
 
 def labels_table(answers: Sequence[Answer]) -> bytes:
-    """Return labels.csv: what was told, skips left out, by path."""
+    """Return labels.csv: the labels, by path, without skips."""
     told = sorted((a for a in answers if a.label is not None), key=lambda answer: answer.path)
     rows = [(a.path, a.label, a.round, "yes" if a.held else "", a.content) for a in told]
     return _csv([("path", "label", "round", "held_out", "content"), *rows])
@@ -163,7 +163,7 @@ def write_tasks(folder: RunFolder, queries: Sequence[Query], classes: Sequence[s
 
 
 def place_of(root: Path, path: str, follow_links: bool = False) -> Path:
-    """Return where a file lies that a record names; a record may be anybody's.
+    """Return the place of a file that a record names; the record may be untrusted.
 
     Args:
         root: The folder of images.
@@ -171,7 +171,7 @@ def place_of(root: Path, path: str, follow_links: bool = False) -> Path:
         follow_links: Whether links may lead out of it.
 
     Raises:
-        DataError: It does not lie in the folder.
+        DataError: It is not in the folder.
     """
     place = root / path
     outside = Path(path).is_absolute() or ".." in Path(path).parts
@@ -182,7 +182,7 @@ def place_of(root: Path, path: str, follow_links: bool = False) -> Path:
     except ValueError:  # a null character
         outside = True
     if outside:
-        raise DataError(f"{quoted(path)} does not lie in {str(root)!r}.")
+        raise DataError(f"{quoted(path)} is not in {str(root)!r}.")
     return place
 
 

@@ -25,19 +25,18 @@ from alprune.loop.run_folder import RunFolder
 class Asking:
     """A folder in which people are asked about images; `ask` and `tell` in turn.
 
-    Use `alprune.open_asking` to open one, and `close` it, or use it in a `with` block. Whatever
-    was told is on the disk when `tell` returns, and a process that is killed at any instant
-    loses none of it.
+    Use `alprune.open_asking` to open one, and `close` it, or use it in a `with` block. Answers are
+    on the disk when `tell` returns; a process that is killed at any instant loses none of them.
 
     Args:
         folder: Opened for writing.
         config: Complete options.
-        observer: Is told how far the training is.
+        observer: Shows how far the training is.
 
     Attributes:
         path: The folder.
         config: Its options.
-        journal: All that was asked and told.
+        journal: All questions and answers.
         root: The folder of images.
         lock: Held while the journal is read or written, where several threads do.
         preparation: Learns and chooses.
@@ -67,14 +66,14 @@ class Asking:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What was told: `{path: class}`, as the files were called then."""
+        """The labels: `{path: class}`, paths as they were when the images were labelled."""
         told = self.journal.answers.values()
         return {answer.path: answer.label for answer in told if answer.label is not None}
 
     def ask(self) -> Round:
         """Learn from all labels within the budget and choose what to ask next.
 
-        Until something of a round was told, the same images are asked again, without learning.
+        Until a round has an answer, the same images are asked again, without learning.
         Before there are two classes with labels, images are chosen without a learner. The round
         is written to queries.csv, queries.png, label-studio.json and label-studio.xml.
 
@@ -122,7 +121,7 @@ class Asking:
         self._observer.event("note", {"text": note})
 
     def open_round(self, prepared: Prepared, hand_out: bool = True) -> Round:
-        """Ask what was prepared, except for what has been told meanwhile.
+        """Ask what was prepared, except for what has been answered meanwhile.
 
         Args:
             prepared: By `prepare`.
@@ -168,10 +167,10 @@ class Asking:
         """Take labels: all of them, or none if something is not right.
 
         Args:
-            answers: `{path: class}`, where None means that nobody can tell and "" that it is left
-                open; or a CSV file or Label Studio export, see `read_answers`.
+            answers: `{path: class}`, where None means that the image cannot be labelled and ""
+                that it is left open; or a CSV file or Label Studio export, see `read_answers`.
             new_classes: Take labels that are no class yet; the first labels always may be.
-            replace: Take answers that differ from those told before.
+            replace: Take answers that differ from earlier ones.
             unasked: Take images that were never asked for.
             encoding: Of a file that is not UTF-8, such as cp1251 or shift_jis.
             label_column: Column or Label Studio control that holds the label of a file.
@@ -204,7 +203,7 @@ class Asking:
         """In a trial, answer the round by the labels of the folders.
 
         Raises:
-            ConfigError: This is no trial: nobody knows the labels.
+            ConfigError: This is no trial: the labels are not known.
         """
         if self.config.initial is None:
             raise ConfigError(
@@ -220,7 +219,7 @@ class Asking:
         return self.tell(answers, by="simulation")
 
     def ask_meanwhile(self, queries: Sequence[Query]) -> None:
-        """Ask about more images in this round, which nobody has chosen."""
+        """Ask about more images in this round, which were not chosen."""
         with self.lock:
             self.journal.more(queries)
 
@@ -230,7 +229,7 @@ class Asking:
             self.journal.declare(declared(classes, self.journal.classes))
 
     def write_labels(self) -> None:
-        """Write labels.csv: all that was told by now."""
+        """Write labels.csv: all labels so far."""
         with self.lock:
             answers = list(self.journal.answers.values())
             question_files.write_labels(self._folder, answers, self.journal.ever)

@@ -31,7 +31,7 @@ _KINDS = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_TENSOR = "$tensor"  # {"$tensor": name} stands where a tensor was
+_TENSOR = "$tensor"  # {"$tensor": name} replaces a tensor
 
 
 def save_checkpoint(folder: RunFolder, number: int, state: Mapping[str, Any]) -> None:
@@ -43,13 +43,13 @@ def save_checkpoint(folder: RunFolder, number: int, state: Mapping[str, Any]) ->
         state: Tensors, None, bool, int, float and str, in dicts with str keys and in lists.
 
     Raises:
-        StoreError: It holds something else, or cannot be written; the state before stands.
+        StoreError: It holds something else, or cannot be written; the state before is kept.
     """
     folder.write(SLOTS[number % 2], *_laid_out(*_taken_apart({"number": number, "state": state})))
 
 
 class CheckpointWriter:
-    """Writes the states of a run while the run goes on; one at a time is on its way.
+    """Writes the states of a run in a thread beside it, one at a time.
 
     The run waits only until its tensors are copied: laying them out and waiting for the disk take
     several times as long. A kill in these milliseconds costs one step more, for the state before
@@ -84,7 +84,7 @@ class CheckpointWriter:
         """Return once what was saved is on the disk.
 
         Raises:
-            StoreError: It could not be written; the state before stands.
+            StoreError: It could not be written; the state before is kept.
         """
         if self._thread is not None:
             self._thread.join()
@@ -96,7 +96,7 @@ class CheckpointWriter:
     def _write(self, number: int, text: str, tensors: Mapping[str, Tensor]) -> None:
         try:
             self._folder.write(SLOTS[number % 2], *_laid_out(text, tensors))
-        except BaseException as error:  # told to whoever waits
+        except BaseException as error:  # raised by `wait`
             self._error = error
 
 
@@ -126,7 +126,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             "labels and the record; start a new run with another --out."
         )
     for message in damaged:
-        warnings.warn(f"{message} The run goes on from the one before.", stacklevel=2)
+        warnings.warn(f"{message} The one before it is used.", stacklevel=2)
     if not found:
         return None
     state: dict[str, Any] = max(found, key=lambda entry: int(entry["number"]))["state"]
@@ -154,7 +154,7 @@ def _taken_apart(tree: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
 
 
 def _laid_out(text: str, tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
-    """Lay out the file without copying what lies in memory already, for it may be large."""
+    """Lay out the file without copying the tensors, which may be large."""
     tensors = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
     parts = {name: _bytes(tensor) for name, tensor in tensors.items()}
     metadata = {"alprune": text, "crc32": _checksum(text, tensors)}
@@ -229,7 +229,7 @@ def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return what shows damage; many times as fast as a hash, of which a step would notice."""
+    """Return what shows damage; a hash would take a noticeable part of a step."""
     crc = zlib.crc32(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

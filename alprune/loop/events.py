@@ -1,4 +1,4 @@
-"""What each event of a run says, written to the run folder and told to the observer."""
+"""The events of a run: what each of them says, for the run folder and the observer."""
 
 import json
 import platform
@@ -33,8 +33,8 @@ class Record:
 
     Args:
         folder: Takes the files.
-        observer: Is told of the events.
-        budget: The clock whose `elapsed_s` stands in every event.
+        observer: Receives the events.
+        budget: The clock whose `elapsed_s` is in every event.
     """
 
     def __init__(self, folder: RunFolder, observer: Observer, budget: Budget) -> None:
@@ -51,7 +51,7 @@ class Record:
         learner: Trainable,
         acquisition: str,
     ) -> None:
-        """Write down everything that the run depends on; `acquisition` is the function's name."""
+        """Record everything that the run depends on; `acquisition` is the function's name."""
         self._method = config.method
         self.folder.write(CONFIG, config.to_toml())
         self.folder.rewind(0)
@@ -77,11 +77,11 @@ class Record:
         events_digest: str,
         learner: Trainable,
     ) -> None:
-        """Write down that a run goes on, after what it wrote since its checkpoint is cut off.
+        """Record that a run is resumed, after what it wrote since its checkpoint is cut off.
 
         Args:
-            config: The options, of which the budget and the steps may be new.
-            step: At which it goes on.
+            config: The options; the budget and the steps may be new.
+            step: Where it resumes.
             events_bytes: Length of events.jsonl at the checkpoint.
             events_digest: Its hash then.
             learner: As it was at the checkpoint.
@@ -100,12 +100,12 @@ class Record:
             self.warning(
                 step,
                 "another machine",
-                f"the run goes on where it did not begin ({moved}). From here on its numbers may "
-                "differ in the last digits from those of a run that stayed.",
+                f"the run is resumed where it did not begin ({moved}). From here on its "
+                "numbers may differ in the last digits from those of a run that stayed.",
             )
 
     def pruned(self, pruned: Pruned, early: bool) -> None:
-        """Write down what pruning before training did."""
+        """Record what pruning before training did."""
         self.folder.write("plan.json", pruned.plan.to_json())
         if early:
             return  # recorded by the step in which it is done
@@ -148,7 +148,7 @@ class Record:
         fitted_s: float,
         seconds: Mapping[str, float],
     ) -> None:
-        """Write down one step.
+        """Record one step.
 
         Args:
             step: Its number; 0 fits the first points.
@@ -168,7 +168,7 @@ class Record:
             "step",
             step=step,
             labelled=pool.labelled_count,
-            told=_told(pool, step),
+            told=_labels_by_class(pool, step),
             acquired=acquired.tolist(),
             **tested,
             uncertainty=None if uncertainty is None else round(uncertainty, 5),
@@ -181,12 +181,12 @@ class Record:
         )
 
     def step_back(self, step: int, error: Diverged, lr: float) -> None:
-        """Write down that a step is done again from its checkpoint, at a lower rate."""
+        """Record that a step is repeated from its checkpoint, at a lower rate."""
         points = error.points
         self._event("step_back", step=step, batch=error.batch, points=points, lr=lr, why=str(error))
 
     def warning(self, step: int, about: str, message: str) -> None:
-        """Write down a warning, and give it."""
+        """Record a warning, and give it."""
         self._event("warning", step=step, about=about, message=message)
         warnings.warn(message, stacklevel=3)
 
@@ -216,12 +216,12 @@ class Record:
         classes: tuple[str, ...],
         spare: Mapping[int, tuple[int, int]] | None = None,
     ) -> None:
-        """Write labels.csv anew.
+        """Write labels.csv.
 
         Args:
             pool: The labels in use.
             classes: Names.
-            spare: `{index: (label, step)}`, answers that are known but not in use.
+            spare: `{index: (label, step)}`, answers that are known but not yet in use.
         """
         known = pool.labelled
         columns = (known.tolist(), pool.label_of(known).tolist(), pool.step_of[known].tolist())
@@ -229,7 +229,9 @@ class Record:
         rows += [(i, y, classes[y], step) for i, (y, step) in (spare or {}).items()]
         self.folder.write_labels(rows)
 
-    def told(self, indices: Tensor, labels: Tensor, step: int, classes: tuple[str, ...]) -> None:
+    def labelled(
+        self, indices: Tensor, labels: Tensor, step: int, classes: tuple[str, ...]
+    ) -> None:
         """Add labels to labels.csv as they come."""
         pairs = zip(indices.tolist(), labels.tolist(), strict=True)
         self.folder.append_labels([(i, y, classes[y], step) for i, y in pairs])
@@ -262,7 +264,7 @@ def pruning_fields(pruned: Pruned) -> dict[str, Any]:
     }
 
 
-def _told(pool: LabelPool, step: int) -> list[int]:
+def _labels_by_class(pool: LabelPool, step: int) -> list[int]:
     """Count the points of each class whose labels came after the step before this one."""
     known = pool.labelled
     new = known[pool.step_of[known] == step]

@@ -13,7 +13,7 @@ class Alarms:
 
     Args:
         classes: Names of the classes.
-        warn: Is told what a warning is about, in a word or two, and the message.
+        warn: Receives what a warning is about, in a word or two, and the message.
 
     Attributes:
         constant_steps: Steps in a row in which a single class was predicted.

@@ -4,31 +4,31 @@ from typing import Any
 
 
 class Observer:
-    """Is told what a run does, to show it; does nothing itself."""
+    """Receives what a run does, to show it; does nothing itself."""
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
-        """Hear of an event as it is written to the run folder."""
+        """Receive an event as it is written to the run folder."""
 
     def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
-        """Hear how far a fit is."""
+        """Receive how far a fit is."""
 
 
 class Several(Observer):
-    """Passes on to several observers what it is told.
+    """Passes everything on to several observers.
 
     Args:
-        *others: In the order in which they hear.
+        *others: In the order in which they receive it.
     """
 
     def __init__(self, *others: Observer) -> None:
         self._others = others
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
-        """Hear of an event."""
+        """Receive an event."""
         for other in self._others:
             other.event(name, fields)
 
     def tick(self, phase: str, done: int, planned: int, elapsed_s: float) -> None:
-        """Hear how far a fit is."""
+        """Receive how far a fit is."""
         for other in self._others:
             other.tick(phase, done, planned, elapsed_s)

@@ -44,7 +44,7 @@ class Simulation:
 
 
 class KnownAnswers:
-    """Labels in labels.csv that are not in the pool, so that nobody is asked twice.
+    """Labels in labels.csv that are not in the pool, so that no point is asked for twice.
 
     A run that was killed resumes at its last checkpoint, and the file may be a step ahead.
 

@@ -13,7 +13,7 @@ class LabelPool:
     """The labels known so far, over absolute indices of the training set.
 
     What a step does with it (`label`, `labelled`, `draw` of a small share) costs time that grows
-    with the points labelled or drawn, not with the size of the pool. It takes 8 bytes a point.
+    with the points labelled or drawn, not with the size of the pool. It takes 8 bytes per point.
 
     Args:
         size: Number of points, labelled and not.
@@ -115,7 +115,7 @@ class LabelPool:
         Args:
             indices: Absolute indices `(k,)`, distinct and unlabelled.
             labels: Their classes `(k,)`.
-            step: The acquisition step, 0 for the first points; or one a point, `(k,)`.
+            step: The acquisition step, 0 for the first points; or one per point, `(k,)`.
 
         Raises:
             DataError: Shapes differ, an index is out of range, doubled or labelled already, or
@@ -137,11 +137,11 @@ class LabelPool:
             return
         if int(indices.min()) < 0 or int(indices.max()) >= len(self):
             raise DataError(
-                f"indices must lie in 0..{len(self) - 1}, got {int(indices.min())}.."
+                f"indices must be in 0..{len(self) - 1}, got {int(indices.min())}.."
                 f"{int(indices.max())}."
             )
         if indices.unique().numel() != indices.numel():
-            raise DataError(f"{indices.numel()} indices hold doubles; each may stand once.")
+            raise DataError(f"{indices.numel()} indices contain duplicates.")
         known = indices[self.labels[indices] != UNKNOWN]
         if known.numel():
             raise DataError(
@@ -150,7 +150,7 @@ class LabelPool:
             )
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
             raise DataError(
-                f"labels must lie in 0..{self.classes - 1}, got {int(labels.min())}.."
+                f"labels must be in 0..{self.classes - 1}, got {int(labels.min())}.."
                 f"{int(labels.max())}."
             )
 

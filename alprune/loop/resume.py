@@ -1,4 +1,4 @@
-"""Go on with a run that was interrupted, killed or has reached its end."""
+"""Resume a run that was interrupted, killed or has reached its end."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ from alprune.training.distributed import ALONE, Team, join
 # Options that earlier versions did not write down, and what they did.
 _ONCE = {"channel_cost": "made", "learner": "trained"}
 # Options that may differ from those the run was started with.
-# `_check_same` looks at what the data are, not at where they lie.
+# `_check_same` compares what the data are, not where they are.
 _FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache", "cuda_graphs"}
 
 
@@ -49,14 +49,14 @@ def resume(
     steps: int | None = None,
     trust_code: bool = False,
 ) -> RunResult:
-    """Go on with a run from its last checkpoint, at most one step back.
+    """Resume a run from its last checkpoint, at most one step back.
 
     Without a budget, on a CPU, it ends exactly as if it had never been interrupted.
 
     Args:
         path: The run folder.
         acquisition: Your own function, if the run was started with one.
-        observer: Is told of events as they happen.
+        observer: Receives events as they happen.
         budget: A new budget in seconds, those already spent included, to extend the run.
         steps: A new number of steps, those already made included, to extend the run. An extended
             run does its last step again, to the new end.
@@ -82,7 +82,7 @@ def resume(
 def options(path: Path, budget: float | None = None, steps: int | None = None) -> ResolvedRun:
     """Return the options of the run in a folder, with a new budget or steps if given."""
     if not (path / CONFIG).exists():
-        raise StoreError(f"{path} holds no run to go on with; start one with --out {path}.")
+        raise StoreError(f"{path} holds no run to resume; start one with --out {path}.")
     if kind_of(path) is not RUN:
         raise StoreError(f"{path} holds no run. To resume what it holds: {resume_command(path)}.")
     new = {"budget": budget, "steps": steps, "out": str(path)}
@@ -90,7 +90,7 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
 
 
 def finished(path: Path, budget: float | None, steps: int | None) -> RunResult | None:
-    """Return how a run ended, with a warning that says how to extend it; None if it can go on."""
+    """Return how a run ended and warn how to extend it; None if it can be resumed."""
     config = options(path, budget, steps)
     events = read_events(path) if (path / "events.jsonl").exists() else []
     last: dict[str, Any] = events[-1] if events else {"event": "none"}
@@ -126,9 +126,9 @@ def reopen(
     load: Callable[[RunConfig], Splits] = load_splits,
     team: Team = ALONE,
 ) -> tuple[Session, Oracle]:
-    """Return a session that goes on with a run, and where its labels come from.
+    """Return a session that resumes a run, and where its labels come from.
 
-    A run that was killed before its first checkpoint begins anew. `load` returns its data, and
+    A run that was killed before its first checkpoint begins again. `load` returns its data, and
     `team` makes the run from here on, of whatever size the one before was.
 
     Raises:
@@ -144,7 +144,7 @@ def reopen(
             splits = load(config)
         except DataError as error:
             raise DataError(
-                f"{error} If the data of the run lie elsewhere by now, say where at `dataset` or "
+                f"{error} If the data of the run have moved, say where they are at `dataset` or "
                 f"`data_root` in {path / CONFIG}."
             ) from error
         if state is None:
@@ -159,7 +159,7 @@ def reopen(
 
 
 def _check_nothing_lost(path: Path) -> None:
-    """Refuse to begin anew, for want of a checkpoint, over a run that had got further."""
+    """Refuse to begin again without a checkpoint where the run had got further."""
     steps = sum(event["event"] == "step" for event in read_events(path))
     later = sum(step > 0 for _, step in read_labels(path).values())
     if steps or later:
@@ -224,7 +224,7 @@ def _check_same(
     device = pick_device(config.device).type
     if device != state["device"]:
         raise StoreError(
-            f"the run was computed on {state['device']!r}, and its random draws cannot go on on "
-            f"{device!r}. Resume it where it was; where there are both, put device = "
+            f"the run was computed on {state['device']!r}, and its random draws cannot be "
+            f"continued on {device!r}. Resume it where it was; where there are both, put device = "
             f'"{state["device"]}" into {config.out}/{CONFIG}; or start a new run.'
         )

@@ -85,7 +85,7 @@ class RunFolder:
 
     @property
     def events_digest(self) -> str:
-        """Hash of what stands in events.jsonl since `rewind`."""
+        """Hash of the content of events.jsonl since `rewind`."""
         return self._digest.hexdigest()
 
     def event(self, name: str, elapsed_s: float, **fields: Any) -> None:
@@ -111,11 +111,11 @@ class RunFolder:
         self._digest.update(line)
 
     def rewind(self, events_bytes: int, digest: str | None = None) -> None:
-        """Cut off what stands in events.jsonl past a length, written after a checkpoint.
+        """Cut off what was written to events.jsonl after a checkpoint.
 
         Args:
             events_bytes: The length.
-            digest: Hash of what has to stand before it; None: whatever stands there.
+            digest: Hash that the part before it must have; None: any.
 
         Raises:
             StoreError: The file is shorter than that, holds another record or cannot be written;
@@ -127,7 +127,7 @@ class RunFolder:
                 less = f" ({found:,} bytes of {events_bytes:,})" if found < events_bytes else ""
                 raise StoreError(
                     f"{self.path / EVENTS} is not the record that the checkpoint was written "
-                    f"with{less}: somebody has cut or changed it, or one of them comes from "
+                    f"with{less}: it was cut or changed, or one of them comes from "
                     "another run. Put the right one back. Nothing was changed."
                 )
             self.events_bytes = atomic_io.append(self.path / EVENTS, b"", events_bytes)
@@ -147,7 +147,7 @@ class RunFolder:
             atomic_io.replace(self.path / name, *content)
 
     def write_labels(self, rows: Iterable[Row]) -> None:
-        """Write labels.csv anew: index, label, class name (see `to_cell`), step a row.
+        """Write labels.csv: index, label, class name (see `to_cell`) and step per row.
 
         Raises:
             StoreError: As from `write`.
@@ -271,7 +271,7 @@ def check_new(path: Path) -> None:
     """Refuse a folder that a new run cannot have; nothing is made or changed.
 
     Raises:
-        StoreError: It holds a run, whose message says how to go on with it, or something else.
+        StoreError: It holds a run (the message says how to resume it), or something else.
     """
     try:
         if path.exists():
@@ -355,12 +355,12 @@ def _check(path: Path, resume: bool) -> None:
     # The options are written first: what was killed before that is no run yet.
     holds_run = (path / CONFIG).exists() or (events.exists() and events.stat().st_size > 0)
     if resume and not (path / CONFIG).exists():
-        raise StoreError(f"{path} holds no run to go on with; start one with --out {path}.")
+        raise StoreError(f"{path} holds no run to resume; start one with --out {path}.")
     if resume:
         return
     if holds_run:
         raise StoreError(
-            f"{path} already holds a run. Nothing was changed. To go on with it: "
+            f"{path} already holds a run. Nothing was changed. To resume it: "
             f"{resume_command(path)}. For a new run choose another --out, or move that run away."
         )
     ours = {EVENTS, LOCK, f".{CONFIG}.tmp"}

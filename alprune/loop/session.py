@@ -199,7 +199,7 @@ class Session:
         if written:
             self._write_labels()
         else:
-            self.record.told(indices, labels, self.learning.step, self.splits.train.classes)
+            self.record.labelled(indices, labels, self.learning.step, self.splits.train.classes)
 
     def finish(self) -> RunResult:
         """Write the end of the record and close the folder."""

@@ -33,11 +33,11 @@ class Evaluations:
         self.spent_s += seconds
 
     def due(self, step: int, every: int | None, elapsed_s: float | None) -> bool:
-        """Tell whether to test after a step that does not end the run.
+        """Return whether to test after a step that does not end the run.
 
         Args:
             step: Its number, from 0.
-            every: Test after every so many steps; None: as often as time allows.
+            every: Test after every N steps; None: as often as time allows.
             elapsed_s: The budget clock; None in a run without a budget, in which nothing may
                 depend on time and each step is tested.
         """
@@ -97,7 +97,7 @@ def reason_to_stop(limits: Mapping[str, float | None], progress: Progress) -> st
 
     Args:
         limits: By key of `CRITERIA`; what is None or missing is not asked.
-        progress: How the run stands.
+        progress: State of the run.
     """
     for name, criterion in CRITERIA.items():
         limit = limits.get(name)

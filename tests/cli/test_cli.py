@@ -104,7 +104,7 @@ def test_a_folder_that_holds_a_run_is_pointed_to_resume(tmp_path):
     assert call(*arguments).exit_code == 0
     done = call(*arguments)
     assert done.exit_code == 1
-    assert f"To go on with it: alprune run --resume {tmp_path / 'run'}" in done.stderr
+    assert f"To resume it: alprune run --resume {tmp_path / 'run'}" in done.stderr
     again = call("run", "--resume", tmp_path / "run", "--json")
     assert again.exit_code == 0 and "To go further, give --steps of more than 1" in again.stderr
     assert json.loads(again.stdout)["steps"] == 1
@@ -121,7 +121,7 @@ def test_resume_takes_no_other_options(tmp_path):
 
 def test_resume_of_nothing_is_one_message(tmp_path):
     done = call("run", "--resume", tmp_path / "none")
-    assert done.exit_code == 1 and "holds no run to go on with" in done.stderr
+    assert done.exit_code == 1 and "holds no run to resume" in done.stderr
 
 
 def test_a_misspelt_option_is_a_usage_error():

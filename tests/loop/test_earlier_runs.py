@@ -18,7 +18,7 @@ def earlier(tmp_path):
     return shutil.copytree(FIXTURE, tmp_path / "run")
 
 
-@pytest.mark.filterwarnings("ignore:the run goes on where it did not begin")
+@pytest.mark.filterwarnings("ignore:the run is resumed where it did not begin")
 def test_a_run_of_an_earlier_version_is_resumed_to_its_end(earlier):
     assert "layout" not in load_checkpoint(earlier)
     before = read_labels(earlier)

@@ -27,7 +27,7 @@ def test_labelled_and_unlabelled_are_absolute_and_disjoint(pool):
     ("indices", "labels", "message"),
     [
         ([4], [0], "point 4 has a label already"),
-        ([0, 0], [1, 1], "doubles"),
+        ([0, 0], [1, 1], "contain duplicates"),
         ([6], [0], r"0\.\.5"),
         ([-1], [0], r"0\.\.5"),
         ([0], [3], r"0\.\.2"),

@@ -53,7 +53,7 @@ WORK = [
     ("acquire", ActiveLearner, "_acquire"),
     ("write event", Record, "step"),
     ("write checkpoint", CheckpointWriter, "save"),
-    ("write labels", Record, "told"),
+    ("write labels", Record, "labelled"),
     ("end", session.Session, "finish"),
 ]
 SETUP, BETWEEN = 0, len(WORK) + 1
