@@ -62,6 +62,8 @@ def _layers(pruned: Pruned) -> list[str]:
     if narrowed:
         shown = [f"{name} {before[name]} to {after[name]}" for name in narrowed[:_SHOWN]]
         lines.append(f"narrowed: {len(narrowed)} of {len(gone)} layers, most {', '.join(shown)}")
+        least = min(narrowed, key=lambda name: after[name])
+        lines.append(f"narrowest: {least} with {after[least]} channels")
     if wider:
         lines.append(f"widened: {_some(wider)}")
     if pruned.plan.floored:

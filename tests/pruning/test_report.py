@@ -41,6 +41,7 @@ def test_the_description_says_what_went_what_stayed_and_why():
     found = pruned(method="uniform", layer_reductions={"first": 0.5})
     text = describe(found)
     assert "narrowed: 1 of 4 layers, most first 16 to 8" in text
+    assert "narrowest: first with 8 channels" in text
     assert "whole, by their scores or by what was asked: second\n" in text
     assert "cannot be pruned: 16.7% of the channels\n" in text
     assert "sort" in text and ": third" in text and "output of the model: head" in text
