@@ -67,18 +67,29 @@ def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
     """Mark the best channels of every axis that makes or reads, pinned ones counted.
 
     Returns:
-        `(channels,)` bool: what `min_channels` and `layer_floors` keep.
+        `(channels,)` bool: what `min_channels` and `layer_floors` keep, and one channel of all
+        else that would be empty without.
     """
     floor = torch.zeros(graph.channels, dtype=torch.bool)
 
     def keep_best(own: Tensor, least: int) -> None:
         floor[own[torch.argsort(scores[own], descending=True)[:least]]] = True
 
+    def keep_alive(axis: Tensor) -> None:
+        # A part of what a layer makes, such as the queries, may have a layer or a product alone.
+        for ids in rows(axis):
+            if bool((ids >= 0).all()):
+                keep_best(ids.unique(), 1)
+
+    for product in graph.products:
+        for axis in product.axes:
+            keep_alive(axis)
     for tensor in graph.tensors:
         for dim, role in tensor.roles.items():
-            if role == "follows":
-                continue
             axis = tensor.axes[dim]
+            if role == "follows":
+                keep_alive(axis)
+                continue
             if bool((rows(axis) < 0).all(0).any()):
                 continue  # what is pinned keeps the layer alive
             if axis.dim() == 1:

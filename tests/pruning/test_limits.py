@@ -200,3 +200,31 @@ def test_inputs_that_stay_need_no_channel_beside_them():
     floor = floors(graph, scores, Limits(min_channels=0))
     kept = {group.name: int(floor[group.channels].sum()) for group in graph.groups}
     assert kept == {"left": 4, "right": 4, "join": 4}  # 16 of the 256 inputs of join would be more
+
+
+class Parts(nn.Module):
+    """One layer makes what three others read apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = [8, 8, 8]
+        self.make = nn.Conv2d(3, 24, 3, padding=1)
+        self.alone = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.read = nn.Conv2d(16, 12, 1)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x):
+        a, b, c = self.make(x).split(self.sizes, 1)
+        x = torch.cat([self.alone(a) * b, c], 1)
+        return self.head(self.read(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_part_of_what_a_layer_makes_is_emptied(reverse):
+    def one_end_first(model, graph, batch, options):
+        scores = torch.arange(graph.channels, dtype=torch.float32)
+        return -scores if reverse else scores
+
+    pruned = prune(Parts(), one_end_first, batch=batch(), channels_reduction=0.7, min_channels=1)
+    assert pruned.model.alone.weight.shape[0] >= 1
+    assert pruned.model(batch()[0]).shape == (8, 10)
