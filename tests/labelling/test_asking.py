@@ -14,6 +14,7 @@ from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
 from alprune.loop.resume import resume
 from alprune.loop.run_folder import read_events
+from alprune.training import Learner
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +94,31 @@ def test_the_network_is_pruned_once_and_its_weights_go_on(tmp_path, root):
         if weights.is_floating_point() and weights.ndim > 1:
             step = (second["learner"]["model"][name] - weights).norm() / weights.norm()
             assert step < 0.5
+
+
+def test_a_fit_that_diverges_is_repeated_from_the_last_round_at_half_the_rate(
+    tmp_path, root, monkeypatch
+):
+    with begin(tmp_path, root, classes=photos.NAMES, lr=0.05) as asking:
+        rounds(asking, 2)
+        asking.ask()
+        answer(asking, asking.ask())
+        batches = asking.preparation.checkpoint()["learner"]["batches"]
+        train_on, left = Learner._train_on, {batches + 2}
+
+        def poisoned(self, *args):
+            loss = train_on(self, *args)
+            if self.batches in left:
+                left.discard(self.batches)
+                loss = loss * float("nan")
+            return loss
+
+        monkeypatch.setattr(Learner, "_train_on", poisoned)
+        with pytest.warns(UserWarning, match="is repeated from its beginning at half the rate"):
+            asked = asking.ask()
+        assert asked.number == 4 and len(asked) == 6
+    [back] = [e for e in read_events(tmp_path / "run") if e["event"] == "step_back"]
+    assert (back["round"], back["batch"], back["lr"]) == (4, batches + 2, 0.025)
 
 
 def test_a_class_that_comes_later_is_learnt_too(tmp_path):

@@ -109,3 +109,20 @@ def test_every_unlabelled_pair_is_drawn_equally_often(size, labelled, count):
     singles = ((alone - rounds * p) ** 2).sum() / (rounds * p * (1 - p)) * (left - 1) / left
     assert chi2(left - 1).ppf(0.0005) < float(singles) < chi2(left - 1).ppf(0.9995)
     assert float((pairs - rounds * q).abs().max()) < 5 * (rounds * q * (1 - q)) ** 0.5
+
+
+def test_held_out_points_are_labelled_and_not_trained_on(pool):
+    assert pool.trained_on.tolist() == [1, 4]
+    pool.hold_out(torch.tensor([4]))
+    pool.label(torch.tensor([0]), torch.tensor([1]), step=1)
+    assert pool.labelled.tolist() == [0, 1, 4] and pool.trained_on.tolist() == [0, 1]
+
+
+def test_a_listed_pool_draws_from_the_list_of_unlabelled_points():
+    plain, listed = LabelPool(1000, classes=2), LabelPool(1000, classes=2, listed=True)
+    for pool in (plain, listed):
+        pool.label(torch.tensor([7]), torch.tensor([1]), step=0)
+    order = torch.randperm(999, generator=torch.Generator().manual_seed(3))[:5]
+    drawn = listed.draw(5, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, listed.unlabelled[order].sort().values)
+    assert not torch.equal(drawn, plain.draw(5, torch.Generator().manual_seed(3)))
