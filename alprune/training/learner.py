@@ -169,13 +169,13 @@ class Learner:
     def _estimate_statistics(self, indices: Tensor, most: int, generator: torch.Generator) -> None:
         """Give a young network the statistics of its weights, from `most` batches at most.
 
-        The images are as predictions will see them, not augmented. Statistics of 128 of them are
-        as good as of 2,000 there.
+        128 images give as good statistics as 2,000 do. They are augmented, as the images that the
+        weights were fitted to: those as they are cost a point of accuracy after 600 batches.
         """
         size = min(self.settings.batch_size, indices.numel())
         count = min(most, math.ceil(_STATISTICS_IMAGES / size), math.ceil(indices.numel() / size))
         images = (
-            normalise(self._images(indices[chosen]), self.mean, self.std)
+            self.augment(self._images(indices[chosen]), generator)
             for chosen in _batches(indices.numel(), size, count, generator)
         )
         with autocast(self.device, self.precision):

@@ -30,7 +30,7 @@ def deep():
 
 
 def learner(digits, model=None, **settings):
-    settings = {"batch_size": 64, "pad": 1, "flip": False} | settings
+    settings = {"batch_size": 64, "pad": 0, "flip": False} | settings
     return Learner(model or deep(), digits, FitSettings(**settings), CPU, torch.float32)
 
 
