@@ -64,7 +64,7 @@ def test_resolving_again_changes_nothing(method):
 def test_labelling_has_defaults_of_its_own():
     asked = resolve_labelling(RunConfig(dataset="folder:photos", out="x"))
     found = (asked.budget, asked.start, asked.initial_epochs, asked.epochs, asked.warmup_batches)
-    assert found == (60.0, "typiclust", 60.0, 20.0, 10)
+    assert found == (60.0, "typiclust", 200.0, 200.0, 10)
     assert asked.initial is None and asked.query_size == DEFAULTS["query_size"]
     dense = resolve_labelling(RunConfig(method="dense", out="x", epochs=3.0))
     assert (dense.warmup_batches, dense.epochs) == (200, 3.0)
@@ -85,7 +85,7 @@ def test_help_names_each_default_and_when_it_holds():
     assert default_text("lr") == "0.05; 0.01 with --pretrained; 0.01 for lenet-5-caffe"
     assert default_text("budget") == "1h; none with --steps"
     assert default_text("budget", labelling=True) == "1m"
-    assert default_text("epochs", labelling=True) == "20"
+    assert default_text("epochs", labelling=True) == "200"
     assert default_text("warmup_batches", labelling=True).startswith("10; 200 where no channels")
     assert default_text("stop_labels") == ""
 
