@@ -15,6 +15,7 @@ from torch import Tensor
 from alprune import __version__
 from alprune.data import Splits
 from alprune.loop.config import RunConfig, given
+from alprune.loop.machine_load import MachineLoad
 from alprune.loop.observers import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.run_folder import CONFIG, Fields, RunFolder, read_events
@@ -42,6 +43,8 @@ class Record:
         self._is_pruned_early = False
         self._method = ""
         self._ended = False
+        self._load = MachineLoad()
+        self._has_budget = False
 
     def start(
         self,
@@ -52,7 +55,7 @@ class Record:
         acquisition: str,
     ) -> None:
         """Record everything that the run depends on; `acquisition` is the function's name."""
-        self._method = config.method
+        self._method, self._has_budget = config.method, config.budget is not None
         self.folder.write(CONFIG, config.to_toml())
         self.folder.rewind(0)
         self.folder.write(INPUTS, Inputs.of(splits.train).to_json())
@@ -60,6 +63,7 @@ class Record:
             "start",
             config=given(asdict(config)),
             **_machine(learner),
+            **self._load.now(),
             acquisition=acquisition,
             seed=config.seed,
             data_digest=splits.digest,
@@ -92,9 +96,10 @@ class Record:
         self.folder.rewind(events_bytes, events_digest)
         self.folder.write(CONFIG, config.to_toml())
         self._is_pruned_early = learner.early is not None and learner.early.pruned_in is not None
-        self._method = config.method
+        self._method, self._has_budget = config.method, config.budget is not None
         now = _machine(learner)
-        self._event("resume", step=step, budget=config.budget, steps=config.steps, **now)
+        limits = {"budget": config.budget, "steps": config.steps}
+        self._event("resume", step=step, **limits, **now, **self._load.now())
         start = next(iter(read_events(self.folder.path)), Fields())
         if moved := moved_between(start, now):
             self.warning(
@@ -201,8 +206,12 @@ class Record:
             return
         self.folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
         said = {name: value for name, value in summary.items() if name != "elapsed_s"}
-        self._event("end", **said, **_peak_memory(learner.device))
+        load = self._load.ended()
+        self._event("end", **said, **_peak_memory(learner.device), **load)
         self._ended = True
+        doubt = self._load.doubt(load["others_share"]) if self._has_budget else None
+        if doubt is not None:
+            warnings.warn(doubt, stacklevel=2)
 
     def network(self, learner: Trainable) -> None:
         """Write the learner, and its plan if training changed it."""

@@ -13,6 +13,7 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import PruneError, StoreError, quoted
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import DEFAULTS
+from alprune.loop.machine_load import OTHERS_MOST, busy_with_others
 from alprune.loop.run_folder import read_events
 from alprune.pruning import Plan
 
@@ -167,7 +168,7 @@ def read_run(path: Path) -> Run:
         widths=_widths(path, prune),
         facts=_facts(start),
         digest=str(start.get("data_digest", "")),
-        warnings=tuple(str(e.get("message", "")) for e in events if e["event"] == "warning"),
+        warnings=_warnings(events),
     )
 
 
@@ -289,3 +290,13 @@ def _facts(start: Mapping[str, Any]) -> str:
     told = [start.get("hardware"), start.get("precision")]
     told += [f"{name} {version}" for name, version in versions.items()]
     return ", ".join(str(entry) for entry in told if entry)
+
+
+def _warnings(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what a run warned of, and whether others kept the machine busy during its budget."""
+    told = [str(event.get("message", "")) for event in events if event["event"] == "warning"]
+    share = events[-1].get("others_share")
+    budget = next((e["config"].get("budget") for e in events if e["event"] == "start"), None)
+    if budget is not None and isinstance(share, float) and share > OTHERS_MOST:
+        told.append(busy_with_others(min(share, 1.0)))
+    return tuple(told)

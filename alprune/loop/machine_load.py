@@ -1,0 +1,70 @@
+"""How busy a machine was with other things while a run's clock went, where the system tells."""
+
+import os
+import time
+from typing import Any
+
+OTHERS_MOST = 0.1
+"""Share of a machine's processors that others may take before times on it are doubted."""
+
+_SHORT_S = 10.0  # a run of less is not worth a warning
+
+
+class MachineLoad:
+    """Watches the processors from when it is made."""
+
+    def __init__(self) -> None:
+        self._begin_s, self._busy_s, self._own_s = time.monotonic(), _busy_s(), _own_s()
+
+    def now(self) -> dict[str, Any]:
+        """Return the load average of the last minute, as JSON; None where there is none."""
+        return {"load_average": _load_average()}
+
+    def ended(self) -> dict[str, Any]:
+        """Return the load average, and the share of all processors that others took, 0 to 1."""
+        busy_s, wall_s = _busy_s(), time.monotonic() - self._begin_s
+        share = None
+        if busy_s is not None and self._busy_s is not None and wall_s > 0:
+            others_s = busy_s - self._busy_s - (_own_s() - self._own_s)
+            share = round(min(1.0, max(0.0, others_s / (wall_s * (os.cpu_count() or 1)))), 3)
+        return self.now() | {"others_share": share}
+
+    def doubt(self, share: float | None) -> str | None:
+        """Return a warning where others took so much that times are not to be relied on."""
+        if share is None or share <= OTHERS_MOST or time.monotonic() - self._begin_s < _SHORT_S:
+            return None
+        return busy_with_others(share)
+
+
+def busy_with_others(share: float) -> str:
+    """Say that others took a share of the processors during a run."""
+    return (
+        f"other processes took {share:.0%} of this machine's processors while the run's clock "
+        "went: it got less done in its budget than it would have alone."
+    )
+
+
+def _load_average() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):  # Windows has none
+        return None
+
+
+def _busy_s() -> float | None:
+    """Return the seconds in which processors did anything since the machine was started."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [int(word) for word in file.readline().split()[1:9]]
+        user, nice, system, _, _, irq, soft, stolen = ticks
+        return (user + nice + system + irq + soft + stolen) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):  # only Linux counts there
+        return None
+
+
+def _own_s() -> float:
+    own = os.times()
+    return own.user + own.system + own.children_user + own.children_system
+
+
+__all__ = ["OTHERS_MOST", "MachineLoad", "busy_with_others"]

@@ -1,0 +1,75 @@
+"""What else kept a machine busy is recorded with a run, and doubted where a budget was at stake."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from made_runs import write_run
+from tiny_run import events_of, options
+
+import alprune
+from alprune.loop import machine_load as module
+from alprune.loop.machine_load import MachineLoad
+from alprune.runs.report.runs import read_run
+
+
+def test_a_run_records_the_load_at_its_start_and_end(tmp_path: Path) -> None:
+    alprune.run(options(tmp_path / "run", steps=1, initial_epochs=1.0))
+    start, end = events_of(tmp_path / "run", "start")[0], events_of(tmp_path / "run", "end")[0]
+    assert {"load_average"} <= start.keys() and {"load_average", "others_share"} <= end.keys()
+    for event in (start, end):
+        assert event["load_average"] is None or event["load_average"] >= 0
+    assert end["others_share"] is None or 0 <= end["others_share"] <= 1
+
+
+def test_the_share_is_what_is_busy_beside_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([(100.0, 0.0, 40.0), (110.0, 13.0, 43.0)])  # clock, busy, own
+    now = {}
+
+    def turn() -> None:
+        now["clock"], now["busy"], now["own"] = next(times)
+
+    turn()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now["clock"])
+    monkeypatch.setattr(module, "_busy_s", lambda: now["busy"])
+    monkeypatch.setattr(module, "_own_s", lambda: now["own"])
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    load = MachineLoad()
+    turn()
+    assert load.ended()["others_share"] == 0.5  # 13 s busy less 3 s of its own, of 2 x 10 s
+    assert "took 50%" in str(load.doubt(0.5))
+    assert load.doubt(0.1) is None and load.doubt(None) is None
+
+
+def test_where_the_system_tells_nothing_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.open", lambda *_, **__: (_ for _ in ()).throw(OSError("none")))
+    monkeypatch.delattr(os, "getloadavg", raising=False)
+    assert MachineLoad().ended() == {"load_average": None, "others_share": None}
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux counts there")
+def test_another_process_is_seen() -> None:
+    load = MachineLoad()
+    spin = "while True: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as other:
+        time.sleep(1.5)
+        share = load.ended()["others_share"]
+        other.kill()
+    assert share is not None and share > 0
+
+
+@pytest.mark.parametrize(("config", "share", "told"), [
+    ({"budget": 60.0}, 0.35, True), ({"budget": 60.0}, 0.05, False), ({"steps": 3}, 0.35, False),
+])  # fmt: skip
+def test_the_report_repeats_it_of_runs_under_a_budget(
+    tmp_path: Path, config: dict[str, float], share: float, told: bool
+) -> None:
+    path = write_run(tmp_path / "run", config=config)
+    *lines, last = (path / "events.jsonl").read_text().splitlines()
+    last = json.dumps(json.loads(last) | {"others_share": share})
+    (path / "events.jsonl").write_text("\n".join([*lines, last, ""]))
+    assert any("other processes took 35%" in w for w in read_run(tmp_path / "run").warnings) == told
