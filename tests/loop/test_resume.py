@@ -63,7 +63,9 @@ def story(path):
     for event in events_of(path):
         if event["event"] == "resume":
             continue
-        timings = [k for k in event if k.endswith("_s") or k.startswith(("peak_", "load_", "others_"))]
+        timings = [
+            k for k in event if k.endswith("_s") or k.startswith(("peak_", "load_", "others_"))
+        ]
         kept.append({k: v for k, v in event.items() if k not in timings and k != "config"})
     return kept
 

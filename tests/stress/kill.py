@@ -149,7 +149,9 @@ def story(path):
     told = []
     for event in alprune.read_events(path):
         if event["event"] != "resume":
-            hidden = [k for k in event if k.endswith("_s") or k.startswith("peak_")]
+            hidden = [
+                k for k in event if k.endswith("_s") or k.startswith(("peak_", "load_", "others_"))
+            ]
             told.append({k: v for k, v in event.items() if k not in [*hidden, "config"]})
     return told
 
