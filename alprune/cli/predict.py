@@ -157,7 +157,7 @@ def _text(record: dict[str, Any]) -> str:
         count = f"{record['labelled']:,} images in folders of a class's name"
         rows["accuracy"] = f"{record['accuracy']:.2%} of {count}"
     rows["confidence"] = (
-        "not calibrated: the run used no --hold-out (100 are enough)"
+        "not calibrated: the run had no --hold-out (--hold-out 100 is enough)"
         if record["temperature"] is None
         else f"calibrated (temperature {record['temperature']:.3g})"
     )

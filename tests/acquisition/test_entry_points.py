@@ -42,7 +42,9 @@ def test_an_installed_packages_function_is_found_by_its_name(installed):
 
 def test_nothing_is_loaded_before_it_is_asked_for(installed):
     find_acquisition("margin")
-    with pytest.raises(ConfigError, match="known: .*newest.*Did you mean 'newest'"):
+    with pytest.raises(
+        ConfigError, match="unknown acquisition function 'newst'. Did you mean 'newest'"
+    ):
         find_acquisition("newst")
     assert "strangers_package" not in sys.modules
 

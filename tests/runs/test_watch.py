@@ -128,7 +128,7 @@ def test_waiting_ends_with_what_is_missing(tmp_path):
 
 def test_a_folder_in_which_people_are_asked_is_not_called_killed(tmp_path):
     write(tmp_path / "birds", [START | {"asking": True}])
-    with pytest.raises(StoreError, match="questions wait for labels. To go on: alprune ask"):
+    with pytest.raises(StoreError, match="questions wait for labels. To resume: alprune ask"):
         followed(tmp_path / "birds", World())
 
 
@@ -303,4 +303,4 @@ def test_ctrl_c_leaves_the_run_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(module.time, "sleep", interrupted)
     monkeypatch.setattr("alprune.runs.watch.follow", lambda *args, **kwargs: interrupted())
     done = CliRunner().invoke(main, ["watch", str(tmp_path)])
-    assert done.exit_code == 130 and "the run goes on" in done.stderr
+    assert done.exit_code == 130 and "the run continues" in done.stderr
