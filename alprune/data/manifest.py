@@ -122,7 +122,7 @@ def _parquet_rows(path: Path, settings: Mapping[str, str]) -> Iterator[Row]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise DataError(
-            "Parquet files are read where pyarrow is: pip install 'alprune[parquet]'."
+            "a Parquet file needs the package pyarrow: pip install pyarrow."
         ) from error
     try:
         file = parquet.ParquetFile(path)
