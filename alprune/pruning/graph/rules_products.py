@@ -44,7 +44,7 @@ def contract(
             else:
                 t.nodes.pin(axis, f"a factor of all channels ({call.name})")
     # between weights, whatever the batch: a spectral norm, the two factors of a LoRA
-    among_weights = not any(t.stems(x) for x, _ in operands)
+    among_weights = all(t.of_weights(x) for x, _ in operands)
     weights = [(x, letters) for x, letters in operands if t.trainable(x)]
     weight, its = weights[0] if len(weights) == 1 and not among_weights else (None, "")
     summed = [letter for letter in axes if letter not in out]

@@ -202,10 +202,10 @@ class Tracer(TorchFunctionMode):
         if rule is None or not isinstance(call.kwargs.get("out"), Tensor | None):
             self.give_up(call, f"{call.name} is not an operation alprune can narrow")
             return
-        if origin := next((o for t in call.tensors() if (o := self.origin(t))), ""):
-            if not any(self.stems(t) for t in call.tensors()):
-                for result in call.results():
-                    self._origins[result] = origin
+        operands = list(call.tensors())
+        if any(map(self.of_weights, operands)) and not any(map(self.stems, operands)):
+            for result in call.results():
+                self._origins[result] = next(filter(None, map(self.origin, operands)), "")
         try:
             rule(self, call)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -303,6 +303,10 @@ class Tracer(TorchFunctionMode):
             self.nodes.unite(self.sizes[module, attribute], axis, reason)
         else:
             self.sizes[module, attribute] = axis
+
+    def of_weights(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer, or is computed from nothing else."""
+        return self.registered(tensor) or tensor in self._origins
 
     def origin(self, tensor: Tensor) -> str:
         """Return the name of the parameter that a weight is, or is computed from; "" if none."""

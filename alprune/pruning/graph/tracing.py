@@ -171,8 +171,10 @@ def _apply_to_modules(
         def forward(*args: Any, **kwargs: Any) -> Any:
             with torch._C.DisableTorchFunction():
                 out = inside(*args, **kwargs)
-            tracer.ran(module)
-            tracer.apply(Call(type(module).__name__, inside, args, kwargs, out), rule)
+                tracer.ran(module)
+                for result in Call("", inside, args, kwargs, out).results():
+                    tracer.stem(result)
+                tracer.apply(Call(type(module).__name__, inside, args, kwargs, out), rule)
             return out
 
         return forward
