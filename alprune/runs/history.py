@@ -44,7 +44,7 @@ class RunHistory:
     Attributes:
         path: The run folder.
         config: Its options, `{name: value}`.
-        reason: Why it ended; None if it goes on or was killed.
+        reason: Why it ended; None if it is still running or was killed.
         columns: `{name: (n,)}`, the names and units as in `COLUMNS`.
         initial: `(k,)` int64, indices of the points labelled at the start.
         acquired: By step, `(k,)` int64, indices of the points that it asked for.
@@ -87,7 +87,7 @@ class RunHistory:
 
 
 def load_run(path: str | Path) -> RunHistory:
-    """Read a run folder: a run that has ended, goes on, was killed or is of an older version.
+    """Read a run folder: a run that has ended, is running, was killed or is of an older version.
 
     Args:
         path: The run folder.

@@ -46,7 +46,7 @@ class Learned:
         model: Name of the unpruned network.
         plan: What stayed of it.
         state: Of when it is, in words: "the end of the run".
-        notes: What whoever uses it should know.
+        notes: What its users should know.
         config: The run's options; None where it comes from a file of its own.
     """
 
@@ -261,7 +261,7 @@ def _of_file(path: Path, model: nn.Module | None) -> Learned:
         name, when, told = str(record["model"]), str(record["state"]), str(record["plan"])
         inputs, plan = Inputs.from_record(record["inputs"]), Plan.from_json(told)
         temperature = _temperature(record["temperature"])
-    except Exception as error:  # safetensors, JSON, what a stranger wrote into it
+    except Exception as error:  # safetensors, JSON, anything in an untrusted file
         raise StoreError(
             f"{path} is no learner that alprune has exported as safetensors: {error}."
         ) from error

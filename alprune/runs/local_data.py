@@ -1,4 +1,4 @@
-"""A run's data, if they are on this machine: nothing is downloaded, no stranger's code is run."""
+"""A run's data, if they are on this machine; nothing is downloaded, and no code of others runs."""
 
 from pathlib import Path
 

@@ -132,7 +132,7 @@ def _nothing(path: Path, wait_s: float) -> str:
 
 
 class Watcher:
-    """Shows a run that is followed: a block drawn anew on a terminal, lines elsewhere.
+    """Shows a run that is followed: a block that is redrawn on a terminal, lines elsewhere.
 
     Args:
         stream: Where to write.
@@ -211,7 +211,7 @@ class Watcher:
 
 
 def unseen(seen: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> list[Any]:
-    """Return the events after those seen; a run that goes on may have taken back some of them."""
+    """Return the events after those seen; a resumed run may have taken back some of them."""
     same = 0
     while same < min(len(seen), len(events)) and seen[same] == events[same]:
         same += 1
@@ -247,7 +247,7 @@ def block(course: Course, levels: str = _BLOCKS) -> list[str]:
 def progress(course: Course) -> tuple[float, float | None]:
     """Return how much of a run is done, 0 to 1, and the seconds left; None if that is not known.
 
-    The budget clock is taken to run on since the last event; it stands while the run tests.
+    The budget clock is assumed to run since the last event; in truth it is paused in tests.
     """
     start = next((e for e in course.events if e["event"] == "start"), Fields())
     limits = dict(start["config"])
@@ -270,7 +270,7 @@ def progress(course: Course) -> tuple[float, float | None]:
 
 
 def sparkline(values: Sequence[float], levels: str = _BLOCKS, width: int = 40) -> str:
-    """Draw values in a line of at most `width` characters, each the mean of those it stands for."""
+    """Draw values in a line of at most `width` characters, each the mean of several values."""
     count = min(width, len(values))
     edges = [len(values) * place // count for place in range(count + 1)] if count else []
     means = [

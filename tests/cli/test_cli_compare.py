@@ -139,7 +139,7 @@ def test_a_signal_ends_the_present_run_soundly_and_resume_goes_on(
     assert not (out / "seed1").exists()
     again = call("--resume", out)
     assert again.exit_code == 0, again.output
-    assert "1 to go on with, 1 to begin" in again.stderr and "1/2 seed0 goes on" in again.stderr
+    assert "1 to resume, 1 to begin" in again.stderr and "1/2 seed0 resumes" in again.stderr
     whole = options(tmp_path / "whole", steps=1, initial_epochs=20.0, epochs=None)
     weights = [p / "model.safetensors" for p in (alprune.run(whole).path, out / "seed0")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -203,7 +203,7 @@ def test_a_folder_must_be_named_and_resume_takes_no_options_of_runs(tmp_path):
     assert done.exit_code == 2 and "no other options of runs" in done.stderr
     assert all(name in done.stderr for name in ("--methods", "--lr", "--set"))
     done = call("--resume", tmp_path)
-    assert done.exit_code == 1 and "no comparison to go on with" in done.stderr
+    assert done.exit_code == 1 and "no comparison to resume" in done.stderr
 
 
 class Terminal:

@@ -1,4 +1,4 @@
-"""Who else may run things: Ray, Slurm, processes of this machine; each as a few lines around it."""
+"""Engines that make runs elsewhere: Ray, Slurm, other processes of this machine."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -121,7 +121,7 @@ class _Ray:
 
     def submit(self, task: Task, name: str) -> "_RayJob":
         asked: dict[str, Any] = {"num_cpus": self._resources.cpus, "num_gpus": self._resources.gpus}
-        # Whoever drives the comparison tries again: it knows whether there was any progress.
+        # The comparison itself tries again: it knows whether there was any progress.
         asked |= {"max_retries": 0, "name": name} | dict(self._resources.options)
         try:
             remote = self._ray.remote(**asked)(_call)

@@ -22,7 +22,7 @@ class Monitor:
         """Hear of all runs and whether each is "new", "unended" or "ended" before the first."""
 
     def begins(self, cell: Cell, state: str) -> Observer:
-        """Return who is told of the events of a run that now begins."""
+        """Return an observer for the events of a run that now begins."""
         return Observer()
 
     def opened(self, session: Session | None) -> None:

@@ -157,8 +157,8 @@ def _check_axes(grid: Grid) -> None:
             )
         if None in values:
             raise ConfigError(
-                f"{name} lists None, which cannot be written down. Give the value that it stands "
-                "for, or make those runs without the option, in a folder of their own."
+                f"{name} lists None, which cannot be recorded. Give the value that it "
+                "means, or make those runs without the option, in a folder of their own."
             )
         twice = [value for place, value in enumerate(values) if value in values[:place]]
         if twice:

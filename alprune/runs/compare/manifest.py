@@ -1,4 +1,4 @@
-"""compare.toml: what a comparison varies and what it holds fixed, so that it can go on."""
+"""compare.toml: what a comparison varies and what it holds fixed, so that it can be resumed."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -88,7 +88,7 @@ def read_manifest(out: Path) -> tuple[RunConfig, dict[str, Any]]:
     path = out / MANIFEST
     if not path.exists():
         raise StoreError(
-            f"{out} holds no comparison to go on with. Start one: alprune compare --out {out} "
+            f"{out} holds no comparison to resume. Start one: alprune compare --out {out} "
             "--methods ... --seeds ..."
         )
     options, grid = read_grid_recipe(path)

@@ -46,7 +46,7 @@ class Overview(Monitor):
         self._forecast.planned(planned, jobs)
         self._names, self._jobs = [cell.name for cell, _ in planned], jobs
         states = Counter(state for _, state in planned)
-        told = {ENDED: "kept", UNENDED: "to go on with", NEW: "to begin"}
+        told = {ENDED: "kept", UNENDED: "to resume", NEW: "to begin"}
         counts = ", ".join(f"{states[s]} {what}" for s, what in told.items() if states[s])
         self._say(f"{len(planned)} runs in {planned[0][0].path.parent}: {counts}{self._end()}")
 
@@ -58,7 +58,7 @@ class Overview(Monitor):
         if state == ENDED:
             return follower
         number = f"{self._names.index(cell.name) + 1}/{len(self._names)} {cell.name}"
-        going_on = " goes on" if state == UNENDED else ""
+        going_on = " resumes" if state == UNENDED else ""
         if self._jobs > 1:
             self._say(f"{number}{going_on}")
             self._shares[cell.name] = 0.0

@@ -45,7 +45,7 @@ def make_elsewhere(
 ) -> list[Outcome]:
     """Give the runs of a comparison to an engine and follow them by their records.
 
-    A run whose process or machine dies is given out again and goes on from its checkpoint. Under
+    A run whose process or machine dies is submitted again and resumes from its checkpoint. Under
     Ctrl-C the runs end soundly; a second one leaves them to the engine.
 
     Args:

@@ -22,7 +22,7 @@ class Format:
     Attributes:
         summary: One line for people.
         write: Returns the file's content.
-        run: `(file, learner as it was) -> Run`: loads the file as whoever gets it would.
+        run: `(file, learner as it was) -> Run`: loads the file as its users would.
         require: Raises ConfigError where a package is missing.
     """
 

@@ -60,7 +60,7 @@ def write(learned: Learned) -> bytes:
 
 
 def run(path: Path, learned: Learned) -> Run:
-    """Load a file that was just written; no stranger's, for torch.export.load trusts its file."""
+    """Load a file that was just written, never an untrusted one: torch.export.load runs its code."""
     from torch.export import load
 
     with warnings.catch_warnings():

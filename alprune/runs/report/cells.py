@@ -17,7 +17,7 @@ class Cell:
 
     Attributes:
         text: What is read.
-        sort: What it is sorted by; None stands last.
+        sort: What it is sorted by; None comes last.
     """
 
     text: str

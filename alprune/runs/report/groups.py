@@ -9,7 +9,7 @@ from alprune.runs.report.runs import Run, option_defaults
 
 # Options that change neither what is learnt nor how long it takes on the clock.
 _ASIDE = {"seed", "out", "data_root", "eval_every"}
-# What runs are mostly compared by comes first, and stands in names without its own name.
+# What runs are mostly compared by comes first, and appears in names without its own name.
 _BARE = ("method", "acquisition", "model", "dataset", "start")
 REDUCTIONS = ("flops_reduction", "params_reduction", "channels_reduction", "latency_reduction")
 _NAME_CHARACTERS = 60

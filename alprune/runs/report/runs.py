@@ -1,4 +1,4 @@
-"""Read run folders: old ones, unfinished ones, and from whoever they come."""
+"""Run folders as the report reads them: old, unfinished or damaged ones too."""
 
 import math
 import os
@@ -55,7 +55,7 @@ class Run:
         seed: Of the run.
         state: "ended", "interrupted", "stopped" by hand, "failed" or "unfinished" (it runs still,
             or was killed).
-        reason: As it stands in the `end` event, or "".
+        reason: Of the `end` event, or "".
         elapsed_s: The clock at the last event.
         fitted_s: `(steps,)` the clock when each step's fit ended.
         ended_s: `(steps,)` the clock when each step ended.

@@ -89,7 +89,7 @@ def test_open_options_are_filled_for_each_run_by_itself(tmp_path):
         ({"metod": ["dense"]}, "unknown option 'metod'.*'method'"),
         ({"method": "dense"}, "takes a list"),
         ({"method": []}, "takes a list"),
-        ({"flops_reduction": [None, 0.5]}, "lists None, which cannot be written down"),
+        ({"flops_reduction": [None, 0.5]}, "lists None, which cannot be recorded"),
         ({"seed": [1, 2, 1]}, "lists 1 twice"),
         ({"seed": range(40), "query_size": list(range(1, 31))}, "1,200 runs; at most 1,000"),
         ({"method": ["dense", "3sp-c"]}, "run 3sp-c: unknown method '3sp-c'.*'3sp-ca'"),
@@ -143,7 +143,7 @@ def test_a_recipe_with_an_unusable_grid_is_refused(tmp_path, text, message):
 
 
 def test_a_folder_without_a_comparison_cannot_go_on(tmp_path):
-    with pytest.raises(StoreError, match="no comparison to go on with"):
+    with pytest.raises(StoreError, match="no comparison to resume"):
         read_manifest(tmp_path)
 
 
