@@ -121,9 +121,7 @@ def _parquet_rows(path: Path, settings: Mapping[str, str]) -> Iterator[Row]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise DataError(
-            "a Parquet file needs the package pyarrow: pip install pyarrow."
-        ) from error
+        raise DataError("a Parquet file needs the package pyarrow: pip install pyarrow.") from error
     try:
         file = parquet.ParquetFile(path)
         columns = tuple(file.schema_arrow.names)

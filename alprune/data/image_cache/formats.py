@@ -1,5 +1,7 @@
 """Which image formats are decoded, and what a file is that is of none of them."""
 
+from functools import cache
+
 from PIL import Image
 
 from alprune.errors import DataError
@@ -43,6 +45,7 @@ def installed_formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
+@cache
 def can_read_heic() -> bool:
     """Tell whether the package for HEIC is installed."""
     try:
