@@ -60,7 +60,7 @@ def write(learned: Learned) -> bytes:
 
 
 def run(path: Path, learned: Learned) -> Run:
-    """Load a file that was just written, never an untrusted one: torch.export.load runs its code."""
+    """Load a file that was just written, no untrusted one: torch.export.load runs its code."""
     from torch.export import load
 
     with warnings.catch_warnings():
