@@ -70,9 +70,11 @@ class Couplings:
 
     def unite(self, a: Axis, b: Axis, reason: str) -> None:
         """Let equal indices of two axes leave together."""
-        a, b = (a, b) if len(a) <= len(b) else (b, a)
         if a is b:
             return
+        if len(a) != len(b):
+            a, b = self._without_held(a), self._without_held(b)
+        a, b = (a, b) if len(a) <= len(b) else (b, a)
         if not a:
             self.pin(b, f"combined with the input or a constant ({reason})")
         elif len(a) == len(b):
@@ -83,6 +85,14 @@ class Couplings:
         else:
             for axis in (a, b):
                 self.pin(axis, f"channels seen as two different grids ({reason})")
+
+    def _without_held(self, axis: Axis) -> Axis:
+        """Drop columns of which every node is pinned already, where others are left."""
+        if len(axis) < 2:
+            return axis
+        held = self._pinned_nodes()
+        left = tuple(c for c in axis if not bool(torch.isin(c[c != PINNED], held).all()))
+        return left or axis[:1]
 
     def join(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Let equal positions of two columns leave together."""

@@ -55,8 +55,8 @@ def trace(
     Args:
         model: Any module from one tensor to a tensor, or to a tuple, list or dict of tensors.
         example: `(b, ...)`, a small batch; at most its first two examples are used.
-        verify: Also remove a channel of every group and compare with the masked model, and run
-            it in training mode; what fails is pinned with the reason.
+        verify: Also remove half the channels of every group and compare with the masked model,
+            and run it in training mode; what fails is pinned with the reason.
         normalised: What becomes of channels over which an operation normalises (LayerNorm, a
             mean over channels, the scale that attention takes from its width, standardised
             weights). "pinned": they stay, and the narrowed model equals the masked one, in which

@@ -22,9 +22,9 @@ _PERIOD = 65537  # noise is drawn once and repeated; a prime period lines up wit
 def faults(model: nn.Module, example: Tensor, graph: ChannelGraph) -> dict[int, str]:
     """Find the groups whose channels cannot leave, whatever the trace says.
 
-    One channel of every group is removed; if the narrowed model then fails, or differs from the
-    masked one, the groups at fault are found by bisection. The weights tried are noise, so that
-    no vanishing or zero initialisation hides a difference.
+    Half the channels of every group are removed; if the narrowed model then fails, or differs
+    from the masked one, the groups at fault are found by bisection. The weights tried are noise,
+    so that no vanishing or zero initialisation hides a difference.
 
     Args:
         model: The traced model; left untouched.
@@ -35,14 +35,15 @@ def faults(model: nn.Module, example: Tensor, graph: ChannelGraph) -> dict[int, 
         `{index of the group: what went wrong}`, empty where the graph holds.
     """
     generator = torch.Generator("cpu").manual_seed(0)
-    leaving = [
-        int(g.channels[int(torch.randint(len(g.channels), (), generator=generator, device="cpu"))])
-        for g in graph.groups
-    ]
+    leaving = []
+    for group in graph.groups:
+        order = torch.randperm(len(group.channels), generator=generator, device="cpu")
+        leaving.append(group.channels[order[: max(1, len(order) // 2)]])
 
     def failure(groups: Sequence[int]) -> str | None:
         keep = graph.all_kept()
-        keep[[leaving[g] for g in groups]] = False
+        for group in groups:
+            keep[leaving[group]] = False
         return _difference(model, example, graph, keep)
 
     several = [g for g, group in enumerate(graph.groups) if len(group.channels) > 1]
