@@ -20,7 +20,7 @@ from alprune.training.predict import BudgetSpent
 from alprune.training.settings import FitReport
 
 _ROWS = 4096  # embeddings that are turned into logits at a time
-_SCALED_BY = 10_000  # images of the pool whose embeddings say what scale they have
+_SCALED_BY = 5_000  # images of the pool whose embeddings say what scale they have
 
 
 class FrozenLearner:
@@ -270,8 +270,7 @@ class FrozenLearner:
 
     def _neighbours(self, looked_at: Tensor) -> Neighbours:
         if self._graph is None or not torch.equal(self._graph[0], looked_at):
-            points = self.head.scaled(self._rows(looked_at))
-            self._graph = looked_at, Neighbours(points, self.settings)
+            self._graph = looked_at, Neighbours(self._rows(looked_at), self.settings)
         return self._graph[1]
 
     def _learn(

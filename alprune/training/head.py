@@ -41,7 +41,7 @@ class HeadSettings:
     neighbours: int = 15
     components: int = 128
     reach: float = 0.9
-    pool: int = 20_000
+    pool: int = 10_000
     learnt_from: int = 2000
     iterations: int = 60
 
@@ -82,7 +82,7 @@ class Head(nn.Module):
 
     def scaled(self, embeddings: Tensor) -> Tensor:
         """Centre and scale embeddings `(n, d)`."""
-        return (embeddings - self.centre) / self.length
+        return (embeddings - self.centre).div_(self.length)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return the logits of embeddings `(n, d)`, `(n, classes)`."""
@@ -99,7 +99,7 @@ class Neighbours:
     """Which embeddings lie close together: a graph over which labels spread.
 
     Args:
-        embeddings: `(n, d)`, scaled; n >= 2.
+        embeddings: `(n, d)`, n >= 2.
         settings: How many neighbours, in how many components.
     """
 
@@ -212,11 +212,11 @@ def fit_linear(
 
 def principal(embeddings: Tensor, components: int) -> Tensor:
     """Return the principal components of embeddings, rows of length 1, `(n, components)`."""
-    centred = F.normalize(embeddings - embeddings.mean(0), dim=1)
-    centred = centred - centred.mean(0)
-    covariance = (centred.T @ centred / len(centred)).double()
-    vectors = torch.linalg.eigh(covariance).eigenvectors[:, -components:].to(centred.dtype)
-    return F.normalize(centred @ vectors, dim=1)
+    centred = embeddings - embeddings.mean(0)  # the one copy: there may be many
+    centred /= centred.norm(dim=1, keepdim=True).clamp_min_(_TINY)
+    centred -= centred.mean(0)
+    vectors = torch.linalg.eigh(centred.T @ centred / len(centred)).eigenvectors
+    return F.normalize(centred @ vectors[:, -components:], dim=1)
 
 
 __all__ = ["Head", "HeadSettings", "Neighbours", "fit_linear", "principal", "surest"]

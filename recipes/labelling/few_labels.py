@@ -11,7 +11,7 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import alprune
 
 MARKS = (50, 150, 300, 450, 1000)
 POOL, TEST = 5000, 2000
-ASKED = "random margin entropy typiclust probcover badge falcun".split()
+ASKED = "random margin entropy typiclust probcover badge diverse:margin falcun".split()
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--acquisitions", nargs="+", default=ASKED)
     parser.add_argument("--pool-seed", type=int, default=7, help="draws the photos")
+    parser.add_argument("--imbalances", type=float, nargs="+", default=[1, 50], help="of the pool")
     parser.add_argument("--most", type=int, default=MARKS[-1], help="labels in all")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -40,12 +41,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = drawn(given.data, given.pool_seed, folder / "photos.npz")
-        for imbalance, title in ((1.0, "accuracy"), (50.0, "macro-F1, long-tailed pool 50:1")):
-            rows = {"HOG and colours, random": baseline(data, imbalance, given.seeds, marks)}
+        for imbalance in given.imbalances:
+            rare = imbalance > 1
+            title = f"macro-F1, long-tailed pool {imbalance:g}:1" if rare else "accuracy"
+            print(head(title, marks), flush=True)
+            found = baseline(data, imbalance, given.seeds, marks)
+            print(row("HOG and colours, random", found, rare), flush=True)
             for asked in given.acquisitions:
                 runs = [run(folder, data, asked, seed, imbalance, marks) for seed in given.seeds]
-                rows[f"frozen, {asked}"] = list(zip(*runs, strict=True))
-            print(table(title, rows, marks, rare=imbalance > 1), flush=True)
+                print(row(f"frozen, {asked}", list(zip(*runs, strict=True)), rare), flush=True)
 
 
 def drawn(source: Path, seed: int, target: Path) -> Path:
@@ -101,7 +105,7 @@ def baseline(
     """Return what HOG, colour histograms and logistic regression reach, by mark and seed."""
     from alprune.loop.setup import complete, load_splits  # the same long-tailed pools
 
-    rows: list[list[tuple[float, int]]] = [[] for _ in marks]
+    columns: list[list[tuple[float, int]]] = [[] for _ in marks]
     for seed in seeds:
         config = alprune.RunConfig(**options(data, seed, imbalance), image_size=32)
         splits = load_splits(complete(config))
@@ -109,14 +113,14 @@ def baseline(
         pool, test = scale.transform(pool), scale.transform(features(splits.test.x.numpy()))
         y, truth = splits.train.y.numpy(), splits.test.y.numpy()
         order = np.random.default_rng(seed).permutation(len(y))
-        for row, mark in zip(rows, marks, strict=True):
+        for column, mark in zip(columns, marks, strict=True):
             known = order[:mark]
             fitted = LogisticRegression(C=0.01, max_iter=2000).fit(pool[known], y[known])
             said = fitted.predict(test)
             right = (said == truth).mean()
             score = right if imbalance == 1 else f1_score(truth, said, average="macro")
-            row.append((100 * float(score), int((y[known] == y.max()).sum())))
-    return rows
+            column.append((100 * float(score), int((y[known] == y.max()).sum())))
+    return columns
 
 
 def features(images: np.ndarray, cells: int = 4, bins: int = 9, colours: int = 8) -> np.ndarray:
@@ -136,20 +140,20 @@ def features(images: np.ndarray, cells: int = 4, bins: int = 9, colours: int = 8
     return np.concatenate([hog, *map(np.sqrt, counts)], 1)
 
 
-def table(
-    title: str, rows: dict[str, list[list[tuple[float, int]]]], marks: list[int], rare: bool
-) -> str:
-    """Write mean and standard deviation over seeds; in a long tail, labels of the rarest class."""
+def head(title: str, marks: list[int]) -> str:
+    """Write the first lines of a table."""
     lines = [f"\n| {title}, by labels | " + " | ".join(map(str, marks)) + " |"]
-    lines.append("| --- " * (1 + len(marks)) + "|")
-    for name, columns in rows.items():
-        cells = []
-        for column in columns:
-            scores, found = zip(*column, strict=True)
-            cell = f"{np.mean(scores):.1f} ± {np.std(scores):.1f}"
-            cells.append(f"{cell} ({np.mean(found):.0f})" if rare else cell)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "| --- " * (1 + len(marks)) + "|"])
+
+
+def row(name: str, columns: Sequence[Sequence[tuple[float, int]]], rare: bool) -> str:
+    """Write mean and standard deviation over seeds; in a long tail, labels of the rarest class."""
+    cells = []
+    for column in columns:
+        scores, found = zip(*column, strict=True)
+        cell = f"{np.mean(scores):.1f} ± {np.std(scores):.1f}"
+        cells.append(f"{cell} ({np.mean(found):.0f})" if rare else cell)
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":
