@@ -12,6 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
 import alprune
+from alprune.data import Splits
+from alprune.loop.setup import complete, load_splits, open_session, simulation
 
 MARKS = (50, 150, 300, 450, 1000)
 POOL, TEST = 5000, 2000
@@ -34,6 +37,7 @@ def main() -> None:
     parser.add_argument("--acquisitions", nargs="+", default=ASKED)
     parser.add_argument("--pool-seed", type=int, default=7, help="draws the photos")
     parser.add_argument("--imbalances", type=float, nargs="+", default=[1, 50], help="of the pool")
+    parser.add_argument("--only-frozen", action="store_true", help="leave the baseline out")
     parser.add_argument("--most", type=int, default=MARKS[-1], help="labels in all")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -45,8 +49,9 @@ def main() -> None:
             rare = imbalance > 1
             title = f"macro-F1, long-tailed pool {imbalance:g}:1" if rare else "accuracy"
             print(head(title, marks), flush=True)
-            found = baseline(data, imbalance, given.seeds, marks)
-            print(row("HOG and colours, random", found, rare), flush=True)
+            if not given.only_frozen:
+                found = baseline(data, imbalance, given.seeds, marks)
+                print(row("HOG and colours, random", found, rare), flush=True)
             for asked in given.acquisitions:
                 runs = [run(folder, data, asked, seed, imbalance, marks) for seed in given.seeds]
                 print(row(f"frozen, {asked}", list(zip(*runs, strict=True)), rare), flush=True)
@@ -89,7 +94,9 @@ def run(
         steps=(marks[-1] - MARKS[0]) // 50,
         out=str(out),
     )
-    alprune.run(config)
+    whole = complete(config)
+    splits = photos(data, seed if imbalance > 1 else 0, imbalance)
+    open_session(whole, splits).run(simulation(whole, splits.train))
     kind = "test_accuracy" if imbalance == 1 else "macro_f1"
     found, rare = {}, 0
     for event in alprune.read_events(out):
@@ -99,12 +106,16 @@ def run(
     return [found[mark] for mark in marks]
 
 
+@cache
+def photos(data: Path, seed: int, imbalance: float) -> Splits:
+    """Load the photos once for all runs on them."""
+    return load_splits(complete(alprune.RunConfig(**options(data, seed, imbalance))))
+
+
 def baseline(
     data: Path, imbalance: float, seeds: Iterable[int], marks: list[int]
 ) -> list[list[tuple[float, int]]]:
     """Return what HOG, colour histograms and logistic regression reach, by mark and seed."""
-    from alprune.loop.setup import complete, load_splits  # the same long-tailed pools
-
     columns: list[list[tuple[float, int]]] = [[] for _ in marks]
     for seed in seeds:
         config = alprune.RunConfig(**options(data, seed, imbalance), image_size=32)

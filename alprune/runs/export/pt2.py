@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from alprune.errors import ModelError
+from alprune.runs.export.any_size import AnySize, takes_any_size
 from alprune.runs.export.formats import Run, labels_json
 from alprune.runs.load import Learned
 from alprune.training.input_spec import Inputs
@@ -19,28 +20,36 @@ LABELS = "labels.json"  # in the archive
 
 
 def example(inputs: Inputs) -> torch.Tensor:
-    """Return three random images `(3, h, w, c)`: a batch of 1 or 2 might become a constant."""
+    """Return three random images `(3, h, w, c)`: a batch of 1 or 2 might become a constant.
+
+    Where images of any size are taken these are of another size than the learner's, which would
+    become a constant, too.
+    """
     c, h, w = inputs.image_shape
     generator = torch.Generator().manual_seed(0)
+    if takes_any_size(inputs):
+        h, w = h + 3, w + 5
     images = torch.randint(256, (3, h, w, c), generator=generator, dtype=torch.uint8)
     return images if inputs.dtype == "uint8" else images.to(inputs.torch_dtype) / 255
 
 
 def traced(learned: Learned) -> "ExportedProgram":
-    """Trace a learner, ready to compute, for any number of images.
+    """Trace a learner, ready to compute, for any number of images, of any size if they are uint8.
 
     Raises:
         ModelError: torch.export cannot; the message says why.
     """
     from torch.export import Dim, export
 
-    classifier = learned.classifier.plain()
+    model: torch.nn.Module = learned.classifier.plain()
+    inputs, dynamic = learned.classifier.inputs, {0: Dim("batch")}
+    if takes_any_size(inputs):
+        model = AnySize(model, inputs.image_shape[1:])
+        dynamic |= {1: Dim("height", min=1), 2: Dim("width", min=1)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return export(
-                classifier, (example(classifier.inputs),), dynamic_shapes=({0: Dim("batch")},)
-            )
+            return export(model.eval(), (example(inputs),), dynamic_shapes=(dynamic,))
     except Exception as error:  # torch.export raises whatever it meets in a forward
         raise ModelError(
             f"the network {learned.model!r} cannot be traced by torch.export: {_first(error)} "

@@ -14,7 +14,7 @@ from alprune.cli import main
 from alprune.errors import ConfigError, ModelError, StoreError
 from alprune.models import MODELS
 from alprune.pruning import METHODS
-from alprune.runs.export import FORMATS, onnx
+from alprune.runs.export import FORMATS, formats, onnx
 from alprune.runs.export import check as checking
 from alprune.runs.load import Learned, find_learner, load_learner
 from alprune.training.classifier import Classifier
@@ -76,6 +76,26 @@ def test_a_file_predicts_what_the_learner_does_and_its_labels_lie_beside_it(run,
     assert labels["temperature"] == load_learner(run).temperature and exported.calibrated
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"mine.{name}", f"mine.{name}.labels.json"}
+
+
+@pytest.mark.parametrize("name", ["onnx", "pt2"])
+@pytest.mark.parametrize("size", [(8, 8), (5, 13), (40, 31)])
+def test_a_file_takes_images_of_any_size_as_pillow_would_resize_them(run, name, size, tmp_path):
+    from PIL import Image
+
+    learned = find_learner(run)
+    file = tmp_path / f"learner.{name}"
+    file.write_bytes(FORMATS[name].write(learned))
+    draws = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (4, *size, 1), generator=draws, dtype=torch.uint8)
+    small = [
+        Image.fromarray(i[..., 0].numpy()).resize((8, 8), Image.Resampling.BILINEAR) for i in images
+    ]
+    pixels = [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in small]
+    stored = torch.stack(pixels)
+    expected = checking.reference(learned, stored.view(4, 8, 8, 1))
+    assert (FORMATS[name].run(file, learned)(images) - expected).abs().max() < 0.02
+    assert "8 x 8" in json.loads(formats.labels_json(learned))["resize"]
 
 
 def test_onnx_runs_without_alprune_and_names_its_classes(run, tmp_path):
