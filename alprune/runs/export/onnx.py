@@ -54,8 +54,23 @@ def write(learned: Learned) -> bytes:
     for name, value in description(learned).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         proto.metadata_props.add(key=name, value=text)
+    _name_sizes(proto.graph)
     content: bytes = proto.SerializeToString()
     return content
+
+
+def _name_sizes(graph: Any) -> None:
+    """Give the sizes that are open the names that people look for in a file."""
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    names = {
+        size.dim_param: name
+        for size, name in zip(sizes, ("batch", "height", "width"), strict=False)
+        if size.dim_param
+    }
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in names:
+                size.dim_param = names[size.dim_param]
 
 
 def run(path: Path, learned: Learned) -> Run:

@@ -104,7 +104,8 @@ def test_onnx_runs_without_alprune_and_names_its_classes(run, tmp_path):
     [exported] = alprune.export(run, "onnx", tmp_path / "a.onnx")
     session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
     [entry], [out] = session.get_inputs(), session.get_outputs()
-    assert (entry.name, entry.type, entry.shape[1:]) == ("images", "tensor(uint8)", [8, 8, 1])
+    shape = ["batch", "height", "width", 1]
+    assert (entry.name, entry.type, entry.shape) == ("images", "tensor(uint8)", shape)
     assert out.name == "probabilities" and isinstance(entry.shape[0], str)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == [str(i) for i in range(10)]
