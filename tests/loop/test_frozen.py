@@ -39,6 +39,7 @@ def weights(tmp_path):
 
 def start(tmp_path, weights, name="run", **changes):
     base = {
+        **dict.fromkeys(["min_channels", "initial_epochs", "epochs"]),
         "learner": "frozen",
         "method": "dense",
         "pretrained": str(weights),
@@ -184,6 +185,8 @@ def test_people_are_asked_with_a_frozen_learner_and_new_files_alone_are_embedded
     save_file(build("tiny_learner:build", 10, (3, 12, 12), 9).state_dict(), path)
     root = make(tmp_path / "photos")
     chosen = asking_options(root, learner="frozen", method="dense", pretrained=str(path))
+    for name in ("min_channels", "initial_epochs", "epochs", "batch_size", "pad"):
+        del chosen[name]  # of networks that are trained
     seen = forwards(monkeypatch)
     with alprune.open_asking(tmp_path / "asked", **chosen) as asking:
         for _ in range(3):
