@@ -59,6 +59,10 @@ class Place:
         key = self.module, operation
         self._counts[key] = self._counts.get(key, 0) + 1
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return how often each operation ran in each module, `{(module, operation): times}`."""
+        return dict(self._counts)
+
     def spot(self, operation: str, training: bool) -> Spot:
         """Name the call that was counted last."""
         return Spot(self.module, operation, self._counts[self.module, operation], training)

@@ -77,6 +77,7 @@ class Tracer(TorchFunctionMode):
         self.mixings: dict[Spot, Mixing] = {}
         self.place = Place()
         self.counting = True
+        self.trains_alike = False  # whether both modes run the same operations
         self.grouped = False
         self.renormalised = ""  # the first layer pinned because it normalises over channels
         self.decided = ""  # where the forward first looked at a value that stems from the input

@@ -102,7 +102,9 @@ def trace(
 def _graph(tracer: Tracer, model: nn.Module, example: Tensor, verify: bool) -> ChannelGraph:
     shape, batch = tuple(example.shape[1:]), example.shape[0]
     graph, nodes = assemble(tracer, model, shape, batch)
-    blamed = faults(model, example, graph) if verify and graph.channels else {}
+    blamed = (
+        faults(model, example, graph, not tracer.trains_alike) if verify and graph.channels else {}
+    )
     for group, reason in blamed.items():
         tracer.nodes.pin(nodes[graph.groups[group].channels], reason)
     return assemble(tracer, model, shape, batch)[0] if blamed else graph
@@ -153,9 +155,11 @@ def _traced(
     tracer.place.watch(probe)
     _apply_to_modules(tracer, probe, rules)
     _follow_forward(tracer, probe, example)
+    in_evaluation = tracer.place.counts()
     tracer.counting = False  # what only runs in training costs nothing afterwards
     with contextlib.suppress(ModelError):  # a batch of two can be too small for training
         _follow_forward(tracer, probe.train(), example)
+    tracer.trains_alike = tracer.place.counts() == in_evaluation
     _refuse_branches(tracer, type(model).__name__)
     return tracer
 

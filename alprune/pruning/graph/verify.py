@@ -19,7 +19,9 @@ _CLOSE = 0.1  # relative differences up to which rounding is ruled out first
 _PERIOD = 65537  # noise is drawn once and repeated; a prime period lines up with no dimension
 
 
-def faults(model: nn.Module, example: Tensor, graph: ChannelGraph) -> dict[int, str]:
+def faults(
+    model: nn.Module, example: Tensor, graph: ChannelGraph, training: bool = True
+) -> dict[int, str]:
     """Find the groups whose channels cannot leave, whatever the trace says.
 
     Half the channels of every group are removed; if the narrowed model then fails, or differs
@@ -30,6 +32,7 @@ def faults(model: nn.Module, example: Tensor, graph: ChannelGraph) -> dict[int, 
         model: The traced model; left untouched.
         example: `(b, ...)`.
         graph: Its graph.
+        training: Also run the narrowed model in training mode.
 
     Returns:
         `{index of the group: what went wrong}`, empty where the graph holds.
@@ -44,7 +47,7 @@ def faults(model: nn.Module, example: Tensor, graph: ChannelGraph) -> dict[int, 
         keep = graph.all_kept()
         for group in groups:
             keep[leaving[group]] = False
-        return _difference(model, example, graph, keep)
+        return _difference(model, example, graph, keep, training)
 
     several = [g for g, group in enumerate(graph.groups) if len(group.channels) > 1]
     everyone = list(range(len(graph.groups)))
@@ -74,7 +77,9 @@ def _bisect(failure: Callable[[Sequence[int]], str | None], groups: list[int]) -
     return blamed
 
 
-def _difference(model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Tensor) -> str | None:
+def _difference(
+    model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Tensor, training: bool
+) -> str | None:
     """Say how the narrowed forward differs from the masked one, None if it does not."""
     for noisy in (True, False):
         whole = copied(model, _noise(model) if noisy else {}).eval()
@@ -90,7 +95,7 @@ def _difference(model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Te
             return found
         if finite:
             break
-    return _in_training(whole.train(), small.train(), example)
+    return _in_training(whole.train(), small.train(), example) if training else None
 
 
 def _equal_in_double(whole: nn.Module, small: nn.Module, example: Tensor) -> bool:
