@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -111,3 +113,16 @@ def test_a_plan_round_trips_as_json_and_refuses_another_network(graph):
 def test_text_that_is_no_plan_is_refused(text):
     with pytest.raises(PruneError, match="not a plan"):
         Plan.from_json(text)
+
+
+def test_a_group_that_an_earlier_plan_does_not_name_keeps_all_its_channels(graph):
+    keep = graph.all_kept()
+    for group in graph.groups:
+        keep[group.channels[::2]] = False
+    plan = Plan.of(graph, keep)
+    unnamed = graph.groups[0]
+    sizes = {name: size for name, size in plan.sizes.items() if name != unnamed.name}
+    kept = {name: some for name, some in plan.kept.items() if name != unnamed.name}
+    expected = keep.clone()
+    expected[unnamed.channels] = True
+    assert torch.equal(replace(plan, sizes=sizes, kept=kept).keep(graph), expected)
