@@ -23,8 +23,8 @@ from alprune.loop.trust import check_trust, trusting
 _DECIDES = "learner model method pretrained init".split()
 _NOTE = (
     "The images are colour photographs: only a head is learnt, on a frozen EfficientNet-Lite0 "
-    "pretrained on ImageNet. Each image is embedded once, about 12 ms of a core each. To train a "
-    "network from the labels alone: --learner trained, in a new folder."
+    "pretrained on ImageNet (Apache-2.0). Each image is embedded once, in about 12 ms of one core. "
+    "To train a network from the labels alone: --learner trained, in a new folder."
 )
 
 

@@ -73,7 +73,8 @@ def scaled(config: RunConfig, splits: Splits) -> Splits:
 def start_from(config: RunConfig, model: nn.Module, classes: int, quiet: bool = False) -> None:
     """Put the weights of `config.pretrained`, if it is given, into the unpruned network.
 
-    What was taken and what was not is said in a warning, unless `quiet`.
+    What was taken and what was not is said in a warning, unless `quiet` or
+    under a frozen learner.
 
     Raises:
         ModelError: As from `load_pretrained`.
@@ -87,7 +88,7 @@ def start_from(config: RunConfig, model: nn.Module, classes: int, quiet: bool = 
         said = loaded.sentence(config.pretrained)
     else:
         return
-    if not quiet:
+    if not quiet and config.learner != "frozen":  # whose classifier is always a new one
         warnings.warn(said, stacklevel=3)
 
 
