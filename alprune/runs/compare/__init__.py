@@ -38,6 +38,8 @@ from alprune.runs.compare.runs import (
 )
 from alprune.runs.compare.summary import summary_table
 
+PROCESSES = "processes"
+
 
 def compare(
     config: RunConfig,
@@ -66,8 +68,8 @@ def compare(
         monitor: Is told how it goes.
         log: Trackers that each run is entered in, keys of `alprune.loop.trackers.TRACKERS`.
         tensorboard: The same as "tensorboard" in `log`.
-        engine: Who runs them instead of this process, a key of `ENGINES`. All machines see `out`
-            and the data under the same paths.
+        engine: What makes the runs: a key of `ENGINES`, whose machines see `out` and the data
+            under the same paths; or "processes", as many of this machine as `resources` allow.
         resources: Of each run there.
 
     Returns:
@@ -86,7 +88,9 @@ def compare(
     if jobs > 1 and engine is not None:
         raise ConfigError(f"the engine {engine!r} decides how many runs go on; leave jobs out.")
     if engine is not None:
-        lookup("engine", engine, ENGINES)  # now, not after the data are loaded
+        lookup("engine", engine, {PROCESSES: None, **ENGINES})  # not after the data are loaded
+    if engine == PROCESSES:
+        jobs, engine = max(1, (os.cpu_count() or 1) // (resources or Resources()).cpus), None
     log = (*log, *["tensorboard"] * tensorboard)
     require_trackers(log)
     planned = plan(config, grid, out)

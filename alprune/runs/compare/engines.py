@@ -1,4 +1,4 @@
-"""Engines that make runs elsewhere: Ray, Slurm, other processes of this machine."""
+"""Engines that make runs on other machines: Ray, Slurm."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -158,24 +158,23 @@ class _RayJob:
 
 
 class _Submitit:
-    """Slurm, or processes of this machine, by submitit."""
+    """Slurm, by submitit."""
 
-    def __init__(self, resources: Resources, out: Path, cluster: str) -> None:
+    most: int | None = None
+
+    def __init__(self, resources: Resources, out: Path) -> None:
         submitit = _package("submitit")
         self._errors = submitit.core.utils
-        self.most: int | None = None
-        if cluster == "local":
-            self.most = max(1, (os.cpu_count() or 1) // resources.cpus)
         # Not within `out`: submitit keeps pickles, and a folder of runs holds none.
         folder = out.with_name(f"{out.name}-jobs")
         asked: dict[str, Any] = {"cpus_per_task": resources.cpus, "timeout_min": 24 * 60}
         asked |= {"gpus_per_node": resources.gpus, "name": "alprune"} | dict(resources.options)
         try:
-            self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+            self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
             self._executor.update_parameters(**asked)
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"submitit cannot use {cluster!r} with these options: {error}. Slurm's commands "
+                f"submitit cannot use Slurm with these options: {error}. Slurm's commands "
                 "must be found where alprune compare runs."
             ) from error
 
@@ -227,15 +226,10 @@ def _ray(resources: Resources, out: Path) -> Engine:
 
 
 def _slurm(resources: Resources, out: Path) -> Engine:
-    return _Submitit(resources, out, "slurm")
-
-
-def _processes(resources: Resources, out: Path) -> Engine:
-    return _Submitit(resources, out, "local")
+    return _Submitit(resources, out)
 
 
 ENGINES: dict[str, Callable[[Resources, Path], Engine]] = {
-    "processes": _processes,
     "ray": _ray,
     "slurm": _slurm,
 }

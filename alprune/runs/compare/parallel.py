@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from alprune.loop.events import Observer
 from alprune.loop.signals import Signals
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import Cell
-from alprune.runs.compare.runs import ENDED, Outcome, SharedData, make
+from alprune.runs.compare.runs import DEATHS, ENDED, Outcome, SharedData, make, state_of
 
 _TICK_S = 0.5  # between reports of how far a fit is
 
@@ -31,6 +31,7 @@ class _Worker:
     connection: Connection
     cell: Cell | None = None
     shown: Observer | None = None
+    progressed: bool = False
 
 
 def side_by_side(
@@ -38,6 +39,7 @@ def side_by_side(
 ) -> list[Outcome]:
     """Make runs in several processes, among which the threads of this one are divided.
 
+    A run whose process dies is resumed by another one, unless `DEATHS` did in a row without a step.
     Under Ctrl-C the processes end their present runs soundly; a second one kills them.
 
     Args:
@@ -79,6 +81,7 @@ class _Pool:
         self._waiting, self._monitor = waiting, monitor
         self._args = (threads, log)
         self._workers: list[_Worker] = []
+        self._deaths: Counter[str] = Counter()
         self._stopping = False
         self.outcomes: dict[str, Outcome] = {}
 
@@ -122,6 +125,7 @@ class _Pool:
     def _next(self, worker: _Worker) -> None:
         task = self._waiting.popleft() if self._waiting else None
         worker.cell = worker.shown = None
+        worker.progressed = False
         if task is not None:
             worker.cell, worker.shown = task[0], self._monitor.begins(*task)
         with suppress(OSError):  # it has died; its end is seen next
@@ -130,6 +134,7 @@ class _Pool:
     def _hear(self, worker: _Worker, kind: str, content: Any) -> None:
         assert worker.cell is not None and worker.shown is not None
         if kind == "event":
+            worker.progressed |= content[0] == "step"
             worker.shown.event(*content)
         elif kind == "tick":
             worker.shown.tick(*content)
@@ -149,6 +154,11 @@ class _Pool:
         cell, code = worker.cell, worker.process.exitcode
         if self._stopping or code == -signal.SIGTERM:  # before there was a session to end
             self._ended(cell, Outcome(cell.name, cell.values, cell.path, "interrupted"))
+            return
+        self._deaths[cell.name] = 1 if worker.progressed else self._deaths[cell.name] + 1
+        if self._deaths[cell.name] < DEATHS:
+            self._waiting.appendleft((cell, state_of(cell)))
+            self.start()
             return
         error = f"its process ended with exit code {code}" + (
             " (killed, as the system does when memory runs out)" if code == -9 else ""

@@ -18,10 +18,7 @@ from alprune.loop.signals import Signals
 from alprune.runs.compare.engines import Engine, Job, Lost
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import Cell
-from alprune.runs.compare.runs import ENDED, Outcome, SharedData, make, state_of
-
-DEATHS = 3
-"""How often a run is tried again that died without having done a step since it was last tried."""
+from alprune.runs.compare.runs import DEATHS, ENDED, Outcome, SharedData, make, state_of
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from alprune.runs.compare import compare
 from alprune.runs.compare.engines import Lost, Resources, open_engine
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import cells
-from alprune.runs.compare.remote import DEATHS, make_elsewhere
-from alprune.runs.compare.runs import state_of
+from alprune.runs.compare.remote import make_elsewhere
+from alprune.runs.compare.runs import DEATHS, state_of
 
 
 class Job:
@@ -141,7 +140,7 @@ def test_an_interrupt_stops_what_was_given_out(tmp_path):
 def test_resources_and_engines_are_checked(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="at least 1 processor"):
         Resources(cpus=0)
-    with pytest.raises(ConfigError, match="unknown engine 'cloud'; known: processes, ray, slurm"):
+    with pytest.raises(ConfigError, match="unknown engine 'cloud'; known: ray, slurm"):
         open_engine("cloud", Resources(), tmp_path)
     with pytest.raises(ConfigError, match="unknown engine"):
         compare(options(tmp_path), {"seed": [0]}, tmp_path / "cmp", engine="cloud")
@@ -152,33 +151,32 @@ def test_resources_and_engines_are_checked(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_of_this_machine_make_runs_and_a_killed_one_goes_on(tmp_path):
-    pytest.importorskip("submitit")
-    planned = grid_of(tmp_path, [0], steps=60, model="lenet-300-100")
-    engine = open_engine("processes", Resources(), tmp_path / "cmp")
-    killed = []
-    give = engine.submit
+def test_processes_of_this_machine_make_runs_and_a_killed_one_is_resumed(tmp_path):
+    class Kills(Observer):
+        killed = False
 
-    def submit(task, name):
-        job = give(task, name)
-        if not killed:
-            killed.append(job)
-        return job
-
-    class Kills(Told):
-        def begins(self, cell, state):
-            if len(killed) == 1:
-                for process in _below(int(killed[0]._job.job_id)):
-                    with suppress(ProcessLookupError):
+        def event(self, name, fields):
+            if name == "step" and not self.killed:
+                self.killed = True
+                for process in _below(os.getpid())[1:]:
+                    if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes():
                         os.kill(process, signal.SIGKILL)
-                killed.append("done")
-            return super().begins(cell, state)
 
-    engine.submit = submit
-    [done] = make_elsewhere(planned, engine, Kills(), every_s=0.1)
-    assert len(killed) == 2
+    class Watches(Monitor):
+        observer = Kills()
+
+        def begins(self, cell, state):
+            return self.observer
+
+    monitor = Watches()
+    config = options(tmp_path, steps=60, model="lenet-300-100")
+    [done] = compare(
+        config, {"seed": [0]}, tmp_path / "cmp", monitor=monitor, engine="processes",
+        resources=Resources(cpus=1),
+    )  # fmt: skip
+    assert monitor.observer.killed
     assert (done.state, done.error) == ("done", None)
-    assert done.result.steps == planned[0][0].config.steps
+    assert done.result.steps == 60
 
 
 def _below(parent):
