@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import os
 import shlex
 import warnings
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from alprune.data.image_cache.decode import Decoder
+from alprune.data.mosaic import mosaic
 from alprune.errors import DataError, printable, quoted
 from alprune.labelling.journal import Answer, Query
 from alprune.labelling.read_answers import Given, read_answers
@@ -30,6 +30,7 @@ TASKS = "label-studio.json"
 INTERFACE = "label-studio.xml"
 LABELS = "labels.csv"
 _TILE = 160  # pixels of a picture in the contact sheet
+_GAP = 8  # pixels between pictures
 _CAPTION = 18
 _ACROSS = 8
 _BOM = b"\xef\xbb\xbf"  # without it spreadsheets take UTF-8 for something else
@@ -193,21 +194,18 @@ def contact_sheet(root: Path, queries: Sequence[Query], follow_links: bool = Fal
     """
     decode = Decoder((_TILE, _TILE), threads=1, proportions=True)
     across = min(_ACROSS, max(1, len(queries)))
-    down = math.ceil(len(queries) / across)
-    pitch = _TILE + 8
-    sheet = Image.new("RGB", (across * pitch, max(1, down) * (pitch + _CAPTION)), "white")
+    tiles: list[Image.Image | None] = [
+        _tile(decode, root, query.path, follow_links) for query in queries
+    ]
+    tiles += [None] * (-len(tiles) % across or across * (not tiles))
+    rows = [tiles[begin : begin + across] for begin in range(0, len(tiles), across)]
+    laid_out = mosaic(rows, (_TILE, _TILE), _GAP, _CAPTION)
+    sheet = Image.new("RGB", laid_out.size, "white")
+    sheet.paste(laid_out, mask=laid_out)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for place, query in enumerate(queries):
-        left, top = place % across * pitch + 4, place // across * (pitch + _CAPTION) + 4
-        try:
-            tile = Image.fromarray(np.asarray(decode(place_of(root, query.path, follow_links))[0]))
-        except Exception:  # decoders raise nearly everything on a damaged file
-            tile = Image.new("RGB", (_TILE, _TILE), "lightgrey")
-        scale = _TILE // max(tile.size)
-        if scale > 1:  # crisp, not blurred
-            tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
-        x, y = left + (_TILE - tile.width) // 2, top + (_TILE - tile.height) // 2
-        sheet.paste(tile, (x, y))
+        left = place % across * (_TILE + _GAP) + _GAP // 2
+        top = place // across * (_TILE + _GAP + _CAPTION) + _GAP // 2
         name = printable(query.path.rpartition("/")[2])
         caption = f"{place + 1}  {name if len(name) <= 20 else '...' + name[-17:]}"
         caption = caption.encode("ascii", "replace").decode()  # what the font has
@@ -215,6 +213,17 @@ def contact_sheet(root: Path, queries: Sequence[Query], follow_links: bool = Fal
     content = io.BytesIO()
     sheet.save(content, "PNG")
     return content.getvalue()
+
+
+def _tile(decode: Decoder, root: Path, path: str, follow_links: bool) -> Image.Image:
+    try:
+        tile = Image.fromarray(np.asarray(decode(place_of(root, path, follow_links))[0]))
+    except Exception:  # decoders raise nearly everything on a damaged file
+        return Image.new("RGB", (_TILE, _TILE), "lightgrey")
+    scale = _TILE // max(tile.size)
+    if scale > 1:  # crisp, not blurred
+        tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
+    return tile
 
 
 __all__ = [

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from alprune.data import Dataset
+from alprune.data.mosaic import mosaic
 from alprune.errors import AlpruneError, DataError
 from alprune.loop.config import RunConfig
 from alprune.loop.csv_tables import read_labels
@@ -133,7 +135,7 @@ def _chosen(
 
 
 def _mosaic(cells: Sequence[Sequence[int | None]], x: Tensor) -> np.ndarray:
-    """Lay thumbnails out, `(h, w)` grey or `(h, w, 4)` colour, uint8."""
+    """Lay thumbnails out, `(h, w, 4)` uint8."""
     chosen = [index for row in cells for index in row if index is not None]
     images = torch.stack([x[index] for index in chosen]).float()  # (n, h, w, c)
     if x.dtype != torch.uint8:
@@ -145,16 +147,10 @@ def _mosaic(cells: Sequence[Sequence[int | None]], x: Tensor) -> np.ndarray:
     if scale < 1:
         size = [max(1, round(side * scale)) for side in images.shape[2:]]
         images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-    thumbnails = iter(images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
-    height, width = images.shape[2] + _GAP, images.shape[3] + _GAP
-    out = np.zeros((len(cells) * height, len(cells[0]) * width, 4), dtype=np.uint8)  # see-through
-    for r, row in enumerate(cells):
-        for c, index in enumerate(row):
-            if index is not None:
-                top, left = r * height + _GAP // 2, c * width + _GAP // 2
-                tile = out[top : top + height - _GAP, left : left + width - _GAP]
-                tile[..., :3], tile[..., 3] = next(thumbnails), 255
-    return out
+    pixels = images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    thumbnails = iter(Image.fromarray(one) for one in pixels)
+    rows = [[None if index is None else next(thumbnails) for index in row] for row in cells]
+    return np.asarray(mosaic(rows, (images.shape[3], images.shape[2]), _GAP))
 
 
 def _words(
