@@ -487,7 +487,7 @@ def test_a_cache_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(
         read(photos, tmp_path / "file")
     monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(folder, "_SMALL", 5)
-    with pytest.warns(UserWarning, match="cannot be kept.*decoded anew each time"):
+    with pytest.warns(UserWarning, match="cannot be kept.*decoded each time"):
         splits = read(photos, None)
     assert np.array_equal(splits.train.x.numpy(), expected(photos, "train"))
 

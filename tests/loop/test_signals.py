@@ -181,8 +181,12 @@ def test_handlers_are_those_of_before_after_a_run_and_not_touched_by_python(tmp_
 
 
 @pytest.mark.parametrize(("number", "code"), [(INT, 130), (TERM, 143)])
-def test_a_signal_during_the_imports_is_answered_in_a_line(number, code):
-    program = f"{HEED}; import alprune.__main__ as m; print('up', flush=True); m.main()"
+def test_a_signal_during_the_imports_is_answered_in_a_line(tmp_path, number, code):
+    argv = ["alprune", "run", "--dataset", "digits", "--steps", "0", "--out", str(tmp_path / "run")]
+    program = (
+        f"{HEED}; import sys; sys.argv = {argv!r}; "
+        "import alprune.__main__ as m; print('up', flush=True); m.main()"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[2],
@@ -195,7 +199,8 @@ def test_a_signal_during_the_imports_is_answered_in_a_line(number, code):
     child.send_signal(number)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == code, errors
-    assert errors == "Interrupted before the first step.\n"
+    assert errors.strip() == "Interrupted before the first step."
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_that_an_imported_package_swallows_is_answered_all_the_same(tmp_path):

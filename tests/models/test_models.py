@@ -197,7 +197,7 @@ def test_recurrent_models_read_the_rows_from_top_to_bottom(name):
 def test_unknown_model_suggests_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'resnet20'"):
         build("resnet-20", 10)
-    with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
+    with pytest.raises(ConfigError, match="Did you mean '?resnet50"):
         build("torchvision:resnet5", 10)
 
 
