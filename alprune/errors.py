@@ -65,7 +65,7 @@ class PruneError(AlpruneError):
 
 
 class TrainError(AlpruneError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class AcquisitionError(AlpruneError):

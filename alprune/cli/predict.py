@@ -92,7 +92,7 @@ def predict_command(
     def tick(tally: "Tally") -> None:
         nonlocal done
         if not done:
-            bar.initial = tally.images  # of a table that goes on, so that the rate is right
+            bar.initial = tally.images  # of a resumed table, so that the rate is right
         bar.update(tally.images - done)
         done = tally.images
 

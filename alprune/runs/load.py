@@ -24,7 +24,7 @@ from alprune.loop.saved_learner import saved_learner
 from alprune.loop.trust import check_trust, code_name, trusting
 from alprune.models.memory import check_memory
 from alprune.pruning import Plan, rebuild
-from alprune.runs.local_data import nearby_splits
+from alprune.runs.local_data import local_splits
 from alprune.training.classifier import Classifier
 from alprune.training.input_spec import INPUTS, Inputs
 from alprune.training.state import weights_file
@@ -212,7 +212,7 @@ def _inputs(path: Path, config: RunConfig) -> Inputs:
     except FileNotFoundError:
         # Older runs did not write it down.
         try:
-            return Inputs.of(nearby_splits(config, "this").train)
+            return Inputs.of(local_splits(config, "this").train)
         except AlpruneError as error:
             raise StoreError(
                 f"{path / INPUTS} is missing (older versions of alprune did not write it), and "

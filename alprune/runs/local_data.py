@@ -17,7 +17,7 @@ _DOWNLOADED = {
 }
 
 
-def nearby_splits(config: RunConfig, who: str) -> Splits:
+def local_splits(config: RunConfig, who: str) -> Splits:
     """Load the data of a run, if they are on this machine.
 
     Nothing is downloaded and no function that the options name is called.
@@ -40,4 +40,4 @@ def nearby_splits(config: RunConfig, who: str) -> Splits:
     return load_splits(config)
 
 
-__all__ = ["nearby_splits"]
+__all__ = ["local_splits"]

@@ -16,7 +16,7 @@ class Budget:
 
     Args:
         limit_s: Seconds until the budget is spent; None for no limit.
-        spent_s: Seconds already spent, for a run that goes on.
+        spent_s: Seconds already spent, for a run that is resumed.
         now: A clock in seconds that never goes back.
 
     Attributes:
@@ -49,7 +49,7 @@ class Budget:
             self._since = None
 
     def spend(self, seconds: float) -> None:
-        """Count seconds that were spent before, by a run that now goes on."""
+        """Count seconds that were spent before, by a run that is resumed now."""
         self._spent_s += seconds
 
     def halt(self) -> None:

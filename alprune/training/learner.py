@@ -388,13 +388,13 @@ class Learner:
 
 def _batches(count: int, size: int, planned: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Deal full batches from one reshuffled deck after the other."""
-    hand = torch.empty(0, dtype=torch.int64, device=generator.device)
+    dealt = torch.empty(0, dtype=torch.int64, device=generator.device)
     for _ in range(planned):
-        while hand.numel() < size:
+        while dealt.numel() < size:
             deck = torch.randperm(count, generator=generator, device=generator.device)
-            hand = torch.cat([hand, deck])
-        yield hand[:size]
-        hand = hand[size:]
+            dealt = torch.cat([dealt, deck])
+        yield dealt[:size]
+        dealt = dealt[size:]
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

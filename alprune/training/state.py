@@ -1,4 +1,4 @@
-"""What must be kept of a learner, so that another one goes on exactly as it would have."""
+"""The state of a learner, from which another one continues exactly as it would have."""
 
 import copy
 from collections import deque

@@ -1,4 +1,4 @@
-"""A local page on which a person labels, while the learner goes on learning."""
+"""A local page on which a person labels while the learner learns."""
 
 from alprune.labelling.web.server import Server
 

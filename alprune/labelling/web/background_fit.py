@@ -73,7 +73,7 @@ class BackgroundFit:
             pass
         except AlpruneError as error:
             queue.message = str(error)
-        except Exception as error:  # the person can go on labelling, and should know
+        except Exception as error:  # the person can continue, and should know
             queue.message = f"The learner failed: {error!r}. Your labels are safe."
         finally:
             queue.working = ""

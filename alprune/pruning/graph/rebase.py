@@ -59,7 +59,7 @@ def narrow_optimiser(
     graph: ChannelGraph,
     keep: Tensor,
 ) -> None:
-    """Let a running optimiser go on with the narrowed model, in place.
+    """Let a running optimiser continue with the narrowed model, in place.
 
     Parameters are replaced by those of the narrowed model and what the optimiser remembers of
     each (momentum, second moments) is cut along the same channels, so the kept weights move as

@@ -114,7 +114,7 @@ def bench(settings: BenchSettings, tell: Tell = lambda text: None) -> BenchResul
 
     Args:
         settings: What to measure.
-        tell: Is told what is going on.
+        tell: Receives progress messages.
 
     Raises:
         AlpruneError: Something in the settings or the data is not usable.

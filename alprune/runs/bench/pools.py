@@ -48,7 +48,7 @@ def score_a_pool(it: Subject, points: int, tell: Tell) -> PoolCost:
         it: Whose network scores, and whose images fill the file, over and over; 50 points are
             chosen by entropy.
         points: Size of the large pool, at least 20.
-        tell: Is told what is going on.
+        tell: Receives progress messages.
     """
     with tempfile.TemporaryDirectory(prefix="alprune-bench-") as folder:
         tell(f"pool: writing {points:,} images")

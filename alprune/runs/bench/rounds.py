@@ -9,7 +9,7 @@ Work = Callable[[], int]
 """Does a piece of work and returns how many items it was; has ended when it returns."""
 
 Tell = Callable[[str], None]
-"""Is told what is going on, to show it."""
+"""Receives progress messages."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def compare(
     engine: str | None = None,
     resources: Resources | None = None,
 ) -> list[Outcome]:
-    """Make every run of a grid; those that are there are kept, unended ones go on.
+    """Make every run of a grid; finished ones are kept, unfinished ones resumed.
 
     All options are checked before the first run begins, and the first run of each kind is set up
     and pruned once on the first run's data. A data set is loaded once for the runs that share it.
@@ -74,7 +74,7 @@ def compare(
 
     Returns:
         What came of each run, in the order in which they are made. A run that failed says why,
-        and the others go on.
+        and the others continue.
 
     Raises:
         ConfigError: An option of the grid is not usable, or two runs would be the same.

@@ -145,7 +145,7 @@ class _Driver:
 
 
 def make_there(cell: Cell, threads: int, log: Sequence[str], place: str) -> Outcome:
-    """Make a run, or go on with it, in the process that an engine gave it.
+    """Make or resume a run in the process that an engine gave it.
 
     Args:
         cell: Which.

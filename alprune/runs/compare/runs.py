@@ -159,7 +159,7 @@ def make(
     opened: Callable[[Session | None], None],
     log: Sequence[str] = (),
 ) -> Outcome:
-    """Make one run, or go on with it; what fails is in the outcome.
+    """Make or resume one run; what fails is in the outcome.
 
     Args:
         cell: Which.

@@ -9,7 +9,7 @@ from torch import Tensor
 from alprune.errors import AlpruneError, DataError
 from alprune.runs.export.formats import Run
 from alprune.runs.load import Learned
-from alprune.runs.local_data import nearby_splits
+from alprune.runs.local_data import local_splits
 from alprune.runs.predict.files import sample_files
 from alprune.training.augment import normalise
 from alprune.training.input_spec import Inputs
@@ -84,7 +84,7 @@ def _of_data(learned: Learned, count: int) -> tuple[Tensor, str]:
     if kind == "folder":  # a few files: not all have to be read
         images = sample_files(Path(where), inputs, count, config.follow_links)
     else:
-        test = nearby_splits(config, "an export").test
+        test = local_splits(config, "an export").test
         if Inputs.of(test).image_shape != inputs.image_shape or test.x.dtype != inputs.torch_dtype:
             raise DataError("they have another size or type by now.")
         rows = torch.linspace(0, len(test) - 1, min(count, len(test))).long()

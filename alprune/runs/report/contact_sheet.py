@@ -14,7 +14,7 @@ from alprune.data.mosaic import mosaic
 from alprune.errors import AlpruneError, DataError
 from alprune.loop.config import RunConfig
 from alprune.loop.csv_tables import read_labels
-from alprune.runs.local_data import nearby_splits
+from alprune.runs.local_data import local_splits
 from alprune.runs.report.figures import label, new_figure, plain
 from alprune.runs.report.groups import Group
 from alprune.runs.report.runs import Run
@@ -38,7 +38,7 @@ def load_pool(run: Run) -> Dataset:
     """
     known = RunConfig.__dataclass_fields__
     config = RunConfig.from_mapping({k: v for k, v in run.config.items() if k in known})
-    splits = nearby_splits(config, "a report")
+    splits = local_splits(config, "a report")
     if run.digest not in (splits.digest, splits.train.digest):  # old runs wrote down the latter
         raise DataError(
             f"the data set {config.dataset!r} as it is found here is not the one that the run "

@@ -118,19 +118,19 @@ def _key(value: Any) -> str:
 def _names(configs: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[str]:
     """Name each by as few of the differing options as tell all apart, defaults unsaid."""
     usual = {option: _key(value) for option, value in option_defaults().items()}
-    telling: list[str] = []
+    distinguishing: list[str] = []
     apart = 1
     for option in differing:
-        keys = {tuple(_key(c.get(o)) for o in [*telling, option]) for c in configs}
+        keys = {tuple(_key(c.get(o)) for o in [*distinguishing, option]) for c in configs}
         if len(keys) > apart:
-            telling, apart = [*telling, option], len(keys)
+            distinguishing, apart = [*distinguishing, option], len(keys)
     names = []
     for config in configs:
         told = [
             option_text(config.get(option))
             if option in _BARE
             else f"{option.replace('_', '-')} {option_text(config.get(option))}"
-            for option in telling or ["method"]
+            for option in distinguishing or ["method"]
             if option in _BARE or _key(config.get(option)) != usual.get(option)
         ]
         names.append(", ".join(told) or "defaults")
