@@ -86,7 +86,7 @@ def test_the_names_that_help_shows_are_those_that_are_known():
         "precision": PRECISIONS,
         "schedule": tuple(SCHEDULES),
     }
-    assert tuple(compare.ENGINES) == ENGINES
+    assert (compare.PROCESSES, *compare.ENGINES) == ENGINES
     assert list(export.FORMATS) == list(FORMATS)
 
 
