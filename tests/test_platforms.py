@@ -47,6 +47,7 @@ alprune.export("run", "safetensors")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there it need not be faked")
+@pytest.mark.slow
 def test_a_run_is_made_resumed_and_used_without_what_only_posix_has(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250)

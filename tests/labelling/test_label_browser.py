@@ -264,8 +264,7 @@ def test_a_closed_browser_and_a_stopped_server_lose_nothing(start, open_page):
     assert page.inner_text("#status").startswith("1 of 180")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_the_page_fits_the_window_and_has_names_for_everything(start, open_page, width, scheme):
     server, _, _ = start()
     page = open_page(server.url, width, scheme)

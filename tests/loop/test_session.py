@@ -91,6 +91,7 @@ def test_a_budget_ends_a_run_on_time(tmp_path):
     assert events_of(result.path, "step")[-1]["acquired"] == []
 
 
+@pytest.mark.slow
 def test_evaluating_is_not_on_the_clock(tmp_path, monkeypatch):
     import time
 

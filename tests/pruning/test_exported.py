@@ -17,7 +17,7 @@ NETWORKS = """vgg19 resnet20 resnet18 wrn-16-8 mobilenet-v2 efficientnet-b0 lstm
     timm:vit_tiny_patch16_224 timm:deit_tiny_distilled_patch16_224 timm:convnextv2_atto
     timm:mobilevit_xxs timm:fasternet_t0 timm:nf_resnet26 timm:res2net50_14w_8s
     timm:mambaout_femto""".split()
-QUICK = ("resnet20", "lstm-s")
+QUICK = ("lstm-s",)
 CLASSES = 5
 
 

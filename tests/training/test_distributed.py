@@ -72,6 +72,7 @@ def test_half_an_environment_is_refused(monkeypatch):
 
 
 @posix
+@pytest.mark.slow
 def test_two_processes_acquire_what_one_does(tmp_path):
     """In fp32, sums in another order: accuracies within 1%, the losses within 1e-3."""
     alone, both = tmp_path / "alone", tmp_path / "both"
@@ -207,6 +208,7 @@ def _normed(rank, place, rows, results):
 
 
 @posix
+@pytest.mark.slow
 def test_synced_batchnorm_is_that_of_the_whole_batch(tmp_path):
     rows = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     context = torch.multiprocessing.get_context("spawn")
