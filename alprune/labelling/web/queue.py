@@ -17,6 +17,7 @@ from alprune.labelling.rounds import Prepared, Round
 _AHEAD = 8  # images that a browser may load in advance
 _LATEST = 200  # answers that one can go back to
 _PATIENCE = 2  # the learner begins again once this part of a round is answered
+_NEXT = 50  # labels for which the gain is expected, at least: a round of few brings little
 _LITTLE = 0.01  # gain of accuracy below which more labels are hardly worth their time
 _CONFIDENT = 0.7  # probability from which a guess is shown without being asked for
 _SHOWN = ("", "guess", "alike", "map")  # why an image is here that nobody was asked about
@@ -325,7 +326,7 @@ class LabelQueue:
                         "high": found["high"],
                     }
                 )
-        gain = expected_gain(rounds, self._asking.config.query_size)
+        gain = expected_gain(rounds, max(_NEXT, self._asking.config.query_size))
         little = gain is not None and gain.high < _LITTLE
         return {
             "stop": f"the next {gain.labels} labels are expected to bring less than "
