@@ -23,6 +23,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "schedule": ("constant", "linear", "cosine"),
+    "score_mode": ("train", "eval"),
 }
 
 
@@ -147,7 +148,20 @@ class RunConfig:
         "What a channel costs in 3sp-ca: made (FLOPs to compute it, as published) or step (its "
         "share of a training step).",
     )
-    temperature: float = option("pruning", 200.0, "Divisor of the logits in structured-grasp.")
+    temperature: float = option(
+        "pruning", 200.0, "Divisor of the logits in grasp and structured-grasp."
+    )
+    score_mode: str = option(
+        "pruning",
+        "train",
+        "How BatchNorm normalises while scores are computed: train (by the batch, as GraSP's "
+        "authors do) or eval (by its running statistics, as SNIP's do).",
+    )
+    redraw_linear: bool = option(
+        "pruning",
+        False,
+        "Score linear layers in grasp at weights drawn for that alone, as its authors' code does.",
+    )
     rounds: int = option("pruning", 10, "Rounds of 3sp-iterative.", least=1)
     min_channels: int | None = option(
         "pruning",

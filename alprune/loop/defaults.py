@@ -21,7 +21,7 @@ REDUCTIONS = tuple("flops_reduction params_reduction channels_reduction latency_
 PRUNE_OPTIONS = (
     *REDUCTIONS,
     *"smoothing channel_cost temperature min_channels round_to rounds".split(),
-    *"latency_batch latency_aware init ignore local normalised".split(),
+    *"latency_batch latency_aware init ignore local normalised score_mode redraw_linear".split(),
 )
 _NO_DEFAULT_IN_LABELLING = ("dataset", "initial")
 
@@ -160,6 +160,8 @@ _RUN = (
         lambda f: (f.config.initial or _FEW) < _FEW,
         _FEW_LABELS,
     ),
+    # SynFlow's and GraSP's scores are of the weights that are trained; SNIP's authors take others.
+    Case("for weight masks", lambda f: f.method.masks, {"after_pruning": "inherit"}),
     # The Early Pruning Indicator can decide after its eleventh epoch, see alprune.pruning.epi.
     Case("with method epi", lambda f: f.method.early, {"initial_epochs": 20.0, "prune_at": "epi"}),
     # A wide network with He initialisation needs more time to get up to the rate of narrow ones.

@@ -18,6 +18,7 @@ from alprune.loop.defaults import ResolvedRun
 from alprune.loop.events import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.rebuild import rebuilt_learner
+from alprune.loop.recipe import read_recipe
 from alprune.loop.run_folder import (
     CONFIG,
     RUN,
@@ -30,6 +31,7 @@ from alprune.loop.run_folder import (
 from alprune.loop.saved_learner import saved_learner
 from alprune.loop.setup import complete, load_splits, open_session, simulation
 from alprune.loop.trust import trusting
+from alprune.pruning.registry import METHODS
 from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team, join
 
@@ -85,8 +87,16 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
         raise StoreError(f"{path} holds no run to resume; start one with --out {path}.")
     if kind_of(path) is not RUN:
         raise StoreError(f"{path} holds no run. To resume what it holds: {resume_command(path)}.")
-    new = {"budget": budget, "steps": steps, "out": str(path)}
+    new = {"budget": budget, "steps": steps, "out": str(path)} | _meant(read_recipe(path / CONFIG))
     return complete(RunConfig.from_toml(path / CONFIG, **given(new)).resolved(_ONCE), new=False)
+
+
+def _meant(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the options of an earlier version meant where they mean something else now."""
+    method = METHODS.get(str(record.get("method")))
+    if method is not None and method.masks and "score_mode" not in record:
+        return {"after_pruning": "inherit"}  # masked networks kept their weights in any case
+    return {}
 
 
 def finished(path: Path, budget: float | None, steps: int | None) -> RunResult | None:
@@ -204,6 +214,7 @@ def _check_same(
 ) -> None:
     now = given(asdict(config))
     then = given(asdict(RunConfig())) | _ONCE | state["config"]  # without options that came later
+    then |= _meant(state["config"])
     changed = [k for k in sorted({*now, *then} - _FREE) if now.get(k) != then.get(k)]
     if changed:
         told = ", ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)

@@ -26,7 +26,7 @@ class _Use:
     @property
     def masks(self) -> bool:
         """Whether single weights are masked."""
-        return not self.method.saves_time and not self.method.early and self.name != "dense"
+        return self.method.masks
 
     @property
     def scores_once(self) -> bool:
@@ -75,7 +75,12 @@ _TABLE = (
         "only 3sp-ca and latency_aware divide scores by a cost",
     ),
     _Row(("channel_cost",), lambda u: u.name == "3sp-ca", "only 3sp-ca divides scores by it"),
-    _Row(("temperature",), lambda u: u.name == "structured-grasp", "only structured-grasp uses it"),
+    _Row(
+        ("temperature",),
+        lambda u: u.name in ("grasp", "structured-grasp"),
+        "only grasp and structured-grasp divide logits by it",
+    ),
+    _Row(("redraw_linear",), lambda u: u.name == "grasp", "only grasp redraws linear layers"),
     _Row(("rounds",), lambda u: u.name == "3sp-iterative", "only 3sp-iterative prunes in rounds"),
     _Row(
         ("prune_at", "epi_criterion"),
@@ -95,7 +100,7 @@ _TABLE = (
     ),
     _Row(("ignore", "local"), lambda u: u.name not in _WIDTHS, "it ranks no channels"),
     _Row(
-        ("prune_batch", "prune_batches"),
+        ("prune_batch", "prune_batches", "score_mode"),
         lambda u: u.name not in _WITHOUT_DATA and not u.method.early,
         "it looks at no examples before training",
     ),

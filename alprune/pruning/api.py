@@ -14,7 +14,7 @@ from alprune.models.load_state import load_state
 from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
 from alprune.pruning.checks import as_batches, check_numbers, checked_model
-from alprune.pruning.criteria.base import Criterion, ScoreOptions, finding_logits
+from alprune.pruning.criteria.base import Criterion, ScoreOptions, finding_logits, scoring_in
 from alprune.pruning.graph import narrow
 from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.inputs import Inputs, taking_one, taking_several
@@ -85,6 +85,8 @@ class Options(TypedDict, total=False):
     temperature: float
     channel_cost: str
     logits: Callable[[Any], Tensor] | None
+    score_mode: str
+    redraw_linear: bool
     latency_batch: int
     latency_aware: bool
     normalised: str
@@ -134,21 +136,22 @@ def prune(
         limits: What must stay: floors, multiples, layers to ignore, reductions by layer. With
             reductions by layer and no other one, only these layers are pruned. Limits that a
             method would ignore are refused.
-        scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature.
+        scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature and
+            whether it redraws linear layers, how BatchNorm normalises.
         latency: How latency is measured, and whether scores are divided by what a channel costs
             in latency.
         tracing: How the channels are found: whether they may leave a normalisation such as
             LayerNorm, rules for modules of your own.
         rounds: Rounds of 3sp-iterative.
         after: "inherit" keeps the weights of the kept channels, "reinit" re-initialises them,
-            "rescale" multiplies them by sqrt(fan-out before / fan-out after). Masked and dense
-            networks keep theirs.
+            "rescale" multiplies them by sqrt(fan-out before / fan-out after), which leaves masked
+            networks as they are. Dense networks keep their weights.
         init: With "reinit", how: a key of `alprune.models.INITS`, He et al. by default.
         generator: Source of randomness, on the CPU; seed 0 if None.
         **options: Fields of the records by name, in place of those in the record: `min_channels`,
             `round_to`, `ignore` (modules are accepted, too), `layer_floors`, `layer_reductions`
-            and `local` of `limits`; `smoothing`, `temperature`, `channel_cost` and
-            `logits` of `scoring`;
+            and `local` of `limits`; `smoothing`, `temperature`, `channel_cost`, `logits`,
+            `score_mode` and `redraw_linear` of `scoring`;
             `latency_batch` and `latency_aware` of `latency`; `normalised`, `rules` and
             `one_path` of `tracing`.
 
@@ -195,7 +198,7 @@ def prune(
         latency=latency,
         tracing=tracing,
     )
-    with finding_logits(scoring.logits):
+    with finding_logits(scoring.logits), scoring_in(scoring.score_mode):
         cut = entry.cut(model, request)
     if cut.fresh:
         after_pruning(cut.model, model, generator, init)

@@ -4,7 +4,8 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.precrop import crop
 from alprune.pruning.precrop.allocate import Allocation, precrop
 from alprune.pruning.unstructured.masks import apply_masks, weight_masks
-from alprune.pruning.unstructured.scores import Scorer
+from alprune.pruning.unstructured.scores import Scorer, grasp
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup
 
@@ -190,7 +191,7 @@ def in_rounds(criterion: Criterion | str, model: nn.Module, request: Request) ->
 
 def by_weights(scorer: Scorer | str, model: nn.Module, request: Request) -> Cut:
     """Mask single weights: the unstructured baselines, which save no time."""
-    _refuse_unused(request, "round_to", "rounds", "latency_aware", *_BY_LAYER)
+    _refuse_unused(request, "round_to", "rounds", "latency_aware", "redraw_linear", *_BY_LAYER)
     if request.target.quantity != "params":
         raise PruneError(
             f"a weight mask removes no {request.target.quantity}: this method takes "
@@ -199,7 +200,15 @@ def by_weights(scorer: Scorer | str, model: nn.Module, request: Request) -> Cut:
     sparsity = request.target.reduction
     scores = _resolved(scorer)(model, request.batches, request.generator, sparsity)
     masked = apply_masks(model, weight_masks(scores, sparsity))
-    return Cut(masked, Plan.of_masks(request.example.shape[1:], sparsity), fresh=False)
+    return Cut(masked, Plan.of_masks(request.example.shape[1:], sparsity))
+
+
+def by_grasp(model: nn.Module, request: Request) -> Cut:
+    """Mask single weights by GraSP's scores, with its own options."""
+    options = request.scoring
+    scorer = partial(grasp, temperature=options.temperature, redraw_linear=options.redraw_linear)
+    plain = replace(request, scoring=replace(options, redraw_linear=False))
+    return by_weights(scorer, model, plain)
 
 
 def by_widths(
@@ -268,6 +277,7 @@ _USES = {
     "round_to": "weight masks leave all widths as they are",
     "latency_aware": "only methods that score channels once take it",
     "layer_reductions": "only methods that score channels once take it",
+    "redraw_linear": "only grasp takes it",
 } | dict.fromkeys(
     ("ignore", "layer_floors", "local", "normalised", "rules"),
     "only methods that score channels take it",
@@ -291,6 +301,7 @@ def _flat(request: Request) -> dict[str, Any]:
         **vars(request.tracing),
         "rounds": request.rounds,
         "latency_aware": request.latency.aware,
+        "redraw_linear": request.scoring.redraw_linear,
     }
 
 

@@ -8,7 +8,7 @@ under a name in the entry point group `alprune.criteria`, or add it to `METHODS`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,11 @@ class Method:
     reductions: Mapping[str, float] = field(default_factory=lambda: {"flops": 0.5})
     saves_time: bool = True
     early: bool = False
+
+    @property
+    def masks(self) -> bool:
+        """Whether it masks single weights."""
+        return not self.saves_time and "params" in self.reductions
 
 
 def _in(place: str, *first: Any) -> Callable[..., Any]:
@@ -121,7 +126,10 @@ METHODS: dict[str, Method] = {
         early=True,
     ),
     "snip": _masking("weights with an effect on the loss (Lee et al. 2019)", "snip"),
-    "grasp": _masking("weights that carry the gradient flow (Wang et al. 2020)", "grasp"),
+    "grasp": replace(
+        _masking("weights that carry the gradient flow (Wang et al. 2020)", "grasp"),
+        cut=_in("methods:by_grasp"),
+    ),
     "synflow": _masking("weights on strong paths, no data (Tanaka et al. 2020)", "synflow"),
     "magnitude-weights": _masking("largest weights (Han et al. 2015)", "magnitude"),
     "random": _masking("weights at random", "random"),

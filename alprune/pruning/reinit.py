@@ -1,5 +1,6 @@
 """The weights after the cut: inherited, re-initialised or re-scaled."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from alprune.models.init import reinit as initialise
 from alprune.pruning.precrop.crop import Cropped
+from alprune.pruning.unstructured.masks import apply_masks, masks_of
 
 AfterPruning = Callable[[nn.Module, nn.Module, torch.Generator, str], None]
 
@@ -19,27 +21,33 @@ def reinit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init
     """Re-initialise every weight for the sizes that are left, frozen ones aside.
 
     What does not train (`requires_grad=False`, a pretrained first layer, say) keeps its values.
+    A masked network keeps its masks: the dense one is re-initialised and masked by them.
 
     Args:
         pruned: Changed in place.
-        dense: Ignored.
+        dense: The network before the masks; otherwise ignored.
         generator: Makes the draw.
         init: A key of `alprune.models.INITS`.
 
-    Source: "3SP + re-init", van Amersfoort et al. 2020, table 1; SNIP does the same.
+    Source: "3SP + re-init", van Amersfoort et al. 2020, table 1; the authors' code of SNIP.
     """
-    frozen = {p: p.detach().clone() for p in pruned.parameters() if not p.requires_grad}
-    initialise(pruned, generator, init)
+    masks = masks_of(pruned)
+    fresh = copy.deepcopy(dense) if masks else pruned
+    frozen = {p: p.detach().clone() for p in fresh.parameters() if not p.requires_grad}
+    initialise(fresh, generator, init)
     with torch.no_grad():
         for parameter, value in frozen.items():
             parameter.copy_(value)
+    if masks:
+        pruned.load_state_dict(apply_masks(fresh, masks).state_dict())
 
 
 def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
     """Multiply each layer's weight by sqrt(original fan-out / pruned fan-out).
 
     Fan-out is the output channels times the kernel's size; the kernel cancels, so what counts is
-    the number of rows of the weight. Normalisation layers and biases are left alone.
+    the number of rows of the weight. Normalisation layers and biases are left alone, and masked
+    networks, whose layers have the widths that they had.
 
     Args:
         pruned: Changed in place.
@@ -49,6 +57,8 @@ def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
 
     Source: van Amersfoort et al. 2020, section 3.1, "Rescaling Initializations".
     """
+    if masks_of(pruned):
+        return
     before = dict(dense.named_parameters())
     with torch.no_grad():
         inner = pruned.model if isinstance(pruned, Cropped) else pruned

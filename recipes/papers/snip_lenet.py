@@ -47,7 +47,7 @@ from typing import Any
 import torch
 
 from alprune.data import Dataset, Splits, load
-from alprune.models import build
+from alprune.models import INITS, build
 from alprune.pruning import prune
 from alprune.pruning.criteria.base import Batch
 from alprune.training import FitSettings, Learner
@@ -91,13 +91,23 @@ def random_batch(train: Dataset, size: int, seed: int) -> Batch:
 
 
 def test_error(
-    splits: Splits, name: str, method: str, sparsity: float, epochs: int, lr: float, seed: int
+    splits: Splits,
+    name: str,
+    method: str,
+    sparsity: float,
+    epochs: int,
+    lr: float,
+    seed: int,
+    init: str = "default",
 ) -> float:
     """Prune a fresh network, train it and return its test error in percent."""
     train = splits.train
     generator = torch.Generator().manual_seed(seed)
+    model = build(name, len(train.classes), train.image_shape, seed)
+    if init != "default":  # as which it was built
+        INITS[init](model, generator)
     pruned = prune(
-        build(name, len(train.classes), train.image_shape, seed),
+        model,
         method,
         batch=random_batch(train, 100, seed),
         params_reduction=sparsity,
@@ -117,6 +127,7 @@ def main() -> None:
     parser.add_argument("--controls", type=float, nargs="*", help="of random masks; all if left")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--init", choices=INITS, default="default", help="vs-l: LeCun's scale")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
         "--rows", help="file of results so far, to go on with after an interruption"
@@ -140,6 +151,8 @@ def main() -> None:
         errors = []
         for seed in asked.seeds:
             settings = {"epochs": asked.epochs, "lr": asked.lr, "seed": seed}
+            if asked.init != "default":
+                settings["init"] = asked.init
             measure = partial(test_error, splits, asked.model, method, sparsity, **settings)
             row = {"model": asked.model, "method": method, "sparsity": sparsity, **settings}
             errors.append(results.get(measure, **row))

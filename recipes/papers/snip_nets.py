@@ -68,7 +68,14 @@ def counts(name: str) -> tuple[int, int]:
 
 
 def error_of(
-    splits: Splits, name: str, sparsity: float, points: int, epochs: float, lr: float, seed: int
+    splits: Splits,
+    name: str,
+    sparsity: float,
+    points: int,
+    epochs: float,
+    lr: float,
+    seed: int,
+    sgd: bool = False,
 ) -> float:
     """Mask a fresh network, train it on random points and return its test error in percent."""
     train, generator = splits.train, torch.Generator().manual_seed(seed)
@@ -82,10 +89,11 @@ def error_of(
         params_reduction=sparsity,
         generator=generator,
     ).model
-    if data == MNIST:
+    if data == MNIST and not sgd:
         adam(model, train, round(epochs * len(train) / 100), seed)
         return test_error(splits, model)
-    settings = FitSettings(lr=lr, batch_size=size, warmup_batches=50, averaging=0.0)
+    as_it_is = {"flip": False, "pad": 0} if data == MNIST else {}
+    settings = FitSettings(lr=lr, batch_size=size, warmup_batches=50, averaging=0.0, **as_it_is)
     learner = Learner(model, train, settings, torch.device("cpu"), torch.float32)
     chosen = torch.randperm(len(train), generator=generator)[:points]
     learner.fit(chosen, train.y[chosen], epochs, generator, progress=lambda done: done)
@@ -99,7 +107,8 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--points", type=int, default=50_000, help="of CIFAR-10, drawn at random")
     parser.add_argument("--epochs", type=float, default=160)
-    parser.add_argument("--lr", type=float, default=0.1, help="for CIFAR-10")
+    parser.add_argument("--lr", type=float, default=0.1, help="of SGD")
+    parser.add_argument("--sgd", action="store_true", help="for MNIST, too, in place of Adam")
     parser.add_argument("--size", type=int, default=32, help="of CIFAR-10's images, in pixels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
@@ -136,6 +145,8 @@ def main() -> None:
             errors = []
             for seed in asked.seeds:
                 settings = {"points": asked.points, "epochs": asked.epochs, "lr": asked.lr}
+                if asked.sgd:
+                    settings["sgd"] = True
                 measure = partial(error_of, loaded[data], name, share, **settings, seed=seed)
                 row = {"net": name, "sparsity": share, "size": asked.size, **settings, "seed": seed}
                 errors.append(results.get(measure, **row))

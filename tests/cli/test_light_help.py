@@ -14,6 +14,7 @@ from alprune.cli.compare import ENGINES
 from alprune.cli.export import FORMATS
 from alprune.loop.config import CHOICES
 from alprune.pruning import AFTER_PRUNING
+from alprune.pruning.criteria.base import SCORE_MODES
 from alprune.pruning.graph.tracing import NORMALISED
 from alprune.runs import compare, export
 from alprune.training import SCHEDULES
@@ -85,6 +86,7 @@ def test_the_names_that_help_shows_are_those_that_are_known():
         "normalised": NORMALISED,
         "precision": PRECISIONS,
         "schedule": tuple(SCHEDULES),
+        "score_mode": tuple(SCORE_MODES),
     }
     assert (compare.PROCESSES, *compare.ENGINES) == ENGINES
     assert list(export.FORMATS) == list(FORMATS)

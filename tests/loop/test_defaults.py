@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from alprune.errors import ConfigError
-from alprune.loop.config import OPTIONS, RunConfig
+from alprune.loop.config import CHOICES, OPTIONS, RunConfig
 from alprune.loop.defaults import (
     BENCH,
     DEFAULTS,
@@ -20,6 +20,7 @@ from alprune.loop.option import GROUPS
 from alprune.loop.unused import LABELLING_OPTIONS, NOT_FOR_LABELLING
 from alprune.models import MODELS
 from alprune.pruning import METHODS, Latency, Limits, ScoreOptions
+from alprune.pruning.criteria.base import SCORE_MODES
 from alprune.pruning.width_limits import AUTO, LEAST
 
 # Written down here a second time on purpose: a run folder depends on every one of them.
@@ -45,6 +46,8 @@ CASES = [
     ({"model": "torchvision:vgg11"}, {"after_pruning": "reinit", "smoothing": 0.05}),
     ({"pretrained": "w.pt"}, {"after_pruning": "inherit", "lr": 0.01}),
     ({"imbalance": 5.0}, {"start": "random"}),
+    ({"method": "snip"}, {"after_pruning": "inherit", "warmup_batches": 200}),
+    ({"method": "dense"}, {"after_pruning": "reinit"}),
 ]
 
 
@@ -106,6 +109,8 @@ def test_an_option_s_default_is_that_of_the_function_that_takes_it():
         DEFAULTS["smoothing"],
         DEFAULTS["channel_cost"],
     )
+    assert (options.score_mode, options.redraw_linear) == (config.score_mode, config.redraw_linear)
+    assert CHOICES["score_mode"] == tuple(SCORE_MODES)
     assert Latency().batch == config.latency_batch
     assert BENCH["model"] == config.model in MODELS
     assert resolve(RunConfig(method="dense")).min_channels == Limits().min_channels

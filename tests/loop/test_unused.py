@@ -12,7 +12,7 @@ from alprune.loop.unused import NOT_FOR_LABELLING, unused
 from alprune.pruning import METHODS
 from alprune.runs.compare.grid import cells
 
-GENERAL = ("min_channels", "round_to", "prune_batch", "prune_batches")
+GENERAL = ("min_channels", "round_to", "prune_batch", "prune_batches", "score_mode")
 OTHERS = {  # a value that is nobody's default
     "flops_reduction": 0.35,
     "params_reduction": 0.35,
@@ -32,6 +32,8 @@ OTHERS = {  # a value that is nobody's default
     "ignore": "stem",
     "local": True,
     "normalised": "follow",
+    "score_mode": "eval",
+    "redraw_linear": True,
 }
 
 
@@ -53,7 +55,9 @@ def config(method="3sp", **options):
         ("snip", "channels_reduction", "params_reduction is the share"),
         ("precrop-params", "flops_reduction", "it takes params_reduction"),
         ("magnitude", "prune_batch", "it looks at no examples"),
-        ("3sp-ca", "temperature", "only structured-grasp"),
+        ("3sp-ca", "temperature", "only grasp and structured-grasp"),
+        ("snip", "redraw_linear", "only grasp"),
+        ("synflow", "score_mode", "it looks at no examples"),
     ],
 )
 def test_an_option_without_effect_is_refused_with_the_reason(method, option, reason):

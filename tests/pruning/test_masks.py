@@ -7,12 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alprune.errors import PruneError
+from alprune.errors import ConfigError, PruneError
+from alprune.pruning.criteria.base import scoring_in
+from alprune.pruning.reinit import reinit, rescale
 from alprune.pruning.unstructured.masks import (
     apply_masks,
     bake_masks,
     load_masked,
     maskable_weights,
+    masks_of,
     sparsity,
     weight_masks,
 )
@@ -210,6 +213,45 @@ def test_grasp_equals_the_explicit_hessian():
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-18)
 
 
+def test_grasp_redraws_linear_layers_for_the_scoring_alone():
+    torch.manual_seed(0)
+    model = conv_net().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn = copy.deepcopy(model)
+    nn.init.xavier_normal_(drawn[7].weight, generator=torch.Generator().manual_seed(3))
+    expected = grasp(drawn, batch())
+    found = grasp(model, batch(), torch.Generator().manual_seed(3), redraw_linear=True)
+    assert all(torch.equal(score, expected[name]) for name, score in found.items())
+    assert not torch.allclose(found["0.weight"], grasp(model, batch())["0.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_batch_norm_normalises_in_scoring_as_the_mode_says(mode):
+    torch.manual_seed(0)
+    model = conv_net().double()
+    inputs, labels = batch(dtype=torch.float64)
+    with torch.no_grad():  # as after some training
+        model[1].running_mean.normal_()
+        model[1].running_var.uniform_(0.5, 2)
+    with scoring_in(mode):
+        found = snip(model, (inputs, labels))
+    own = copy.deepcopy(model)
+    own[1].train(mode == "train")
+    own[3].eval()
+    F.cross_entropy(own(inputs), labels).backward()
+    products = {name: (own.get_parameter(name) * own.get_parameter(name).grad) for name in found}
+    total = sum(p.abs().sum() for p in products.values())
+    for name, score in found.items():
+        torch.testing.assert_close(score, products[name].detach().abs() / total)
+    assert torch.equal(model[1].running_mean, own[1].running_mean) == (mode == "eval")
+
+
+def test_an_unknown_score_mode_is_refused():
+    with pytest.raises(ConfigError, match="unknown score mode 'test'"), scoring_in("test"):
+        pass
+
+
 def test_grasp_removes_the_weight_whose_removal_raises_the_gradient_norm_most():
     torch.manual_seed(0)
     model, (x, y) = tiny_net(), batch((4,), dtype=torch.float64)
@@ -394,6 +436,34 @@ def test_masked_state_loads_into_a_fresh_model(net):
     x, _ = batch(shape)
     torch.testing.assert_close(loaded.eval()(x), masked.eval()(x), rtol=0, atol=0)
     assert sparsity(loaded) == sparsity(masked)
+
+
+def test_the_masks_of_a_masked_model_are_those_it_was_given(net):
+    model, shape = net
+    masked, masks = masked_net(model, shape)
+    found = masks_of(masked)
+    assert found.keys() == masks.keys()
+    assert all(torch.equal(found[name], mask) for name, mask in masks.items())
+    assert masks_of(model) == {}
+
+
+def test_a_masked_model_gets_fresh_weights_under_the_same_masks(net):
+    model, shape = net
+    masked, masks = masked_net(model, shape)
+    before = {name: weight.clone() for name, weight in maskable_weights(masked).items()}
+    rescale(masked, model, torch.Generator(), "he")
+    assert all(torch.equal(w, before[n]) for n, w in maskable_weights(masked).items())
+    reinit(masked, model, torch.Generator().manual_seed(5), "he")
+    expected = copy.deepcopy(model)
+    reinit(expected, expected, torch.Generator().manual_seed(5), "he")
+    fresh = maskable_weights(expected)
+    for name, weight in maskable_weights(masked).items():
+        if name in masks:
+            assert torch.equal(weight, fresh[name] * masks[name])
+            assert not torch.equal(weight, before[name])
+    train(masked, shape)
+    now = maskable_weights(masked)
+    assert all(bool((now[name][~mask] == 0).all()) for name, mask in masks.items())
 
 
 def test_a_baked_model_is_plain_again(net):

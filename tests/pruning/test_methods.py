@@ -11,6 +11,7 @@ from alprune import models
 from alprune.errors import ConfigError, PruneError
 from alprune.models import cost
 from alprune.pruning import METHODS, Plan, prune, rebuild
+from alprune.pruning.unstructured.masks import maskable_weights
 
 LEARNERS = {
     "plain": lambda: small_vgg(),
@@ -100,6 +101,38 @@ def test_weights_are_inherited_drawn_anew_or_rescaled():
     last = fresh.model[9].weight  # linear of many inputs: the spread of its draw is known
     assert last.std().item() == pytest.approx((2 / last.shape[1]) ** 0.5, rel=0.15)
     assert torch.equal(fresh.model[9].bias, torch.zeros_like(fresh.model[9].bias))
+
+
+@pytest.mark.parametrize("name", ["snip", "random"])
+def test_masked_weights_are_inherited_or_fresh(name):
+    model, inherited = pruned_by(name)
+    _, fresh = pruned_by(name, after="reinit")
+    kept, drawn = maskable_weights(inherited.model), maskable_weights(fresh.model)
+    for key, weight in kept.items():
+        assert torch.equal(weight != 0, drawn[key] != 0)
+        assert torch.equal(weight, model.get_parameter(key) * (weight != 0))
+        assert not torch.equal(weight, drawn[key])
+
+
+def test_grasp_takes_its_own_options_and_other_masks_do_not():
+    _, plain = pruned_by("grasp")
+    _, redrawn = pruned_by("grasp", redraw_linear=True)
+    _, cooler = pruned_by("grasp", temperature=1.0)
+    first = maskable_weights(plain.model)["0.weight"] != 0
+    for other in (redrawn, cooler):
+        assert not torch.equal(maskable_weights(other.model)["0.weight"] != 0, first)
+    with pytest.raises(PruneError, match="redraw_linear is True.*only grasp takes it"):
+        pruned_by("snip", redraw_linear=True)
+
+
+def test_the_score_mode_reaches_every_criterion_that_looks_at_data():
+    for name in ("3sp", "snip", "taylor"):
+        _, train = pruned_by(name)
+        _, evaluated = pruned_by(name, score_mode="eval")
+        pairs = zip(train.model.parameters(), evaluated.model.parameters(), strict=True)
+        assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(ConfigError, match="unknown score mode 'evil'. Did you mean 'eval'"):
+        pruned_by("3sp", score_mode="evil")
 
 
 def test_your_own_criterion_decides():

@@ -144,6 +144,21 @@ def load_masked(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return masked
 
 
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the masks of a masked model by weight, as `apply_masks` takes them."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for prefix, module, attribute in _weight_slots(model):
+        mask = module._buffers.get(f"{attribute}_mask")
+        if parametrize.is_parametrized(module, attribute):
+            first = module.parametrizations[attribute][0]  # type: ignore[index, union-attr]
+            mask = first.mask if isinstance(first, Mask) else None
+        if mask is not None and id(mask) not in seen:  # shared weights have one
+            seen.add(id(mask))
+            found[_join(prefix, attribute)] = mask
+    return found
+
+
 def bake_masks(model: nn.Module) -> nn.Module:
     """Copy a masked model into a plain one, its masked weights zero but free to change.
 

@@ -37,7 +37,9 @@ def snip(
     averaged over the examples before the magnitude is taken.
 
     Args:
-        model: Scored in train mode with dropout off; left as found.
+        model: Scored in train mode with dropout off, unless `scoring_in` says otherwise; left as
+            found. The authors' code scores with BatchNorm in evaluation mode, scores and masks
+            biases too, and trains weights that are drawn afresh after masking.
         batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, or several such pairs. The
             paper takes 100 (MNIST) or 128 examples, once.
         generator: Ignored.
@@ -74,6 +76,7 @@ def grasp(
     generator: torch.Generator | None = None,
     sparsity: float = 0.0,
     temperature: float = 200.0,
+    redraw_linear: bool = False,
 ) -> Scores:
     """Score each weight by how much it carries of the gradient flow, w * Hg.
 
@@ -81,14 +84,17 @@ def grasp(
     squared gradient norm by `-2 w * Hg`; the paper scores `-w * Hg` and removes the LARGEST,
     those whose removal raises the gradient flow. Here `w * Hg` is scored and the smallest go:
     the same weights. Scores have both signs. The loss is that of the logits divided by the
-    temperature. Unlike the authors' code, the classifier is not re-drawn before scoring.
+    temperature.
 
     Args:
-        model: Scored in train mode with dropout off; left as found.
+        model: Scored in train mode with dropout off, as the authors do; left as found.
         batch: Inputs and labels as for `snip`. The authors take ten examples of each class.
-        generator: Ignored.
+        generator: Draws the weights of `redraw_linear`, on the CPU; seed 0 if None.
         sparsity: Ignored.
         temperature: Divides the logits; 200 in the authors' code.
+        redraw_linear: Score at linear weights that are drawn from N(0, 2 / (fan_in + fan_out))
+            for the scoring alone, biases as they are. The authors' code does so by default
+            (`reinit`); the paper does not mention it.
 
     Returns:
         `{weight name: tensor like the weight}`, signed.
@@ -98,6 +104,8 @@ def grasp(
 
     Source: Wang et al. 2020, equations 7 and 8, algorithm 2.
     """
+    if redraw_linear:
+        model = _linear_redrawn(model, generator or torch.Generator().manual_seed(0))
     batches = _as_list(batch)
     examples = sum(len(labels) for _, labels in batches)
     # cuDNN's recurrent kernels have no second derivative; PyTorch's own have.
@@ -211,6 +219,17 @@ def magnitude(
     Source: Han et al. 2015.
     """
     return {name: weight.detach().abs() for name, weight in scorable_weights(model).items()}
+
+
+def _linear_redrawn(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Copy a model and draw the weights of its linear layers as Glorot and Bengio do."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                fresh = torch.empty(layer.weight.shape)
+                layer.weight.copy_(nn.init.xavier_normal_(fresh, generator=generator))
+    return model
 
 
 def _as_list(batch: Batches) -> list[Batch]:

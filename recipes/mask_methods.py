@@ -1,0 +1,84 @@
+"""Weight masks for controls: `--method recipes.mask_methods:grasp_shuffled`.
+
+Found where the command is given in the root of the repository. Each masks `params_reduction` of
+the weights, by default 90%:
+
+- `snip_shuffled`, `grasp_shuffled`, `synflow_shuffled`: as many weights in each layer as that
+  method keeps, at random places; what is left of the method is its share by layer;
+- `grasp_reversed`: GraSP with the opposite sign, so that the smallest `-w * Hg` are removed;
+- `grasp_unsigned`: GraSP's scores without their sign;
+- `synexp_random`: random weights at the layer densities of SynExp (PreCrop, equation 5).
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alprune.pruning import Method
+from alprune.pruning.methods import by_weights
+from alprune.pruning.precrop.allocate import synexp
+from alprune.pruning.unstructured.masks import maskable_weights, weight_masks
+from alprune.pruning.unstructured.scores import Batches, Scorer, Scores, grasp, snip, synflow
+
+
+def shuffled(
+    scorer: Scorer,
+    model: nn.Module,
+    batch: Batches,
+    generator: torch.Generator,
+    sparsity: float,
+) -> Scores:
+    """Score 1 for the weights to keep: as many a layer as `scorer` keeps, at random places."""
+    masks = weight_masks(scorer(model, batch, generator, sparsity), sparsity)
+    return {name: _shuffle(mask, generator).float() for name, mask in masks.items()}
+
+
+def reversed_grasp(
+    model: nn.Module, batch: Batches, generator: torch.Generator, sparsity: float
+) -> Scores:
+    """Keep what GraSP removes first."""
+    return {name: -score for name, score in grasp(model, batch).items()}
+
+
+def unsigned_grasp(
+    model: nn.Module, batch: Batches, generator: torch.Generator, sparsity: float
+) -> Scores:
+    """Keep the weights that change the gradient flow most, in either direction."""
+    return {name: score.abs() for name, score in grasp(model, batch).items()}
+
+
+def at_synexp_densities(
+    model: nn.Module, batch: Batches, generator: torch.Generator, sparsity: float
+) -> Scores:
+    """Score from 1 to 2 for random weights, each layer's share of SynExp, and below 1 for others.
+
+    Rounding leaves the shares a few weights short or over; the total is exact, by `weight_masks`.
+    """
+    weights = maskable_weights(model)
+    sizes = np.array([weight.numel() for weight in weights.values()], dtype=float)
+    densities = synexp(sizes, sizes, params_budget=(1 - sparsity) * sizes.sum())
+    scores = {}
+    for (name, weight), density in zip(weights.items(), densities, strict=True):
+        draw = torch.rand(weight.numel(), generator=generator, dtype=torch.float64)
+        draw[draw.topk(max(1, round(density * weight.numel()))).indices] += 1
+        scores[name] = draw.view(weight.shape).to(weight.device)
+    return scores
+
+
+def _shuffle(mask: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+    return mask.flatten()[order].view(mask.shape)
+
+
+def _method(summary: str, scorer: Scorer) -> Method:
+    return Method(summary, partial(by_weights, scorer), {"params": 0.9}, saves_time=False)
+
+
+snip_shuffled = _method("SNIP's share of each layer, at random", partial(shuffled, snip))
+grasp_shuffled = _method("GraSP's share of each layer, at random", partial(shuffled, grasp))
+synflow_shuffled = _method("SynFlow's share of each layer, at random", partial(shuffled, synflow))
+grasp_reversed = _method("GraSP with the opposite sign", reversed_grasp)
+grasp_unsigned = _method("GraSP without signs", unsigned_grasp)
+synexp_random = _method("random weights at SynExp's densities", at_synexp_densities)
