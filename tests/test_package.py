@@ -17,7 +17,8 @@ from crafted import write_tree
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("py.typed", "LICENSE", "runs/report/page.css", "runs/report/page.js",
-           "runs/report/page.html.jinja", "labelling/web/page.html")  # fmt: skip
+           "runs/report/page.html.jinja", "labelling/web/page.html",
+           "labelling/web/join.html")  # fmt: skip
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,13 @@ from alprune.loop.signals import Stopped
 _EXAMPLES = """\b
 Start:     alprune label birds --dataset folder:photos --classes robin,wren,tit
 Continue:  alprune label birds
+Together:  alprune label birds --host 0.0.0.0 --port 8000 --user anna
 """
+_OPEN_TO_OTHERS = (
+    "Phones and colleagues in this network open the same address. It lets in everybody who knows "
+    "it, and the connection is not encrypted: others in the network can read along. In a network "
+    "that you do not trust, put a proxy with TLS in front (recipes/labelling/README.md says how)."
+)
 
 
 @click.command("label", cls=Command, epilog=_EXAMPLES)
@@ -26,6 +32,20 @@ Continue:  alprune label birds
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="Port [default: a free one]."
 )
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 lets phones and colleagues in.",
+)
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="Address of the page behind a proxy, as in https://labels.example.org.",
+)
+@click.option("--user", default="", metavar="NAME", help="Your name, recorded with your answers.")
 @click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 def label_command(
@@ -33,6 +53,9 @@ def label_command(
     recipe: Path | None,
     classes: str | None,
     port: int,
+    host: str,
+    origins: tuple[str, ...],
+    user: str,
     no_browser: bool,
     as_json: bool,
     **given: Any,
@@ -40,14 +63,14 @@ def label_command(
     """Label images on a page in the browser, while a learner trains in the background.
 
     DIR is a folder like that of alprune ask; both may use it in turn. Only this machine can open
-    the page. Each answer is on the disk before the next image is shown: Ctrl-C, a closed browser
-    or a power cut loses nothing.
+    the page, and only you on it, unless --host says otherwise. Each answer is on the disk before
+    the next image is shown: Ctrl-C, a closed browser or a power cut loses nothing.
     """
     from alprune.labelling.web import Server
 
-    def ready(url: str) -> None:
-        told = json.dumps({"url": url}) if as_json else f"Label here: {url}\nCtrl-C ends."
-        click.echo(told)
+    def ready(url: str, shared: bool) -> None:
+        said = f"Label here: {url}\n" + f"{_OPEN_TO_OTHERS}\n" * shared + "Ctrl-C ends."
+        click.echo(json.dumps({"url": url}) if as_json else said)
         sys.stdout.flush()
 
     ended = int(signal.SIGINT)
@@ -61,9 +84,9 @@ def label_command(
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with opened("label", path, recipe, classes, given) as asking:
-            server = Server(asking, port)
+            server = Server(asking, port, host, origins, user)
             try:
-                server.run(ready, browse=not no_browser)
+                server.run(lambda url: ready(url, server.shared), browse=not no_browser)
             finally:
                 server.close()
             total = len(asking.labels)

@@ -11,12 +11,12 @@ from PIL import Image
 
 from alprune.labelling import open_asking
 from alprune.labelling.insight import Checked, Insight
+from alprune.labelling.web.access import Access
 from alprune.labelling.web.app import make_app
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import LabelQueue
 
-TOKEN = "a-token"
 HOST = "127.0.0.1:8000"
 
 
@@ -42,21 +42,35 @@ def overview(asking, queue):
 
 
 @pytest.fixture
-def client(asking, queue, overview):
-    app = make_app(queue, overview, Previews(asking.root), TOKEN, {HOST})
-    return app.test_client()
+def access():
+    access = Access()
+    access.serve_at(8000)
+    return access
+
+
+@pytest.fixture
+def app(asking, queue, overview, access):
+    return make_app(queue, overview, Previews(asking.root), access)
+
+
+@pytest.fixture
+def client(app, access):
+    client = app.test_client()
+    assert post(client, "join", {"token": access.token, "name": ""}).json == {"joined": True}
+    return client
 
 
 def one(number, label):
     return {"labels": [{"number": number, "label": label}]}
 
 
-def get(client, path, token=TOKEN, host=HOST, **more):
-    return client.get(f"/{token}/{path}", headers={"Host": host} | more)
+def get(client, path, host=HOST, **more):
+    return client.get(f"/{path}", base_url=f"http://{HOST}", headers={"Host": host} | more)
 
 
-def post(client, path, body, token=TOKEN, host=HOST, **more):
-    return client.post(f"/{token}/{path}", json=body, headers={"Host": host} | more)
+def post(client, path, body, host=HOST, **more):
+    headers = {"Host": host} | more
+    return client.post(f"/{path}", base_url=f"http://{HOST}", json=body, headers=headers)
 
 
 def test_the_page_loads_nothing_but_its_own_files(client):
@@ -80,15 +94,19 @@ def test_the_page_loads_nothing_but_its_own_files(client):
     assert get(client, "static/app.py").status_code == 404
 
 
-@pytest.mark.parametrize(
-    "path", ["", "state", "image/0", "thumb/0", "map", "review", "static/main.js"]
-)
-def test_without_the_token_nothing_is_answered(client, path):
-    assert get(client, path).status_code == 200
-    for token in ("", "x", TOKEN + "x", TOKEN[:-1], "ä"):
-        assert get(client, path, token=token).status_code == 403
-    for path in ("/", "/state", "/favicon.ico", f"/{TOKEN}x/", "/static/x"):
-        assert client.get(path, headers={"Host": HOST}).status_code == 403
+@pytest.mark.parametrize("path", ["state", "image/0", "thumb/0", "map", "review", "x", "static/"])
+def test_without_the_cookie_nothing_is_answered(client, app, path):
+    stranger = app.test_client()
+    assert get(stranger, path).status_code == 403
+    stranger.set_cookie("alprune-8000", "x")
+    assert get(stranger, path).status_code == 403
+    assert "started again" in get(stranger, path).json["error"]
+    assert post(stranger, "answers", one(0, "dark")).status_code == 403
+
+
+def test_a_browser_without_the_cookie_gets_a_page_that_says_what_to_do(client, app):
+    page = get(app.test_client(), "")
+    assert page.status_code == 200 and b"join.js" in page.data and b"main.js" not in page.data
 
 
 @pytest.mark.parametrize("host", ["evil.example:8000", "127.0.0.1:8001", "127.0.0.1", ""])
@@ -101,7 +119,7 @@ def test_another_pages_requests_are_refused(client, asking):
     body = one(0, "dark")
     assert post(client, "answers", body, Origin="http://evil.example").status_code == 403
     assert post(client, "answers", body, Origin="null").status_code == 403
-    form = client.post(f"/{TOKEN}/answers", data={"number": 0}, headers={"Host": HOST})
+    form = client.post("/answers", base_url=f"http://{HOST}", data={"number": 0})
     assert form.status_code == 415 and asking.labels == {}
     assert post(client, "answers", body, Origin=f"http://{HOST}").status_code == 200
 
@@ -148,8 +166,8 @@ def test_classes_can_be_added(client):
         ("class", {"name": 5}, 400),
         ("class", {"name": "x" * 140_000}, 413),
         ("undo", {"x": 1}, 400),
-        ("state", {}, 403),
-        ("other", {}, 403),
+        ("state", {}, 405),
+        ("other", {}, 404),
     ],
 )
 def test_requests_that_make_no_sense_are_refused_in_json(client, asking, path, body, code):
@@ -195,9 +213,9 @@ def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, q
 
 
 def test_json_that_is_nested_deep_is_refused(client):
-    headers = {"Host": HOST, "Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"}
     for body in (b"[" * 60_000, b'{"a":' * 20_000, b'{"labels": ' + b"[" * 60_000):
-        answer = client.post(f"/{TOKEN}/answers", data=body, headers=headers)
+        answer = client.post("/answers", base_url=f"http://{HOST}", data=body, headers=headers)
         assert answer.status_code == 400 and answer.is_json
 
 

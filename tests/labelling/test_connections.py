@@ -11,7 +11,9 @@ from flask import Flask, request
 from waitress import wasyncore
 
 from alprune.labelling.web import connections
-from alprune.labelling.web.connections import HOST, REQUEST_BYTES, listen
+from alprune.labelling.web.connections import REQUEST_BYTES, listen
+
+HOST = "127.0.0.1"
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def port() -> Iterator[int]:
         return str(len(request.get_data()))
 
     sockets: dict[int, object] = {}
-    server = listen(app, 0, sockets)
+    server = listen(app, HOST, 0, sockets)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     yield server.effective_port

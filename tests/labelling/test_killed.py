@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import photos
 import pytest
+from page_client import PageClient
 
 from alprune.labelling import open_asking
 
@@ -18,21 +18,8 @@ TESTS = Path(__file__).parents[1]
 MAIN = "import sys; from alprune.cli import main; sys.exit(main())"
 
 
-def post(url, path, body):
-    request = urllib.request.Request(
-        url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-def get(url, path):
-    with urllib.request.urlopen(url + path, timeout=60) as answer:
-        return json.load(answer)
-
-
-def wait_for_image(url):
-    while (state := get(url, "state"))["image"] is None:
+def wait_for_image(client):
+    while (state := client.get("state"))["image"] is None:
         assert not state["message"], state
         time.sleep(0.2)
     return state["image"]["number"]
@@ -49,10 +36,10 @@ def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, 
     for _ in range(2):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
             try:
-                url = json.loads(server.stdout.readline())["url"]
+                client = PageClient(json.loads(server.stdout.readline())["url"])
                 for _ in range(5):
-                    number = wait_for_image(url)
-                    post(url, "answers", {"labels": [{"number": number, "label": "dark"}]})
+                    number = wait_for_image(client)
+                    client.post("answers", {"labels": [{"number": number, "label": "dark"}]})
                 server.send_signal(kill)
                 said = server.communicate(timeout=60)[1].decode()
             finally:

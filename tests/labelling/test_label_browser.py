@@ -11,6 +11,7 @@ import pytest
 from alprune.labelling import open_asking
 from alprune.labelling.insight import Checked, Insight
 from alprune.labelling.web import Server
+from alprune.labelling.web.opener import write_opener
 
 WAIT_MS = 60_000
 
@@ -22,10 +23,10 @@ def start(tmp_path, monkeypatch):
     root = photos.make(tmp_path / "photos", each=60)
     stops = []
 
-    def start(**changes):
+    def start(serve=None, **changes):
         options = photos.options(root, **changes)
         asking = open_asking(tmp_path / "run", classes=("dark", "light"), **options)
-        server = Server(asking)
+        server = Server(asking, **serve or {})
         ready = threading.Event()
         thread = threading.Thread(
             target=server.run, args=(lambda url: ready.set(),), kwargs={"browse": False}
@@ -58,7 +59,8 @@ def open_page(browser):
         page = context.new_page()
         page.on("console", lambda m: complaints.append(m.text) if m.type != "log" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith((url, "data:")) else
+        site = url.partition("join#")[0]
+        page.on("request", lambda r: None if r.url.startswith((site, "data:")) else
                 complaints.append(r.url))  # fmt: skip
         page.goto(url)
         page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)
@@ -283,6 +285,42 @@ def test_the_page_fits_the_window_and_has_names_for_everything(start, open_page,
 def test_a_page_without_the_token_shows_nothing(start, browser):
     server, _, _ = start()
     context = browser.new_context()
-    response = context.new_page().goto(server.url.rsplit("/", 2)[0] + "/")
-    assert response.status == 403
+    page = context.new_page()
+    page.goto(server.url.partition("join#")[0])
+    page.wait_for_function("() => document.querySelector('#said').innerText.includes('prints')")
+    assert page.locator("#image").count() == 0
+    context.close()
+
+
+def test_a_file_leads_the_browser_of_this_machine_in_once(start, browser, tmp_path):
+    server, _, _ = start()
+    base = server.url.partition("join#")[0]
+    opener = tmp_path / "open-page.html"
+    write_opener(opener, f"{base}join#{server._access.once()}")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(opener.as_uri())
+    page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)
+    assert page.url == base  # no token is left in the history of the tab
+    [cookie] = context.cookies()
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+    context.close()
+    other = browser.new_context().new_page()
+    other.goto(opener.as_uri())
+    other.wait_for_function("() => document.querySelector('#said').innerText.includes('before')")
+    other.context.close()
+
+
+def test_a_colleague_gives_a_name_once(start, browser):
+    server, _, _ = start(serve={"host": "0.0.0.0"})
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#naming:not([hidden])")
+    page.fill("#who", "ben")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)
+    context.clear_cookies()
+    page.goto(server.url)
+    page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)  # nobody is asked again
     context.close()

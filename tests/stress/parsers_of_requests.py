@@ -11,9 +11,10 @@ from mutations import inside_json
 from torch import nn
 
 from alprune import Plan, build, rebuild
+from alprune.labelling.web.access import Access
 from alprune.labelling.web.app import make_app
 
-TOKEN, HOST = "a-token", "127.0.0.1:8000"
+BASE = "http://127.0.0.1:8000"
 HTTP = [b"\n", b"\r\n", b"..", b"%2e%2e%2f", b"%00", b"/image/", b"/answer", b"?", b"-1", b"\xff"]
 DEEP = [b"[" * 8000, b'{"label": ' * 1500, b"[[[[[[[[" * 900 + b"]" * 7200]
 
@@ -29,6 +30,7 @@ def parts(words: list[bytes]) -> dict[str, tuple[Any, ...]]:
         b'POST\nrename\n{"name": "bird", "to": "robin"}',
         b'POST\nkey\n{"name": "bird", "key": "b"}',
         b"POST\nundo\n{}",
+        b'POST\njoin\n{"token": "x", "name": "anna"}',
         b"GET\nreview?from=1&order=suspect&class=cat\n",
         b"GET\nimage/0\n",
         b"GET\nstate\n",
@@ -58,10 +60,11 @@ def _requested(path: Path) -> object:
     method, _, rest = path.read_bytes().decode("latin-1").partition("\n")
     address, _, body = rest.partition("\n")
     answer = _client().open(
-        f"/{TOKEN}/{address}",
+        f"/{address}",
+        base_url=BASE,
         method="POST" if method == "POST" else "GET",
         data=body.encode("latin-1"),
-        headers={"Host": HOST, "Content-Type": "application/json"},
+        headers={"Content-Type": "application/json"},
     )
     if answer.status_code >= 500:
         raise RuntimeError(f"{answer.status_code}: {answer.text[-300:]}")
@@ -77,6 +80,10 @@ class _Anything(SimpleNamespace):
 
 @cache
 def _client() -> FlaskClient:
-    app = make_app(_Anything(), _Anything(), lambda path: (b"", "image/png"), TOKEN, {HOST})  # type: ignore[arg-type]
+    access = Access()
+    access.serve_at(8000)
+    app = make_app(_Anything(), _Anything(), lambda path: (b"", "image/png"), access)  # type: ignore[arg-type]
     app.config["PROPAGATE_EXCEPTIONS"] = False
-    return app.test_client()
+    client = app.test_client()
+    client.post("/join", base_url=BASE, json={"token": access.token, "name": ""})
+    return client

@@ -1,14 +1,13 @@
 """The page's server: its files, images by number, and requests in JSON."""
 
-import hmac
-from collections.abc import Set
 from importlib.resources import files
 from typing import Any
 
-from flask import Flask, Response, abort, jsonify, request
+from flask import Flask, Response, abort, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from alprune.errors import AlpruneError, StoreError
+from alprune.labelling.web.access import Access
 from alprune.labelling.web.connections import REQUEST_BYTES
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
@@ -16,8 +15,12 @@ from alprune.labelling.web.queue import LabelQueue
 
 _MOST = 2_000  # images that one request may name
 _FILES = {"page.css": "text/css", **dict.fromkeys(
-    ("main.js", "common.js", "label.js", "grid.js", "review.js", "map.js"), "text/javascript"
+    ("main.js", "common.js", "label.js", "grid.js", "review.js", "map.js", "join.js"),
+    "text/javascript",
 )}  # fmt: skip
+_COOKIE_S = 30 * 86_400  # it is worth nothing once the server has ended
+_ORIGIN_HINT = "If it is yours: start alprune label with --origin and the address in the browser."
+_PUBLIC = ("join_page", "join", "file")  # what a browser gets that has not joined
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -25,36 +28,36 @@ _POLICY = (
 )
 
 
-def make_app(
-    queue: LabelQueue, overview: Overview, previews: Previews, token: str, hosts: Set[str]
-) -> Flask:
+def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: Access) -> Flask:
     """Make the application.
-
-    Every address begins with the token, so that no other page, user or program that guesses the
-    port can read or write here. A Host header other than the ones given is refused, too: by it a
-    page whose name was made to lead to this machine (DNS rebinding) gives itself away.
 
     Args:
         queue: Hands out images and takes answers.
         overview: Answers for the grid, the review and the map.
         previews: Makes an image's bytes from a path that the queue knows.
-        token: Random, of the URL.
-        hosts: Allowed values of the Host header, as "127.0.0.1:8000".
+        access: Decides which requests are served.
     """
     app = Flask("alprune", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BYTES
     here = files("alprune.labelling.web")
-    page = here.joinpath("page.html").read_text("utf-8")
+    page, joining = (here.joinpath(name).read_text("utf-8") for name in ("page.html", "join.html"))
     static = {name: here.joinpath("static", name).read_text("utf-8") for name in _FILES}
 
     @app.before_request
-    def guard() -> None:
-        given = (request.view_args or {}).get("token", "")
-        if request.host not in hosts or not hmac.compare_digest(given.encode(), token.encode()):
-            abort(403)
-        origin = request.headers.get("Origin")
-        if origin is not None and origin.removeprefix("http://") not in hosts:
-            abort(403)
+    def guard() -> Response | tuple[Response, int] | None:
+        if not access.knows_host(request.host):
+            return _refused(f"this server is not known as {request.host!r}. {_ORIGIN_HINT}")
+        if not access.knows_origin(request.headers.get("Origin"), request.host):
+            return _refused(f"the request comes from another page. {_ORIGIN_HINT}")
+        g.session = access.session(request.cookies.get(access.cookie))
+        if g.session is not None or request.endpoint in _PUBLIC:
+            return None
+        if request.path == "/" and request.method == "GET":
+            return Response(joining, mimetype="text/html")
+        return _refused(
+            "this browser has not joined, or alprune label was started again. Open the address "
+            "that it prints. Saved answers are safe."
+        )
 
     @app.after_request
     def harden(response: Response) -> Response:
@@ -66,52 +69,78 @@ def make_app(
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    @app.get("/<token>/")
-    def show(token: str) -> Response:
+    @app.get("/join")
+    def join_page() -> Response:
+        return Response(joining, mimetype="text/html")
+
+    @app.post("/join")
+    def join() -> Response | tuple[Response, int]:
+        sent = _sent(token=str, name=str)
+        value = access.join(sent["token"], sent["name"])
+        if value is None:
+            return _refused(
+                "this address was used before, or is that of an earlier start. Open the one that "
+                "alprune label prints in the terminal."
+            )
+        answer = jsonify({"joined": bool(value)})
+        if value:
+            secure = (request.headers.get("Origin") or "").startswith("https://")
+            answer.set_cookie(
+                access.cookie,
+                value,
+                max_age=_COOKIE_S,
+                httponly=True,
+                samesite="Strict",
+                secure=secure,
+            )
+        return answer
+
+    @app.get("/")
+    def show() -> Response:
         return Response(page, mimetype="text/html")
 
-    @app.get("/<token>/static/<name>")
-    def file(token: str, name: str) -> Response:
+    @app.get("/static/<name>")
+    def file(name: str) -> Response:
         if name not in static:
             abort(404)
         return Response(static[name], mimetype=_FILES[name])
 
-    @app.get("/<token>/state")
-    def state(token: str) -> Response:
+    @app.get("/state")
+    def state() -> Response:
         return jsonify(queue.state())
 
-    @app.get("/<token>/answered/<int:number>")
-    def answered(token: str, number: int) -> Response:
+    @app.get("/answered/<int:number>")
+    def answered(number: int) -> Response:
         return jsonify(queue.described(number))
 
-    @app.get("/<token>/<any(image, thumb):kind>/<int:number>")
-    def image(token: str, kind: str, number: int) -> Response:
+    @app.get("/<any(image, thumb):kind>/<int:number>")
+    def image(kind: str, number: int) -> Response:
         query = queue.query(number)
         if query is None:
             abort(404)
         content, media = previews(query.path, small=kind == "thumb")
         return Response(content, mimetype=media)
 
-    @app.get("/<token>/grid")
-    def grid(token: str) -> Response:
+    @app.get("/grid")
+    def grid() -> Response:
         return jsonify(overview.grid(request.args.get("class", "")))
 
-    @app.post("/<token>/selected")
-    def selected(token: str) -> Response:
+    @app.post("/selected")
+    def selected() -> Response:
         return jsonify(overview.selected(_numbers(_sent(numbers=list)["numbers"])))
 
-    @app.get("/<token>/review")
-    def review(token: str) -> Response:
+    @app.get("/review")
+    def review() -> Response:
         start = request.args.get("from", 0, type=int)
         order = request.args.get("order", "suspect")
         return jsonify(overview.review(request.args.get("class", ""), order, max(0, start)))
 
-    @app.get("/<token>/map")
-    def show_map(token: str) -> Response:
+    @app.get("/map")
+    def show_map() -> Response:
         return jsonify(overview.map())
 
-    @app.post("/<token>/answers")
-    def answers(token: str) -> Response:
+    @app.post("/answers")
+    def answers() -> Response:
         sent = _sent(labels=list, set_aside=(list, type(None)))
         labels = _labels(sent["labels"])
         aside = _numbers(sent["set_aside"] or [])
@@ -122,29 +151,29 @@ def make_app(
                 overview.passed(name, aside)
         return jsonify(queue.state())
 
-    @app.post("/<token>/undo")
-    def undo(token: str) -> Response:
+    @app.post("/undo")
+    def undo() -> Response:
         _sent()
         queue.undo()
         return jsonify(queue.state())
 
-    @app.post("/<token>/class")
-    def add_class(token: str) -> Response:
+    @app.post("/class")
+    def add_class() -> Response:
         queue.add_class(_sent(name=str)["name"])
         return jsonify(queue.state())
 
-    @app.post("/<token>/rename")
-    def rename(token: str) -> Response:
+    @app.post("/rename")
+    def rename() -> Response:
         queue.rename_class(**_sent(name=str, to=str))
         return jsonify(queue.state())
 
-    @app.post("/<token>/remove")
-    def remove(token: str) -> Response:
+    @app.post("/remove")
+    def remove() -> Response:
         queue.remove_class(_sent(name=str)["name"])
         return jsonify(queue.state())
 
-    @app.post("/<token>/key")
-    def key(token: str) -> Response:
+    @app.post("/key")
+    def key() -> Response:
         queue.assign_key(**_sent(name=str, key=str))
         return jsonify(queue.state())
 
@@ -158,6 +187,10 @@ def make_app(
         return jsonify({"error": f"{code} {error.name}"}), code
 
     return app
+
+
+def _refused(why: str) -> tuple[Response, int]:
+    return jsonify({"error": why}), 403
 
 
 def _sent(**kinds: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The HTTP server under the page, with bounds on what a client may take of it."""
 
+import socket
 import time
 from typing import Any
 
@@ -8,7 +9,6 @@ from typing import Any
 import waitress
 from waitress.channel import HTTPChannel
 
-HOST = "127.0.0.1"
 REQUEST_BYTES = 2**17  # of a body: some thousand answers
 _HEADER_BYTES = 2**14
 _THREADS = 4
@@ -40,8 +40,8 @@ class _Channel(HTTPChannel):
         return bool(super().readable())
 
 
-def listen(app: Any, port: int, sockets: dict[int, Any]) -> Any:
-    """Return a server that listens on the loopback; `run()` serves.
+def listen(app: Any, host: str, port: int, sockets: dict[int, Any]) -> Any:
+    """Return a server that listens on an address; `run()` serves.
 
     A body of more than `REQUEST_BYTES` is refused unread; a request that takes longer than
     10 seconds to arrive, or the connection that was quiet for longest where there are too many, is
@@ -49,16 +49,18 @@ def listen(app: Any, port: int, sockets: dict[int, Any]) -> Any:
 
     Args:
         app: WSGI application.
+        host: A name or number of this machine; 0.0.0.0: all of them.
         port: 0: a free one.
         sockets: Gets the open ones, by number.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is taken, or the address is not one of this machine.
     """
+    [number, *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
     server = waitress.create_server(
         app,
         map=sockets,
-        host=HOST,
+        host=number,  # a name of several addresses would make several servers
         port=port,
         threads=_THREADS,
         ident=None,
@@ -72,4 +74,4 @@ def listen(app: Any, port: int, sockets: dict[int, Any]) -> Any:
     return server
 
 
-__all__ = ["HOST", "REQUEST_BYTES", "listen"]
+__all__ = ["REQUEST_BYTES", "listen"]

@@ -1,20 +1,18 @@
-"""Serve the page on the loopback until Ctrl-C."""
+"""Serve the page until Ctrl-C."""
 
-import contextlib
 import logging
-import secrets
-import threading
-import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from waitress import wasyncore
 
 from alprune.errors import StoreError
 from alprune.labelling import Asking
+from alprune.labelling.web.access import LOOPBACK, Access, reachable, url_of
 from alprune.labelling.web.app import make_app
 from alprune.labelling.web.background_fit import BackgroundFit
-from alprune.labelling.web.connections import HOST, listen
+from alprune.labelling.web.connections import listen
+from alprune.labelling.web.opener import open_browser, remove_opener
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import LabelQueue
@@ -26,43 +24,58 @@ class Server:
     Args:
         asking: The folder.
         port: To listen on; 0: a free one.
+        host: Address to listen on; 0.0.0.0 lets other machines in.
+        origins: Addresses of the page behind a proxy.
+        user: Name of the person at this machine.
 
     Attributes:
-        url: Of the page, with its token.
+        url: To join by, with its token.
+        shared: Whether others than the person at this machine can reach the page.
         queue: What the page asks about.
 
     Raises:
-        StoreError: The port is taken.
+        ConfigError: An origin or the name is not usable.
+        StoreError: The port is taken, or the address is not one of this machine.
     """
 
-    def __init__(self, asking: Asking, port: int = 0) -> None:
+    def __init__(
+        self,
+        asking: Asking,
+        port: int = 0,
+        host: str = LOOPBACK,
+        origins: Sequence[str] = (),
+        user: str = "",
+    ) -> None:
         self._asking = asking
         self.queue = LabelQueue(asking)
         self._overview = Overview(asking, self.queue)
         self._background = BackgroundFit(asking, self.queue, self._overview)
-        token = secrets.token_urlsafe(18)
-        hosts: set[str] = set()
+        self._access = Access(host, origins, user)
+        self.shared = self._access.shared
         self._map: dict[int, Any] = {}  # of the sockets that are open
         self._serving = False
         previews = Previews(asking.root, asking.config.follow_links)
-        app = make_app(self.queue, self._overview, previews, token, hosts)
+        app = make_app(self.queue, self._overview, previews, self._access)
         logging.getLogger("waitress").setLevel(logging.ERROR)
         try:
-            self._server = listen(app, port, self._map)
+            self._server = listen(app, host, port, self._map)
         except OSError as error:
             raise StoreError(
-                f"cannot listen on {HOST}, port {port}: {error.strerror or error}. Choose another "
-                "--port, or none for a free one."
+                f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose another "
+                "--port, or none for a free one; --host is an address of this machine."
             ) from error
-        found = self._server.effective_port
-        hosts.update({f"{HOST}:{found}", f"localhost:{found}"})
-        self.url = f"http://{HOST}:{found}/{token}/"
+        found = int(self._server.effective_port)
+        self._access.serve_at(found)
+        at = url_of(reachable(host), found)
+        self.url = (*origins, at)[0].rstrip("/") + f"/join#{self._access.token}"
+        local = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+        self._here = url_of(local, found)
 
     def run(self, ready: Callable[[str], None], browse: bool = True) -> None:
         """Serve until Ctrl-C or `close`.
 
         Args:
-            ready: Told the page's address when it answers.
+            ready: Called with the address to join by once it answers.
             browse: Open a browser there.
         """
         if (left := self._asking.left(hand_out=False)) is not None:
@@ -71,12 +84,12 @@ class Server:
         self._serving = True
         ready(self.url)
         if browse:
-            # In a thread of its own: some browsers keep the caller waiting until they are closed.
-            threading.Thread(target=_browse, args=(self.url,), daemon=True).start()
+            open_browser(self._asking.path, f"{self._here}join#{self._access.once()}")
         try:
             self._server.run()  # returns after KeyboardInterrupt, or when the map is empty
         finally:
             self._serving = False
+            remove_opener(self._asking.path)
             wasyncore.close_all(self._map)
             self._server.task_dispatcher.shutdown(timeout=1)
 
@@ -85,11 +98,6 @@ class Server:
         if self._serving:  # sockets are closed by the thread that waits for them
             self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
         self._background.stop()
-
-
-def _browse(url: str) -> None:
-    with contextlib.suppress(Exception):  # a machine without a browser
-        webbrowser.open(url)
 
 
 __all__ = ["Server"]
