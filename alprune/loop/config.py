@@ -120,7 +120,7 @@ class RunConfig:
         "pruning", 1, "Examples per forward pass when latency is measured.", least=1
     )
     latency_aware: bool = option(
-        "pruning", False, "Divide a channel's score by its measured latency."
+        "pruning", False, "Divide a channel's score by its measured latency; in epi, too."
     )
     prune_at: str | None = option(
         "pruning",
@@ -129,6 +129,15 @@ class RunConfig:
     )
     epi_criterion: str = option(
         "pruning", "taylor", "What method epi scores by: taylor or magnitude."
+    )
+    epi_tau: float | None = option(
+        "pruning",
+        None,
+        "The Early Pruning Indicator, 0 to 1, at which method epi may prune.",
+        otherwise="as published for --epi-criterion",
+    )
+    epi_window: int = option(
+        "pruning", 5, "Past epochs with whose structure the indicator compares.", least=1
     )
     prune_batch: int = option(
         "pruning", 32, "Labelled examples per batch whose loss decides what is pruned.", least=2
@@ -325,10 +334,10 @@ class RunConfig:
             raise ConfigError("out must name a folder, got an empty name.")
         if not 0 < self.score_share <= 1:
             raise ConfigError(f"score_share must be in (0, 1], got {self.score_share:g}.")
-        for name in ("stop_accuracy", "label_noise"):
+        for name in ("stop_accuracy", "label_noise", "epi_tau"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"{name} is a share: it must be in [0, 1], got {value:g}.")
+                raise ConfigError(f"{name} must be in [0, 1], got {value:g}.")
         for name in ("budget", "epochs", "initial_epochs", "lr", "imbalance", "stop_uncertainty"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

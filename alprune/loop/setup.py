@@ -25,6 +25,7 @@ from alprune.loop.start_weights import scaled, start_from, with_weights
 from alprune.loop.unused import refuse_unused
 from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
 from alprune.pruning.epi import EarlyPruner, EarlySettings
+from alprune.pruning.latency import latency_share, stopwatch
 from alprune.pruning.registry import CHANNEL_COSTS
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup
@@ -217,7 +218,7 @@ def new_learner(
         return frozen_learner(config, model, train, team)
     device = pick_device(config.device)
     settings = fit_settings(config, train)
-    early = early_pruner(config, model.to(device), train)
+    early = early_pruner(config, model.to(device), train, team)
     precision = pick_precision(config.precision, device)
     graphs = config.cuda_graphs
     return Learner(model, train, settings, device, precision, early, team, graphs)
@@ -244,7 +245,7 @@ def first_labels(config: ResolvedRun, train: Dataset) -> tuple[LabelPool, torch.
 
 
 # What a method that prunes during training is asked for then, not before.
-_TO_REMOVE = (*REDUCTIONS, "ignore", "local")
+_TO_REMOVE = (*REDUCTIONS, "ignore", "local", "latency_aware")
 
 
 def prune_learner(
@@ -283,7 +284,9 @@ def prune_learner(
         ) from error
 
 
-def early_pruner(config: Resolved, model: nn.Module, train: Dataset) -> EarlyPruner | None:
+def early_pruner(
+    config: Resolved, model: nn.Module, train: Dataset, team: Team = ALONE
+) -> EarlyPruner | None:
     """Make what prunes the learner during training; None for methods that pruned before."""
     method = find_method(config.method)
     if not method.early:
@@ -297,9 +300,16 @@ def early_pruner(config: Resolved, model: nn.Module, train: Dataset) -> EarlyPru
         Target(quantity, reduction, _limits(config)),
         criterion=config.epi_criterion,
         prune_at=config.prune_at or "epi",
+        threshold=config.epi_tau,
+        past=config.epi_window,
     )
-    graph = trace(model, torch.zeros(2, *train.image_shape, device=next(model.parameters()).device))
-    return EarlyPruner(graph, settings, torch.Generator().manual_seed(config.seed))
+    example = torch.zeros(2, *train.image_shape, device=next(model.parameters()).device)
+    graph, cost = trace(model, example), None
+    if config.latency_aware:  # one process measures, so that all rank alike
+        measure = stopwatch(model, graph, example, config.latency_batch)
+        share = latency_share(graph, measure, config.smoothing) if team.rank == 0 else None
+        cost = team.same(share)
+    return EarlyPruner(graph, settings, torch.Generator().manual_seed(config.seed), cost)
 
 
 def _limits(config: Resolved) -> Limits:

@@ -50,7 +50,8 @@ class _Row:
 
 
 # Widths and batches are not refused with dense: recipes give them for it and for others alike.
-_LATENCY = "only methods that score channels once take latency into account"
+_LATENCY = "only methods that score channels once take it as a target"
+_AWARE = "only epi and methods that score channels once take latency into account"
 _TABLE = (
     _Row(REDUCTIONS, lambda u: u.name != "dense", "it prunes nothing"),
     _Row(
@@ -63,7 +64,8 @@ _TABLE = (
         lambda u: u.name not in _WIDTHS,
         "",
     ),
-    _Row(("latency_reduction", "latency_aware"), lambda u: u.scores_once, _LATENCY),
+    _Row(("latency_reduction",), lambda u: u.scores_once, _LATENCY),
+    _Row(("latency_aware",), lambda u: u.scores_once or u.method.early, _AWARE),
     _Row(
         ("latency_batch",),
         lambda u: u.by_latency,
@@ -86,6 +88,11 @@ _TABLE = (
         ("prune_at", "epi_criterion"),
         lambda u: u.method.early,
         "only epi prunes during training",
+    ),
+    _Row(
+        ("epi_tau", "epi_window"),
+        lambda u: u.method.early and u.config.prune_at in (None, "epi"),
+        "only method epi with --prune-at epi waits for the indicator",
     ),
     _Row(("min_channels", "round_to"), lambda u: not u.masks, "it removes no channels"),
     _Row(
@@ -113,6 +120,8 @@ NOT_FOR_LABELLING = {
     "label_noise": _NOBODY_KNOWS,
     "prune_at": "the learner is pruned with the first labels",
     "epi_criterion": "the learner is pruned with the first labels",
+    "epi_tau": "the learner is pruned with the first labels",
+    "epi_window": "the learner is pruned with the first labels",
     "score_subset": "score_share decides how many images are scored",
     "eval_every": "there is no test set; hold_out measures the accuracy",
     "out": "the folder is an argument",

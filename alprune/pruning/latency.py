@@ -138,35 +138,54 @@ def latency_aware(
 ) -> Tensor:
     """Divide scores by the latency that a channel costs: slow channels leave first.
 
-    Half the channels of one group at a time are left out and the network is timed: what that
-    saves, a channel, is the group's cost. Costs are shares of their sum over groups, smoothed
-    and scaled to a largest of 1, as in `three_sp_ca`, so that they change the order and not
-    the unit. "When to Prune" only says that it penalises a saliency by the latency saved;
-    division needs no weight in the unit of the criterion.
+    "When to Prune" only says that it penalises a saliency by the latency saved; division needs no
+    weight in the unit of the criterion.
 
     Args:
         graph: The channel groups.
         scores: `(channels,)`, >= 0, larger is kept.
-        measure: Milliseconds of the network that keeps `(channels,)` bool; called once for
-            every group and once for the dense network.
-        smoothing: Added to a group's share; larger weakens the latency term.
+        measure: As for `latency_share`.
+        smoothing: As for `latency_share`.
 
     Returns:
         `(channels,)`, float32.
 
     Raises:
-        PruneError: Negative scores or smoothing, or no group saves a measurable time.
+        PruneError: Negative scores, or as from `latency_share`.
 
-    Source: the latency-aware pruning of Shen et al. 2022 ("When to Prune"), section 4, in the
+    Source: the latency-aware pruning of Shen et al. 2022 ("When to Prune"), section 4.3, in the
     form of equations 3 and 4 of van Amersfoort et al. 2020.
     """
-    if smoothing < 0:
-        raise PruneError(f"smoothing must be at least 0, got {smoothing:g}.")
     if bool((scores < 0).any()):
         raise PruneError(
             "latency-aware scores need scores >= 0: a negative one divided by its cost would "
             "move the wrong way. Signed criteria such as structured-grasp cannot be weighted."
         )
+    return (scores.cpu().double() / latency_share(graph, measure, smoothing)).float()
+
+
+def latency_share(graph: ChannelGraph, measure: Stopwatch, smoothing: float = 0.05) -> Tensor:
+    """Measure what each channel costs in latency, relative to the dearest.
+
+    Half the channels of one group at a time are left out and the network is timed: what that
+    saves, a channel, is the group's cost. Costs are shares of their sum over groups, smoothed
+    and scaled to a largest of 1, as in `three_sp_ca`, so that dividing scores by them changes
+    the order and not the unit.
+
+    Args:
+        graph: The channel groups.
+        measure: Milliseconds of the network that keeps `(channels,)` bool; called once for
+            every group and once for the dense network.
+        smoothing: Added to a group's share; larger weakens the latency term.
+
+    Returns:
+        `(channels,)`, float64, in (0, 1].
+
+    Raises:
+        PruneError: Negative smoothing, or no group saves a measurable time.
+    """
+    if smoothing < 0:
+        raise PruneError(f"smoothing must be at least 0, got {smoothing:g}.")
     dense_ms = measure(graph.all_kept())
     cost = torch.zeros(len(graph.groups), dtype=torch.float64)
     for index, group in enumerate(graph.groups):
@@ -184,7 +203,7 @@ def latency_aware(
     share = share / share.max()
     if smoothing == 0:
         share = share.clamp_min(torch.finfo(torch.float32).eps)  # what saves nothing leaves last
-    return (scores.cpu().double() / share[graph.group_of]).float()
+    return share[graph.group_of]
 
 
 class _Path:

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from tiny_run import events_of, options
 import alprune
 from alprune import models
 from alprune.errors import AcquisitionError, StoreError, TrainError
+from alprune.loop import setup
+from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
 from alprune.loop.oracle import Simulation
 from alprune.loop.setup import complete, load_splits, open_session
@@ -227,3 +230,25 @@ def test_a_run_can_prune_during_training(tmp_path, digits, prune_at, epoch):
     plan = alprune.Plan.from_json((result.path / "plan.json").read_text())
     fresh = models.build(config.model, 10, digits.train.image_shape)
     alprune.rebuild(fresh, plan, load_file(result.path / "model.safetensors"))
+
+
+def test_what_the_options_say_of_epi_reaches_its_pruner(monkeypatch):
+    given = {"epi_tau": 0.7, "epi_window": 2, "latency_aware": True}
+    config = complete(
+        RunConfig(method="epi", dataset="digits", model="lenet-300-100", steps=0, **given)
+    )
+    train = setup.load_splits(config).train
+    model = models.build(config.model, len(train.classes), train.image_shape, 0)
+
+    def machine(*about):  # 3 ms a channel of the first layer, 1 ms a channel of the second
+        return lambda keep: float(3 * keep[:300].sum() + keep[300:].sum())
+
+    monkeypatch.setattr(setup, "stopwatch", machine)
+    early = setup.early_pruner(config, model, train)
+    assert (early.settings.epi_threshold, early.settings.past) == (0.7, 2)
+    # Shares of the latency 3/4 and 1/4, each with the smoothing of 0.05, relative to the larger.
+    assert early.cost[:300].unique().tolist() == [1.0]
+    assert early.cost[300:].unique().tolist() == pytest.approx([0.3 / 0.8])
+    plain = replace(config, epi_tau=None, latency_aware=False, epi_criterion="magnitude")
+    assert setup.early_pruner(plain, model, train).settings.epi_threshold == 0.983
+    assert setup.early_pruner(plain, model, train).cost is None

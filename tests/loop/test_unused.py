@@ -22,6 +22,8 @@ OTHERS = {  # a value that is nobody's default
     "latency_aware": True,
     "prune_at": "7",
     "epi_criterion": "magnitude",
+    "epi_tau": 0.9,
+    "epi_window": 3,
     "prune_batch": 17,
     "prune_batches": 2,
     "smoothing": 0.37,
@@ -47,6 +49,8 @@ def config(method="3sp", **options):
         ("uniform", "smoothing", "only 3sp-ca and latency_aware"),
         ("3sp", "prune_at", "only epi prunes during training"),
         ("3sp", "epi_criterion", "only epi prunes during training"),
+        ("3sp", "epi_tau", "only method epi with --prune-at epi"),
+        ("snip", "latency_aware", "only epi and methods that score channels once"),
         ("3sp", "rounds", "only 3sp-iterative"),
         ("3sp", "latency_batch", "latency is measured only with"),
         ("3sp-iterative", "latency_reduction", "only methods that score channels once"),
@@ -84,6 +88,14 @@ def test_each_option_of_pruning_has_an_effect_with_some_method(option):
     assert option in unused(config(other, **{option: OTHERS[option]}))
 
 
+def test_a_fixed_epoch_leaves_the_indicator_without_effect():
+    assert unused(config("epi", epi_tau=0.9, epi_window=3)) == {}
+    assert set(unused(config("epi", epi_tau=0.9, epi_window=3, prune_at="4"))) == {
+        "epi_tau",
+        "epi_window",
+    }
+
+
 def test_a_method_of_your_own_may_use_all_options():
     assert unused(config("own_criterion:mine", **OTHERS)) == {}
 
@@ -113,9 +125,12 @@ def test_labelling_says_why_it_takes_no_option_of_simulated_runs(tmp_path, optio
     from alprune.labelling import open_asking
 
     kind = type(OPTIONS[option].default)
-    value = {"prune_at": "3", "epi_criterion": "magnitude", "sync_batchnorm": True}.get(
-        option, 1.5 if kind is float and option != "label_noise" else 1
-    )
+    value = {
+        "prune_at": "3",
+        "epi_criterion": "magnitude",
+        "sync_batchnorm": True,
+        "epi_tau": 0.9,
+    }.get(option, 1.5 if kind is float and option != "label_noise" else 1)
     value = 0.5 if option in ("label_noise", "stop_accuracy", "stop_uncertainty") else value
     with pytest.raises(AlpruneError, match=f"^{option} has no effect in labelling: "):
         open_asking(tmp_path / "x", dataset=f"folder:{tmp_path}", **{option: value})

@@ -131,6 +131,19 @@ def test_a_structure_at_rest_prunes_in_epoch_11():
     assert script.pruner.epoch == 11
 
 
+def test_costs_move_the_structure_of_which_the_indicator_speaks():
+    plain, aware = Scripted(), Scripted()
+    first = aware.pruner.unpruned.groups[0].channels
+    aware.pruner.cost = torch.full((40,), 0.01).double()
+    aware.pruner.cost[first] = 1.0  # the first layer's channels cost a hundred times as much
+    for script in (plain, aware):
+        script.epoch(12)
+    # Of the first layer 12 of 20 matter, of the second 8: at a hundredth of the cost all 20 of the
+    # second come before any of the first.
+    assert plain.pruner.structures[0].tolist() == [12, 8]
+    assert aware.pruner.structures[0].tolist() == [1, 19]  # one channel stays in each layer
+
+
 def test_a_drifting_structure_waits_until_it_rests():
     script = Scripted()
     drift = [4, 16, 5, 15, 4, 16, 5, 15, 4, 16, 5, 15]
@@ -278,11 +291,17 @@ def test_a_resumed_training_equals_one_that_was_not_interrupted(stop):
         options = {"past": 1, "rising": 0, "threshold": 0.0, "steps": 3}
         return model, pruner_of(model, **options)
 
+    def measured(pruner):
+        draw = torch.Generator().manual_seed(9)
+        pruner.cost = torch.rand(pruner.unpruned.channels, generator=draw).double() + 0.1
+
     model, pruner = fresh()
+    measured(pruner)
     whole, cuts, _ = train(model, pruner, 4, 20)
     assert cuts == [9, 10, 11]
 
     model, before = fresh()
+    measured(before)
     model, _, optimiser = train(model, before, 4, stop)
     file = io.BytesIO()
     torch.save(before.state(), file)

@@ -16,6 +16,9 @@ paper contradicts itself or is silent, this is what is done, and why:
   batches" a step in an ImageNet epoch of 1251 make 4 to 6, so 5.
 - Algorithm 1 sets pruned weights to zero; here they are cut out at each step, which is the same
   network and faster. What the optimiser remembers of the kept weights is kept.
+- Latency-aware pruning (section 4.3) penalises a neuron's importance with the latency saved by
+  leaving it out, by a formula that is not given. Here the importance is divided by the channel's
+  share of the dense network's latency, as in 3SP+CA, wherever channels are ranked, for EPI too.
 """
 
 from collections.abc import Mapping
@@ -44,8 +47,8 @@ class EarlySettings:
         target: What to remove; the paper's alpha is a reduction of "channels".
         criterion: "taylor" or "magnitude".
         prune_at: "epi"; an epoch, counted from 0, in which pruning happens; or "random".
-        threshold: The EPI at which pruning may begin; None for the criterion's own, 0.983 for
-            magnitude and 0.944 for Taylor.
+        threshold: tau, the EPI at which pruning may begin; None for the criterion's own, 0.983
+            for magnitude and 0.944 for Taylor.
         past: r, the number of past structures that the newest is compared with.
         rising: Of how many past EPIs the newest may not be below any.
         steps: Steps in which the pruning epoch removes channels; not more than its batches.
@@ -114,6 +117,8 @@ class EarlyPruner:
         graph: Of the unpruned network.
         settings: How to prune.
         generator: Draws the random epoch, on the CPU; seed 0 if None.
+        cost: `(N,)`, positive, what importance is divided by before channels are ranked, as from
+            `alprune.pruning.latency.latency_share`; None for nothing.
 
     Raises:
         PruneError: The target is out of reach, or the network has no prunable channels.
@@ -124,8 +129,9 @@ class EarlyPruner:
         graph: ChannelGraph,
         settings: EarlySettings,
         generator: torch.Generator | None = None,
+        cost: Tensor | None = None,
     ) -> None:
-        self.settings, self.unpruned = settings, graph
+        self.settings, self.unpruned, self.cost = settings, graph, cost
         if not graph.channels:
             reasons = "; ".join(f"{p.name}: {p.reason}" for p in graph.pinned[:3])
             raise PruneError(f"the network has no prunable channels ({reasons}).")
@@ -192,6 +198,7 @@ class EarlyPruner:
             "epi": list(self.epi),
             "floored": list(self.floored),
             "importance": self._importance.state(),
+            "cost": None if self.cost is None else self.cost.clone(),
             "batch": self._batch,
             "done": self._done,
         }
@@ -206,6 +213,7 @@ class EarlyPruner:
         self._graph = narrow_graph(self.unpruned, self.keep)
         self._importance = Importance(self._graph, self.settings.criterion)
         self._importance.restore(state["importance"])
+        self.cost = state.get("cost")  # earlier versions had none
         self.phase, self.epoch = state["phase"], state["epoch"]
         self.pruned_in, self.planned = state["pruned_in"], state["planned"]
         self.structures, self.epi = list(state["structures"]), list(state["epi"])
@@ -246,6 +254,8 @@ class EarlyPruner:
     def _best(self, reduction: float) -> tuple[Tensor, tuple[str, ...]]:
         """Find what to keep of the unpruned network, and the groups held up by the floor."""
         found = self._importance.mean()
+        if self.cost is not None:
+            found = (found.double() / self.cost[self.keep]).to(found)
         scores = found.new_full((self.unpruned.channels,), -1.0)  # those gone: below all others
         scores[self.keep] = found
         plan = search(self.unpruned, scores, replace(self.settings.target, reduction=reduction))
