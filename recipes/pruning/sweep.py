@@ -5,7 +5,7 @@
     python recipes/pruning/sweep.py outputs/sweep.jsonl --only timm:vit_tiny_patch16_224
 
 Each network is pruned in a process of its own, with a bound on its processor time, its time and
-its memory. Seconds are those of one processor core, and so hold on a busy machine, too. It runs
+its memory. Seconds are processor time on one core of a machine that other work may share. It runs
 at the smallest of 64, 96, 128, 160 and 224 pixels that it takes, or at its published size. Half of
 its FLOPs are asked of 3SP; then the pruned network has to give finite logits, take a training
 step, and weigh what the search counted. Beside it Torch-Pruning's BasePruner removes half the
@@ -149,17 +149,19 @@ def by_torch_pruning(name: str, normalised: str) -> dict[str, Any]:
     return {"torch_pruning": f"cut {cut:.2f}" if cut > 0 else "prunes nothing"}
 
 
-def in_a_process(task: Any, name: str, options: argparse.Namespace) -> dict[str, Any]:
+def in_a_process(
+    task: Any, name: str, seconds: float, options: argparse.Namespace
+) -> dict[str, Any]:
     """Run a task with a time-out and a bound on its memory; report how it ended."""
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
-    limits = (options.gigabytes, options.normalised, options.seconds)
+    limits = (options.gigabytes, options.normalised, seconds)
     process = context.Process(target=_bounded, args=(task, name, limits, theirs))
     process.start()
     theirs.close()
     try:
         found = (
-            ours.recv() if ours.poll(WAIT * options.seconds) else {"failed": "not ended in time"}
+            ours.recv() if ours.poll(WAIT * seconds) else {"failed": "not ended in time"}
         )
     except EOFError:
         found = {"failed": "killed: out of time or memory"}
@@ -189,29 +191,42 @@ def _bounded(task: Any, name: str, limits: tuple[float, str, float], report: Any
 
 
 def sweep(names: list[str], path: Path, options: argparse.Namespace) -> None:
-    done = {row["name"] for row in _rows(path)}
+    """Prune what is missing: all networks with alprune first, then with Torch-Pruning."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    for name in names:
-        if name in done:
-            continue
-        row = {"name": name, **in_a_process(by_alprune, name, options)}
-        beside = in_a_process(by_torch_pruning, name, options)
-        row["torch_pruning"] = beside.get("torch_pruning") or beside["failed"].split(":")[0]
-        with path.open("a") as file:
+    rows = read(path)
+    with path.open("a") as file:
+
+        def note(row: dict[str, Any], outcome: str) -> None:
             file.write(json.dumps(row) + "\n")
-        print(
-            name, row.get("outcome") or row["failed"][:200], "|", row["torch_pruning"], flush=True
-        )
+            file.flush()
+            print(row["name"], outcome, flush=True)
+
+        for name in names:
+            if not rows.get(name, {}).keys() & {"outcome", "failed"}:
+                row = {"name": name, **in_a_process(by_alprune, name, options.seconds, options)}
+                note(row, row.get("outcome") or row["failed"][:200])
+        for name in names if options.torch_pruning_seconds else ():
+            if "torch_pruning" not in rows.get(name, {}):
+                seconds = options.torch_pruning_seconds
+                beside = in_a_process(by_torch_pruning, name, seconds, options)
+                outcome = beside.get("torch_pruning") or beside["failed"].split(":")[0]
+                note({"name": name, "torch_pruning": outcome}, f"Torch-Pruning: {outcome}")
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the rows by name; a later line of a name adds to its earlier ones."""
+    rows: dict[str, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        row = json.loads(line)
+        rows.setdefault(row["name"], {}).update(row)
+    return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], of: int) -> str:
     """Write the rows as Markdown, and count them."""
     lines = [
-        "| architecture | pixels | cut asked | cut got | pinned | seconds | Torch-Pruning |",
+        "| architecture | pixels | cut asked | cut got | pinned | seconds, under load "
+        "| Torch-Pruning |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=lambda row: row["name"]):
@@ -225,16 +240,19 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{ASKED:.0%}",
                 f"{row['cut']:.1%}{most}",
                 f"{row['pinned_share']:.0%}",
-                f"{row['seconds']:.0f}",
+                f"{row['seconds']:.1f}",
             ]
-        lines.append(f"| {' | '.join([row['name'], *cells, row['torch_pruning']])} |")
+        beside = row.get("torch_pruning", "not run")
+        lines.append(f"| {' | '.join([row['name'], *cells, beside])} |")
     reached = sum("cut" in row and "most" not in row for row in rows)
     partly = sum("most" in row for row in rows)
-    beside = sum(row["torch_pruning"].startswith("cut") for row in rows)
+    loose = sum(row.get("pinned_share", 1.0) <= 0.1 for row in rows)
+    tried = [row["torch_pruning"] for row in rows if "torch_pruning" in row]
     lines.append("")
     lines.append(
-        f"{len(rows)} networks: {reached} pruned by {ASKED:.0%} and more, {partly} as far as they "
-        f"go, {len(rows) - reached - partly} not; Torch-Pruning prunes {beside}."
+        f"{len(rows)} of {of} networks: {reached} pruned by {ASKED:.0%} and more, {partly} as far "
+        f"as they go, {len(rows) - reached - partly} not; at most 10% of the channels pinned in "
+        f"{loose}. Torch-Pruning prunes {sum(t.startswith('cut') for t in tried)} of {len(tried)}."
     )
     return "\n".join(lines)
 
@@ -246,16 +264,20 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=120.0, help="processor time for each network"
     )
+    parser.add_argument(
+        "--torch-pruning-seconds", type=float, default=60.0, help="the same for Torch-Pruning"
+    )
     parser.add_argument("--gigabytes", type=float, default=6.0, help="memory of each process")
     parser.add_argument("--normalised", default="follow", help="as prune takes it")
     parser.add_argument("--table", action="store_true", help="print the table of the rows so far")
     options = parser.parse_args()
-    if options.table:
-        print(table(_rows(options.path)))
-        return
-    options.path.parent.mkdir(parents=True, exist_ok=True)
     names = [f"timm:{name}" for name in TIMM]
     names += [f"torchvision:{name}" for name in torchvisions()]
+    if options.table:
+        rows = [row for row in read(options.path).values() if len(row) > 2]
+        print(table(rows, len(names)))
+        return
+    options.path.parent.mkdir(parents=True, exist_ok=True)
     sweep(options.only or names, options.path, options)
 
 

@@ -8,25 +8,30 @@ from torch import Tensor, nn
 
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned, Product
 from alprune.pruning.graph.gates import Mix
-from alprune.pruning.graph.labels import PINNED, Axis, Partition
+from alprune.pruning.graph.labels import PINNED, Axis
+from alprune.pruning.graph.partition import Partition, in_order
 from alprune.pruning.graph.tracer import Tracer
 
 
 @dataclass
 class _Numbers:
-    """Channel ids of the components that can be pruned."""
+    """Channel ids of the components that can be pruned.
+
+    Attributes:
+        partition: The components.
+        ids: `(components,)` int64, -1 for those without an id.
+    """
 
     partition: Partition
-    ids: dict[int, int]
+    ids: Tensor
 
     def __call__(self, axis: Axis) -> Tensor:
         """Return the ids along an axis, `(k,)` or `(m, k)`; -1 where nothing has to stay."""
-        rows = [[self.ids.get(c, -1) for c in row] for row in self.partition.columns(axis)]
-        rows = [row for row in rows if max(row) >= 0]
+        rows = [self.ids[row] for row in self.partition.columns(axis)]
+        rows = [row for row in rows if bool((row >= 0).any())]
         if not rows:
             return torch.full((len(axis[0]) if axis else 0,), -1, device="cpu")
-        found = torch.tensor(rows, dtype=torch.int64, device="cpu")
-        return found[0] if len(rows) == 1 else found
+        return rows[0] if len(rows) == 1 else torch.stack(rows)
 
 
 def assemble(
@@ -37,34 +42,30 @@ def assemble(
     Returns:
         The graph, and `(N,)` int64: a node of each channel, with which it can be pinned later.
     """
-    partition = tracer.nodes.resolve()
+    partition = Partition(*tracer.nodes.resolve())
     _pin_unread(tracer, partition)
     _pin_indivisible(tracer, partition)
     members = _groups(partition, tracer)
-    numbers = _Numbers(partition, {})
-    for components in members.values():
-        for component in components:
-            numbers.ids[component] = len(numbers.ids)
-    groups, group_of, start = [], [], 0
-    for index, (name, components) in enumerate(members.items()):
-        groups.append(Group(name, torch.arange(start, start + len(components), device="cpu")))
-        group_of += [index] * len(components)
-        start += len(components)
+    channels = torch.cat([*members.values(), torch.empty(0, dtype=torch.int64, device="cpu")])
+    numbers = _Numbers(partition, torch.full((len(partition.of),), -1, device="cpu"))
+    numbers.ids[channels] = torch.arange(len(channels), device="cpu")
+    counts = torch.tensor([len(m) for m in members.values()], dtype=torch.int64, device="cpu")
+    groups = map(Group, members, numbers.ids[channels].split(counts.tolist()))
     sizes = {key: numbers(axis) for key, axis in tracer.sizes.items()}
     graph = ChannelGraph(
         tensors=_tensors(tracer, model, numbers, batch),
         groups=tuple(groups),
         pinned=_pinned(partition, tracer.makers),
         example_shape=example_shape,
-        channels=len(numbers.ids),
-        group_of=torch.tensor(group_of, dtype=torch.int64, device="cpu"),
+        channels=len(channels),
+        group_of=torch.arange(len(members), device="cpu").repeat_interleave(counts),
         makers={name: numbers(_whole(parts)) for name, parts in tracer.makers.items()},
         sizes={key: ids for key, ids in sizes.items() if bool((ids >= 0).any())},
         products=_products(tracer, numbers, batch),
         mixes=_mixes(tracer, numbers),
         normalised="follow" if tracer.follow else "pinned",
     )
-    return graph, torch.tensor(list(numbers.ids), dtype=torch.int64, device="cpu")
+    return graph, channels
 
 
 def _whole(parts: Sequence[Axis]) -> Axis:
@@ -81,84 +82,88 @@ def _whole(parts: Sequence[Axis]) -> Axis:
 
 def _pin_indivisible(tracer: Tracer, partition: Partition) -> None:
     """Pin a channel that is all that an axis has: without it the layer would be empty."""
-    why: dict[int, str] = {}
-    for nodes, reason in tracer.nodes.ties:
-        for row in partition.columns((nodes,)):
-            for component in set(row):
-                why.setdefault(component, reason)
-    axes = [*tracer.axes.values(), *(part for parts in tracer.makers.values() for part in parts)]
+    tie = torch.full_like(partition.of, -1)  # the first that each component takes part in
+    for index in reversed(range(len(tracer.nodes.ties))):
+        for row in partition.columns((tracer.nodes.ties[index][0],)):
+            tie[row] = index
+    axes = [*tracer.axes.values(), *_made(tracer)]
     for axis in axes:
         rows = partition.columns(axis)
-        if any(not any(values) for values in zip(*rows, strict=True)):
+        if not rows or not bool(torch.stack(rows).any(0).all()):
             continue  # an index that always stays keeps the layer alive
         for row in rows:
-            if len(found := set(row)) == 1:
-                only = found.pop()
-                reason = why.get(only, "a single channel") + ": nothing can leave alone"
-                partition.pin(only, reason)
+            if bool((row == row[0]).all()):
+                index = int(tie[row[0]])
+                reason = tracer.nodes.ties[index][1] if index >= 0 else "a single channel"
+                partition.pin(row[:1], f"{reason}: nothing can leave alone")
 
 
 def _pin_unread(tracer: Tracer, partition: Partition) -> None:
     """Pin what nothing reads: something opaque may, and then nothing else would tell."""
-    read = {PINNED}
+    unread = torch.ones(len(partition.of), dtype=torch.bool, device="cpu")
+    unread[PINNED] = False
     readers = [tracer.axes[key] for key, role in tracer.roles.items() if role == "reads"]
     for mixing in tracer.mixings.values():
         readers += mixing.axes.values()
     for axis in readers:
         for row in partition.columns(axis):
-            read.update(row)
-    for parts in tracer.makers.values():
-        for axis in parts:
-            for row in partition.columns(axis):
-                for component in set(row) - read:
-                    partition.pin(component, "not read by any layer")
+            unread[row] = False
+    made = [row for axis in _made(tracer) for row in partition.columns(axis)]
+    found = in_order(torch.cat(made)) if made else unread.nonzero()[:0, 0]
+    partition.pin(found[unread[found]], "not read by any layer")
 
 
-def _groups(partition: Partition, tracer: Tracer) -> dict[str, list[int]]:
+def _made(tracer: Tracer) -> list[Axis]:
+    return [axis for parts in tracer.makers.values() for axis in parts]
+
+
+def _groups(partition: Partition, tracer: Tracer) -> dict[str, Tensor]:
     """Group components by the set of their makers, in order of appearance.
 
     Heads and the places within heads have the same makers, but are groups of their own, and so
     are the places that different layers or products read.
     """
-    made_by: dict[int, list[tuple[str, int]]] = {}
+    made: dict[tuple[str, int], list[Tensor]] = {}
+    in_grid = torch.zeros(len(partition.of), dtype=torch.bool, device="cpu")
     for name, parts in tracer.makers.items():
         for axis in parts:
-            for column, row in enumerate(partition.columns(axis)):
-                for component in dict.fromkeys(row):
-                    if component != PINNED:
-                        found = made_by.setdefault(component, [])
-                        if (name, column) not in found:
-                            found.append((name, column))
-    readers = _readers_of_grids(partition, tracer)
-    by_makers: dict[tuple[object, ...], list[int]] = {}
-    for component, found in made_by.items():
-        key = (*found, frozenset(readers.get(component, ())))
-        by_makers.setdefault(key, []).append(component)
-    groups: dict[str, list[int]] = {}
-    for components in by_makers.values():
-        first = made_by[components[0]][0][0]
+            rows = partition.columns(axis)
+            for column, row in enumerate(rows):
+                made.setdefault((name, column), []).append(row)
+                in_grid[row] |= len(rows) > 1
+    in_grid[PINNED] = False
+    named = [(name, in_order(torch.cat(rows))) for (name, _), rows in made.items()]
+    named = [(name, found[found != PINNED]) for name, found in named]
+    kinds = torch.zeros_like(partition.of)  # one number for the components of one group
+    for members in [*(found for _, found in named), *_read_in_grids(partition, tracer, in_grid)]:
+        _refine(kinds, members)
+    everything = in_order(torch.cat([found for _, found in named])) if named else kinds[:0]
+    groups: dict[str, Tensor] = {}
+    for kind in in_order(kinds[everything]).tolist():
+        members = everything[kinds[everything] == kind]
+        first = next(name for name, found in named if bool((found == members[0]).any()))
         count = sum(other.partition("#")[0] == first for other in groups)
-        groups[f"{first}#{count + 1}" if count else first] = components
+        groups[f"{first}#{count + 1}" if count else first] = members
     return groups
 
 
-def _readers_of_grids(partition: Partition, tracer: Tracer) -> dict[int, set[object]]:
-    """Return who reads each component that is one of several along some axis."""
-    in_grids: set[int] = set()
-    for parts in tracer.makers.values():
-        for axis in parts:
-            rows = partition.columns(axis)
-            in_grids.update(c for row in rows for c in row if len(rows) > 1)
-    readers: dict[int, set[object]] = {}
-    reading: list[tuple[object, Axis]] = [
-        (key, tracer.axes[key]) for key, role in tracer.roles.items() if role == "reads"
-    ]
-    reading += [((s, d), a) for s, m in tracer.mixings.items() for d, a in m.axes.items()]
-    for key, axis in reading if in_grids else ():
-        for row in partition.columns(axis):
-            for component in in_grids.intersection(row):
-                readers.setdefault(component, set()).add(key)
-    return readers
+def _refine(kinds: Tensor, members: Tensor) -> None:
+    """Give members of one kind another kind than the others that had it, in place."""
+    _, places = torch.unique(kinds[members], return_inverse=True)
+    kinds[members] = int(kinds.max()) + 1 + places
+
+
+def _read_in_grids(partition: Partition, tracer: Tracer, in_grid: Tensor) -> list[Tensor]:
+    """Return what each reader reads of the components that are one of several along some axis."""
+    reading = [tracer.axes[key] for key, role in tracer.roles.items() if role == "reads"]
+    reading += [axis for mixing in tracer.mixings.values() for axis in mixing.axes.values()]
+    found = []
+    for axis in reading if bool(in_grid.any()) else ():
+        rows = partition.columns(axis)
+        if rows:
+            members = in_order(torch.cat(rows))
+            found.append(members[in_grid[members]])
+    return found
 
 
 def _tensors(

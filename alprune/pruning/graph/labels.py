@@ -51,8 +51,11 @@ class Couplings:
     def __init__(self) -> None:
         self.count = 1  # node 0 is PINNED
         self.ties: list[tuple[Tensor, str]] = []
-        self._edges: list[Tensor] = []  # each (2, k)
+        self._edges: list[Tensor] = []  # each (2, k), not yet in `_parent`
+        self._parent = torch.zeros(1, dtype=torch.int64, device="cpu")
         self._pins: list[tuple[Tensor, str]] = []
+        self._held = torch.zeros(1, dtype=torch.bool, device="cpu")
+        self._pins_held = 0  # how many of the pins `_held` knows
         self._products: list[tuple[Tensor, Tensor]] = []  # (k,) nodes that mean (m, k) others
 
     def new(self, count: int) -> Tensor:
@@ -91,7 +94,7 @@ class Couplings:
         if len(axis) < 2:
             return axis
         held = self._pinned_nodes()
-        left = tuple(c for c in axis if not bool(torch.isin(c[c != PINNED], held).all()))
+        left = tuple(c for c in axis if not bool((held[c] | (c == PINNED)).all()))
         return left or axis[:1]
 
     def join(self, a: Tensor, b: Tensor, reason: str) -> None:
@@ -161,21 +164,26 @@ class Couplings:
         """Whether two axes carry the same channels, in whatever order."""
         if len(a) != 1 or len(b) != 1 or len(a[0]) != len(b[0]):
             return False
-        if torch.equal(a[0].sort().values, b[0].sort().values):
+        if torch.equal(a[0], b[0]):
             return True
         of = self.components()
         return torch.equal(of[a[0]].sort().values, of[b[0]].sort().values)
 
-    def resolve(self) -> "Partition":
+    def resolve(self) -> "tuple[Tensor, dict[int, str], list[tuple[Tensor, Tensor]]]":
         """Settle what every node means.
 
         Where a node that stands for several was united with another such node, their parts are
         united in turn, until nothing changes.
+
+        Returns:
+            What a `Partition` is made of: the component of each node, the pinned components with
+            the reason, and the products.
         """
         while True:
             of = self.components()
-            before = len(self._edges), len(self._pins)
-            held = of[self._pinned_nodes()].unique()
+            before = len(self._pins)
+            held = torch.zeros_like(self._pinned_nodes())
+            held[of[self._pinned_nodes()]] = True
             by_size: dict[int, list[tuple[Tensor, Tensor]]] = {}
             for nodes, table in self._products:
                 by_size.setdefault(len(table), []).append((of[nodes], of[table]))
@@ -184,14 +192,15 @@ class Couplings:
                 roots, table = torch.cat([r for r, _ in found]), torch.cat([p for _, p in found], 1)
                 order = torch.argsort(roots, stable=True)
                 roots, table = roots[order], table[:, order]
-                table = table.masked_fill(torch.isin(table, held), PINNED)
-                same = torch.nonzero(roots[1:] == roots[:-1])[:, 0]
+                table = table.masked_fill(held[table], PINNED)
+                same = roots[1:] == roots[:-1]
                 for row in table:
-                    self.join(row[same], row[same + 1], "channels seen as a grid twice")
-                means[size] = (roots, table)
+                    self.join(row[:-1][same], row[1:][same], "channels seen as a grid twice")
+                first = torch.cat([same.new_ones(1), ~same])
+                means[size] = (roots[first], table[:, first])
             self._refuse_mixed(means)
-            if (len(self._edges), len(self._pins)) == before:
-                return Partition(of, self._reasons(of), list(means.values()))
+            if not self._edges and len(self._pins) == before:
+                return of, self._reasons(of), list(means.values())
 
     def _refuse_mixed(self, means: dict[int, tuple[Tensor, Tensor]]) -> None:
         """Pin a component that stands for two parts here and for three there."""
@@ -200,7 +209,7 @@ class Couplings:
             for other in sizes[i + 1 :]:
                 (a, parts_a), (b, parts_b) = means[one], means[other]
                 shared = a[torch.isin(a, b)]
-                loose = shared[~torch.isin(shared, self._pinned_nodes())]
+                loose = shared[~self._pinned_nodes()[shared]]
                 if len(loose):
                     reason = "channels seen as two different grids"
                     self.pin(loose, reason)
@@ -208,16 +217,27 @@ class Couplings:
                         self.pin(parts[:, torch.isin(roots, loose)].reshape(-1), reason)
 
     def _pinned_nodes(self) -> Tensor:
-        found = [nodes for nodes, _ in self._pins]
-        return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device="cpu")
+        """Return which nodes were pinned themselves, `(count,)` bool."""
+        if len(self._held) < self.count:
+            more = self._held.new_zeros(self.count - len(self._held))
+            self._held = torch.cat([self._held, more])
+        for nodes, _ in self._pins[self._pins_held :]:
+            self._held[nodes] = True
+        self._pins_held = len(self._pins)
+        return self._held
 
     def components(self) -> Tensor:
         """Return the component of each node so far, `(count,)`: the smallest node in it."""
-        parent = torch.arange(self.count, device="cpu")
+        if len(self._parent) < self.count:
+            more = torch.arange(len(self._parent), self.count, device="cpu")
+            self._parent = torch.cat([self._parent, more])
         if not self._edges:
-            return parent
-        self._edges = [torch.cat(self._edges, 1)]
-        a, b = self._edges[0]
+            return self._parent
+        a, b = self._parent[torch.cat(self._edges, 1)]
+        self._edges = []
+        nodes, places = torch.unique(torch.stack([a, b]), return_inverse=True)
+        a, b = places
+        parent = torch.arange(len(nodes), device="cpu")
         while True:
             low = torch.minimum(parent[a], parent[b])
             after = parent.clone()
@@ -225,8 +245,12 @@ class Couplings:
             after.scatter_reduce_(0, parent[b], low, "amin")
             after = after[after]
             if torch.equal(after, parent):
-                return parent
+                break
             parent = after
+        above = torch.arange(self.count, device="cpu")
+        above[nodes] = nodes[parent]
+        self._parent = above[self._parent]
+        return self._parent
 
     def _reasons(self, of: Tensor) -> dict[int, str]:
         """Return the pinned components, each with the first reason given."""
@@ -235,94 +259,3 @@ class Couplings:
             for found in of[nodes].unique().tolist():
                 reasons.setdefault(found, reason)
         return reasons
-
-
-class Partition:
-    """What every node means: a component, or several parts that must all stay.
-
-    Args:
-        of: `(nodes,)` int64, the component of each node.
-        pinned: `{component: reason}`.
-        products: For each number of parts m: `(k,)` components and `(m, k)` what each stands for.
-    """
-
-    def __init__(
-        self, of: Tensor, pinned: dict[int, str], products: list[tuple[Tensor, Tensor]]
-    ) -> None:
-        self.of, self.pinned = of, pinned
-        self._parts: dict[int, tuple[int, ...]] = {}
-        for roots, table in products:
-            for root, *parts in zip(roots.tolist(), *table.tolist(), strict=True):
-                self._parts[root] = tuple(parts)
-        for root in list(self._parts):
-            if self._stands_for_itself(root):
-                self.pinned.setdefault(root, "channels seen as a part of themselves")
-                del self._parts[root]
-        self._settle()
-
-    def _stands_for_itself(self, root: int) -> bool:
-        seen, waiting = set(), [root]
-        while waiting:
-            for part in self._parts.get(waiting.pop(), ()):
-                if part == root:
-                    return True
-                if part not in seen:
-                    seen.add(part)
-                    waiting.append(part)
-        return False
-
-    def _settle(self) -> None:
-        """Carry pins from a product to its parts, and from all the parts to their product."""
-        changed = True
-        while changed:
-            changed = False
-            for root, parts in self._parts.items():
-                held = [p for p in parts if p in self.pinned]
-                if root in self.pinned and len(held) < len(parts):
-                    self.pinned.update(
-                        {p: self.pinned[root] for p in parts if p not in self.pinned}
-                    )
-                    changed = True
-                elif root not in self.pinned and len(held) == len(parts):
-                    why = next((self.pinned[p] for p in parts if p != PINNED), "a constant")
-                    self.pinned[root] = why
-                    changed = True
-
-    def pin(self, component: int, reason: str) -> None:
-        """Never prune a component, nor the parts that it stands for."""
-        self.pinned.setdefault(component, reason)
-        self._settle()
-
-    def columns(self, axis: Axis) -> list[list[int]]:
-        """Return the components along an axis, PINNED for those never pruned.
-
-        Returns:
-            One list for each column, as long as the axis; none where every index always stays.
-        """
-        found: list[list[int]] = []
-        for column in axis:
-            spread_out = [self._meaning(c) for c in self.of[column].tolist()]
-            width = max((len(parts) for parts in spread_out), default=0)
-            for k in range(width):
-                row = [parts[k] if k < len(parts) else PINNED for parts in spread_out]
-                if any(row) and row not in found:
-                    found.append(row)
-        return found
-
-    def _meaning(self, component: int) -> tuple[int, ...]:
-        parts = self._parts.get(component)
-        if parts is None:
-            return (PINNED if component in self.pinned else component,)
-        return tuple(m for part in parts for m in self._meaning(part))
-
-    def why(self, axis: Axis) -> tuple[list[str], int]:
-        """Return the reasons why indices of an axis always stay, and how many they are."""
-        columns = self.columns(axis)
-        size = len(axis[0]) if axis else 0
-        held = [i for i in range(size) if not any(row[i] for row in columns)]
-        reasons: dict[str, None] = {}
-        for i in held:
-            for column in axis:
-                if (found := self.pinned.get(int(self.of[column[i]]))) is not None:
-                    reasons.setdefault(found)
-        return list(reasons), len(held)

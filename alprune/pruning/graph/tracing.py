@@ -1,7 +1,7 @@
 """Find the channels of any model: which leave together, who makes and who reads them."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,15 +81,10 @@ def trace(
     own = dict(rules or {})
 
     def build(follow: bool) -> tuple[ChannelGraph, Tracer]:
-        def once(symmetric: bool) -> tuple[ChannelGraph, Tracer]:
-            tracer = _traced(model, example, own, symmetric, follow, one_path)
-            return _graph(tracer, model, example, verify), tracer
-
-        graph, tracer = once(symmetric=False)
-        if tracer.grouped:
-            other, again = once(symmetric=True)
-            graph, tracer = (other, again) if other.channels > graph.channels else (graph, tracer)
-        return graph, tracer
+        tracers = [_traced(model, example, own, False, follow, one_path)]
+        if tracers[0].grouped:
+            tracers.append(_traced(model, example, own, True, follow, one_path))
+        return _largest(tracers, model, example, verify)
 
     graph, tracer = build(normalised == "follow")
     if normalised == "auto" and not graph.channels and tracer.renormalised:
@@ -99,15 +94,27 @@ def trace(
     return replace(graph, pinned=graph.pinned + idle, example_dtype=dtype)
 
 
-def _graph(tracer: Tracer, model: nn.Module, example: Tensor, verify: bool) -> ChannelGraph:
+def _largest(
+    tracers: Sequence[Tracer], model: nn.Module, example: Tensor, verify: bool
+) -> tuple[ChannelGraph, Tracer]:
+    """Choose the coupling of grouped convolutions that leaves most channels after verification."""
     shape, batch = tuple(example.shape[1:]), example.shape[0]
-    graph, nodes = assemble(tracer, model, shape, batch)
-    blamed = (
-        faults(model, example, graph, not tracer.trains_alike) if verify and graph.channels else {}
-    )
-    for group, reason in blamed.items():
-        tracer.nodes.pin(nodes[graph.groups[group].channels], reason)
-    return assemble(tracer, model, shape, batch)[0] if blamed else graph
+    drafts = [(*assemble(tracer, model, shape, batch), tracer) for tracer in tracers]
+    drafts.sort(key=lambda draft: -draft[0].channels)
+    chosen: tuple[ChannelGraph, Tracer] | None = None
+    for graph, nodes, tracer in drafts:
+        if chosen is not None and graph.channels <= chosen[0].channels:
+            break
+        trains = not tracer.trains_alike
+        blamed = faults(model, example, graph, trains) if verify and graph.channels else {}
+        for group, reason in blamed.items():
+            tracer.nodes.pin(nodes[graph.groups[group].channels], reason)
+        if blamed:
+            graph, _ = assemble(tracer, model, shape, batch)
+        if chosen is None or graph.channels > chosen[0].channels:
+            chosen = graph, tracer
+    assert chosen is not None
+    return chosen
 
 
 def _checked(model: nn.Module, example: Any) -> Tensor:
