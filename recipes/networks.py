@@ -4,10 +4,18 @@ Found where the command is given in the root of the repository. Each is a functi
 `(classes, input_shape) -> nn.Module`, as any network of your own may be.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from alprune.models import he_normal_
+from alprune.models.vgg import vgg_c, vgg_d, vgg_like
+
+# SNIP's, for the 64 pixels of Tiny-ImageNet (table 4): the first convolution has stride 2.
+vgg_c_tiny = partial(vgg_c, first_stride=2)
+vgg_d_tiny = partial(vgg_d, first_stride=2)
+vgg_like_tiny = partial(vgg_like, first_stride=2)
 
 
 def small_vgg(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:

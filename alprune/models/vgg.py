@@ -50,7 +50,7 @@ def vgg19(classes: int, input_shape: tuple[int, int, int]) -> VGG:
     )
 
 
-def vgg_c(classes: int, input_shape: tuple[int, int, int]) -> VGG:
+def vgg_c(classes: int, input_shape: tuple[int, int, int], first_stride: int = 1) -> VGG:
     """VGG-C of SNIP: 13 convolutions, three of them 1x1, and 3 linear layers.
 
     The third convolution of each of the last three blocks is 1x1; 2x2 max-pooling after every
@@ -58,34 +58,44 @@ def vgg_c(classes: int, input_shape: tuple[int, int, int]) -> VGG:
     10 classes: 10,526,538 weights and biases, the paper's 10.5 M, which leaves BatchNorm's
     10,496 out; 238,228,480 multiply-accumulates. Takes h, w >= 16.
 
-    Source: Lee et al. 2019, tables 2 and 6.
+    With `first_stride` 2, the paper's for Tiny-ImageNet, 64 pixels are halved by the first
+    convolution, and all maps behind it are as large as those of 32 pixels. The names of the model
+    registry have stride 1; see `recipes/networks.py` for the others.
+
+    Source: Lee et al. 2019, tables 2, 4 and 6.
     """
-    return _snip(classes, input_shape, third_kernel=1, linear=2)
+    return _snip(classes, input_shape, 1, 2, first_stride)
 
 
-def vgg_d(classes: int, input_shape: tuple[int, int, int]) -> VGG:
+def vgg_d(classes: int, input_shape: tuple[int, int, int], first_stride: int = 1) -> VGG:
     """VGG-D of SNIP: 13 convolutions of 3x3 and 3 linear layers.
 
     Otherwise as `vgg_c`. At 3x32x32 and 10 classes: 15,245,130 weights and biases (paper:
     15.2 M; BatchNorm's 10,496 not counted); 313,725,952 multiply-accumulates.
 
-    Source: Lee et al. 2019, tables 2 and 6.
+    Source: Lee et al. 2019, tables 2, 4 and 6.
     """
-    return _snip(classes, input_shape, third_kernel=3, linear=2)
+    return _snip(classes, input_shape, 3, 2, first_stride)
 
 
-def vgg_like(classes: int, input_shape: tuple[int, int, int]) -> VGG:
+def vgg_like(classes: int, input_shape: tuple[int, int, int], first_stride: int = 1) -> VGG:
     """VGG-like of SNIP (Zagoruyko's): `vgg_d` with one linear layer of 512 fewer.
 
     At 3x32x32 and 10 classes: 14,982,474 weights and biases (paper: 15.0 M; BatchNorm's 9,472
     not counted); 313,463,808 multiply-accumulates.
 
-    Source: Lee et al. 2019, tables 2 and 6.
+    Source: Lee et al. 2019, tables 2, 4 and 6.
     """
-    return _snip(classes, input_shape, third_kernel=3, linear=1)
+    return _snip(classes, input_shape, 3, 1, first_stride)
 
 
-def _snip(classes: int, input_shape: tuple[int, int, int], third_kernel: int, linear: int) -> VGG:
+def _snip(
+    classes: int,
+    input_shape: tuple[int, int, int],
+    third_kernel: int,
+    linear: int,
+    first_stride: int,
+) -> VGG:
     blocks = [[(64, 3)] * 2, [(128, 3)] * 2]
     blocks += [[(width, 3), (width, 3), (width, third_kernel)] for width in (256, 512, 512)]
     head: list[nn.Module] = []
@@ -95,19 +105,22 @@ def _snip(classes: int, input_shape: tuple[int, int, int], third_kernel: int, li
     # over what is left changes nothing there and takes other sizes too.
     pool = nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.AdaptiveAvgPool2d(1))
     return VGG(
-        _features(input_shape[0], blocks), pool, nn.Sequential(*head, nn.Linear(512, classes))
+        _features(input_shape[0], blocks, first_stride),
+        pool,
+        nn.Sequential(*head, nn.Linear(512, classes)),
     )
 
 
-def _features(channels: int, blocks: Sequence[Block]) -> nn.Sequential:
+def _features(channels: int, blocks: Sequence[Block], first_stride: int = 1) -> nn.Sequential:
     """Stack convolution - BatchNorm - ReLU, with 2x2 max-pooling between the blocks."""
     layers: list[nn.Module] = []
     for block in blocks:
         if layers:  # rounding up lets images of 28 or 16 pixels through
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
         for width, kernel in block:
+            stride = 1 if layers else first_stride
             layers += [
-                nn.Conv2d(channels, width, kernel, padding=kernel // 2),
+                nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             ]

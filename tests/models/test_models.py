@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from alprune.errors import ConfigError, ModelError
 from alprune.models import INITS, MODELS, build, he_normal_, reinit
+from alprune.models.cost import cost
+from alprune.models.vgg import vgg_c, vgg_d, vgg_like
 
 # SNIP counts recurrent cells with one bias, and BatchNorm in the WRNs but not in the others:
 # only so do 17.2m for WRN-22-8 and 15.2m for VGG-D come out.
@@ -155,6 +157,22 @@ def test_parameters_match_torchvision_apart_from_the_stem(name):
 @pytest.mark.parametrize("name", sorted(COUNTED_BY_HAND))
 def test_parameters_match_those_counted_by_hand(name):
     assert sum(p.numel() for p in build(name, 10).parameters()) == COUNTED_BY_HAND[name]
+
+
+@pytest.mark.parametrize("kind", [vgg_c, vgg_d, vgg_like])
+def test_networks_for_tiny_imagenet_halve_64_pixels_in_their_first_layer(kind):
+    name = kind.__name__.replace("_", "-")
+    small = cost(build(name, 200), torch.zeros(1, 3, 32, 32))
+    tiny = cost(kind(200, (3, 64, 64), first_stride=2), torch.zeros(1, 3, 64, 64))
+    assert (tiny.params, tiny.macs) == (small.params, small.macs)
+    assert tiny.by_layer == small.by_layer
+
+
+def test_alexnet_quarters_64_pixels_in_its_first_layer():
+    small, tiny = build("alexnet-s", 200), build("alexnet-s", 200, (3, 64, 64))
+    assert (small.features[0].stride, tiny.features[0].stride) == ((2, 2), (4, 4))
+    by_layer = cost(tiny, torch.zeros(1, 3, 64, 64)).by_layer
+    assert by_layer == cost(small, torch.zeros(1, 3, 32, 32)).by_layer
 
 
 def test_vgg19_takes_mnist():
