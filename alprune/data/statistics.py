@@ -1,7 +1,7 @@
 """What the values of images say: mean and deviation, and whether two sets are in one unit."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,24 +21,41 @@ def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     """
     taken = min(len(x), _STATISTICS_SAMPLE)
     rows = torch.arange(taken, device=x.device) * len(x) // taken
-    zero = torch.zeros(x.shape[3], dtype=torch.float64, device=x.device)
-
     # Few at a time: of a file the system also maps what surrounds each image.
-    few = -(-rows_at_once(x) // 16)
-
-    def mean_of(value: Callable[[Tensor], Tensor]) -> Tensor:
-        """Average over all pixels of the sample what `value` makes of `(pixels, c)` of them."""
-        samples = (x[some].flatten(0, 2).double() for some in rows.split(few))
-        total = sum((value(pixels).sum(0) for pixels in samples), zero)
-        return total / (taken * x.shape[1] * x.shape[2])
-
-    mean = mean_of(lambda pixels: pixels)
-    std = mean_of(lambda pixels: (pixels - mean).square_()).sqrt()
-    unit = 255.0 if x.dtype == torch.uint8 else 1.0
+    few = rows.split(-(-rows_at_once(x) // 16))
+    is_bytes = x.dtype == torch.uint8
+    mean, std = (_of_bytes if is_bytes else _of_floats)(x, few)
+    unit = 255.0 if is_bytes else 1.0
     # Rounding alone gives a constant channel a tiny deviation: compare with the channel's size.
     constant = std <= 1e-7 * mean.abs()
     std = torch.where(constant, unit, std)
     return tuple((mean / unit).tolist()), tuple((std / unit).tolist())
+
+
+def _of_bytes(x: Tensor, samples: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, by counting each value."""
+    counts = torch.zeros(x.shape[3], 256, dtype=torch.float64, device=x.device)
+    for some in samples:
+        for count, values in zip(counts, x[some].flatten(0, 2).T, strict=True):
+            count += torch.bincount(values.contiguous(), minlength=256)
+    value = torch.arange(256, dtype=torch.float64, device=x.device)
+    shares = counts / counts.sum(1, keepdim=True)
+    mean = shares @ value
+    return mean, (shares * (value - mean[:, None]).square_()).sum(1).sqrt()
+
+
+def _of_floats(x: Tensor, samples: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, in two passes."""
+    zero = torch.zeros(x.shape[3], dtype=torch.float64, device=x.device)
+    count = sum(map(len, samples)) * x.shape[1] * x.shape[2]
+
+    def mean_of(value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Average over all pixels of the sample what `value` makes of `(pixels, c)` of them."""
+        pixels = (x[some].flatten(0, 2).double() for some in samples)
+        return sum((value(part).sum(0) for part in pixels), zero) / count
+
+    mean = mean_of(lambda pixels: pixels)
+    return mean, mean_of(lambda pixels: (pixels - mean).square_()).sqrt()
 
 
 def warn_of_units(what: str, x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -54,7 +54,7 @@ def embed(config: RunConfig, share: tuple[int, int] = (0, 1)) -> Embedded:
         before = len(table.missing())
         embedder.complete(part.x, table, progress=title, share=share)
         left = len(table.missing())
-        images, known = images + len(table.vectors), known + len(table.vectors) - left
+        images, known = images + len(table), known + len(table) - left
         embedded += before - left
         table.close()
     return Embedded(images, embedded, known, embedder.folder)

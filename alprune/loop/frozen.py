@@ -142,7 +142,7 @@ def cold_pool(config: RunConfig, train: Dataset, labels: Tensor | None = None) -
 
     def embeddings(rows: Tensor) -> Tensor:
         table = embed_pool(config, train)
-        return torch.from_numpy(table.vectors[table.place[rows.numpy()]]).float()
+        return torch.from_numpy(table.of(rows.numpy()))
 
     return ColdPool(train.x, train.classes, labels, embeddings)
 

@@ -19,6 +19,7 @@ from alprune.data.lazy_rows import ChosenRows
 from alprune.data.memmap import parts
 from alprune.errors import ModelError
 from alprune.training.budget import Budget
+from alprune.training.head import HeadSettings, Neighbours
 from alprune.training.predict import Predictor, good_chunk
 
 _BLOCK = 512  # images whose embeddings are written at once: the most that a kill can cost
@@ -41,6 +42,8 @@ class Embedder:
         device: Where the network is.
         dimensions: Numbers in an embedding.
         folder: Where embeddings are kept.
+        neighbours: The latest graph of images, and what it was made of: rounds over the same
+            images share it.
 
     Raises:
         ModelError: The network does not end in a linear layer.
@@ -67,6 +70,7 @@ class Embedder:
         key = hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
         plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:40]
         self.folder = store_folder(f"{plain}-{image_shape[1]}x{image_shape[2]}-{key}", where)
+        self.neighbours: tuple[tuple[bytes, HeadSettings], Neighbours] | None = None
         self._tables: list[tuple[weakref.ref[Tensor], VectorTable]] = []
 
     def table(self, x: Tensor, files: Files | None = None) -> VectorTable:
@@ -123,7 +127,7 @@ class Embedder:
                 some, todo = np.sort(todo[:_BLOCK]), todo[_BLOCK:]
                 table.fill(some, self._embed(x, some, budget))
                 table.refresh()
-                todo = todo[~table.known[table.place[todo]]]
+                todo = table.missing(todo)
                 bar.update(planned - len(todo) - done)
                 done = planned - len(todo)
                 tick(done, planned)

@@ -61,7 +61,6 @@ class FrozenLearner:
         self.seen = embedder.table(train.x, train.files)
         self._progress, self._classes = progress, len(train.classes)
         self._head: Head | None = None
-        self._graph: tuple[Tensor, Neighbours] | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -89,9 +88,8 @@ class FrozenLearner:
 
     def embeddings(self, indices: Tensor | None = None) -> Tensor:
         """Return embeddings of training images, `(k, d)` float16 on the CPU, row by `indices`."""
-        place = torch.from_numpy(self.seen.place)
-        rows = place if indices is None else place[indices.cpu()]
-        return torch.from_numpy(self.seen.vectors)[rows]
+        rows = torch.arange(len(self.x)) if indices is None else indices.cpu()
+        return torch.from_numpy(self.seen.of(rows.numpy()))
 
     def fit(
         self,
@@ -159,15 +157,15 @@ class FrozenLearner:
         """
         table = self.embedder.table(x)
         self._embed(x, table, budget)
-        place = torch.from_numpy(table.place)
-        rows = place if indices is None else place[indices.cpu()]
-        vectors, head = torch.from_numpy(table.vectors), network or self.network
+        rows = torch.arange(len(x)) if indices is None else indices.cpu()
+        head = network or self.network
         for begin in range(0, len(rows), _ROWS):
             if budget is not None and budget.expired:
                 raise BudgetSpent
             part = slice(begin, min(begin + _ROWS, len(rows)))
+            vectors = torch.from_numpy(table.of(rows[part].numpy()))
             with torch.inference_mode():
-                yield part, head(vectors[rows[part]].to(self.device).float())
+                yield part, head(vectors.to(self.device).float())
 
     def logits(
         self, x: Tensor, indices: Tensor | None = None, budget: Budget | None = None
@@ -269,9 +267,12 @@ class FrozenLearner:
         return points, guess[chosen].argmax(1), weights
 
     def _neighbours(self, looked_at: Tensor) -> Neighbours:
-        if self._graph is None or not torch.equal(self._graph[0], looked_at):
-            self._graph = looked_at, Neighbours(self._rows(looked_at), self.settings)
-        return self._graph[1]
+        what = self.seen.digest(looked_at.numpy()), self.settings
+        known = self.embedder.neighbours
+        if known is None or known[0] != what:
+            made = Neighbours(self.embeddings(looked_at).to(self.device), self.settings)
+            known = self.embedder.neighbours = what, made
+        return known[1]
 
     def _learn(
         self,

@@ -211,12 +211,27 @@ def fit_linear(
 
 
 def principal(embeddings: Tensor, components: int) -> Tensor:
-    """Return the principal components of embeddings, rows of length 1, `(n, components)`."""
-    centred = embeddings - embeddings.mean(0)  # the one copy: there may be many
-    centred /= centred.norm(dim=1, keepdim=True).clamp_min_(_TINY)
-    centred -= centred.mean(0)
-    vectors = torch.linalg.eigh(centred.T @ centred / len(centred)).eigenvectors
-    return F.normalize(centred @ vectors[:, -components:], dim=1)
+    """Return the principal components of embeddings, rows of length 1, `(n, components)` float32.
+
+    Args:
+        embeddings: `(n, d)` of any float type, n >= 1. Only some are held in float32 at a time.
+        components: How many, the largest ones.
+    """
+    blocks, count = embeddings.split(_BLOCK), len(embeddings)
+    mean = torch.stack([block.float().sum(0) for block in blocks]).sum(0) / count
+
+    def direction(block: Tensor) -> Tensor:
+        return F.normalize(block.float() - mean, dim=1, eps=_TINY)
+
+    total, products = torch.zeros_like(mean), torch.zeros_like(mean.outer(mean))
+    for block in blocks:
+        points = direction(block)
+        total += points.sum(0)
+        products += points.T @ points
+    centre = total / count
+    vectors = torch.linalg.eigh(products / count - centre.outer(centre)).eigenvectors
+    axes = vectors[:, -components:]
+    return torch.cat([F.normalize((direction(b) - centre) @ axes, dim=1) for b in blocks])
 
 
 __all__ = ["Head", "HeadSettings", "Neighbours", "fit_linear", "principal", "surest"]

@@ -25,17 +25,17 @@ def test_what_one_process_wrote_the_next_one_knows(tmp_path):
     first.fill(np.array([0, 2]), values(5, 9))
     again = table(tmp_path, 9, 5, 3, 7)
     assert sorted(again.missing().tolist()) == [2, 3]
-    assert (again.vectors[again.place[[0, 1]]] == values(9, 5)).all()
+    assert (again.of(np.array([0, 1])) == values(9, 5)).all()
 
 
 def test_equal_images_share_a_row(tmp_path):
     same = table(tmp_path, 4, 4, 8, 4)
-    assert len(same.vectors) == 2
+    assert len(same) == 2
     [first, second] = sorted(same.missing())
     assert (first, second) == (0, 2)
     same.fill(np.array([0]), values(4))
     assert same.missing().tolist() == [2]
-    assert (same.vectors[same.place[[0, 1, 3]]] == values(4, 4, 4)).all()
+    assert (same.of(np.array([0, 1, 3])) == values(4, 4, 4)).all()
 
 
 def test_two_tables_at_once_see_what_the_other_writes(tmp_path):
@@ -59,7 +59,7 @@ def test_a_file_cut_by_a_power_failure_keeps_what_is_whole(tmp_path, cut):
     file.write_bytes(file.read_bytes()[:-cut])
     again = table(tmp_path, 1, 2, 3)
     assert again.missing().tolist() == [1, 2]
-    assert (again.vectors[again.place[[0]]] == values(1)).all()
+    assert (again.of(np.array([0])) == values(1)).all()
 
 
 def test_damage_in_the_middle_is_noticed(tmp_path):

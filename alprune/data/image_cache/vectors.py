@@ -5,24 +5,30 @@ several processes fill one store at once and none waits. What a killed process w
 """
 
 import errno
+import hashlib
 import json
 import os
 import secrets
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from alprune.data.image_cache.append_log import Block, BlockWriter, read_blocks
 from alprune.data.image_cache.store import caches_folder
+from alprune.data.safe_io import open_ordinary
 from alprune.errors import DataError
 
 KEY_BYTES = 16
 _TYPE = np.dtype("<f2")
-_SUFFIX = ".vectors"
+SUFFIX = ".vectors"
+_SPARSE = 8  # vectors that are read in vain for each that is wanted, at most
+_OPEN_MOST = 64  # files of a store that are open for reading
 
 
 @dataclass
@@ -32,8 +38,19 @@ class _Part:
     last: Block | None = None
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Vectors that were written at once: where they are in a file, or themselves."""
+
+    path: Path | None
+    begin: int = 0
+    kept: np.ndarray | None = None
+
+
 class VectorStore:
     """The vectors of one kind, on disk.
+
+    What is on disk is not kept in memory: a round reads the vectors that it looks at.
 
     Args:
         folder: Of the store; made when something is written. None keeps nothing on disk.
@@ -46,12 +63,15 @@ class VectorStore:
         self._record = np.dtype([("key", "u1", KEY_BYTES), ("vector", _TYPE, dimensions)])
         self._parts: dict[str, _Part] = {}
         self._own: tuple[str, BlockWriter] | None = None
+        self._pieces: list[_Piece] = []
+        self._open_files: dict[Path, BinaryIO] = {}
+        self._reading = threading.Lock()
 
-    def news(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def news(self) -> Iterator[tuple[np.ndarray, int]]:
         """Yield what was written since the last call, by any process.
 
         Yields:
-            Keys `(m, 16)` uint8 and vectors `(m, dimensions)` float16.
+            Keys `(m, 16)` uint8, and the number of the piece that holds their vectors in turn.
         """
         for path in self._files():
             part = self._parts.setdefault(path.name, _Part())
@@ -65,21 +85,63 @@ class VectorStore:
                 if len(block.payload) != block.count * self._record.itemsize:
                     break
                 records = np.frombuffer(block.payload, self._record)
-                yield records["key"], records["vector"]
+                self._pieces.append(_Piece(path, block.end - len(block.payload)))
+                yield records["key"].copy(), len(self._pieces) - 1
 
-    def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        """Write vectors through to the disk; a store that cannot be written only warns.
+    def add(self, keys: np.ndarray, vectors: np.ndarray) -> int:
+        """Write vectors through to the disk; those of a store that cannot be written stay here.
 
         Args:
             keys: `(m, 16)` uint8, m at most a few thousand.
             vectors: `(m, dimensions)`.
+
+        Returns:
+            The number of their piece.
         """
+        self._pieces.append(self._written(keys, vectors))
+        return len(self._pieces) - 1
+
+    def read(self, number: int, rows: np.ndarray) -> np.ndarray:
+        """Return vectors of a piece, `(k, dimensions)` float16.
+
+        Args:
+            number: Of the piece.
+            rows: Which of its vectors, `(k,)`.
+
+        Raises:
+            DataError: The file was removed or changed after it was opened.
+        """
+        piece = self._pieces[number]
+        if piece.kept is not None:
+            found: np.ndarray = piece.kept[rows]
+            return found
+        assert piece.path is not None
+        first, end = int(rows.min()), int(rows.max()) + 1
+        size = self._record.itemsize
+        if end - first <= _SPARSE * len(rows):  # one read costs less than many
+            content = self._bytes(piece.path, piece.begin + first * size, (end - first) * size)
+            vectors: np.ndarray = np.frombuffer(content, self._record)["vector"][rows - first]
+            return vectors
+        parts = [self._bytes(piece.path, piece.begin + int(row) * size, size) for row in rows]
+        alone: np.ndarray = np.frombuffer(b"".join(parts), self._record)["vector"]
+        return alone
+
+    def close(self) -> None:
+        """Close the file that this process writes, and those that it reads."""
+        if self._own is not None:
+            self._own[1].close()
+            self._own = None
+        with self._reading:
+            while self._open_files:
+                self._open_files.popitem()[1].close()
+
+    def _written(self, keys: np.ndarray, vectors: np.ndarray) -> _Piece:
         if self.folder is None:
-            return
+            return _Piece(None, kept=vectors.astype(_TYPE))
         records = np.empty(len(keys), self._record)
         records["key"], records["vector"] = keys, vectors
         try:
-            name, writer = self._own or self._open(self.folder)
+            name, writer = self._own or self._begun(self.folder)
             writer.append(len(keys), records.tobytes())
         except OSError as error:
             warnings.warn(
@@ -88,46 +150,57 @@ class VectorStore:
                 stacklevel=2,
             )
             self.folder = None
-            return
+            return _Piece(None, kept=records["vector"].copy())
         self._own = name, writer
         # What this process wrote it knows already.
         self._parts[name] = _Part(writer.last)
+        return _Piece(self.folder / name, writer.last.end - records.nbytes)
 
-    def close(self) -> None:
-        """Close the file that this process writes."""
-        if self._own is not None:
-            self._own[1].close()
-            self._own = None
+    def _bytes(self, path: Path, begin: int, count: int) -> bytes:
+        try:
+            with self._reading:
+                file = self._open_files.pop(path, None) or open_ordinary(path)
+                self._open_files[path] = file  # the one that was used last
+                if len(self._open_files) > _OPEN_MOST:
+                    self._open_files.pop(next(iter(self._open_files))).close()
+                file.seek(begin)
+                content: bytes = file.read(count)
+        except OSError:
+            content = b""
+        if len(content) < count:
+            raise DataError(
+                f"the embeddings in {path.parent} were removed or changed while they were in use. "
+                "Start the command again: what is missing is embedded again."
+            )
+        return content
 
     def _files(self) -> list[Path]:
         if self.folder is None:
             return []
         with suppress(OSError):
             names = sorted(os.listdir(self.folder))
-            return [self.folder / name for name in names if name.endswith(_SUFFIX)]
+            return [self.folder / name for name in names if name.endswith(SUFFIX)]
         return []
 
-    def _open(self, folder: Path) -> tuple[str, BlockWriter]:
+    def _begun(self, folder: Path) -> tuple[str, BlockWriter]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it may not be written", str(folder))
-        name = f"{secrets.token_hex(8)}{_SUFFIX}"
+        name = f"{secrets.token_hex(8)}{SUFFIX}"
         return name, BlockWriter(folder / name, None, self._header)
 
 
 class VectorTable:
-    """The vectors of a list of images, in memory: filled from a store, and by who computes more.
+    """The vectors of a list of images: which are known, and where.
 
-    Equal images share a row, so that each is computed once.
+    Equal images share a vector, so that each is computed once.
 
     Args:
         keys: Hash of each image's pixels, `(n, 16)` uint8.
         store: Where vectors are kept.
 
     Attributes:
-        vectors: Of the different images, `(u, dimensions)` float16, in no order that matters.
-        place: Row of each image in `vectors`, `(n,)` int64.
-        known: Which rows are filled, `(u,)` bool.
+        place: Number of each image among the different ones, `(n,)` int64.
     """
 
     def __init__(self, keys: np.ndarray, store: VectorStore) -> None:
@@ -139,33 +212,62 @@ class VectorTable:
         if (self._keys[place] != keys).any():  # 1 chance in 10^7 with a million images
             raise DataError("two images of the pool have hashes that begin alike; remove one.")
         self.place = place.astype(np.int64)
-        self.vectors = np.zeros((len(self._first), store.dimensions), _TYPE)
-        self.known = np.zeros(len(self._first), bool)
+        self._piece = np.full(len(self._first), -1, np.int32)
+        self._row = np.zeros(len(self._first), np.int32)
         self.refresh()
+
+    def __len__(self) -> int:
+        """Count the different images."""
+        return len(self._first)
 
     def refresh(self) -> None:
         """Take over what other processes have written."""
-        for keys, vectors in self._store.news():
+        for keys, piece in self._store.news():
             numbers = _numbers(keys)
-            rows = np.searchsorted(self._numbers, numbers)
-            rows[rows == len(self._numbers)] = 0
-            found = (self._keys[rows] == keys).all(1) if len(self._keys) else rows < 0
-            self.vectors[rows[found]] = vectors[found]
-            self.known[rows[found]] = True
+            places = np.searchsorted(self._numbers, numbers)
+            places[places == len(self._numbers)] = 0
+            found = (self._keys[places] == keys).all(1) if len(self._keys) else places < 0
+            self._piece[places[found]] = piece
+            self._row[places[found]] = np.nonzero(found)[0]
 
-    def missing(self) -> np.ndarray:
-        """Return one image, by its index in `keys`, for each row that is not filled yet."""
-        return self._first[~self.known]
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """Return the vectors of some images, `(k, dimensions)` float16.
+
+        Args:
+            images: Indices in `keys`, `(k,)`; none of them in `missing`.
+        """
+        places = self.place[images]
+        pieces, rows = self._piece[places], self._row[places]
+        found = np.empty((len(places), self._store.dimensions), _TYPE)
+        order = np.argsort(pieces, kind="stable")
+        numbers, begins = np.unique(pieces[order], return_index=True)
+        for number, some in zip(numbers, np.split(order, begins[1:]), strict=True):
+            found[some] = self._store.read(int(number), rows[some])
+        return found
+
+    def missing(self, images: np.ndarray | None = None) -> np.ndarray:
+        """Return images whose vector is not known yet.
+
+        Args:
+            images: Indices in `keys`, `(k,)`, of which to take those; None: one of each kind of
+                equal images.
+        """
+        if images is None:
+            return self._first[self._piece < 0]
+        return images[self._piece[self.place[images]] < 0]
+
+    def digest(self, images: np.ndarray) -> bytes:
+        """Return a hash of some images, `(k,)` indices in `keys`, in their order."""
+        return hashlib.blake2b(self._keys[self.place[images]].tobytes(), digest_size=16).digest()
 
     def fill(self, images: np.ndarray, vectors: np.ndarray) -> None:
         """Enter and keep the vectors of some images, `(k,)` indices in `keys`."""
-        rows = self.place[images]
-        self.vectors[rows] = vectors
-        self.known[rows] = True
-        self._store.add(self._keys[rows], self.vectors[rows])
+        places = self.place[images]
+        self._piece[places] = self._store.add(self._keys[places], vectors)
+        self._row[places] = np.arange(len(places))
 
     def close(self) -> None:
-        """Close the store's file."""
+        """Close the store's files."""
         self._store.close()
 
 
@@ -180,4 +282,4 @@ def _numbers(keys: np.ndarray) -> np.ndarray:
     return numbers
 
 
-__all__ = ["KEY_BYTES", "VectorStore", "VectorTable", "store_folder"]
+__all__ = ["KEY_BYTES", "SUFFIX", "VectorStore", "VectorTable", "store_folder"]
