@@ -1,6 +1,7 @@
 """Recipes parse, and the scripts beside them say what they reproduce and how they are called."""
 
 import ast
+import importlib
 import os
 import shlex
 import subprocess
@@ -8,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import nn
 
 from alprune.cli import main
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import complete
+from alprune.pruning.unstructured.masks import masks_of
 from alprune.runs.compare import read_grid_recipe
 from alprune.runs.compare.grid import cells
 
@@ -82,6 +86,27 @@ def test_script_says_on_top_what_it_reproduces_and_the_command(script):
     title, *rest = header.splitlines()
     assert title.endswith((".", "?"))
     assert any(line.strip().startswith(f"python recipes/papers/{script.name}") for line in rest)
+
+
+def test_a_lottery_ticket_has_its_first_weights_where_the_trained_ones_are_largest(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes" / "papers")
+    lottery = importlib.import_module("lottery_ticket")
+    start = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    after = [torch.tensor([[0.1, -4.0], [3.0, 0.0]]), torch.tensor([[2.0, 0.3], [-0.2, 5.0]])]
+
+    def train(model, *about):
+        with torch.no_grad():
+            for layer, weight in zip(model, after, strict=True):
+                stored = layer.parametrizations.weight.original if masks_of(model) else layer.weight
+                stored.copy_(weight)
+        return model, 0.0
+
+    monkeypatch.setattr(lottery, "trained", train)
+    for rounds in (1, 2):
+        found = lottery.ticket(start, None, 0.5, rounds, 1, None, 0)
+        kept = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[1, 0], [0, 1]])  # |4|, |3|, |2|, |5|
+        for layer, first, mask in zip(found, start, kept, strict=True):
+            assert torch.equal(layer.weight, first.weight * mask)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
     alprune compare --recipe recipes/papers/when-to-prune.toml --out outputs/when
     python recipes/papers/when_to_prune.py outputs/when --png when.png
+    python recipes/papers/when_to_prune.py outputs/when --tickets
 
 Reads run folders of method epi. For each pruning epoch it prints the final accuracy, mean and
 standard error over the seeds, and the FLOPs left; then, as in table 1, by how many points each
 policy falls short of the best epoch of the grid: at random (the mean over the epochs of the first
 third, from which the paper draws), at initialisation (epoch 0), the predefined one (a third of the
 training; the grid's nearest), and EPI. A difference can be negative: EPI may choose an epoch that
-the grid does not hold. What came out stands in recipes/papers/when-to-prune.toml.
+the grid does not hold. What came out is in recipes/papers/when-to-prune.toml.
+
+`--tickets` trains each run's pruned network once more, from the weights that its channels had at
+the start: the lottery tickets of figure 3, as many trainings as there are runs.
 """
 
 import argparse
@@ -16,9 +20,15 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+import torch
 from pivot import ended_runs, mean_and_error
 
 from alprune import RunHistory
+from alprune.loop.resume import options
+from alprune.loop.setup import first_labels, fit_settings, load_splits
+from alprune.models import INITS, MODELS, build
+from alprune.pruning import Plan, rebuild
+from alprune.training import Learner
 
 
 def accuracies(runs: list[RunHistory]) -> list[float]:
@@ -45,10 +55,28 @@ def shortfalls(by_epoch: dict[int, float], epi: float | None, epochs: float) -> 
     return found
 
 
+def ticket(run: RunHistory) -> float:
+    """Train the channels that a run kept from their first weights; return the test accuracy."""
+    config = options(run.path)
+    splits = load_splits(config)
+    train, generator = splits.train, torch.Generator().manual_seed(config.seed)
+    model = build(config.model, len(train.classes), train.image_shape, config.seed)
+    if config.model in MODELS:
+        INITS[config.init](model, generator)
+    plan = Plan.from_json((run.path / "plan.json").read_text())
+    settings = fit_settings(config, train)
+    learner = Learner(rebuild(model, plan), train, settings, torch.device("cpu"), torch.float32)
+    pool, first = first_labels(config, train)
+    epochs, labels = config.initial_epochs, pool.label_of(first)
+    learner.fit(first, labels, epochs, generator, progress=lambda done: done)
+    return 100 * learner.evaluate(splits.test).accuracy
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of the run folders, as alprune compare makes it")
     parser.add_argument("--png", help="where to draw the accuracies")
+    parser.add_argument("--tickets", action="store_true", help="train the lottery tickets, too")
     asked = parser.parse_args()
     runs, missing = ended_runs(asked.folder)
     groups: dict[str, list[RunHistory]] = defaultdict(list)
@@ -68,6 +96,9 @@ def main() -> None:
         [accuracy] = accuracies([run])
         print(f"epi, seed {run.config['seed']}: epoch {pruned}, {accuracy:.2f}{_left([run])}")
         print(f"  indicator {indicator}")
+    for epoch in sorted(fixed) if asked.tickets else ():
+        found = mean_and_error([ticket(run) for run in fixed[epoch] if run.prune], 2)
+        print(f"lottery tickets of epoch {epoch:3}  {found}", flush=True)
     means = {epoch: statistics.mean(accuracies(group)) for epoch, group in fixed.items()}
     epi = statistics.mean(accuracies(groups["epi"])) if groups.get("epi") else None
     epochs = float(runs[0].config["initial_epochs"])

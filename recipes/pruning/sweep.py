@@ -160,9 +160,7 @@ def in_a_process(
     process.start()
     theirs.close()
     try:
-        found = (
-            ours.recv() if ours.poll(WAIT * seconds) else {"failed": "not ended in time"}
-        )
+        found = ours.recv() if ours.poll(WAIT * seconds) else {"failed": "not ended in time"}
     except EOFError:
         found = {"failed": "killed: out of time or memory"}
     process.kill()
