@@ -122,6 +122,7 @@ def ask_command(
 @trust_option
 @click.option("--encoding", help="Of a file that is not UTF-8: cp1251, shift_jis, utf-16-le, ...")
 @click.option("--label-column", help="Column or Label Studio control that holds the label.")
+@click.option("--user", default="", metavar="NAME", help="Who answered, for the record.")
 @click.option(
     "--simulate",
     is_flag=True,
@@ -136,6 +137,7 @@ def tell_command(
     unasked: bool,
     encoding: str | None,
     label_column: str | None,
+    user: str,
     simulate: bool,
     as_json: bool,
 ) -> None:
@@ -166,6 +168,7 @@ def tell_command(
                 encoding=encoding,
                 label_column=label_column,
                 by="file",
+                user=user,
             )
         total = len(asking.labels)
     click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total))
@@ -182,6 +185,7 @@ def _record(path: Path, asked: "Round") -> dict[str, Any]:
         "classes": list(asked.classes),
         "queries": [asdict(query) for query in asked.queries],
         "learnt": dict(asked.learnt),
+        "agreement": None if asked.agreement is None else asdict(asked.agreement),
         "changes": asdict(asked.changes),
         "table": str(path / QUERIES),
         "contact_sheet": str(path / SHEET),
@@ -202,6 +206,8 @@ def _table(path: Path, asked: "Round") -> str:
         "classes": classes or "none yet; the first labels name them",
         **in_words(asked.learnt),
     }
+    if asked.agreement is not None:
+        rows["agreement"] = str(asked.agreement)
     if asked.changes.arrived:
         rows["new images"] = f"{asked.changes.arrived:,} since the last round"
     if asked.changes.gone:

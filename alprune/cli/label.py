@@ -12,6 +12,7 @@ import click
 
 from alprune.cli.ask import asking_options, opened
 from alprune.cli.options import Command
+from alprune.errors import ConfigError
 from alprune.loop.signals import Stopped
 
 _EXAMPLES = """\b
@@ -46,6 +47,13 @@ _OPEN_TO_OTHERS = (
     help="Address of the page behind a proxy, as in https://labels.example.org.",
 )
 @click.option("--user", default="", metavar="NAME", help="Your name, recorded with your answers.")
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Share of the images that go to two people, whose agreement is reported [default: as "
+    "the last time, at first 0].",
+)
 @click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 def label_command(
@@ -56,6 +64,7 @@ def label_command(
     host: str,
     origins: tuple[str, ...],
     user: str,
+    overlap: float | None,
     no_browser: bool,
     as_json: bool,
     **given: Any,
@@ -85,17 +94,25 @@ def label_command(
     try:
         with opened("label", path, recipe, classes, given) as asking:
             server = Server(asking, port, host, origins, user)
+            if overlap is not None:
+                if overlap and not (user or server.shared):
+                    raise ConfigError(
+                        "--overlap compares people, and nobody has a name here. Add --user NAME, "
+                        "or --host to let others in, who give theirs."
+                    )
+                asking.set_overlap(overlap)
             try:
                 server.run(lambda url: ready(url, server.shared), browse=not no_browser)
             finally:
                 server.close()
-            total = len(asking.labels)
+            total, agreement = len(asking.labels), asking.journal.opinions.agreement()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     where = shlex.quote(str(path))
+    agreed = f"Agreement: {agreement}.\n" if agreement else ""
     raise Stopped(
         ended,
-        f"Ended. {total} labels, in {path / 'labels.csv'}.\n"
+        f"Ended. {total} labels, in {path / 'labels.csv'}.\n{agreed}"
         f"Next: alprune label {where}, or alprune predict {where} IMAGES",
     )

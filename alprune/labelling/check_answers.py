@@ -50,11 +50,13 @@ class Rules:
         new_classes: Labels that are no class yet.
         replace: Answers that differ from earlier ones.
         unasked: Images that were never asked for.
+        user: Who answers, for the record.
     """
 
     new_classes: bool = False
     replace: bool = False
     unasked: bool = False
+    user: str = ""
 
 
 @dataclass
@@ -173,7 +175,7 @@ class AnswerChecker:
             if not names.add(label):
                 found.unknown.append(label)
                 return
-        self._compare(_answer(self._journal, path, content, label), at, rules, found)
+        self._compare(_answer(self._journal, path, content, label, rules.user), at, rules, found)
 
     def _compare(self, answer: Answer, at: str, rules: Rules, found: _Findings) -> None:
         same = found.answers.get(answer.content)
@@ -202,10 +204,10 @@ class AnswerChecker:
         return None, None
 
 
-def _answer(journal: Journal, path: str, content: str, label: str | None) -> Answer:
+def _answer(journal: Journal, path: str, content: str, label: str | None, user: str) -> Answer:
     query = journal.queries.get(path)
     held = label is not None and query is not None and query.why == "random"
-    return Answer(path, content, label, journal.round, held)
+    return Answer(path, content, label, journal.round, held, user)
 
 
 class _Names:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from alprune.errors import StoreError, quoted
+from alprune.labelling.opinions import Opinions
 from alprune.loop.run_folder import EVENTS, RunFolder, read_events, sound_bytes
 
 _ROUNDS_SKIPPED = 10  # rounds in which a skipped image is not asked again
@@ -79,6 +80,8 @@ class Journal:
         keys: `{class: key}` of the keys that people have assigned.
         renamed: `{earlier name: present name}` of classes.
         measured: Accuracy after each round, oldest first.
+        opinions: What each named person answered first-hand.
+        overlap: Percent of the images that go to two people.
 
     Raises:
         StoreError: The record is damaged, or is that of something else.
@@ -101,6 +104,10 @@ class Journal:
         self.keys: dict[str, str] = {}
         self.renamed: dict[str, str] = {}
         self.measured: list[dict[str, Any]] = []
+        self.opinions = Opinions()
+        self.overlap = 0.0
+        self._asked_now: set[str] = set()
+        self._left_now: set[str] = set()
         self._declared: set[str] = set()
         self._told_in_round = False
         folder.rewind(sound_bytes(folder.path))
@@ -123,13 +130,26 @@ class Journal:
         return tuple(query for query in self.pending if query.content not in self.answers)
 
     @property
+    def asked_now(self) -> int:
+        """Number of images of the last round, answered or not."""
+        return len(self._asked_now)
+
+    @property
+    def left_now(self) -> int:
+        """Number of images of the last round that are still open."""
+        return len(self._left_now)
+
+    @property
     def told_in_round(self) -> bool:
         """Whether anything was answered since the last round was asked."""
         return self._told_in_round
 
-    def latest(self, count: int) -> list[Answer]:
-        """Return the last answers, newest first, `count` at most."""
-        return list(itertools.islice(reversed(self.answers.values()), count))
+    def latest(self, count: int, user: str = "") -> list[Answer]:
+        """Return the last answers, newest first; of one person, where a name is given."""
+        if not user:
+            return list(itertools.islice(reversed(self.answers.values()), count))
+        own = itertools.islice(reversed(self.opinions.by.get(user, {})), count)
+        return [self.answers[content] for content in own if content in self.answers]
 
     def resting(self) -> set[str]:
         """Return the contents that were skipped lately."""
@@ -172,17 +192,34 @@ class Journal:
         """Add to the round that is open."""
         self._add("more", images=[asdict(query) for query in queries])
 
-    def tell(self, answers: Sequence[Answer], withdrawn: Sequence[str] = (), by: str = "") -> None:
+    def tell(
+        self,
+        answers: Sequence[Answer],
+        withdrawn: Sequence[str] = (),
+        by: str = "",
+        seconds: Sequence[Answer] = (),
+        seconds_withdrawn: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Enter answers, all of them or none; later ones replace earlier ones.
 
         Args:
             answers: Labels and skips.
             withdrawn: Contents whose answer no longer holds, after an undo.
-            by: Where they come from.
+            by: Where they come from; "review" settles what two people answered differently.
+            seconds: Answers of second people, which are compared and replace nothing.
+            seconds_withdrawn: `(content, person)` of such answers that no longer hold.
         """
-        if answers or withdrawn:
+        fields: dict[str, Any] = {}
+        if seconds or seconds_withdrawn:
+            fields["seconds"] = [asdict(answer) for answer in seconds]
+            fields["seconds_withdrawn"] = [list(pair) for pair in seconds_withdrawn]
+        if answers or withdrawn or fields:
             told = [asdict(answer) for answer in answers]
-            self._add("tell", answers=told, withdrawn=list(withdrawn), by=by)
+            self._add("tell", answers=told, withdrawn=list(withdrawn), by=by, **fields)
+
+    def set_overlap(self, percent: float) -> None:
+        """Note how many images are to go to two people, in percent."""
+        self._add("overlap", percent=percent)
 
     def hold_out(self, contents: Sequence[str]) -> None:
         """Keep images that lie in class folders from training."""
@@ -219,24 +256,39 @@ class Journal:
             self.queries.update({query.path: query for query in self.pending})
             self._told_in_round = False
             self.measured.append(self.asked)
+            self._asked_now, self._left_now = set(), set()
+            self._open(self.pending)
         elif name == "more":
             more = tuple(map(_query, event["images"]))
             self.pending += more
             self.queries.update({query.path: query for query in more})
+            self._open(more)
         elif name == "tell":
             answers = list(map(_answer, event["answers"]))
             for content in map(_text, event["withdrawn"]):
-                self._forget(content)
+                if (gone := self._forget(content)) is not None:
+                    self.opinions.withdraw(content, gone.user)
             for answer in answers:  # an answer that is replaced becomes the latest
                 self._forget(answer.content)
                 self.answers[answer.content] = answer
                 self.counts[answer.label] += 1
                 self.ever.add((answer.path, answer.label))
+                self._left_now.discard(answer.content)
+                if event["by"] == "review":
+                    self.opinions.settle(answer.content)
+                else:
+                    self.opinions.add(answer.content, answer.user, answer.label)
+            for answer in map(_answer, event.get("seconds", ())):
+                self.opinions.add(answer.content, answer.user, answer.label)
+            for content, person in event.get("seconds_withdrawn", ()):
+                self.opinions.withdraw(_text(content), _text(person))
             self._know(answer.label for answer in answers if answer.label is not None)
             self.trial = self.trial or event["by"] == "trial"
             self._told_in_round = True
         elif name == "hold_out":
             self.held_of_folder.update(map(_text, event["contents"]))
+        elif name == "overlap":
+            self.overlap = _number(event["percent"]) or 0.0
         elif name == "rename_class":
             self._rename(_text(event["of"]), _text(event["to"]))
         elif name == "remove_class":
@@ -244,10 +296,18 @@ class Journal:
         elif name == "key":
             self._assign(_text(event["of"]), event["key"])
 
-    def _forget(self, content: str) -> None:
+    def _open(self, queries: Iterable[Query]) -> None:
+        contents = {query.content for query in queries}
+        self._asked_now |= contents
+        self._left_now |= contents - self.answers.keys()
+
+    def _forget(self, content: str) -> Answer | None:
         answer = self.answers.pop(content, None)
         if answer is not None:
             self.counts[answer.label] -= 1
+            if content in self._asked_now:
+                self._left_now.add(content)
+        return answer
 
     def _rename(self, name: str, to: str) -> None:
         """Keep the place of the class, or give its answers to the other one."""
@@ -255,6 +315,7 @@ class Journal:
             if answer.label == name:
                 self.answers[content] = replace(answer, label=to)
                 self.ever.add((answer.path, to))
+        self.opinions.rename(name, to)
         self.counts[to] += self.counts.pop(name, 0)
         if to in self.classes:
             self.classes.remove(name)

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +19,7 @@ from alprune.data.image_cache.decode import Decoder
 from alprune.data.mosaic import mosaic
 from alprune.errors import DataError, printable, quoted
 from alprune.labelling.journal import Answer, Query
+from alprune.labelling.opinions import Opinions
 from alprune.labelling.read_answers import Given, read_answers
 from alprune.loop import csv_tables
 from alprune.loop.csv_tables import from_cell, to_cell
@@ -29,6 +30,7 @@ SHEET = "queries.png"
 TASKS = "label-studio.json"
 INTERFACE = "label-studio.xml"
 LABELS = "labels.csv"
+DISAGREEMENTS = "disagreements.csv"
 _TILE = 160  # pixels of a picture in the contact sheet
 _GAP = 8  # pixels between pictures
 _CAPTION = 18
@@ -131,8 +133,23 @@ def table(queries: Sequence[Query]) -> bytes:
 def labels_table(answers: Sequence[Answer]) -> bytes:
     """Return labels.csv: the labels, by path, without skips."""
     told = sorted((a for a in answers if a.label is not None), key=lambda answer: answer.path)
-    rows = [(a.path, a.label, a.round, "yes" if a.held else "", a.content) for a in told]
-    return _csv([("path", "label", "round", "held_out", "content"), *rows])
+    rows = [(a.path, a.label, a.round, "yes" if a.held else "", a.content, a.user) for a in told]
+    return _csv([("path", "label", "round", "held_out", "content", "user"), *rows])
+
+
+def disagreements_table(answers: Mapping[str, Answer], opinions: Opinions) -> bytes:
+    """Return disagreements.csv: what two people answered differently, settled or not."""
+    rows = []
+    for content, given in opinions.disagreements():
+        if (answer := answers.get(content)) is not None:
+            said = "; ".join(f"{who}: {_label(label)}" for who, label in given.items())
+            settled = "" if content in opinions.unsettled else "yes"
+            rows.append((answer.path, _label(answer.label), said, settled))
+    return _csv([("path", "label", "answers", "settled"), *sorted(rows)])
+
+
+def _label(label: str | None) -> str:
+    return "skip" if label is None else label
 
 
 def _csv(rows: Sequence[tuple[Any, ...]]) -> bytes:
@@ -227,12 +244,14 @@ def _tile(decode: Decoder, root: Path, path: str, follow_links: bool) -> Image.I
 
 
 __all__ = [
+    "DISAGREEMENTS",
     "INTERFACE",
     "LABELS",
     "QUERIES",
     "SHEET",
     "TASKS",
     "contact_sheet",
+    "disagreements_table",
     "is_written",
     "labels_table",
     "place_of",

@@ -13,6 +13,7 @@ from alprune.data import Splits
 from alprune.labelling.images import Changes, ImagePool
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.network import Network
+from alprune.labelling.opinions import Agreement
 from alprune.loop.active_learner import ActiveLearner, Setting
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import pruning_fields, write_learner
@@ -41,6 +42,7 @@ class Round:
         learnt: Measured accuracy of the learner, see `alprune.labelling.accuracy`; empty before
             there is one.
         changes: Of the folder since the round before.
+        agreement: Of people who answered the same images; None where nobody did.
     """
 
     number: int
@@ -52,6 +54,7 @@ class Round:
     classes: tuple[str, ...]
     learnt: Mapping[str, Any] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
+    agreement: Agreement | None = None
 
     def __iter__(self) -> Iterator[Query]:
         return iter(self.queries)

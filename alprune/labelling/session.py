@@ -93,7 +93,12 @@ class Asking:
         if hand_out and not question_files.is_written(self.path, journal.pending):
             self._write_round()
         return Round(
-            journal.round, tuple(there), True, classes=tuple(journal.offered), **journal.asked
+            journal.round,
+            tuple(there),
+            True,
+            classes=tuple(journal.offered),
+            agreement=journal.opinions.agreement(),
+            **journal.asked,
         )
 
     def _is_there(self, query: Query) -> bool:
@@ -148,6 +153,7 @@ class Asking:
                 tuple(self.journal.offered),
                 learnt,
                 prepared.images.changes,
+                self.journal.opinions.agreement(),
             )
         if hand_out:
             self._write_round()
@@ -163,6 +169,7 @@ class Asking:
         encoding: str | None = None,
         label_column: str | None = None,
         by: str = "python",
+        user: str = "",
     ) -> Told:
         """Take labels: all of them, or none if something is not right.
 
@@ -175,6 +182,7 @@ class Asking:
             encoding: Of a file that is not UTF-8, such as cp1251 or shift_jis.
             label_column: Column or Label Studio control that holds the label of a file.
             by: Where they come from, for the record.
+            user: Who answers, for the record.
 
         Returns:
             What was taken; it is on the disk.
@@ -188,7 +196,7 @@ class Asking:
             answers = [_given(str(path), label) for path, label in answers.items()]
         with self.lock:
             checker = self._checker(self._identify if unasked else _nowhere)
-            return checker.take(answers, Rules(new_classes, replace, unasked), by)
+            return checker.take(answers, Rules(new_classes, replace, unasked, user), by)
 
     def _checker(self, identify: Callable[[str], str | None]) -> AnswerChecker:
         return AnswerChecker(self.journal, self.root, identify, self._every_path)
@@ -223,16 +231,37 @@ class Asking:
         with self.lock:
             self.journal.more(queries)
 
+    def set_overlap(self, percent: float) -> None:
+        """Have a share of the images answered by two people from now on, 0 to 100 percent."""
+        with self.lock:
+            if percent != self.journal.overlap:
+                self.journal.set_overlap(percent)
+
     def declare(self, classes: Iterable[str]) -> None:
         """Name classes before there are labels of them."""
         with self.lock:
             self.journal.declare(declared(classes, self.journal.classes))
 
+    def source_of_class(self, name: str) -> str | None:
+        """Say which folder or data set a class comes from; None if people named it."""
+        dataset = self.config.dataset
+        if not dataset.startswith("folder:"):
+            return f"the data set {dataset!r}" if name in self._loaded().train.classes else None
+        folders = (self.root / name, self.root / "train" / name)
+        return next((f"the folder {str(path)!r}" for path in folders if path.is_dir()), None)
+
     def write_labels(self) -> None:
-        """Write labels.csv: all labels so far."""
+        """Write labels.csv: all labels so far; disagreements.csv where people were compared."""
         with self.lock:
             answers = list(self.journal.answers.values())
             question_files.write_labels(self._folder, answers, self.journal.ever)
+            if self.journal.opinions.agreement() is not None:
+                content = question_files.disagreements_table(
+                    self.journal.answers, self.journal.opinions
+                )
+                path = self.path / question_files.DISAGREEMENTS
+                if not path.is_file() or path.read_bytes() != content:
+                    self._folder.write(path.name, content)
 
     def _write_round(self) -> None:
         question_files.write_round(

@@ -318,7 +318,7 @@ def test_labels_are_in_a_table_by_path(tmp_path):
         asking.tell({query.path: "-5" for query in asked.queries[:8]})
         asking.tell({asked.queries[8].path: None})
     rows = list(csv.reader(io.StringIO((tmp_path / "run/labels.csv").read_text("utf-8-sig"))))
-    assert rows[0] == ["path", "label", "round", "held_out", "content"]
+    assert rows[0] == ["path", "label", "round", "held_out", "content", "user"]
     assert len(rows) == 9 and {row[1] for row in rows[1:]} == {"'-5"}  # text to a spreadsheet
     with open_asking(tmp_path / "run") as asking:
         assert asking.tell(tmp_path / "run" / "labels.csv").known == 8

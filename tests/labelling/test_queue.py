@@ -236,7 +236,7 @@ def test_classes_that_have_labels_or_a_folder_are_not_removed(queue, asking):
     for name in ("", "unlabelled", "a\nb", "x" * 101):
         with pytest.raises(ConfigError, match="cannot name a class"):
             queue.rename_class("light", name)
-    with pytest.raises(ConfigError, match="no class 'cow'"):
+    with pytest.raises(ConfigError, match="unknown class 'cow'"):
         queue.rename_class("cow", "x")
 
 

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 from alprune.errors import AlpruneError, StoreError
 from alprune.labelling.web.access import Access
 from alprune.labelling.web.connections import REQUEST_BYTES
+from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import LabelQueue
@@ -18,6 +19,8 @@ _FILES = {"page.css": "text/css", **dict.fromkeys(
     ("main.js", "common.js", "label.js", "grid.js", "review.js", "map.js", "join.js"),
     "text/javascript",
 )}  # fmt: skip
+_NONE = type(None)
+_WINDOW_LETTERS = 40
 _COOKIE_S = 30 * 86_400  # it is worth nothing once the server has ended
 _ORIGIN_HINT = "If it is yours: start alprune label with --origin and the address in the browser."
 _PUBLIC = ("join_page", "join", "file")  # what a browser gets that has not joined
@@ -46,16 +49,16 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
     @app.before_request
     def guard() -> Response | tuple[Response, int] | None:
         if not access.knows_host(request.host):
-            return _refused(f"this server is not known as {request.host!r}. {_ORIGIN_HINT}")
+            return _refused(f"This server is not known as {request.host!r}. {_ORIGIN_HINT}")
         if not access.knows_origin(request.headers.get("Origin"), request.host):
-            return _refused(f"the request comes from another page. {_ORIGIN_HINT}")
+            return _refused(f"The request comes from another page. {_ORIGIN_HINT}")
         g.session = access.session(request.cookies.get(access.cookie))
         if g.session is not None or request.endpoint in _PUBLIC:
             return None
         if request.path == "/" and request.method == "GET":
             return Response(joining, mimetype="text/html")
         return _refused(
-            "this browser has not joined, or alprune label was started again. Open the address "
+            "This browser has not joined, or alprune label was started again. Open the address "
             "that it prints. Saved answers are safe."
         )
 
@@ -79,7 +82,7 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
         value = access.join(sent["token"], sent["name"])
         if value is None:
             return _refused(
-                "this address was used before, or is that of an earlier start. Open the one that "
+                "This address was used before, or is that of an earlier start. Open the one that "
                 "alprune label prints in the terminal."
             )
         answer = jsonify({"joined": bool(value)})
@@ -107,11 +110,11 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
 
     @app.get("/state")
     def state() -> Response:
-        return jsonify(queue.state())
+        return jsonify(queue.state(client()))
 
     @app.get("/answered/<int:number>")
     def answered(number: int) -> Response:
-        return jsonify(queue.described(number))
+        return jsonify(queue.described(number, client()))
 
     @app.get("/<any(image, thumb):kind>/<int:number>")
     def image(kind: str, number: int) -> Response:
@@ -141,41 +144,50 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
 
     @app.post("/answers")
     def answers() -> Response:
-        sent = _sent(labels=list, set_aside=(list, type(None)))
+        sent = _sent(
+            labels=list, set_aside=(list, _NONE), fresh=(bool, _NONE), review=(bool, _NONE)
+        )
         labels = _labels(sent["labels"])
         aside = _numbers(sent["set_aside"] or [])
-        queue.answer(labels)
+        flags = {name: bool(sent[name]) for name in ("fresh", "review")}
+        notice = queue.answer(labels, client(), **flags)
         if aside:
-            queue.set_aside(aside)
+            queue.set_aside(aside, client())
             for name in {name for name in labels.values() if name is not None}:
                 overview.passed(name, aside)
-        return jsonify(queue.state())
+        return jsonify(queue.state(client()) | {"notice": notice})
+
+    @app.post("/leave")
+    def leave() -> Response:
+        _sent()
+        queue.leave(client())
+        return jsonify({})
 
     @app.post("/undo")
     def undo() -> Response:
         _sent()
-        queue.undo()
-        return jsonify(queue.state())
+        queue.undo(client())
+        return jsonify(queue.state(client()))
 
     @app.post("/class")
     def add_class() -> Response:
-        queue.add_class(_sent(name=str)["name"])
-        return jsonify(queue.state())
+        queue.add_class(_sent(name=str)["name"], client())
+        return jsonify(queue.state(client()))
 
     @app.post("/rename")
     def rename() -> Response:
         queue.rename_class(**_sent(name=str, to=str))
-        return jsonify(queue.state())
+        return jsonify(queue.state(client()))
 
     @app.post("/remove")
     def remove() -> Response:
         queue.remove_class(_sent(name=str)["name"])
-        return jsonify(queue.state())
+        return jsonify(queue.state(client()))
 
     @app.post("/key")
     def key() -> Response:
         queue.assign_key(**_sent(name=str, key=str))
-        return jsonify(queue.state())
+        return jsonify(queue.state(client()))
 
     @app.errorhandler(AlpruneError)
     def mendable(error: AlpruneError) -> tuple[Response, int]:
@@ -187,6 +199,12 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
         return jsonify({"error": f"{code} {error.name}"}), code
 
     return app
+
+
+def client() -> Client:
+    """Return who sends the request."""
+    window = request.headers.get("X-Window", "")[:_WINDOW_LETTERS]
+    return Client(g.session.key, g.session.user, f"{g.session.key} {window}")
 
 
 def _refused(why: str) -> tuple[Response, int]:
@@ -202,7 +220,7 @@ def _sent(**kinds: Any) -> dict[str, Any]:
     if not isinstance(sent, dict) or not sent.keys() <= kinds.keys():
         abort(400)
     for name, kind in kinds.items():
-        if not isinstance(sent.setdefault(name), kind) or isinstance(sent[name], bool):
+        if not isinstance(sent.setdefault(name), kind):
             abort(400)
     return sent
 

@@ -6,6 +6,7 @@ from typing import Any
 from alprune.errors import DataError
 from alprune.labelling import Asking, Query
 from alprune.labelling.insight import Insight
+from alprune.labelling.journal import Answer
 from alprune.labelling.web.queue import LabelQueue
 
 _TILES = 24  # images in a grid
@@ -77,48 +78,55 @@ class Overview:
 
         Args:
             name: Of a class; empty: all.
-            order: "suspect" or "newest".
+            order: "suspect", "newest", or "disagreements" for what two people answered
+                differently and nobody has settled.
             start: Place of the first one in that order.
         """
+        journal = self._asking.journal
         with self._asking.lock:
-            checked = self._insight.checked
-            some = [
-                answer
-                for answer in reversed(self._asking.journal.answers.values())
-                if answer.label is not None and name in ("", answer.label)
-            ]
-
-            def wrong(content: str, label: str | None) -> bool:
-                found = checked.get(content)
-                return found is not None and found.wrong and found.predicted != label
-
-            if order == "suspect":
-                some.sort(
-                    key=lambda answer: (
-                        not wrong(answer.content, answer.label),
-                        checked[answer.content].quality if answer.content in checked else 1.0,
-                    )
-                )
+            some = [answer for answer in self._in_order(order) if name in ("", answer.label)]
+            opinions = journal.opinions.of if order == "disagreements" else {}
             shown = []
             for answer in some[start : start + _PAGE]:
-                found = checked.get(answer.content)
+                found = self._insight.checked.get(answer.content)
                 shown.append(
                     {
                         "number": self._queue.number(Query(answer.path, answer.content, "")),
                         "path": answer.path,
                         "label": answer.label,
                         "user": answer.user,
+                        "answers": opinions.get(answer.content),
                         "predicted": None if found is None else found.predicted,
                         "probability": None if found is None else found.probability,
-                        "suspect": wrong(answer.content, answer.label),
+                        "suspect": self._wrong(answer),
                     }
                 )
             return {
                 "images": shown,
                 "total": len(some),
-                "suspects": sum(wrong(answer.content, answer.label) for answer in some),
+                "suspects": sum(map(self._wrong, some)),
                 "checked": self._insight.complete,
             }
+
+    def _in_order(self, order: str) -> list[Answer]:
+        journal = self._asking.journal
+        if order == "disagreements":
+            contents = journal.opinions.unsettled
+            return [journal.answers[c] for c in contents if c in journal.answers]
+        some = [answer for answer in reversed(journal.answers.values()) if answer.label is not None]
+        if order == "suspect":
+            checked = self._insight.checked
+            some.sort(
+                key=lambda answer: (
+                    not self._wrong(answer),
+                    checked[answer.content].quality if answer.content in checked else 1.0,
+                )
+            )
+        return some
+
+    def _wrong(self, answer: Answer) -> bool:
+        found = self._insight.checked.get(answer.content)
+        return found is not None and found.wrong and found.predicted != answer.label
 
     def map(self) -> dict[str, Any]:
         """Return the places of all images, with the classes of those that are labelled."""

@@ -1,48 +1,51 @@
 """The images that people are asked about, one at a time or several; their answers; the way back."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from alprune.data.names import is_name, is_unlabelled
-from alprune.errors import ConfigError, DataError
+from alprune.errors import DataError, StoreError
 from alprune.labelling import Asking, Query
 from alprune.labelling.accuracy import in_words
+from alprune.labelling.classes import (
+    assign_key,
+    keys_of,
+    merge_classes,
+    remove_class,
+    rename_class,
+)
 from alprune.labelling.journal import Answer
-from alprune.labelling.learning_curve import Measured, expected_gain
 from alprune.labelling.rounds import Prepared, Round
+from alprune.labelling.web.leases import Client, Leases
+from alprune.labelling.web.prospects import Prospects
+from alprune.labelling.web.second_looks import SecondLooks
+from alprune.labelling.web.steps import Step, changed_since, opinion, take_back
 
 _AHEAD = 8  # images that a browser may load in advance
 _LATEST = 200  # answers that one can go back to
 _PATIENCE = 2  # the learner begins again once this part of a round is answered
-_NEXT = 50  # labels for which the gain is expected, at least: a round of few brings little
-_LITTLE = 0.01  # gain of accuracy below which more labels are hardly worth their time
 _CONFIDENT = 0.7  # probability from which a guess is shown without being asked for
 _SHOWN = ("", "guess", "alike", "map")  # why an image is here that nobody was asked about
-_KEYS = "1234567890qwertyuiopdfhjklxcvbm"  # without a, g, n, s and z, which do other things
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Answers given here at once, and what was known before them."""
-
-    contents: tuple[str, ...]
-    before: tuple[Answer | None, ...]
-    new_class: str | None = None
+_SOMEBODY = Client()  # where nobody tells people apart
 
 
 class LabelQueue:
     """Hands out images and takes the answers; several threads may use it.
 
     Images have numbers, in the order in which they came here; no path is ever taken from outside.
+    Each window has images of its own. An image that was chosen for two people goes to a second one
+    as soon as it has its first answer.
 
     Args:
         asking: The folder. Its lock guards the queue as well.
 
     Attributes:
-        message: What the person should know; empty if nothing.
+        message: What people should know; empty if nothing.
         working: What the learner is doing, in words; empty while it rests.
     """
 
@@ -50,11 +53,14 @@ class LabelQueue:
         self._asking = asking
         self._queries: list[Query] = []
         self._numbers: dict[str, int] = {}  # by content
-        self._waiting: dict[int, None] = {}  # in order
-        self._steps: list[_Step] = []
+        self._waiting: OrderedDict[int, None] = OrderedDict()
+        self._leases = Leases()
+        self._seconds = SecondLooks(asking, self.number)
+        self._steps: dict[str, list[Step]] = {}  # by session
+        self._new_class: dict[str, str] = {}  # by session: one that nobody has used yet
+        self._prospects = Prospects(asking)
         self._spare: list[Query] = []
         self._alike: Mapping[str, Sequence[Query]] = {}
-        self._new_class: str | None = None
         self._fresh = 0
         self._pool = 0
         self._in_folders = 0
@@ -77,17 +83,16 @@ class LabelQueue:
             return number
 
     def put(self, asked: Round) -> None:
-        """Lay out a round; the image that is looked at stays in front."""
+        """Lay out a round; the images that people look at stay in front."""
         with self._asking.lock:
-            looked_at = next(iter(self._waiting), None)
+            looked_at = [n for n in self._leases.fronts() if n in self._waiting]
             numbers = [self.number(query) for query in asked.queries]
-            front = [] if looked_at is None else [looked_at]
-            self._waiting = dict.fromkeys([*front, *numbers])
+            self._leases.keep_fronts()
+            self._waiting = OrderedDict.fromkeys([*looked_at, *numbers])
             self._pool, self._in_folders = asked.pool, asked.in_folders
             self._learnt = asked.learnt
             if asked.again:  # of an earlier day, with answers that nothing was learnt from yet
-                journal = self._asking.journal
-                self._fresh = len(journal.pending) - len(journal.open)
+                self._fresh = self._asking.journal.asked_now - self._asking.journal.left_now
 
     def stock(self, prepared: Prepared, alike: Mapping[str, Sequence[Query]] | None = None) -> None:
         """Keep what the round's preparation found.
@@ -107,12 +112,27 @@ class LabelQueue:
                 for i in today.open[order].tolist()
             ]
 
-    def answer(self, labels: Mapping[int, str | None], user: str = "") -> None:
+    def answer(
+        self,
+        labels: Mapping[int, str | None],
+        client: Client = _SOMEBODY,
+        *,
+        review: bool = False,
+        fresh: bool = False,
+    ) -> str:
         """Take labels, all or none; they are on the disk when this returns.
+
+        A label is replaced by a later one of the same person, or of the review. What a second
+        person answers first-hand is kept beside it, to be compared.
 
         Args:
             labels: `{image: class}`; None: nobody can tell.
-            user: Who answers.
+            client: Who answers.
+            review: Whether the person saw the answer that there was.
+            fresh: Whether the person saw that there was none.
+
+        Returns:
+            What the person should know; empty if nothing.
 
         Raises:
             DataError: There is no such image or class.
@@ -121,7 +141,7 @@ class LabelQueue:
         journal = self._asking.journal
         with self._asking.lock:
             offered = set(journal.offered)
-            answers = []
+            answers, seconds, changed = [], [], []
             for number, label in labels.items():
                 query = self.query(number)
                 if query is None:
@@ -131,47 +151,84 @@ class LabelQueue:
                 earlier = journal.answers.get(query.content)
                 held = earlier.held if earlier and earlier.label else query.why == "random"
                 held = held and label is not None
-                answers.append(Answer(query.path, query.content, label, journal.round, held, user))
-            before = tuple(journal.answers.get(answer.content) for answer in answers)
-            journal.tell(answers, by="page")
-            contents = tuple(answer.content for answer in answers)
-            self._steps.append(_Step(contents, before, self._new_class))
-            self._new_class = None
+                user = client.user
+                answer = Answer(query.path, query.content, label, journal.round, held, user)
+                if not review and earlier and user and earlier.user not in ("", user):
+                    seconds.append(answer)
+                elif not (fresh and earlier and earlier.label == label):  # sent once more
+                    answers.append(answer)
+                    if fresh and earlier:
+                        changed.append(f"{query.path} was {_said(earlier.label)}")
+            before = {a.content: journal.answers.get(a.content) for a in answers}
+            own = {a.content: opinion(journal, a.content, client.user) for a in seconds}
+            journal.tell(answers, by="review" if review else "page", seconds=seconds)
+            if answers or seconds:
+                after = {answer.content: answer for answer in answers}
+                new_class = self._new_class.pop(client.session, None)
+                step = Step(before, after, own, new_class)
+                self._steps.setdefault(client.session, []).append(step)
             for number in labels:
-                self._waiting.pop(number, None)
-            self._fresh += sum(answer is None for answer in before)
-            if not self._waiting:
-                self._refill()
+                self._done_with(number)
+            self._fresh += sum(answer is None for answer in before.values())
+            if not changed:
+                return ""
+            return f"Answered in another window meanwhile: {'; '.join(changed[:3])}. Yours holds."
 
-    def undo(self) -> None:
-        """Take back the last answers given here, and a class that came with them."""
+    def undo(self, client: Client = _SOMEBODY) -> None:
+        """Take back a person's last answers, and a class that came with them.
+
+        Raises:
+            DataError: Somebody else has answered one of the images since.
+        """
         journal = self._asking.journal
         with self._asking.lock:
-            if not self._steps:
+            if (unused := self._new_class.pop(client.session, None)) is not None:
+                if not journal.counts[unused]:
+                    journal.remove(unused)
                 return
-            step = self._steps[-1]
-            pairs = list(zip(step.contents, step.before, strict=True))
-            journal.tell(
-                [answer for _, answer in pairs if answer is not None],
-                withdrawn=[content for content, answer in pairs if answer is None],
-                by="page",
-            )
-            self._steps.pop()
+            steps = self._steps.get(client.session)
+            if not steps:
+                return
+            step = steps[-1]
+            if (who := changed_since(journal, step)) is not None:
+                steps.pop()
+                raise DataError(f"{who} has changed that answer since: it stays.")
+            take_back(journal, step, client.user)
+            steps.pop()
             if step.new_class is not None and not journal.counts[step.new_class]:
-                journal.remove(step.new_class)
+                with suppress(StoreError):  # the answers are taken back; the class can wait
+                    journal.remove(step.new_class)
             numbers = [self._numbers[content] for content in step.contents]
-            self._waiting = dict.fromkeys([*numbers, *self._waiting])
-            self._fresh = max(0, self._fresh - sum(answer is None for answer in step.before))
+            open_ = [n for n in numbers if self._queries[n].content not in journal.answers]
+            for number in reversed(open_):
+                self._waiting[number] = None
+                self._waiting.move_to_end(number, last=False)
+            for number in numbers:
+                self._seconds.look_at(self._queries[number])
+            self._leases.put(client.window, 0, [n for n in numbers if self._shows(n, client)])
+            self._fresh = max(0, self._fresh - sum(a is None for a in step.before.values()))
 
-    def set_aside(self, numbers: Sequence[int]) -> None:
+    def _done_with(self, number: int) -> None:
+        """Keep an answered image from being shown again, unless a second person is to see it."""
+        self._waiting.pop(number, None)
+        self._leases.release(number)
+        self._seconds.look_at(self._queries[number])
+
+    def set_aside(self, numbers: Sequence[int], client: Client = _SOMEBODY) -> None:
         """Ask about images next, one at a time: a person said that the guess is wrong."""
         known = self._asking.journal.answers
         with self._asking.lock:
             some = [n for n in numbers if (q := self.query(n)) and q.content not in known]
-            waiting = list(self._waiting)
-            self._waiting = dict.fromkeys([*waiting[:1], *some, *waiting[1:]])
+            self._share(client)
+            self._waiting.update(dict.fromkeys(some))
+            self._leases.put(client.window, 1, some)
 
-    def add_class(self, name: str) -> None:
+    def leave(self, client: Client) -> None:
+        """Share out the images of a window that was closed."""
+        with self._asking.lock:
+            self._leases.leave(client.window)
+
+    def add_class(self, name: str, client: Client = _SOMEBODY) -> None:
         """Add a class.
 
         Raises:
@@ -180,60 +237,26 @@ class LabelQueue:
         with self._asking.lock:
             new = name.strip() not in self._asking.journal.classes
             self._asking.declare([name.strip()])
-            self._new_class = name.strip() if new else None
+            if new:
+                self._new_class[client.session] = name.strip()
 
     def rename_class(self, name: str, to: str) -> None:
-        """Rename a class, or merge it into another one.
+        """Rename a class, or merge it into one that has the new name already.
 
         Raises:
-            ConfigError: There is no such class, its name is that of a folder, or the new one is
-                not a name.
+            ConfigError: As from `rename_class` and `merge_classes` of `alprune.labelling.classes`.
         """
-        to = to.strip()
         with self._asking.lock:
-            self._check_class(name)
-            if not is_name(to) or is_unlabelled(to):
-                raise ConfigError(f"{to!r} cannot name a class.")
-            if name != to:
-                self._asking.journal.rename(name, to)
+            merges = to.strip() != name and to.strip() in self._asking.journal.offered
+            (merge_classes if merges else rename_class)(self._asking, name, to.strip())
 
     def remove_class(self, name: str) -> None:
-        """Remove a class without labels.
-
-        Raises:
-            ConfigError: There is no such class, it has labels, or its name is that of a folder.
-        """
-        with self._asking.lock:
-            self._check_class(name)
-            if count := self._asking.journal.counts[name]:
-                raise ConfigError(
-                    f"class {name!r} has {count} label(s). Rename it to the class that they should "
-                    "have, or correct them first."
-                )
-            self._asking.journal.remove(name)
+        """Remove a class without labels, as `alprune.labelling.classes.remove_class`."""
+        remove_class(self._asking, name)
 
     def assign_key(self, name: str, key: str) -> None:
-        """Assign a key to a class; another class loses it.
-
-        Raises:
-            ConfigError: There is no such class, or the key cannot be assigned.
-        """
-        with self._asking.lock:
-            if name not in self._asking.journal.offered:
-                raise ConfigError(f"there is no class {name!r}.")
-            if key and (len(key) > 1 or key not in _KEYS):
-                raise ConfigError(f"key {key!r} cannot be assigned; these can: {' '.join(_KEYS)}.")
-            self._asking.journal.assign(name, key)
-
-    def _check_class(self, name: str) -> None:
-        if name not in self._asking.journal.offered:
-            raise ConfigError(f"there is no class {name!r}.")
-        for folder in (self._asking.root, self._asking.root / "train"):
-            if (folder / name).is_dir():
-                raise ConfigError(
-                    f"class {name!r} is that of the folder {str(folder / name)!r}: rename or move "
-                    "the folder instead."
-                )
+        """Assign a key to a class, as `alprune.labelling.classes.assign_key`."""
+        assign_key(self._asking, name, key)
 
     @property
     def due(self) -> bool:
@@ -247,8 +270,8 @@ class LabelQueue:
         with self._asking.lock:
             self._fresh = 0
 
-    def described(self, number: int) -> dict[str, Any]:
-        """Describe an image for the page, JSON values.
+    def described(self, number: int, client: Client = _SOMEBODY) -> dict[str, Any]:
+        """Describe an image for the page, JSON values; what others answered is not shown.
 
         Raises:
             DataError: There is none of this number.
@@ -258,6 +281,11 @@ class LabelQueue:
             if query is None:
                 raise DataError(f"there is no image {number} here.")
             answer, guess = self._asking.journal.answers.get(query.content), None
+            own = opinion(self._asking.journal, query.content, client.user)
+            if own and answer is not None:
+                answer = replace(answer, label=own[0], user=client.user)
+            elif answer is not None and client.user and answer.user not in ("", client.user):
+                answer = None
             if query.guess is not None:
                 sure = query.probability or 0.0
                 guess = {
@@ -274,69 +302,61 @@ class LabelQueue:
                 "also": [self.number(other) for other in self._alike_open(query)],
             }
 
-    def state(self) -> dict[str, Any]:
-        """Describe what the page shows, JSON values."""
+    def state(self, client: Client = _SOMEBODY) -> dict[str, Any]:
+        """Describe what the page shows a person, JSON values."""
         with self._asking.lock:
             journal = self._asking.journal
-            waiting = [number for number, _ in zip(self._waiting, range(_AHEAD + 1), strict=False)]
-            shown = [self.described(number) for number in waiting]
-            done = len(journal.pending) - len(journal.open)
+            shown = [self.described(number, client) for number in self._share(client)]
             known = sum(journal.counts.values()) - journal.counts[None]
+            here = len(self._steps.get(client.session, ())) + (client.session in self._new_class)
+            agreement = journal.opinions.agreement()
+            done = journal.asked_now - journal.left_now
             return {
                 "image": shown[0] if shown else None,
                 "ahead": shown[1:],
-                "past": [self._known_number(answer) for answer in journal.latest(_LATEST)],
-                "round": {"number": journal.round, "done": done, "of": len(journal.pending)},
-                "classes": self._classes(),
+                "past": [
+                    self._known_number(answer) for answer in journal.latest(_LATEST, client.user)
+                ],
+                "round": {"number": journal.round, "done": done, "of": journal.asked_now},
+                "classes": [
+                    {"name": name, "count": journal.counts[name], "key": key}
+                    for name, key in keys_of(journal).items()
+                ],
                 "labelled": self._in_folders + known,
                 "skipped": journal.counts[None],
                 "pool": self._pool,
-                "here": len(self._steps),
+                "here": here,
+                "user": client.user,
+                "people": {name: len(given) for name, given in journal.opinions.by.items()},
+                "agreement": None
+                if agreement is None
+                else asdict(agreement) | {"said": str(agreement)},
                 "learnt": in_words(self._learnt),
                 "working": self.working,
                 "message": self.message,
-                **self._prospects(),
+                **self._prospects.state(),
             }
+
+    def _share(self, client: Client) -> Sequence[int]:
+        """Return the images of a window, the one in front first."""
+        windows = self._leases.hear(client.window)
+        most = max(1, min(_AHEAD + 1, len(self._waiting) // windows))
+        for _ in range(2):
+            offered = _alternate(self._seconds.offered(client.user), iter(self._waiting))
+            mine = _Shown(self, client)
+            self._leases.share(client.window, mine, offered, most)
+            if held := self._leases.of(client.window):
+                return held
+            with suppress(StoreError):  # a full disk: people can still correct answers
+                self._refill()
+        return ()
+
+    def _shows(self, number: int, client: Client) -> bool:
+        return number in self._waiting or self._seconds.has(number, client.user)
 
     def _known_number(self, answer: Answer) -> int:
         number = self._numbers.get(answer.content)
         return self.number(Query(answer.path, answer.content, "")) if number is None else number
-
-    def _classes(self) -> list[dict[str, Any]]:
-        journal = self._asking.journal
-        names, keys = journal.offered, dict(journal.keys)
-        free = iter(key for key in _KEYS if key not in keys.values())
-        for name in names:  # a key stays with its class, also when others come and go
-            if name not in keys and (key := next(free, None)):
-                keys[name] = key
-        return [{"name": n, "count": journal.counts[n], "key": keys.get(n, "")} for n in names]
-
-    def _prospects(self) -> dict[str, Any]:
-        """Return the accuracy so far, and what more labels are expected to bring."""
-        curve, rounds = [], []
-        for asked in self._asking.journal.measured:
-            found = asked["learnt"].get("held_out_accuracy")
-            if found:
-                rounds.append(Measured(asked["labelled"], found["right"], found["of"]))
-                curve.append(
-                    {
-                        "labels": asked["labelled"],
-                        "value": found["accuracy"],
-                        "low": found["low"],
-                        "high": found["high"],
-                    }
-                )
-        gain = expected_gain(rounds, max(_NEXT, self._asking.config.query_size))
-        little = gain is not None and gain.high < _LITTLE
-        return {
-            "stop": f"the next {gain.labels} labels are expected to bring less than "
-            f"{100 * _LITTLE:g} points: it may be time to stop"
-            if gain is not None and little
-            else "",
-            "accuracy": curve[-1] if curve else None,
-            "curve": curve,
-            "expected": None if gain is None else asdict(gain),
-        }
 
     def _alike_open(self, query: Query) -> list[Query]:
         known = self._asking.journal.answers
@@ -350,7 +370,28 @@ class LabelQueue:
         if few:
             self._spare = spare[len(few) :]
             self._asking.ask_meanwhile(few)
-            self._waiting = dict.fromkeys(self.number(query) for query in few)
+            self._waiting.update(dict.fromkeys(self.number(query) for query in few))
+
+
+class _Shown:
+    """The images that a window may show, for `in`."""
+
+    def __init__(self, queue: LabelQueue, client: Client) -> None:
+        self._queue, self._client = queue, client
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self._queue._shows(number, self._client)
+
+
+def _alternate(first: Iterator[int], second: Iterator[int]) -> Iterator[int]:
+    for number in first:
+        yield number
+        yield from itertools.islice(second, 1)
+    yield from second
+
+
+def _said(label: str | None) -> str:
+    return "skipped" if label is None else f"labelled {label!r}"
 
 
 __all__ = ["LabelQueue"]

@@ -1,11 +1,15 @@
 // What the views share: the state of the server, requests, messages.
 export const $ = (id) => document.getElementById(id);
 
+const TOLD_MS = 10_000;
 export const shared = {state: null, view: "label", listeners: []};
 
-export async function send(what, body) {
-  const options = body === undefined ? {} : {
-    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body),
+// Each window gets images of its own, so that two windows or people do not answer the same one.
+const WINDOW = {"X-Window": Math.random().toString(36).slice(2)};
+
+export async function send(what, body, more = {}) {
+  const options = body === undefined ? {headers: WINDOW} : {
+    method: "POST", headers: {...WINDOW, "Content-Type": "application/json"}, body: JSON.stringify(body), ...more,
   };
   let response;
   try {
@@ -22,14 +26,20 @@ export async function send(what, body) {
 export function take(state) {
   shared.state = state;
   for (const listener of shared.listeners) listener(state);
-  say("");
+  say(state.notice || "");
 }
 
+// What a person is told stays for a while, though the state is fetched meanwhile.
+let told = "", until = 0;
+
 export function say(text) {
-  const all = text || (shared.state && shared.state.message) || "";
+  if (text) [told, until] = [text, Date.now() + TOLD_MS];
+  const all = (Date.now() < until ? told : "") || (shared.state && shared.state.message) || "";
   if ($("note").textContent !== all) $("note").textContent = all;
   $("note").hidden = !all;
 }
+
+export function unsay() { until = 0; }
 
 export function hear(text) { $("heard").textContent = text; }
 

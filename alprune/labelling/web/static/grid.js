@@ -42,7 +42,7 @@ export async function done() {
   try {
     take(await send("answers", {
       labels: right.map((entry) => ({number: Number(entry.dataset.number), label})),
-      set_aside: wrong.map((entry) => Number(entry.dataset.number)),
+      set_aside: wrong.map((entry) => Number(entry.dataset.number)), fresh: true,
     }));
     hear(`${right.length} images labelled as ${label}.`);
     await open(label);

@@ -1,5 +1,5 @@
 // One image at a time. An answer advances at once; what is sent is confirmed in order behind it.
-import {$, hear, percent, say, send, shared, take, element} from "./common.js";
+import {$, hear, percent, say, send, shared, take, element, unsay} from "./common.js";
 
 let upcoming = [];    // images to come; the first is on the stage, unless an answer is revisited
 let revisited = null; // the image of an earlier answer that is on the stage
@@ -17,6 +17,9 @@ export function receive(state) {
   const images = [state.image, ...state.ahead].filter((image) => image && !given.has(image.number));
   const first = upcoming[0];
   upcoming = images;
+  if (first && !given.has(first.number) && !images.some((image) => image.number === first.number)) {
+    say("The image that was here went to somebody else. This is another one.");
+  }
   // The image that a person looks at stays in front.
   if (first && !given.has(first.number) && images.some((image) => image.number === first.number)) {
     upcoming = [images.find((image) => image.number === first.number),
@@ -35,7 +38,8 @@ function show() {
   }
   stage.hidden = !image;
   $("waiting").hidden = Boolean(image);
-  $("waiting").textContent = state.message || (state.working ? `${state.working}...` : "Loading...");
+  $("waiting").textContent = state.message || (state.working ? `${state.working}...`
+    : state.round.done < state.round.of ? "Others have the last images of this round. New ones come soon." : "Loading...");
   $("caption").textContent = image ? image.path : "";
   $("past").hidden = !revisited;
   for (const next of upcoming.slice(1)) new Image().src = `image/${next.number}`;
@@ -79,6 +83,7 @@ export function answer(label) {
   if (!image) return;
   const also = together && !image.answer ? image.also || [] : [];
   const labels = [image.number, ...also].map((number) => ({number, label}));
+  const fresh = !image.answer;
   if (revisited) {
     revisited.answer = {label};
     forward();
@@ -87,7 +92,7 @@ export function answer(label) {
     upcoming = upcoming.filter((entry) => !done.has(entry.number));
     show();
   }
-  unsent.push({labels, image});
+  unsent.push({labels, image, fresh});
   hear(label === null ? "Skipped." : `${label}.`);
   flush();
 }
@@ -97,15 +102,17 @@ async function flush() {
   sending = true;
   while (unsent.length) {
     try {
-      const state = await send("answers", {labels: unsent[0].labels});
+      const state = await send("answers", {labels: unsent[0].labels, fresh: unsent[0].fresh});
       unsent.shift();
+      unsay();
       take(state);
     } catch (error) {
-      const lost = unsent.map((entry) => entry.image);
+      const lost = unsent.filter((entry) => entry.fresh).map((entry) => entry.image);
+      const count = unsent.length;
       unsent = [];
       upcoming = [...lost, ...upcoming];
       show();
-      say(`${lost.length === 1 ? "The last answer was" : `The last ${lost.length} answers were`} not saved. ${error.message}`);
+      say(`${count === 1 ? "The last answer was" : `The last ${count} answers were`} not saved. ${error.message}`);
     }
   }
   sending = false;

@@ -79,7 +79,10 @@ function about() {
       + `(${signed(gain.low)} to ${signed(gain.high)})`);
   }
   if (state.skipped) facts.push(`${state.skipped} skipped`);
-  facts.push(`${state.here} answered here`);
+  const people = Object.entries(state.people).map(([name, count]) => `${name} ${count}`);
+  if (people.length) facts.push(`answers by ${people.join(", ")}`);
+  if (state.agreement) facts.push(`agreement: ${state.agreement.said}`);
+  facts.push(`${state.here} answered here${state.user ? `, as ${state.user}` : ""}`);
   if (state.working) facts.push(`${state.working}...`);
   if (state.stop) facts.unshift(state.stop);
   $("facts").replaceChildren(...facts.map((text) => element("li", {textContent: text})));
@@ -218,4 +221,6 @@ async function poll() {
   }
   setTimeout(poll, POLL_MS);
 }
+window.addEventListener("pagehide", () => { send("leave", {}, {keepalive: true}).catch(() => {}); });
+window.addEventListener("pageshow", (event) => { if (event.persisted) poll(); });
 poll();

@@ -17,12 +17,19 @@ export async function open(more = false) {
     return say(error.message);
   }
   shown = more ? [...shown, ...found.images] : found.images;
-  const tiles = found.images.map((image) => tile(image, image.suspect
-    ? `${image.label}; taken for ${image.predicted}, ${percent(image.probability)}` : image.label, image.suspect));
+  const tiles = found.images.map((image) => tile(image, described(image), image.suspect || Boolean(image.answers)));
   if (more) $("review").append(...tiles); else $("review").replaceChildren(...tiles);
   $("review-more").hidden = shown.length >= found.total;
-  $("review-said").textContent = `${found.total} labelled, ${found.suspects} suspect`
-    + (found.checked ? "" : " (labels are checked once every class has five)");
+  $("review-said").textContent = $("review-order").value === "disagreements"
+    ? `${found.total} answered differently by two people. The first answer holds until you press the key of a class, or Enter to keep it.`
+    : `${found.total} labelled, ${found.suspects} suspect`
+      + (found.checked ? "" : " (labels are checked once every class has five)");
+}
+
+function described(image) {
+  const said = (label) => label === null ? "skipped" : label;
+  if (image.answers) return Object.entries(image.answers).map(([who, label]) => `${who}: ${said(label)}`).join("; ");
+  return image.suspect ? `${image.label}; taken for ${image.predicted}, ${percent(image.probability)}` : image.label;
 }
 
 const selected = () => $("review").querySelector('.tile[aria-pressed="true"]');
@@ -31,13 +38,14 @@ export async function fix(label) {
   const entry = selected();
   if (!entry) return say("Select an image first.");
   const image = shown.find((one) => one.number === Number(entry.dataset.number));
-  const wanted = label === undefined ? image.predicted : label;
-  if (!wanted) return;
+  const wanted = label !== undefined ? label : image.answers ? image.label : image.predicted;
+  if (!wanted && !image.answers) return;
   try {
-    take(await send("answers", {labels: [{number: image.number, label: wanted}]}));
+    take(await send("answers", {labels: [{number: image.number, label: wanted}], review: true}));
     const next = entry.nextElementSibling;
     image.label = wanted;
-    entry.lastChild.textContent = wanted;
+    image.answers = null;
+    entry.lastChild.textContent = wanted === null ? "skipped" : wanted;
     entry.lastChild.className = "";
     if (next) choose(next);
   } catch (error) {

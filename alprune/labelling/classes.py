@@ -1,0 +1,101 @@
+"""Classes of a folder: rename, merge and remove them; the journal records it like answers."""
+
+from alprune.data.names import LONGEST_NAME, is_name, is_unlabelled
+from alprune.errors import ConfigError, quoted
+from alprune.labelling.journal import Journal
+from alprune.labelling.session import Asking
+from alprune.registry import unknown
+
+# Without a, g, n, s and z, which do other things on the page.
+_KEYS = "1234567890qwertyuiopdfhjklxcvbm"
+
+
+def rename_class(asking: Asking, name: str, to: str) -> None:
+    """Rename a class.
+
+    Raises:
+        ConfigError: There is no such class, it comes with the images, or the new name is that of
+            another class or cannot name one.
+    """
+    to = to.strip()
+    with asking.lock:
+        _check(asking, name)
+        if not is_name(to) or is_unlabelled(to):
+            raise ConfigError(
+                f"{quoted(to)} cannot name a class: a name has 1 to {LONGEST_NAME} characters, "
+                "none of them a control character, and is not 'unlabelled'."
+            )
+        if to in asking.journal.offered and to != name:
+            raise ConfigError(
+                f"there is a class {quoted(to)} already. To give it the labels of {quoted(name)}, "
+                "merge the two instead."
+            )
+        if to != name:
+            asking.journal.rename(name, to)
+
+
+def merge_classes(asking: Asking, name: str, into: str) -> None:
+    """Give the labels of one class to another one; the first is no class any more.
+
+    Raises:
+        ConfigError: There are no such two classes, or the first comes with the images.
+    """
+    with asking.lock:
+        _check(asking, name)
+        if into not in asking.journal.offered:
+            raise unknown("class", into, asking.journal.offered)
+        if into == name:
+            raise ConfigError(f"class {quoted(name)} cannot be merged into itself.")
+        asking.journal.rename(name, into)
+
+
+def remove_class(asking: Asking, name: str) -> None:
+    """Remove a class without labels.
+
+    Raises:
+        ConfigError: There is no such class, it has labels, or it comes with the images.
+    """
+    with asking.lock:
+        _check(asking, name)
+        if count := asking.journal.counts[name]:
+            raise ConfigError(
+                f"class {quoted(name)} has {count} label(s). Rename it, merge it into another "
+                "class, or correct the labels first."
+            )
+        asking.journal.remove(name)
+
+
+def assign_key(asking: Asking, name: str, key: str) -> None:
+    """Assign a key of the page to a class; another class loses it. An empty one takes it away.
+
+    Raises:
+        ConfigError: There is no such class, or the key cannot be assigned.
+    """
+    with asking.lock:
+        if name not in asking.journal.offered:
+            raise unknown("class", name, asking.journal.offered)
+        if key and (len(key) > 1 or key not in _KEYS):
+            raise ConfigError(f"key {key!r} cannot be assigned; these can: {' '.join(_KEYS)}.")
+        asking.journal.assign(name, key)
+
+
+def keys_of(journal: Journal) -> dict[str, str]:
+    """Return the key of each class, in the order of the classes; empty where there are too many.
+
+    A key stays with its class, also when others come and go.
+    """
+    keys = {name: journal.keys.get(name, "") for name in journal.offered}
+    free = iter(key for key in _KEYS if key not in keys.values())
+    return {name: key or next(free, "") for name, key in keys.items()}
+
+
+def _check(asking: Asking, name: str) -> None:
+    if name not in asking.journal.offered:
+        raise unknown("class", name, asking.journal.offered)
+    if (where := asking.source_of_class(name)) is not None:
+        raise ConfigError(
+            f"class {quoted(name)} comes from {where}: rename or move it there instead."
+        )
+
+
+__all__ = ["assign_key", "keys_of", "merge_classes", "remove_class", "rename_class"]
