@@ -7,7 +7,8 @@ the weights, by default 90%:
   method keeps, at random places; what is left of the method is its share by layer;
 - `grasp_reversed`: GraSP with the opposite sign, so that the smallest `-w * Hg` are removed;
 - `grasp_unsigned`: GraSP's scores without their sign;
-- `synexp_random`: random weights at the layer densities of SynExp (PreCrop, equation 5).
+- `synexp_random`, `synexp_filters`: random weights, or whole random filters, at the layer
+  densities of SynExp (PreCrop, equation 5 and figure 1).
 """
 
 from functools import partial
@@ -50,19 +51,28 @@ def unsigned_grasp(
 
 
 def at_synexp_densities(
-    model: nn.Module, batch: Batches, generator: torch.Generator, sparsity: float
+    model: nn.Module,
+    batch: Batches,
+    generator: torch.Generator,
+    sparsity: float,
+    filters: bool = False,
 ) -> Scores:
     """Score from 1 to 2 for random weights, each layer's share of SynExp, and below 1 for others.
 
-    Rounding leaves the shares a few weights short or over; the total is exact, by `weight_masks`.
+    With `filters` the weights of an output channel share one score, the classifier's aside.
+    Rounding leaves the shares a few weights or a filter short or over; the total is exact, by
+    `weight_masks`.
     """
     weights = maskable_weights(model)
     sizes = np.array([weight.numel() for weight in weights.values()], dtype=float)
     densities = synexp(sizes, sizes, params_budget=(1 - sparsity) * sizes.sum())
     scores = {}
     for (name, weight), density in zip(weights.items(), densities, strict=True):
-        draw = torch.rand(weight.numel(), generator=generator, dtype=torch.float64)
-        draw[draw.topk(max(1, round(density * weight.numel()))).indices] += 1
+        whole = filters and name != list(weights)[-1]
+        count = len(weight) if whole else weight.numel()
+        draw = torch.rand(count, generator=generator, dtype=torch.float64)
+        draw[draw.topk(max(1, round(density * count))).indices] += 1
+        draw = draw.repeat_interleave(weight.numel() // count)
         scores[name] = draw.view(weight.shape).to(weight.device)
     return scores
 
@@ -82,3 +92,6 @@ synflow_shuffled = _method("SynFlow's share of each layer, at random", partial(s
 grasp_reversed = _method("GraSP with the opposite sign", reversed_grasp)
 grasp_unsigned = _method("GraSP without signs", unsigned_grasp)
 synexp_random = _method("random weights at SynExp's densities", at_synexp_densities)
+synexp_filters = _method(
+    "random filters at SynExp's densities", partial(at_synexp_densities, filters=True)
+)
