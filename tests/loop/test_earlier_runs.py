@@ -7,7 +7,9 @@ import pytest
 from tiny_run import events_of
 
 import alprune
+from alprune.loop import resume
 from alprune.loop.checkpoint import LAYOUT, load_checkpoint
+from alprune.loop.config import RunConfig
 from alprune.loop.csv_tables import read_labels
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run"
@@ -38,3 +40,18 @@ def test_the_learner_of_an_earlier_versions_checkpoint_is_loaded(earlier):
 def test_an_earlier_versions_run_is_read_as_arrays(earlier):
     history = alprune.load_run(earlier)
     assert history.labelled.tolist() == [100, 110] and history.reason == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("method", "after", "newer", "meant"),
+    [
+        ("snip", "reinit", False, "inherit"),  # masked networks kept their weights in any case
+        ("snip", "reinit", True, "reinit"),
+        ("3sp", "reinit", False, "reinit"),
+    ],
+)
+def test_masked_runs_of_earlier_versions_kept_their_weights(tmp_path, method, after, newer, meant):
+    lines = RunConfig(method=method, after_pruning=after, steps=1).to_toml().splitlines()
+    kept = [line for line in lines if newer or not line.startswith("score_mode")]
+    (tmp_path / "config.toml").write_text("\n".join(kept))
+    assert resume.options(tmp_path).after_pruning == meant
