@@ -14,17 +14,18 @@ from alprune.labelling.options import changed, completed, root_of
 from alprune.labelling.photographs import are_photographs
 from alprune.labelling.session import Asking
 from alprune.loop.config import RunConfig, given
+from alprune.loop.defaults import FROM_SCRATCH, REDUCTIONS
 from alprune.loop.events import Observer
 from alprune.loop.frozen import FROZEN
 from alprune.loop.run_folder import CONFIG, LABELLING, RunFolder, kind_of, read_events
 from alprune.loop.trust import check_trust, trusting
 
-# Options of the network: with one of them the learner is what they say.
-_DECIDES = "learner model method pretrained init".split()
+# Options that choose a network: with one of them the learner is what they say.
+_DECIDES = ("model", "method", "pretrained", "init", *REDUCTIONS)
 _NOTE = (
     "The images are colour photographs: only a head is learnt, on a frozen EfficientNet-Lite0 "
     "pretrained on ImageNet (Apache-2.0). Each image is embedded once, in about 12 ms of one core. "
-    "To train a network from the labels alone: --learner trained, in a new folder."
+    "To learn from these images and labels alone: --learner trained, in a new folder."
 )
 
 
@@ -70,8 +71,11 @@ def open_asking(
         )
     else:
         config = RunConfig.from_mapping(chosen | {"out": str(path)})
-        if not any(name in chosen for name in _DECIDES) and are_photographs(root_of(config)):
-            config, note = replace(config, learner=FROZEN), _NOTE
+        if not any(name in chosen for name in _DECIDES):
+            if "learner" not in chosen and are_photographs(root_of(config)):
+                config, note = replace(config, learner=FROZEN), _NOTE
+            elif config.learner != FROZEN:
+                config = RunConfig.from_mapping(FROM_SCRATCH | chosen | {"out": str(path)})
         config = completed(config)
     folder = RunFolder(path, resume=begun)
     try:

@@ -25,6 +25,13 @@ PRUNE_OPTIONS = (
 )
 _NO_DEFAULT_IN_LABELLING = ("dataset", "initial")
 
+FROM_SCRATCH: dict[str, Any] = {"model": "patches", "method": "dense", "label_smoothing": 0.1}
+"""Of labelling without pretrained weights, where no option chooses the network.
+
+At 70 to 270 labels a layer of typical patches is right on more images than deep networks, which
+have to learn their filters from the labels, see recipes/labelling/README.md.
+"""
+
 # Settings of `alprune bench`.
 BENCH: dict[str, Any] = {
     "methods": ("dense", "3sp", "3sp-ca"),
@@ -164,6 +171,12 @@ _RUN = (
     Case("for weight masks", lambda f: f.method.masks, {"after_pruning": "inherit"}),
     # The Early Pruning Indicator can decide after its eleventh epoch, see alprune.pruning.epi.
     Case("with method epi", lambda f: f.method.early, {"initial_epochs": 20.0, "prune_at": "epi"}),
+    # Its filters come from the images; what is learnt is little more than a linear layer.
+    Case(
+        "for patches",
+        lambda f: f.config.model == "patches",
+        {"after_pruning": "inherit", "warmup_batches": 10},
+    ),
     # A wide network with He initialisation needs more time to get up to the rate of narrow ones.
     Case(
         "where no channels are removed before training",
@@ -197,6 +210,8 @@ _RUN = (
 )
 # Of labelling, before those of a run.
 _LABELLING = (
+    # Little is forgotten between rounds by what is nearly linear: 60 more passes are enough.
+    Case("for patches", lambda f: f.config.model == "patches", {"epochs": 60.0}),
     Case(
         "",
         _always,
@@ -239,6 +254,9 @@ def default_text(name: str, labelling: bool = False) -> str:
     if labelling and name in _NO_DEFAULT_IN_LABELLING:
         return ""
     entry = OPTIONS[name]
+    if labelling and name in FROM_SCRATCH:
+        other = _shown(name, entry.default)
+        return f"{_shown(name, FROM_SCRATCH[name])}; {other} where you choose the network"
     if entry.default is not None:
         return "" if isinstance(entry.default, bool) else _shown(name, entry.default)
     general, special = entry.metadata["otherwise"], []
@@ -286,6 +304,7 @@ def _free_folder(config: RunConfig) -> Path:
 __all__ = [
     "BENCH",
     "DEFAULTS",
+    "FROM_SCRATCH",
     "PRUNE_OPTIONS",
     "REDUCTIONS",
     "Resolved",

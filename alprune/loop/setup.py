@@ -244,6 +244,8 @@ def first_labels(config: ResolvedRun, train: Dataset) -> tuple[LabelPool, torch.
     return pool, pool.trained_on
 
 
+_STARTING_IMAGES = 3_000  # that a network may look at before it is trained
+
 # What a method that prunes during training is asked for then, not before.
 _TO_REMOVE = (*REDUCTIONS, "ignore", "local", "latency_aware")
 
@@ -258,6 +260,8 @@ def prune_learner(
     model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
     if config.model in models.MODELS:
         models.INITS[config.init](model, generator)
+    if isinstance(model, models.StartsFromImages):
+        model.start_from_images(_some_images(train, generator), generator)
     start_from(config, model, len(train.classes))
     mean, std = torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
     batches = []
@@ -282,6 +286,13 @@ def prune_learner(
             f"out of memory while pruning on a batch of {config.prune_batch} images. Try "
             f"--prune-batch {max(2, config.prune_batch // 2)}, a smaller --model or --image-size."
         ) from error
+
+
+def _some_images(train: Dataset, generator: torch.Generator) -> torch.Tensor:
+    """Draw images of the pool, labelled or not; return them normalised, on the CPU."""
+    rows = torch.randperm(len(train), generator=generator)[:_STARTING_IMAGES]
+    images = train.x[rows[~train.unreadable(rows)]].cpu()
+    return normalise(images, torch.tensor(train.mean), torch.tensor(train.std))
 
 
 def early_pruner(

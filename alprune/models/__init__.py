@@ -6,7 +6,7 @@ from alprune.registry import lazy
 
 if TYPE_CHECKING:
     from alprune.models.construct import build, check_name, published_shape
-    from alprune.models.init import he_normal_, reinit
+    from alprune.models.init import StartsFromImages, he_normal_, reinit
     from alprune.models.pretrained import load_pretrained
     from alprune.models.registry import INITS, MODELS, ModelEntry, is_listed
 
@@ -14,6 +14,7 @@ __all__ = [
     "INITS",
     "MODELS",
     "ModelEntry",
+    "StartsFromImages",
     "build",
     "check_name",
     "he_normal_",
@@ -27,7 +28,7 @@ __getattr__ = lazy(
     __name__,
     {
         "alprune.models.construct": ["build", "check_name", "published_shape"],
-        "alprune.models.init": ["he_normal_", "reinit"],
+        "alprune.models.init": ["StartsFromImages", "he_normal_", "reinit"],
         "alprune.models.pretrained": ["load_pretrained"],
         "alprune.models.registry": ["INITS", "MODELS", "ModelEntry", "is_listed"],
     },

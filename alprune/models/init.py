@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,14 @@ _NORMS = (
 
 Fill = Callable[[Tensor, int, int], Tensor]
 """`(empty float32 weight, fan_in, fan_out) -> the same tensor, filled`."""
+
+
+@runtime_checkable
+class StartsFromImages(Protocol):
+    """A network, of `MODELS` or your own, that sets weights by images before it is pruned."""
+
+    def start_from_images(self, images: Tensor, generator: torch.Generator) -> None:
+        """Set weights by images of the pool, normalised, `(n, c, h, w)`, on the CPU."""
 
 
 def he_normal_(model: nn.Module, generator: torch.Generator) -> None:

@@ -91,6 +91,12 @@ MODELS: dict[str, ModelEntry] = {
     "mobilenet-v3-small": ModelEntry(
         "MobileNetV3-small, CIFAR form, 1.5 M", _in("mobilenet:mobilenet_v3_small"), _CIFAR, 8
     ),
+    "patches": ModelEntry(
+        "one layer of typical patches of the images, for few labels, 75k",
+        _in("patches:patches"),
+        _CIFAR,
+        10,
+    ),
     "resnet18": ModelEntry(
         "ResNet-18, CIFAR form, 11.2 M", _in("resnet:resnet", "resnet18"), _CIFAR, 8
     ),

@@ -6,6 +6,7 @@ from PIL import Image
 
 from alprune import open_asking
 from alprune.labelling.photographs import are_photographs
+from alprune.loop.defaults import FROM_SCRATCH
 
 
 def write(folder, count, side=64, kind="colour"):
@@ -80,15 +81,27 @@ def notes_of_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"learner": "trained"}, {"model": "resnet20"}, {"method": "3sp"}]
+    ("chosen", "model", "method"),
+    [
+        ({"learner": "trained"}, "patches", "dense"),
+        ({"learner": "trained", "label_smoothing": 0.0}, "patches", "dense"),
+        ({"model": "resnet20"}, "resnet20", "3sp-ca"),
+        ({"method": "3sp"}, "vgg19", "3sp"),
+        ({"flops_reduction": 0.5}, "vgg19", "3sp-ca"),
+    ],
 )
-def test_who_chooses_a_network_gets_it(tmp_path, chosen):
+def test_who_chooses_a_network_gets_it(tmp_path, chosen, model, method):
     write(tmp_path / "photos" / "unlabelled", 6)
     config, notes = notes_of(tmp_path, "asked", **chosen)
     assert config.learner == "trained" and not notes
+    assert (config.model, config.method) == (model, method)
+    smoothing = FROM_SCRATCH["label_smoothing"] if model == "patches" else 0.0
+    assert config.label_smoothing == chosen.get("label_smoothing", smoothing)
 
 
 def test_other_images_are_learnt_from_scratch(tmp_path):
     write(tmp_path / "photos" / "unlabelled", 6, kind="grey")
     config, notes = notes_of(tmp_path, "asked")
     assert config.learner == "trained" and not notes
+    assert (config.model, config.method) == ("patches", "dense")
+    assert (config.warmup_batches, config.after_pruning) == (10, "inherit")

@@ -44,6 +44,7 @@ CASES = [
     ({"model": "lenet-5-caffe", "lr": 0.3}, {"lr": 0.3}),
     ({"model": "own:network"}, {"after_pruning": "inherit", "flops_reduction": None}),
     ({"model": "torchvision:vgg11"}, {"after_pruning": "reinit", "smoothing": 0.05}),
+    ({"model": "patches", "method": "dense"}, {"after_pruning": "inherit", "warmup_batches": 10}),
     ({"pretrained": "w.pt"}, {"after_pruning": "inherit", "lr": 0.01}),
     ({"imbalance": 5.0}, {"start": "random"}),
     ({"method": "snip"}, {"after_pruning": "inherit", "warmup_batches": 200}),
@@ -88,8 +89,11 @@ def test_help_names_each_default_and_when_it_holds():
     assert default_text("lr") == "0.05; 0.01 with --pretrained; 0.01 for lenet-5-caffe"
     assert default_text("budget") == "1h; none with --steps"
     assert default_text("budget", labelling=True) == "1m"
-    assert default_text("epochs", labelling=True) == "200"
-    assert default_text("warmup_batches", labelling=True).startswith("10; 200 where no channels")
+    assert default_text("epochs", labelling=True) == "200; 60 for patches"
+    assert default_text("warmup_batches", labelling=True).startswith("10; 10 for patches; 200")
+    assert default_text("model") == "vgg19"
+    text = default_text("model", labelling=True)
+    assert text == "patches; vgg19 where you choose the network"
     assert default_text("stop_labels") == ""
 
 

@@ -43,6 +43,7 @@ TORCHVISION = {
 # He et al. 2016 (0.27 M), Tanaka et al.'s widths, Howard et al.'s table 1 with 10 classes.
 COUNTED_BY_HAND = {
     "vgg19": 22_663_498,
+    "patches": 256 * 6 * 6 * 3 + 2 * 512 + (512 * 9 + 1) * 10,
     "resnet20": 269_722,
     "wideresnet20": 1_073_962,
     "mobilenet-v1": 3_217_226,
