@@ -21,7 +21,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import alprune
-from alprune.labelling.rounds import Prepared
 
 MARKS = (70, 120, 170, 220, 270)
 CLASSES, POOL, TEST, SIDE = 6, 1500, 900, 160
@@ -75,31 +74,35 @@ def chain(
 ) -> tuple[list[float], list[float]]:
     """Label round by round; return the accuracy after each round, the learner's and HOG's."""
     accuracy, baseline = [], []
+    described: tuple[np.ndarray, np.ndarray] | None = None
     whole = {
-        "cache": str(folder.parent / "cache"),
         "dataset": f"folder:{photos}",
+        "cache": str(folder.parent / "cache"),
         "learner": "trained",
         "initial": MARKS[0],
-    } | options
-    with alprune.open_asking(folder, budget="10h", query_size=50, **whole) as asking:
+        "query_size": 50,
+        "budget": "10h",  # passes end a round, not the clock
+        **options,
+    }
+    with alprune.open_asking(folder, **whole) as asking:
         for _ in MARKS:
             prepared = asking.prepare()
+            images = prepared.images
+            train, test, known = images.splits.train, images.splits.test, images.labelled
             accuracy.append(100 * prepared.learnt["test_accuracy"])
-            baseline.append(hog(prepared))
+            described = described or described_by_hog(train.x[:].numpy(), test.x[:].numpy())
+            fitted = LogisticRegression(C=0.01, max_iter=2000)
+            fitted.fit(described[0][known], train.y[known])
+            baseline.append(100 * float(fitted.score(described[1], test.y)))
             asking.open_round(prepared)
             asking.tell_truth()
     return accuracy, baseline
 
 
-def hog(prepared: Prepared) -> float:
-    """Return what HOG, colour histograms and logistic regression reach with the same labels."""
-    images = prepared.images
-    train, test, known = images.splits.train, images.splits.test, images.labelled.numpy()
-    scale = StandardScaler().fit(pool := features(train.x[:].numpy()))
-    fitted = LogisticRegression(C=0.01, max_iter=2000)
-    fitted.fit(scale.transform(pool)[known], train.y.numpy()[known])
-    right = fitted.predict(scale.transform(features(test.x[:].numpy()))) == test.y.numpy()
-    return 100 * float(right.mean())
+def described_by_hog(pool: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features of pool and test images, scaled by those of the pool."""
+    scale = StandardScaler().fit(found := features(pool))
+    return scale.transform(found), scale.transform(features(test))
 
 
 def row(name: str, runs: list[list[float]]) -> str:
