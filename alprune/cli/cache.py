@@ -23,7 +23,7 @@ _WHERE = click.option(
 
 @click.group("cache")
 def cache_command() -> None:
-    """List or remove decoded images that are kept for folder:PATH and shards:PATH."""
+    """List or remove decoded images that are kept for folder:PATH, shards:PATH and others."""
 
 
 @cache_command.command("list", cls=Command)

@@ -58,7 +58,8 @@ def predict_command(
 ) -> None:
     """Classify images with the learner of the run in DIR, and write a table of them.
 
-    IMAGES are folders (or folder:PATH), image files, or npz:PATH with an array x. DIR may also be
+    IMAGES are folders (or folder:PATH), image files, npz:PATH with an array x, or csv:, parquet:,
+    hf: and shards: as for --dataset. DIR may also be
     a file made by alprune export --format safetensors. The run's own images are not needed; images
     that the run has decoded are not decoded again.
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from alprune.data.from_torch import read_parts
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.memmap import IN_MEMORY, parts
 from alprune.data.names import KnownNames
-from alprune.data.provenance import Files
+from alprune.data.provenance import Files, files_of_array
 from alprune.data.resizing import resize
 from alprune.data.statistics import channel_statistics, warn_of_units
 from alprune.errors import DataError
@@ -93,6 +93,17 @@ class Dataset:
         x, y = choose(self.x, indices), self.y[indices.to(self.y.device)]
         files = self.files and self.files.select(indices.cpu().numpy())
         return replace(self, x=x, y=y, files=files, digest=digest_of(x, y, files))
+
+    def with_files(self, root: Path, name: str, pictures: Tensor) -> "Dataset":
+        """Return the same data whose images are called `name[0]`, `name[1]` and so on.
+
+        Args:
+            root: Folder that they are in.
+            name: Of the array.
+            pictures: The images `(n, h, w, c)` as people should see them.
+        """
+        files = files_of_array(root, name, pictures, (self.x.shape[1], self.x.shape[2]))
+        return replace(self, files=files, digest=digest_of(self.x, self.y, files))
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the same data on `device`; images that are decoded when needed stay."""
@@ -215,10 +226,13 @@ class DataSource:
     Attributes:
         summary: One line for people.
         load: `(path, options) -> Splits`; `path` is what follows the colon of the name, or "".
+        samples: `(path, options, count) -> images`: yields about `count` of them, evenly spread,
+            as files, encoded, or decoded `(h, w, c)`, without loading all.
     """
 
     summary: str
     load: Callable[[str, LoadOptions], Splits]
+    samples: Callable[[str, LoadOptions, int], Iterator[Path | bytes | np.ndarray]] | None = None
 
 
 def make_splits(
@@ -229,6 +243,7 @@ def make_splits(
     flip: bool,
     size: tuple[int, int] | None = None,
     in_memory: int = IN_MEMORY,
+    incomplete: bool = False,
 ) -> Splits:
     """Build the two data sets from raw images and labels.
 
@@ -242,15 +257,19 @@ def make_splits(
         flip: Whether a horizontal flip leaves labels true.
         size: `(h, w)` to resize all images to; None leaves them as they are.
         in_memory: Bytes up to which resized images are held in memory, see `resize`.
+        incomplete: Whether training labels, test images or classes may be missing.
 
     Raises:
         DataError: The parts do not fit together, or a class has no training image.
     """
     for name, (x, y) in (("train", train), ("test", test)):
-        _check_images(f"x_{name}", x)
-        check_several(classes)
-        _check_labels(f"y_{name}", y, len(x), classes)
-    check_classes_present(train[1], classes)
+        may_lack = incomplete and name == "train"
+        _check_images(f"x_{name}", x, least=0 if incomplete and name == "test" else 1)
+        if not incomplete:
+            check_several(classes)
+        _check_labels(f"y_{name}", y, len(x), classes, least=UNKNOWN if may_lack else 0)
+    if not incomplete:
+        check_classes_present(train[1], classes)
     x_train, x_test = (resize(x, size, in_memory) for x, _ in (train, test))
     mean, std = channel_statistics(x_train)
     if x_train.dtype == x_test.dtype:

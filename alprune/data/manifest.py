@@ -3,7 +3,7 @@
 import csv
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -21,38 +21,39 @@ from alprune.data.tables import decode, other_readings, read_table
 from alprune.errors import DataError, quoted
 
 FILE_BYTES = 2**30  # of a table: ten million images
-_COLUMNS = {
+COLUMNS = {
     "path": ("path", "file", "filename", "image", "filepath", "file_name"),
     "label": ("label", "class", "category", "target"),
     "split": ("split", "set", "subset", "fold"),
 }
-_PARTS = {"": "train", "train": "train", "training": "train", "test": "test", "testing": "test",
+PARTS = {"": "train", "train": "train", "training": "train", "test": "test", "testing": "test",
           **dict.fromkeys(("val", "valid", "validation", "dev"), "val")}  # fmt: skip
-_SETTINGS = (*_COLUMNS, "root", "encoding")
+_SETTINGS = (*COLUMNS, "root", "encoding")
 
 Row = tuple[str, str, str, str]  # place in the file, path, label, split
+Rows = Callable[[Path, Mapping[str, str]], Iterable[Row]]
 
 
 def load_csv(name: str, options: LoadOptions) -> Splits:
-    """Load the images that a CSV file lists, see `load_table`; `encoding` names its code page.
+    """Load the images that a CSV file lists, see `listed`; `encoding` names its code page.
 
     Raises:
         DataError: The table or an image cannot be used; the message says which.
     """
-    return load_table(name, options, _csv_rows)
+    return load_listing(listed(name, _csv_rows, options.follow_links), options)
 
 
 def load_parquet(name: str, options: LoadOptions) -> Splits:
-    """Load the images that a Parquet file lists, see `load_table`.
+    """Load the images that a Parquet file lists, see `listed`.
 
     Raises:
         DataError: The table or an image cannot be used, or pyarrow is not installed.
     """
-    return load_table(name, options, _parquet_rows)
+    return load_listing(listed(name, _parquet_rows, options.follow_links), options)
 
 
-def load_table(name: str, options: LoadOptions, rows_of: Any) -> Splits:
-    """Load the images that a table lists.
+def listed(name: str, kind: "str | Rows", follow_links: bool) -> Listing:
+    """Return the images that a table lists.
 
     An empty label is one that is not known. The column `split` says train, test or val; without
     it, or where it is empty, images are for training. Of a table with test and val, the images of
@@ -62,38 +63,55 @@ def load_table(name: str, options: LoadOptions, rows_of: Any) -> Splits:
         name: Path of the table; `?path=COLUMN&label=COLUMN&split=COLUMN` behind it names columns
             that are called otherwise, `root=FOLDER` the folder that paths begin in instead of the
             table's own.
-        options: As for a folder of images.
-        rows_of: `(path, settings) -> rows`.
+        kind: "csv" or "parquet", or what reads the rows: `(path, settings) -> rows`.
+        follow_links: Take files to which links lead out of the folder.
 
     Raises:
-        DataError: The table or an image cannot be used; the message says which.
+        DataError: The table cannot be used; the message says why.
     """
+    rows_of = {"csv": _csv_rows, "parquet": _parquet_rows}[kind] if isinstance(kind, str) else kind
     path, settings = _settings(name)
     root = root_of(name)
     if not os.path.isdir(root):
         raise DataError(f"there is no folder {str(root)!r}.")
     try:
-        listing = _listing(root, list(rows_of(path, settings)), options.follow_links)
+        return _listing(root, list(rows_of(path, settings)), follow_links)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return load_listing(listing, options)
+
+
+def samples(kind: str, name: str, options: LoadOptions, count: int) -> Iterator[Path]:
+    """Yield some of the files that a table lists, evenly spread."""
+    listing = listed(name, kind, options.follow_links)
+    for path in listing.paths[:: max(1, len(listing) // count)]:
+        yield listing.root / path
 
 
 def root_of(name: str) -> Path:
-    """Return the folder that the paths of a table begin in; `name` as for `load_table`."""
+    """Return the folder that the paths of a table begin in; `name` as for `listed`."""
     path, settings = _settings(name)
     return user_path(settings["root"]) if "root" in settings else path.parent
 
 
-def _settings(name: str) -> tuple[Path, dict[str, str]]:
-    file, _, query = name.partition("?")
+def settings_of(name: str, known: Sequence[str], example: str) -> tuple[str, dict[str, str]]:
+    """Divide a name as in `photos.csv?label=species` into the part before `?` and its settings.
+
+    Raises:
+        DataError: A setting is not one of those known; `example` is shown.
+    """
+    place, _, query = name.partition("?")
     settings = dict(parse_qsl(query, keep_blank_values=True))
-    if strange := sorted({*settings} - {*_SETTINGS}):
+    if strange := sorted({*settings} - {*known}):
         raise DataError(
-            f"{strange[0]!r} is no setting of a table of images; known: {', '.join(_SETTINGS)}, as "
-            "in csv:photos.csv?path=file&label=species."
+            f"{strange[0]!r} is no setting of such a data set; known: {', '.join(known)}, as in "
+            f"{example}."
         )
-    return user_path(file), settings
+    return place, settings
+
+
+def _settings(name: str) -> tuple[Path, dict[str, str]]:
+    place, settings = settings_of(name, _SETTINGS, "csv:photos.csv?path=file&label=species")
+    return user_path(place), settings
 
 
 def _csv_rows(path: Path, settings: Mapping[str, str]) -> Iterator[Row]:
@@ -158,7 +176,7 @@ def _text(cell: Any, where: str) -> str:
 def _places(columns: tuple[str, ...], settings: Mapping[str, str]) -> list[int | None]:
     """Return where path, label and split are; None for a split or label that is not there."""
     lower, places = [column.strip().lower() for column in columns], []
-    for what, names in _COLUMNS.items():
+    for what, names in COLUMNS.items():
         wanted = (settings[what].lower(),) if what in settings else names
         found = next((lower.index(name) for name in wanted if name in lower), None)
         if found is None and (what == "path" or what in settings):
@@ -179,10 +197,10 @@ def _listing(root: Path, rows: list[Row], follow_links: bool) -> Listing:
     seen: dict[str, tuple[str, str, str]] = {}
     for where, written, label, split in rows:
         path = _below(root, written, where)
-        part = _PARTS.get(folded(split))
+        part = PARTS.get(folded(split))
         if part is None:
             raise DataError(
-                f"{where}: the split is {quoted(split)}; known: {', '.join(filter(None, _PARTS))}."
+                f"{where}: the split is {quoted(split)}; known: {', '.join(filter(None, PARTS))}."
             )
         if (first := seen.setdefault(path, (where, label, part)))[1:] != (label, part):
             raise DataError(
@@ -283,4 +301,13 @@ def _by_parts(path: str) -> str:
     return path.replace("/", "\0")
 
 
-__all__ = ["load_csv", "load_parquet", "root_of"]
+__all__ = [
+    "COLUMNS",
+    "PARTS",
+    "listed",
+    "load_csv",
+    "load_parquet",
+    "root_of",
+    "samples",
+    "settings_of",
+]

@@ -4,6 +4,8 @@ import math
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import torch
 from torch import Tensor
 
 from alprune.data.arrays import StoredArray, describe, find_arrays
-from alprune.data.dataset import LoadOptions, Splits, first_few, make_splits
+from alprune.data.dataset import UNKNOWN, LoadOptions, Splits, first_few, make_splits
 from alprune.data.memmap import CHUNK, gigabytes, map_images, spool
 from alprune.data.safe_io import open_ordinary, user_path
 from alprune.errors import DataError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 EXTRAS = ("classes", "flip")
+_PARTS = ("train", "test")
 _NATIVE = {torch.uint8: np.dtype(np.uint8), torch.float32: np.dtype(np.float32)}
 _LAYOUT = "(n, h, w) or (n, h, w, 1) for grey, (n, h, w, 3) or (n, h, w, 4) for colour"
 _MOST_EXTRA = 2**24  # bytes that the class names may take
@@ -34,33 +37,52 @@ def load(path: str, options: LoadOptions) -> Splits:
     Images that take more than `options.in_memory` bytes stay in the file, see `mapped`, if they
     lie there as uint8 or float32 and not compressed; otherwise in a temporary copy of it.
 
+    Where labels may be missing (`options.incomplete`), `x_train`, or `x`, is enough; -1 in
+    `y_train` is a label that is not known.
+
     Raises:
         DataError: The file or one of its arrays cannot be used; the message names which.
     """
-    stored = _find(user_path(path))
-    images = [checked_images(stored[name]) for name in ("x_train", "x_test")]
-    labels = [_labels(stored[name]) for name in ("y_train", "y_test")]
-    for part, x, y in zip(("train", "test"), images, labels, strict=True):
-        if x.shape[0] != len(y):
-            raise DataError(f"x_{part} has {x.shape[0]} images but y_{part} has {len(y)} labels.")
-    shapes = [_image_shape(x) for x in images]
-    if options.size is None and shapes[0] != shapes[1]:
+    place = user_path(path)
+    stored = _find(place, options.incomplete)
+    images = {part: checked_images(stored[f"x_{part}"]) for part in _PARTS if f"x_{part}" in stored}
+    labels = {part: _labels(stored, part, x.shape[0], options) for part, x in images.items()}
+    shapes = [_image_shape(x) for x in images.values()]
+    if options.size is None and shapes[0] != shapes[-1]:
         raise DataError(
-            f"images of x_train are {shapes[0]} and of x_test {shapes[1]}; they must have one "
+            f"images of x_train are {shapes[0]} and of x_test {shapes[-1]}; they must have one "
             "shape (h, w, c)."
         )
     flip = _flip(stored.get("flip"), colour=shapes[0][2] > 1)
-    classes = _classes(stored.get("classes"), labels[0])
-    train, test = (
-        (open_images(x, options.in_memory), y) for x, y in zip(images, labels, strict=True)
+    classes = _classes(stored.get("classes"), labels["train"], options.incomplete)
+    opened = {part: (open_images(x, options.in_memory), labels[part]) for part, x in images.items()}
+    x = opened["train"][0]
+    splits = make_splits(
+        opened["train"],
+        opened.get("test") or (x[:0].clone(), torch.empty(0, dtype=torch.int64)),
+        classes,
+        flip=flip,
+        size=options.size,
+        in_memory=options.in_memory,
+        incomplete=options.incomplete,
     )
-    return make_splits(
-        train, test, classes, flip=flip, size=options.size, in_memory=options.in_memory
-    )
+    if not options.incomplete:
+        return splits
+    return replace(splits, train=splits.train.with_files(place.parent, "x_train", x))
 
 
-def _find(path: Path) -> dict[str, StoredArray]:
-    needed = ", ".join(ARRAYS)
+def samples(path: str, options: LoadOptions, count: int) -> Iterator[np.ndarray]:
+    """Yield some images, evenly spread; not those of a compressed array, which is read whole."""
+    array = checked_images(_find(user_path(path), incomplete=True)["x_train"])
+    if array.offset is None and array.nbytes > options.in_memory:
+        return
+    images = open_images(array, options.in_memory)
+    for row in range(0, len(images), max(1, len(images) // count)):
+        yield images[row].numpy()
+
+
+def _find(path: Path, incomplete: bool) -> dict[str, StoredArray]:
+    needed = "x_train, or x" if incomplete else ", ".join(ARRAYS)
     if not os.path.exists(path):  # not Path.exists, which raises on a name that is too long
         raise DataError(f"there is no file {str(path)!r}. Expected an .npz with {needed}.")
     places = find_arrays(path)
@@ -69,7 +91,9 @@ def _find(path: Path) -> dict[str, StoredArray]:
             f"there is no file {str(path)!r} but a folder, without .npy files. Expected an .npz "
             f"with {needed}, or a folder of files {ARRAYS[0]}.npy and so on."
         )
-    missing = [name for name in ARRAYS if name not in places]
+    if incomplete and "x_train" not in places:
+        places |= {f"{n}_train": places[n] for n in ("x", "y") if n in places}
+    missing = [name for name in (ARRAYS[:1] if incomplete else ARRAYS) if name not in places]
     if missing:
         raise DataError(
             f"{str(path)!r} lacks {', '.join(missing)}; it holds "
@@ -147,14 +171,25 @@ def _as_tensor(x: np.ndarray) -> Tensor:
     return torch.from_numpy(x)
 
 
-def _labels(array: StoredArray) -> Tensor:
-    name = array.name
+def _labels(
+    stored: Mapping[str, StoredArray], part: str, count: int, options: LoadOptions
+) -> Tensor:
+    """Return the labels of a part, -1 where they are unknown and may be."""
+    name = f"y_{part}"
+    if name not in stored and part == "train":  # only where labels may be missing
+        return torch.full((count,), UNKNOWN)
+    if name not in stored:
+        raise DataError(f"there is x_{part} without {name}, and images to test on need labels.")
+    array = stored[name]
     if array.dtype.kind not in "iu" or len(array.shape) != 1:
         raise DataError(
             f"{name} must hold one integer label an image, (n,); got {array.dtype}, {array.shape}."
         )
     y = array.read()
-    if len(y) and int(y.min()) < 0:
+    if len(y) != count:
+        raise DataError(f"x_{part} has {count} images but {name} has {len(y)} labels.")
+    least = UNKNOWN if options.incomplete and part == "train" else 0
+    if len(y) and int(y.min()) < least:
         raise DataError(f"{name} has negative labels (down to {y.min()}); allowed: 0..k-1.")
     if len(y) and int(y.max()) >= 2**31:
         raise DataError(f"{name} has labels up to {y.max()}; allowed: 0..k-1 for k classes.")
@@ -169,7 +204,7 @@ def _flip(array: StoredArray | None, colour: bool) -> bool:
     return bool(array.read().item())
 
 
-def _classes(array: StoredArray | None, y_train: Tensor) -> tuple[str, ...]:
+def _classes(array: StoredArray | None, y_train: Tensor, incomplete: bool) -> tuple[str, ...]:
     if array is not None:
         if array.dtype.kind != "U" or len(array.shape) != 1 or array.nbytes > _MOST_EXTRA:
             raise DataError(
@@ -177,14 +212,14 @@ def _classes(array: StoredArray | None, y_train: Tensor) -> tuple[str, ...]:
                 f"got {array.dtype}, {array.shape}."
             )
         return _names(array)
-    present = y_train.unique()
+    present = y_train[y_train != UNKNOWN].unique()
     highest = int(present[-1]) if len(present) else -1
-    if len(present) != highest + 1:
+    if len(present) != highest + 1 and not incomplete:
         raise DataError(
             f"y_train has {len(present)} different labels but the highest is {highest}; labels "
             "must be 0..k-1, all of them present. Renumber them, or leave out what is no class."
         )
-    return tuple(str(label) for label in range(len(present)))
+    return tuple(str(label) for label in range(highest + 1))
 
 
 def _names(array: StoredArray) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
 """The registry of data sets, `DATASETS`, and loading by name."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
-from alprune.data import digits, downloads, folder, manifest, npz, shards
+from alprune.data import digits, downloads, folder, hugging_face, manifest, npz, shards
 from alprune.data.dataset import (
     UNKNOWN,
     DataSource,
@@ -25,24 +26,36 @@ DATASETS: dict[str, DataSource] = {
         "1,297 + 500 grey handwritten digits 8x8 of scikit-learn; no download",
         digits.load,
     ),
-    "npz:PATH": DataSource("arrays x_train, y_train, x_test, y_test of an .npz file", npz.load),
+    "npz:PATH": DataSource(
+        "arrays x_train, y_train, x_test, y_test of an .npz file", npz.load, npz.samples
+    ),
     "folder:PATH": DataSource(
         "images in train/<class>/ and test/<class>/, resized (to 32x32 by default)", folder.load
     ),
     "csv:PATH": DataSource(
-        "images that a CSV file lists: path, label (or empty), split", manifest.load_csv
+        "images that a CSV file lists: path, label (or empty), split",
+        manifest.load_csv,
+        partial(manifest.samples, "csv"),
     ),
     "parquet:PATH": DataSource(
-        "images that a Parquet file lists: path, label (or empty), split", manifest.load_parquet
+        "images that a Parquet file lists: path, label (or empty), split",
+        manifest.load_parquet,
+        partial(manifest.samples, "parquet"),
+    ),
+    "hf:PATH": DataSource(
+        "a data set of Hugging Face: its name there, or a folder or Parquet file",
+        hugging_face.load,
+        hugging_face.samples,
     ),
     "shards:PATH": DataSource(
-        "images in tar files as of WebDataset, train/*.tar and test/*.tar, of any size", shards.load
+        "images in tar files as of WebDataset, train/*.tar and test/*.tar, of any size",
+        shards.load,
+        shards.samples,
     ),
 }
 
 
 _ASK = "A person can label them: alprune ask, or alprune label."
-_LABELLING = {"shards": "Put a .cls file with its class beside each image: 7.jpg, then 7.cls."}
 
 
 def source(name: str) -> DataSource:
@@ -116,7 +129,7 @@ def _check_complete(name: str, splits: Splits) -> None:
     if unknown:
         raise DataError(
             f"{unknown:,} of {len(train):,} training images of {name!r} have no label, and this "
-            "needs labelled ones. " + _LABELLING.get(name.partition(":")[0], _ASK)
+            f"needs labelled ones. {_ASK}"
         )
     if not len(splits.test) or bool((splits.test.y == UNKNOWN).any()):
         raise DataError(

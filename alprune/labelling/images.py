@@ -116,7 +116,7 @@ def look(
     """
     files = splits.train.files
     if files is None:
-        raise DataError(f"{config.dataset!r} is no folder of images; expected folder:PATH.")
+        raise DataError(f"{config.dataset!r} does not say which images it holds.")
     splits = spelt_as(splits, journal.classes)
     journal.declare(splits.train.classes)
     contents = [row.tobytes().hex() for row in files.contents]

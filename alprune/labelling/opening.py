@@ -10,7 +10,7 @@ import torch
 
 from alprune import __version__
 from alprune.errors import ConfigError, StoreError
-from alprune.labelling.options import changed, completed, root_of
+from alprune.labelling.options import changed, completed
 from alprune.labelling.photographs import are_photographs
 from alprune.labelling.session import Asking
 from alprune.loop.config import RunConfig, given
@@ -72,7 +72,7 @@ def open_asking(
     else:
         config = RunConfig.from_mapping(chosen | {"out": str(path)})
         if not any(name in chosen for name in _DECIDES):
-            if "learner" not in chosen and are_photographs(root_of(config)):
+            if "learner" not in chosen and are_photographs(config):
                 config, note = replace(config, learner=FROZEN), _NOTE
             elif config.learner != FROZEN:
                 config = RunConfig.from_mapping(FROM_SCRATCH | chosen | {"out": str(path)})

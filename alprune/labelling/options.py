@@ -69,20 +69,26 @@ def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
 
 
 def root_of(config: RunConfig) -> Path:
-    """Return the folder of images.
+    """Return the folder that the images are in, or the file that holds them.
 
     Raises:
-        ConfigError: The data set is something else.
+        ConfigError: The data set is none that people could be asked about.
     """
     kind, _, path = config.dataset.partition(":")
     if kind in ("csv", "parquet") and path:
         return manifest.root_of(path)
-    if kind != "folder" or not path:
-        raise ConfigError(
-            f"the data set is {config.dataset!r}, but people are asked about files: give --dataset "
-            "folder:PATH, with images in PATH/unlabelled/."
-        )
-    return user_path(path)
+    if kind in ("folder", "shards", "npz", "hf") and path:
+        return user_path(path.partition("?")[0] if kind == "hf" else path)
+    raise ConfigError(
+        f"the data set is {config.dataset!r}, but people are asked about images of their own: give "
+        "--dataset folder:PATH, with images in PATH/unlabelled/, or csv:, parquet:, npz:, hf: or "
+        "shards:."
+    )
 
 
-__all__ = ["changed", "completed", "root_of"]
+def are_files(config: RunConfig) -> bool:
+    """Tell whether each image of a data set is a file of its own."""
+    return config.dataset.partition(":")[0] in ("folder", "csv", "parquet")
+
+
+__all__ = ["are_files", "changed", "completed", "root_of"]

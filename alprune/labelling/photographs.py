@@ -1,4 +1,4 @@
-"""Whether a folder holds colour photographs, which a network pretrained on photographs knows."""
+"""Whether a data set holds colour photographs, which a network pretrained on photographs knows."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from alprune.data import LoadOptions, source
 from alprune.data.image_cache.decode import Decoder
+from alprune.data.safe_io import user_path
+from alprune.errors import DataError
+from alprune.loop.config import RunConfig
 
 _LOOKED_AT, _LISTED = 24, 2000  # images that are decoded; files that they are taken from
 _LEAST_SIDE = 32  # pixels
@@ -15,25 +19,48 @@ _COLOURED = 6.0  # mean distance of a pixel's largest channel from its smallest,
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic"}
 
 
-def are_photographs(root: Path) -> bool:
-    """Return whether most images of a folder have colours and at least 32 pixels a side.
+def are_photographs(config: RunConfig) -> bool:
+    """Return whether most images of a data set have colours and at least 32 pixels a side.
 
-    A few of the first 2,000 files are looked at. Files that cannot be read do not count.
+    A few are looked at. Images that cannot be read do not count.
 
     Args:
-        root: The folder of images.
+        config: Names the data set.
     """
-    files = list(islice(_files(root), _LISTED))
     decode, votes = Decoder((256, 256), threads=1, proportions=True), []
-    for path in files[:: max(1, len(files) // _LOOKED_AT)][:_LOOKED_AT]:
-        try:
-            image, grey = decode(path)[:2]
-        except Exception:  # decoders raise nearly everything on a damaged file
-            continue
-        pixels = np.asarray(image).astype(np.int16)
-        coloured = not grey and float(np.ptp(pixels, axis=2).mean()) >= _COLOURED
-        votes.append(coloured and min(pixels.shape[:2]) >= _LEAST_SIDE)
+    try:
+        for sample in _samples(config):
+            try:
+                image, grey = _opened(sample, decode)
+            except Exception:  # decoders raise nearly everything on a damaged file
+                continue
+            pixels = image.astype(np.int16)
+            coloured = not grey and float(np.ptp(pixels, axis=2).mean()) >= _COLOURED
+            votes.append(coloured and min(pixels.shape[:2]) >= _LEAST_SIDE)
+    except DataError:  # it is named when the images are loaded
+        return False
     return 2 * sum(votes) > len(votes)
+
+
+def _samples(config: RunConfig) -> Iterator[Path | bytes | np.ndarray]:
+    kind, _, path = config.dataset.partition(":")
+    if kind == "folder":
+        files = list(islice(_files(user_path(path)), _LISTED))
+        yield from files[:: max(1, len(files) // _LOOKED_AT)][:_LOOKED_AT]
+        return
+    look = source(config.dataset).samples
+    if look is not None:
+        options = LoadOptions(follow_links=config.follow_links, incomplete=True)
+        yield from islice(look(path, options, _LOOKED_AT), _LOOKED_AT)
+
+
+def _opened(sample: Path | bytes | np.ndarray, decode: Decoder) -> tuple[np.ndarray, bool]:
+    if isinstance(sample, Path):
+        image, grey = decode(sample)
+        return np.asarray(image), grey
+    if isinstance(sample, bytes):
+        return np.asarray(decode.decode(sample)), False
+    return sample, sample.dtype != np.uint8 or sample.shape[2] != 3
 
 
 def _files(root: Path) -> Iterator[Path]:

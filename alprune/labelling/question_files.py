@@ -1,9 +1,9 @@
 """The files in which a round of questions is handed out: a table, a contact sheet, tasks."""
 
+import base64
 import contextlib
 import io
 import json
-import os
 import shlex
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -12,14 +12,14 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from alprune.data.image_cache.decode import Decoder
 from alprune.data.mosaic import mosaic
-from alprune.errors import DataError, printable, quoted
+from alprune.errors import DataError, printable
 from alprune.labelling.journal import Answer, Query
 from alprune.labelling.opinions import Opinions
+from alprune.labelling.pictures import Pictures
 from alprune.labelling.read_answers import Given, read_answers
 from alprune.loop import csv_tables
 from alprune.loop.csv_tables import from_cell, to_cell
@@ -31,6 +31,7 @@ TASKS = "label-studio.json"
 INTERFACE = "label-studio.xml"
 LABELS = "labels.csv"
 DISAGREEMENTS = "disagreements.csv"
+_IN_TASK = 512  # pixels a side, at most, of an image within a task
 _TILE = 160  # pixels of a picture in the contact sheet
 _GAP = 8  # pixels between pictures
 _CAPTION = 18
@@ -42,9 +43,8 @@ def write_round(
     folder: RunFolder,
     queries: Sequence[Query],
     classes: Sequence[str],
-    root: Path,
+    pictures: Pictures,
     says_more: Callable[[Sequence[Given]], bool],
-    follow_links: bool = False,
 ) -> None:
     """Write a round's sheet, tasks and, last, its table.
 
@@ -55,12 +55,11 @@ def write_round(
         folder: Takes the files.
         queries: Of this round.
         classes: Names that may be given.
-        root: The folder of images.
+        pictures: Shows the images.
         says_more: Tells whether some of these answers are not known.
-        follow_links: Whether links may lead out of it.
     """
-    folder.write(SHEET, contact_sheet(root, queries, follow_links))
-    write_tasks(folder, queries, classes)
+    folder.write(SHEET, contact_sheet(pictures, queries))
+    write_tasks(folder, queries, classes, pictures)
     _keep_edited(folder, QUERIES, says_more)
     folder.write(QUERIES, table(queries))
 
@@ -160,60 +159,52 @@ def _digits(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def write_tasks(folder: RunFolder, queries: Sequence[Query], classes: Sequence[str]) -> None:
+def write_tasks(
+    folder: RunFolder, queries: Sequence[Query], classes: Sequence[str], pictures: Pictures
+) -> None:
     """Write what Label Studio imports: tasks, and the interface to paste into the project.
 
     The tasks name images as Label Studio serves them from local storage whose document root is
-    the folder of images. Guesses are left out: who sees them agrees with them too often.
+    the folder of images; images without files of their own are in the tasks. Guesses are left
+    out: people agree with what they see too often.
     """
-    tasks = [
-        {"data": {"image": f"/data/local-files/?d={quote(query.path)}", "path": query.path}}
-        for query in queries
-    ]
+    decode = Decoder((_IN_TASK, _IN_TASK), threads=1, proportions=True)
+
+    def address(path: str) -> str:
+        if pictures.are_files:
+            return f"/data/local-files/?d={quote(path)}"
+        try:
+            image = pictures.show(path, decode)
+        except DataError:
+            return ""
+        content = io.BytesIO()
+        image.save(content, "PNG" if max(image.size) <= _TILE else "JPEG")
+        kind = "png" if max(image.size) <= _TILE else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+
+    tasks = [{"data": {"image": address(q.path), "path": q.path}} for q in queries]
     folder.write(TASKS, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
+    folder.write(INTERFACE, interface(classes))
+
+
+def interface(classes: Sequence[str]) -> str:
+    """Return the labelling interface of a Label Studio project, with a choice for each class."""
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in [*classes, "skip"])
-    folder.write(
-        INTERFACE,
+    return (
         '<View>\n  <Image name="image" value="$image"/>\n'
         f'  <Choices name="label" toName="image" choice="single" showInLine="true">\n{choices}'
-        "  </Choices>\n</View>\n",
+        "  </Choices>\n</View>\n"
     )
 
 
-def place_of(root: Path, path: str, follow_links: bool = False) -> Path:
-    """Return the place of a file that a record names; the record may be untrusted.
-
-    Args:
-        root: The folder of images.
-        path: Below it.
-        follow_links: Whether links may lead out of it.
-
-    Raises:
-        DataError: It is not in the folder.
-    """
-    place = root / path
-    outside = Path(path).is_absolute() or ".." in Path(path).parts
-    try:
-        outside = outside or not (
-            follow_links or Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root))
-        )
-    except ValueError:  # a null character
-        outside = True
-    if outside:
-        raise DataError(f"{quoted(path)} is not in {str(root)!r}.")
-    return place
-
-
-def contact_sheet(root: Path, queries: Sequence[Query], follow_links: bool = False) -> bytes:
+def contact_sheet(pictures: Pictures, queries: Sequence[Query]) -> bytes:
     """Return a PNG of a round's images, numbered as the rows of queries.csv, with file names.
 
     An image that cannot be read any more leaves its place empty.
     """
     decode = Decoder((_TILE, _TILE), threads=1, proportions=True)
     across = min(_ACROSS, max(1, len(queries)))
-    tiles: list[Image.Image | None] = [
-        _tile(decode, root, query.path, follow_links) for query in queries
-    ]
+    tiles: list[Image.Image | None] = [_tile(decode, pictures, query.path) for query in queries]
     tiles += [None] * (-len(tiles) % across or across * (not tiles))
     rows = [tiles[begin : begin + across] for begin in range(0, len(tiles), across)]
     laid_out = mosaic(rows, (_TILE, _TILE), _GAP, _CAPTION)
@@ -232,11 +223,12 @@ def contact_sheet(root: Path, queries: Sequence[Query], follow_links: bool = Fal
     return content.getvalue()
 
 
-def _tile(decode: Decoder, root: Path, path: str, follow_links: bool) -> Image.Image:
+def _tile(decode: Decoder, pictures: Pictures, path: str) -> Image.Image:
     try:
-        tile = Image.fromarray(np.asarray(decode(place_of(root, path, follow_links))[0]))
-    except Exception:  # decoders raise nearly everything on a damaged file
+        tile = pictures.show(path, decode)
+    except DataError:
         return Image.new("RGB", (_TILE, _TILE), "lightgrey")
+    tile.thumbnail((_TILE, _TILE))
     scale = _TILE // max(tile.size)
     if scale > 1:  # crisp, not blurred
         tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
@@ -252,9 +244,9 @@ __all__ = [
     "TASKS",
     "contact_sheet",
     "disagreements_table",
+    "interface",
     "is_written",
     "labels_table",
-    "place_of",
     "table",
     "write_round",
     "write_tasks",

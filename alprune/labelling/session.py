@@ -13,7 +13,8 @@ from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy, images, question_files
 from alprune.labelling.check_answers import AnswerChecker, Rules, Told, declared
 from alprune.labelling.journal import Journal, Query
-from alprune.labelling.options import root_of
+from alprune.labelling.options import are_files, root_of
+from alprune.labelling.pictures import Pictures
 from alprune.labelling.preparation import Preparation
 from alprune.labelling.read_answers import Given, read_answers
 from alprune.labelling.rounds import Prepared, Round
@@ -38,6 +39,7 @@ class Asking:
         config: Its options.
         journal: All questions and answers.
         root: The folder of images.
+        pictures: Shows the images.
         lock: Held while the journal is read or written, where several threads do.
         preparation: Learns and chooses.
     """
@@ -50,6 +52,8 @@ class Asking:
         self._folder, self._observer = folder, observer
         self.preparation = Preparation(folder, config, self.journal, self.lock, observer)
         self._splits: data.Splits | None = None
+        stored = None if are_files(config) else lambda: self._loaded().train.files
+        self.pictures = Pictures(self.root, config.follow_links, stored)
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +91,7 @@ class Asking:
     def left(self, hand_out: bool = True) -> Round | None:
         """Return what is still open of the last round; None if nothing is."""
         journal = self.journal
-        there = [query for query in journal.open if self._is_there(query)]
+        there = [query for query in journal.open if self.pictures.has(query.path)]
         if not there:
             return None
         if hand_out and not question_files.is_written(self.path, journal.pending):
@@ -100,13 +104,6 @@ class Asking:
             agreement=journal.opinions.agreement(),
             **journal.asked,
         )
-
-    def _is_there(self, query: Query) -> bool:
-        try:
-            place = question_files.place_of(self.root, query.path, self.config.follow_links)
-        except DataError:
-            return False
-        return place.is_file()
 
     def prepare(self) -> Prepared:
         """Learn, and choose what could be asked next; other threads may take answers meanwhile.
@@ -268,9 +265,8 @@ class Asking:
             self._folder,
             self.journal.pending,
             self.journal.offered,
-            self.root,
+            self.pictures,
             self._checker(_nowhere).says_more,
-            self.config.follow_links,
         )
 
     def _loaded(self) -> data.Splits:

@@ -39,7 +39,7 @@ class RunConfig:
         "data",
         "cifar10",
         "cifar10, cifar100, mnist, fashion-mnist, digits, npz:PATH, folder:PATH, csv:PATH, "
-        "parquet:PATH or shards:PATH.",
+        "parquet:PATH, hf:PATH or shards:PATH.",
         common=True,
     )
     image_size: int | None = option(

@@ -284,7 +284,7 @@ WRONG = {
     ),
     "no image": (
         lambda root: write_tar(root / "train" / "9.tar", [("k.png", b"none"), ("k.cls", b"0")]),
-        "'k.png' in shard .*9.tar' cannot be read as an image .* --skip-unreadable",
+        "9.tar/k.png' in .*set' cannot be read as an image .* --skip-unreadable",
     ),
 }
 
@@ -320,7 +320,7 @@ def test_images_that_do_not_decode_are_left_out(root, lazily):
     for part in ("train", "test"):
         files = [("k.png", b"no image at all"), ("k.cls", b"0"), ("l.png", png(TRAIN[0]))]
         write_tar(root / part / "9.tar", [*files, ("l.cls", b"0")])
-    with pytest.warns(UserWarning, match=r"'k.png' in shard .* It is left out"):
+    with pytest.warns(UserWarning, match=r"k.png' in .* It is left out"):
         splits = load(root, lazily, skip_unreadable=True)
     assert len(splits.test) == 12 + 1
     assert torch.equal(splits.test.x[torch.tensor([12])][0], torch.from_numpy(TRAIN[0]))
@@ -436,7 +436,7 @@ def test_where_labels_may_be_instead_is_said_each_time(tmp_path, files, message)
 
 def test_shards_of_which_some_lack_labels_send_nobody_to_a_command_that_takes_none(root):
     write_shards(root, "train", TRAIN, [None, *Y_TRAIN[1:]])
-    with pytest.raises(DataError, match="1 of 45 training images .* Put a .cls file"):
+    with pytest.raises(DataError, match="1 of 45 training images .* alprune label"):
         data.load(f"shards:{root}", cache=root.parent / "cache")
 
 

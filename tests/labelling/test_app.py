@@ -11,6 +11,7 @@ from PIL import Image
 
 from alprune.labelling import open_asking
 from alprune.labelling.insight import Checked, Insight
+from alprune.labelling.pictures import Pictures
 from alprune.labelling.web.access import Access
 from alprune.labelling.web.app import make_app
 from alprune.labelling.web.overview import Overview
@@ -50,7 +51,7 @@ def access():
 
 @pytest.fixture
 def app(asking, queue, overview, access):
-    return make_app(queue, overview, Previews(asking.root), access)
+    return make_app(queue, overview, Previews(asking.pictures), access)
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_images_are_decoded_and_sent_by_number(client, queue):
 
 def test_a_large_image_is_made_smaller_and_keeps_its_proportions(tmp_path):
     Image.new("CMYK", (3000, 1000)).save(tmp_path / "large.jpg")
-    content, kind = Previews(tmp_path)("large.jpg")
+    content, kind = Previews(Pictures(tmp_path))("large.jpg")
     assert kind == "image/jpeg" and Image.open(io.BytesIO(content)).size == (1600, 533)
 
 
@@ -199,11 +200,11 @@ def test_a_record_that_names_files_elsewhere_shows_nothing_of_them(tmp_path):
     root = tmp_path / "photos"
     root.mkdir()
     (root / "link.png").symlink_to(outside)
-    previews = Previews(root)
+    previews = Previews(Pictures(root))
     for path in ("../secret.png", str(outside), "link.png", "a/../../secret.png", "x\0.png"):
         with pytest.raises(Exception, match="is not in"):
             previews(path)
-    assert Previews(root, follow_links=True)("link.png")[1] == "image/png"
+    assert Previews(Pictures(root, follow_links=True))("link.png")[1] == "image/png"
 
 
 def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, queue):

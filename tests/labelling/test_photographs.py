@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alprune import open_asking
+from alprune import RunConfig, open_asking
 from alprune.labelling.photographs import are_photographs
 from alprune.loop.defaults import FROM_SCRATCH
+
+
+def of_folder(path):
+    return are_photographs(RunConfig(dataset=f"folder:{path}"))
 
 
 def write(folder, count, side=64, kind="colour"):
@@ -32,7 +36,7 @@ def write(folder, count, side=64, kind="colour"):
 )
 def test_colour_and_size_decide(tmp_path, kind, side, expected):
     write(tmp_path / "unlabelled", 6, side, kind)
-    assert are_photographs(tmp_path) is expected
+    assert of_folder(tmp_path) is expected
 
 
 def test_most_of_the_images_decide_and_damaged_files_do_not_count(tmp_path):
@@ -40,11 +44,11 @@ def test_most_of_the_images_decide_and_damaged_files_do_not_count(tmp_path):
     write(tmp_path / "unlabelled", 3, kind="grey")
     for number in range(8):
         (tmp_path / "unlabelled" / f"damaged{number}.png").write_bytes(b"\x89PNG nothing")
-    assert are_photographs(tmp_path)
+    assert of_folder(tmp_path)
 
 
 def test_a_folder_without_images_holds_no_photographs(tmp_path):
-    assert not are_photographs(tmp_path)
+    assert not of_folder(tmp_path)
 
 
 def notes_of(tmp_path, name, **options):

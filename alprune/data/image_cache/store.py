@@ -210,7 +210,9 @@ def is_rows(name: object) -> bool:
 def is_ours(name: str) -> bool:
     """Tell whether a file of this name belongs to a cache."""
     ours = {INDEX, LOCK, LOCK_LARGE, UNREADABLE}
-    if re.fullmatch(r"(rows|places|labels|checks)-[0-9a-f]{16}\.bin", name):
+    if re.fullmatch(
+        r"\.?(rows|places|labels|checks|names|contents)-[0-9a-f]{16}\.bin(\.tmp)?", name
+    ):
         return True
     return name in ours or name in {f".{own}.tmp" for own in ours}
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from alprune.registry import lazy
 
 if TYPE_CHECKING:
-    from alprune.data.shards.splits import load
+    from alprune.data.shards.splits import load, samples
 
-__all__ = ["load"]
+__all__ = ["load", "samples"]
 
 # The processes that list shards import this package; they must not import torch.
-__getattr__ = lazy(__name__, {"alprune.data.shards.splits": ["load"]})
+__getattr__ = lazy(__name__, {"alprune.data.shards.splits": ["load", "samples"]})

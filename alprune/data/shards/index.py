@@ -27,13 +27,14 @@ from tqdm import tqdm
 
 from alprune.data.dataset import UNKNOWN
 from alprune.data.image_cache.append_log import Block, BlockWriter, read_blocks
+from alprune.data.image_cache.decode import MAX_BYTES
 from alprune.data.image_cache.pool import cores
 from alprune.data.image_cache.store import INDEX, clear, is_ours, locked
 from alprune.data.image_cache.worker import write_at
 from alprune.data.leftovers import SUFFIXES
 from alprune.data.safe_io import open_ordinary
 from alprune.data.shards.listing import Shard, Shards
-from alprune.data.shards.tar import Samples, list_samples
+from alprune.data.shards.tar import BLOCK, Samples, list_samples, name_at
 from alprune.errors import DataError
 
 FORMAT = "alprune shards 2"
@@ -74,6 +75,44 @@ class Index:
 
     def __len__(self) -> int:
         return int(self.first[-1])
+
+    def pieces(self, rows: np.ndarray, most: int) -> Iterator[np.ndarray]:
+        """Divide ascending rows into pieces of up to `most`, each of one shard."""
+        shards = np.searchsorted(self.first, rows, "right") - 1
+        for shard in np.unique(shards):
+            of_shard = rows[shards == shard]
+            for begin in range(0, len(of_shard), most):
+                yield of_shard[begin : begin + most]
+
+    def read(self, rows: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """Yield rows of one shard with their images, empty where one is too large to be read.
+
+        Raises:
+            DataError: The shard cannot be read.
+        """
+        path = self.root / self.shards[self._shard(int(rows[0]))]
+        try:
+            with open_ordinary(path) as file:
+                for row in rows.tolist():
+                    block, size = self.places[row].tolist()
+                    file.seek(block * BLOCK)
+                    content = b"" if size > MAX_BYTES else file.read(size)
+                    if len(content) < size <= MAX_BYTES:
+                        raise DataError(
+                            f"shard {str(path)!r} was cut short since it was listed. Copy it again."
+                        )
+                    yield row, content
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise DataError(f"shard {str(path)!r} cannot be read: {why}.") from error
+
+    def called(self, row: int) -> str:
+        """Return the path of an image: that of its shard, then its name in there."""
+        shard = self.shards[self._shard(row)]
+        return f"{shard}/{name_at(self.root / shard, int(self.places[row, 0]))}"
+
+    def _shard(self, row: int) -> int:
+        return int(np.searchsorted(self.first, row, "right")) - 1
 
 
 @dataclass
@@ -139,7 +178,8 @@ def open_index(place: Path, shards: Shards, size: tuple[int, int], progress: boo
         if len(log.counts) < len(every):
             _list(place, log, header, shards.root, every, progress)
         n = log.samples
-        if not 0 < sum(log.counts[: len(shards.test)]) < n:
+        tests = sum(log.counts[: len(shards.test)])
+        if tests == n or (shards.test and not tests):
             raise DataError(
                 f"the shards of {str(shards.root)!r} hold no images to train on, or none to test "
                 f"on. A sample is an image ({', '.join(sorted(SUFFIXES)[:5])}, ...) and a .cls."
@@ -151,7 +191,7 @@ def open_index(place: Path, shards: Shards, size: tuple[int, int], progress: boo
         shards.root,
         tuple(shard.path for shard in every),
         np.concatenate([[0], np.cumsum(log.counts)]).astype(np.int64),
-        sum(log.counts[: len(shards.test)]),
+        tests,
         places,
         codes,
         tuple(log.texts),
@@ -284,7 +324,7 @@ def _digest(path: Path, places: np.ndarray, labels: list[str | None]) -> str:
     digest.update(json.dumps(labels).encode())
     if len(places):
         with open(path, "rb") as file:
-            file.seek(int(places[0, 0]) * 512)
+            file.seek(int(places[0, 0]) * BLOCK)
             digest.update(file.read(int(places[0, 1])))
     return digest.hexdigest()
 

@@ -49,12 +49,14 @@ class Shards:
         return sum(shard.size for shard in (*self.test, *self.train))
 
 
-def list_shards(root: Path, follow_links: bool = False) -> Shards:
+def list_shards(root: Path, follow_links: bool = False, incomplete: bool = False) -> Shards:
     """Find the .tar files below a folder; a word in their path says which part they belong to.
 
     Args:
         root: The folder.
         follow_links: Take files to which links lead out of it; refused otherwise.
+        incomplete: Whether there may be no shards of test images; those whose path has no such
+            word are for training then.
 
     Raises:
         DataError: There are none, or one belongs to no part or to two; the message names it.
@@ -66,6 +68,8 @@ def list_shards(root: Path, follow_links: bool = False) -> Shards:
         for path in _tars(root, follow_links):
             words = re.split(r"[^a-z]+", path.lower())
             parts = {_WORDS[word] for word in words if word in _WORDS}
+            if incomplete and not parts:
+                parts = {"train"}
             if len(parts) != 1:
                 raise DataError(
                     f"it is not clear whether {printable(path)!r} in {str(root)!r} is to be "
@@ -81,7 +85,7 @@ def list_shards(root: Path, follow_links: bool = False) -> Shards:
             "other out."
         )
     tests = found["test"] or found["val"]
-    if not found["train"] or not tests:
+    if not found["train"] or not (tests or incomplete):
         missing = "to train on" if not found["train"] else "to test on"
         raise DataError(f"{str(root)!r} has no .tar file {missing}. {_LAYOUT}")
     return Shards(root, tuple(tests), tuple(found["train"]))

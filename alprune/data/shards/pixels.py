@@ -1,10 +1,9 @@
-"""Images of shards, decoded when they are needed and kept from then on."""
+"""Images of shards and the like, decoded when they are needed and kept from then on."""
 
 import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alprune.data.encoded import Encoded
 from alprune.data.image_cache.decode import MAX_BYTES, Decoder
 from alprune.data.image_cache.pool import cores
 from alprune.data.image_cache.worker import open_rows, write_at
 from alprune.data.memmap import map_images
-from alprune.data.safe_io import open_ordinary
-from alprune.data.shards.index import Index, file_of, mapped
-from alprune.data.shards.tar import BLOCK, name_at
+from alprune.data.shards.index import file_of, mapped
 from alprune.errors import DataError
 
 _LEAST_FREE = 2**30  # bytes of the disk that are left to others
@@ -36,8 +34,8 @@ class Pixels:
     decoded again. Several processes may use the files at once.
 
     Args:
-        index: Of the shards.
-        place: The index's cache, to keep images in; None to decode them each time.
+        index: The images as they are stored.
+        place: Their cache, to keep images in; None to decode them each time.
         size: `(h, w)` to which images are resized.
         skip_unreadable: Take an image that does not decode for a black one, with a warning.
 
@@ -52,7 +50,7 @@ class Pixels:
     dtype, device = torch.uint8, torch.device("cpu")
 
     def __init__(
-        self, index: Index, place: Path | None, size: tuple[int, int], skip_unreadable: bool
+        self, index: Encoded, place: Path | None, size: tuple[int, int], skip_unreadable: bool
     ) -> None:
         self.index, self.shape = index, torch.Size([len(index), *size, 3])
         self.bad: dict[int, str] = {}
@@ -97,8 +95,9 @@ class Pixels:
         failed: dict[int, str] = {}
         with warnings.catch_warnings():  # here: threads share what it changes
             warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-            for images_of_shard, why in self._pool.map(self._read, self._pieces(unique)):
-                decoded |= images_of_shard
+            most = -(-len(unique) // self._threads)
+            for some, why in self._pool.map(self._read, self.index.pieces(unique, most)):
+                decoded |= some
                 failed |= why
         for row, reason in failed.items():
             self._failed(row, reason)
@@ -113,48 +112,23 @@ class Pixels:
         if self._kept is not None:
             self._kept.write(decoded)
 
-    def _pieces(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Deal ascending rows to the threads, those of one shard together."""
-        shards = np.searchsorted(self.index.first, rows, "right") - 1
-        most = -(-len(rows) // self._threads)
-        for shard in np.unique(shards):
-            of_shard = rows[shards == shard]
-            for begin in range(0, len(of_shard), most):
-                yield int(shard), of_shard[begin : begin + most]
-
-    def _read(self, piece: tuple[int, np.ndarray]) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-        """Decode some images of one shard; return them, and why others do not decode, by row."""
-        number, rows = piece
-        path = self.index.root / self.index.shards[number]
+    def _read(self, rows: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+        """Decode the images of a piece; return them, and why others do not decode, by row."""
         images: dict[int, np.ndarray] = {}
         failed: dict[int, str] = {}
-        try:
-            with open_ordinary(path) as file:
-                for row in rows.tolist():
-                    block, size = self.index.places[row].tolist()
-                    if size > MAX_BYTES:
-                        failed[row] = f"it has {size:,} bytes; at most {MAX_BYTES:,} are read"
-                        continue
-                    file.seek(block * BLOCK)
-                    if len(content := file.read(size)) < size:
-                        raise DataError(
-                            f"shard {str(path)!r} was cut short since it was listed. Copy it again."
-                        )
-                    try:
-                        images[row] = self._decoder.decode(content)
-                    except Exception as error:  # nearly any, on a damaged file
-                        failed[row] = str(error).split("\n")[0][:200] or type(error).__name__
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise DataError(f"shard {str(path)!r} cannot be read: {why}.") from error
+        for row, content in self.index.read(rows):
+            try:
+                images[row] = self._decoder.decode(content)
+            except Exception as error:  # nearly any, on a damaged file
+                failed[row] = str(error).split("\n")[0][:200] or type(error).__name__
+                if not content:
+                    failed[row] = f"it is empty, or has more than {MAX_BYTES:,} bytes"
         return images, failed
 
     def _failed(self, row: int, why: str) -> None:
         """Say that an image does not decode: an error, or a warning for some of them."""
-        number = int(np.searchsorted(self.index.first, row, "right")) - 1
-        path = self.index.root / self.index.shards[number]
-        name = name_at(path, int(self.index.places[row, 0]))
-        said = f"{name!r} in shard {str(path)!r} cannot be read as an image ({why})."
+        said = f"{self.index.called(row)!r} in {str(self.index.root)!r} cannot be read as an image "
+        said += f"({why})."
         if not self._skip:
             raise DataError(f"{said} Mend or remove it, or pass --skip-unreadable.")
         if row not in self.bad:
@@ -167,7 +141,7 @@ class Pixels:
 class _Kept:
     """The files that decoded images are kept in."""
 
-    def __init__(self, index: Index, place: Path, shape: torch.Size) -> None:
+    def __init__(self, index: Encoded, place: Path, shape: torch.Size) -> None:
         self._place, self._full, self._since = place, False, _LOOK_EVERY
         self._row = shape[1] * shape[2] * shape[3]
         rows, checks = (file_of(place, kind, index.token) for kind in ("rows", "checks"))

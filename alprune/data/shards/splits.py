@@ -2,7 +2,9 @@
 
 import math
 import os
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,15 +19,18 @@ from alprune.data.dataset import (
     digest_of,
     first_few,
 )
+from alprune.data.encoded import Encoded, Known, files_of
 from alprune.data.folder import DEFAULT_SIZE
+from alprune.data.image_cache.decode import MAX_BYTES
 from alprune.data.image_cache.store import place_for, temporary, unwritable
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.leftovers import in_words
 from alprune.data.names import KnownNames, unified
-from alprune.data.safe_io import read_whole, user_path
+from alprune.data.safe_io import open_ordinary, read_whole, user_path
 from alprune.data.shards.index import TEXT, Index, open_index
 from alprune.data.shards.listing import list_shards
 from alprune.data.shards.pixels import Pixels
+from alprune.data.shards.tar import BLOCK, list_samples
 from alprune.data.statistics import channel_statistics
 from alprune.data.tables import decode
 from alprune.errors import DataError
@@ -54,31 +59,91 @@ def load(path: str, options: LoadOptions) -> Splits:
         DataError: A shard is missing or damaged, labels are missing or no classes, or images do
             not decode (unless `options.skip_unreadable`); the message names them.
     """
-    shards = list_shards(user_path(path), options.follow_links)
-    size = options.size or DEFAULT_SIZE
     with ExitStack() as stack:
-        if options.cache is None and shards.size <= _SMALL_BYTES:
-            place, stays = stack.enter_context(temporary()), False
-        else:
-            place, stays = stack.enter_context(place_for(shards.root, size, options.cache))
+        index, place, stays = _index(stack, path, options)
+        y, classes = _labels(index, options.incomplete)
+        left_out = {"samples without an image": index.others.get("cls", 0)}
         try:
-            index = open_index(place, shards, size, options.progress)
-            pixels = Pixels(index, place if stays else None, size, options.skip_unreadable)
+            return decoded(index, y, classes, place if stays else None, options, left_out)
         except OSError as error:
             raise unwritable(place, error) from error
-    y, classes = _labels(index)
-    rows = range(index.tests), range(index.tests, len(index))
+
+
+def open_images(path: str, options: LoadOptions) -> tuple[Index, Tensor, tuple[str, ...]]:
+    """Return the images of shards, their classes `(n,)`, -1 where unknown, and the names of these.
+
+    Raises:
+        DataError: As from `load`.
+    """
+    with ExitStack() as stack:
+        index = _index(stack, path, options)[0]
+        return index, *_labels(index, options.incomplete)
+
+
+def _index(stack: ExitStack, path: str, options: LoadOptions) -> tuple[Index, Path, bool]:
+    """Return what is in shards, the cache, and whether that stays after the stack."""
+    shards = list_shards(user_path(path), options.follow_links, options.incomplete)
+    size = options.size or DEFAULT_SIZE
+    if options.cache is None and shards.size <= _SMALL_BYTES:
+        place, stays = stack.enter_context(temporary()), False
+    else:
+        place, stays = stack.enter_context(place_for(shards.root, size, options.cache))
+    try:
+        return open_index(place, shards, size, options.progress), place, stays
+    except OSError as error:
+        raise unwritable(place, error) from error
+
+
+def samples(path: str, options: LoadOptions, count: int) -> Iterator[bytes]:
+    """Yield some images of the first shard, as they are stored."""
+    shards = list_shards(user_path(path), options.follow_links, incomplete=True)
+    first = shards.root / (*shards.train, *shards.test)[0].path
+    places = list_samples(first).places
+    with open_ordinary(first) as file:
+        for block, size in places[:: max(1, len(places) // count)].tolist():
+            file.seek(block * BLOCK)
+            yield file.read(min(size, MAX_BYTES))
+
+
+def decoded(
+    images: Encoded,
+    y: Tensor,
+    classes: tuple[str, ...],
+    place: Path | None,
+    options: LoadOptions,
+    left_out: Mapping[str, int],
+) -> Splits:
+    """Make a data set of images that are stored encoded.
+
+    Args:
+        images: Test images, then those to train on.
+        y: Class of each image, `(n,)`.
+        classes: Names of the classes.
+        place: Cache for decoded images; None: they are decoded each time.
+        options: As for `load`.
+        left_out: Number of things that are no images of the data set, by their kind.
+
+    Raises:
+        DataError: Images do not decode (unless `options.skip_unreadable`), or classes have none.
+        OSError: The cache cannot be written.
+    """
+    pixels = Pixels(images, place, options.size or DEFAULT_SIZE, options.skip_unreadable)
+    known = Known(images, place, options.progress) if options.incomplete else None
+    rows = range(images.tests), range(images.tests, len(images))
     parts = [_part(pixels, some, y, options) for some in rows]
-    return _splits(parts, classes, pixels, options.progress, options.incomplete)
+    return _splits(parts, classes, pixels, options, known, left_out)
 
 
-def _part(pixels: Pixels, rows: range, y: Tensor, options: LoadOptions) -> tuple[Tensor, Tensor]:
-    """Return images and labels of test or training samples."""
+Part = tuple[Tensor, Tensor, Tensor]
+
+
+def _part(pixels: Pixels, rows: range, y: Tensor, options: LoadOptions) -> Part:
+    """Return images and labels of test or training samples, and their numbers, `(m,)`."""
     x: Tensor = ChosenRows(pixels, rows)
     of_test, labels = rows.start == 0, y[rows.start : rows.stop]
-    needed = math.prod(x.shape)
+    needed, numbers = math.prod(x.shape), torch.arange(rows.start, rows.stop)
     if needed > options.in_memory and not of_test:
-        return x, labels
+        return x, labels, numbers
     what = "test images" if of_test else "training images"
     held = torch.empty(x.shape, dtype=torch.uint8) if needed <= options.in_memory else None
     bar = tqdm(
@@ -91,35 +156,38 @@ def _part(pixels: Pixels, rows: range, y: Tensor, options: LoadOptions) -> tuple
                 held[begin : begin + _AT_ONCE] = images
             bar.update(len(images))
     readable = torch.tensor([row for row in rows if row not in pixels.bad]) - rows.start
-    if len(readable) == len(rows):
-        return (x if held is None else held), labels
+    if len(readable) == len(rows) or not len(rows):
+        return (x if held is None else held), labels, numbers
     if not len(readable):
         raise DataError(f"no {what[:-1]} in {str(pixels.index.root)!r} could be decoded.")
     chosen = x.chosen(readable) if held is None else held[readable]  # type: ignore[attr-defined]
-    return chosen, labels[readable]
+    return chosen, labels[readable], numbers[readable]
 
 
 def _splits(
-    parts: list[tuple[Tensor, Tensor]],
+    parts: list[Part],
     classes: tuple[str, ...],
     pixels: Pixels,
-    progress: bool,
-    incomplete: bool,
+    options: LoadOptions,
+    known: Known | None,
+    left_out: Mapping[str, int],
 ) -> Splits:
-    (x_test, y_test), (x_train, y_train) = parts
-    seen = _sample(x_train, pixels, progress)
+    (x_test, y_test, tests), (x_train, y_train, trains) = parts
+    seen = _sample(x_train, pixels, options.progress)
     if _grey(seen) and _grey(x_test):
         x_test, x_train, seen = (_first_channel(x) for x in (x_test, x_train, seen))
     mean, std = channel_statistics(seen)
     flip = seen.shape[3] == 3
 
-    def dataset(x: Tensor, y: Tensor) -> Dataset:
-        return Dataset(x, y, classes, mean, std, flip, digest_of(x, y))
+    def dataset(x: Tensor, y: Tensor, rows: Tensor) -> Dataset:
+        size = (x.shape[1], x.shape[2])
+        files = None if known is None else files_of(pixels.index, rows.numpy(), size, known)
+        return Dataset(x, y, classes, mean, std, flip, digest_of(x, y, files), files)
 
-    left_out = {"samples without an image": pixels.index.others.get("cls", 0)}
     notes = (f"left out: {in_words(left_out)}",) if any(left_out.values()) else ()
-    splits = Splits(dataset(x_train, y_train), dataset(x_test, y_test), notes)
-    if not incomplete and int(y_train.min()) > UNKNOWN:
+    train, test = dataset(x_train, y_train, trains), dataset(x_test, y_test, tests)
+    splits = Splits(train, test, notes)
+    if not options.incomplete and int(y_train.min()) > UNKNOWN:
         check_classes_present(y_train, classes)
     return splits
 
@@ -155,12 +223,12 @@ def _first_channel(x: Tensor) -> Tensor:
     return x[..., :1].contiguous()
 
 
-def _labels(index: Index) -> tuple[Tensor, tuple[str, ...]]:
+def _labels(index: Index, incomplete: bool) -> tuple[Tensor, tuple[str, ...]]:
     """Return the class of each sample, `(n,)` int64, and the names of the classes."""
     codes = torch.from_numpy(index.codes)
     named = _names(index)
     most = int(codes.max())
-    if not index.texts and most == UNKNOWN:
+    if not index.texts and most == UNKNOWN and not incomplete:
         raise DataError(without_labels(index))
     if not named and most >= len(codes):
         raise DataError(
@@ -224,4 +292,4 @@ def _names(index: Index) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.content.splitlines() if line.strip())
 
 
-__all__ = ["load"]
+__all__ = ["decoded", "load", "open_images", "samples"]

@@ -3,14 +3,11 @@
 import io
 import threading
 from collections import OrderedDict
-from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from alprune.data.image_cache.decode import Decoder
-from alprune.errors import DataError
-from alprune.labelling.question_files import place_of
+from alprune.labelling.pictures import Pictures
 
 _SIDE = 1600  # pixels, at most
 _SMALL = 512  # up to so many pixels a side an image is sent without loss
@@ -21,15 +18,14 @@ _THREADS = 4
 
 
 class Previews:
-    """Makes previews of the files in a folder; safe from several threads.
+    """Makes previews of images; safe from several threads.
 
     Args:
-        root: The folder of images.
-        follow_links: Whether links may lead out of it.
+        pictures: Finds the images.
     """
 
-    def __init__(self, root: Path, follow_links: bool = False) -> None:
-        self._root, self._follow_links = root, follow_links
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
         self._decode = Decoder((_SIDE, _SIDE), _THREADS, proportions=True)
         self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
         self._thumbs: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
@@ -39,23 +35,19 @@ class Previews:
         """Return an image and its media type.
 
         Args:
-            path: Of the file, below the folder.
+            path: Of the image.
             small: A thumbnail.
 
         Raises:
-            DataError: The file is not in the folder, or cannot be read as an image.
+            DataError: It is not there, or cannot be read.
         """
         kept, most = (self._thumbs, _THUMBS_KEPT) if small else (self._kept, _KEPT)
         with self._lock:
             if path in kept:
                 kept.move_to_end(path)
                 return kept[path]
-        place = place_of(self._root, path, self._follow_links)
-        try:
-            pixels = np.asarray(self._decode(place)[0])
-        except Exception as error:  # decoders raise nearly everything on a damaged file
-            raise DataError(f"{path!r} cannot be read: {error}.") from error
-        image = Image.fromarray(pixels)
+        image = self._pictures.show(path, self._decode)
+        image.thumbnail((_SIDE, _SIDE))
         if small:
             image.thumbnail((_THUMB, _THUMB))
         made = _encoded(image)

@@ -54,7 +54,7 @@ class Server:
         self.shared = self._access.shared
         self._map: dict[int, Any] = {}  # of the sockets that are open
         self._serving = False
-        previews = Previews(asking.root, asking.config.follow_links)
+        previews = Previews(asking.pictures)
         app = make_app(self.queue, self._overview, previews, self._access)
         logging.getLogger("waitress").setLevel(logging.ERROR)
         try:

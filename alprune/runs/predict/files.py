@@ -33,12 +33,14 @@ class Entry:
         shown: What it is called in the table.
         label: Its class by its folder, if the learner knows that class.
         error: Why it cannot be read, if that is known already.
+        read: Returns its content if it is in no file of its own.
     """
 
     path: str
     shown: str
     label: str | None = None
     error: str | None = None
+    read: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,9 @@ def _decode(decode: Decoder, batch: list[Entry], inputs: Inputs) -> Batch:
         error = entry.error
         if error is None:
             try:
-                images[read] = channels_of(decode(Path(entry.path))[0], c)
+                stored = entry.read and decode.decode(entry.read())
+                rgb = decode(Path(entry.path))[0] if stored is None else stored
+                images[read] = channels_of(rgb, c)
                 read += 1
             except Exception as reason:  # decoders raise nearly everything on a damaged file
                 error = " ".join(printable(str(reason)).split()) or type(reason).__name__

@@ -29,6 +29,7 @@ from alprune.runs.predict.files import (
     joined,
     walk,
 )
+from alprune.runs.predict.stored import KINDS, stored_source
 from alprune.training.input_spec import Inputs
 
 _ARRAYS = ("x", "x_train", "x_test")
@@ -44,9 +45,10 @@ def open_source(
 
     Args:
         names: `folder:PATH` or a folder, with images at any depth below it; an image file;
-            `npz:PATH` with an array `x`, or with `x_train` and `x_test`. Labels are known where a
-            folder has the name of a class, at the top or below `train` or `test`, and in an
-            `npz:` with `y` beside `x`.
+            `npz:PATH` with an array `x`, or with `x_train` and `x_test`; `csv:`, `parquet:`, `hf:`
+            and `shards:` as for `alprune.data.load`. Labels are known where a folder has the name
+            of a class, at the top or below `train` or `test`, in an `npz:` with `y` beside `x`,
+            and where the others give them.
         inputs: What the learner takes: images are brought to its size and channels.
         follow_links: Read files to which links lead out of a folder.
         cache: Where decoded images are kept, see
@@ -73,8 +75,10 @@ def array_source(name: str, images: Tensor, inputs: Inputs) -> Source:
 def _open(name: str, inputs: Inputs, follow_links: bool, cache: Path | None, alone: bool) -> Source:
     if name.startswith("npz:"):
         return _npz_source(name, user_path(name.removeprefix("npz:")), inputs)
-    path = user_path(name.removeprefix("folder:"))
     check_decoded(inputs)
+    if name.partition(":")[0] in KINDS and not os.path.exists(name):
+        return stored_source(name, inputs, follow_links, cache)
+    path = user_path(name.removeprefix("folder:"))
     if os.path.isdir(path):
         prefix = "" if alone else f"{path}/"
         kept = kept_source(name, path, prefix, inputs, follow_links, cache)

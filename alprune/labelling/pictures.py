@@ -1,0 +1,115 @@
+"""The images as people see them: from files, or out of shards, data sets and arrays."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from alprune.data import Files
+from alprune.data.image_cache.decode import Decoder
+from alprune.errors import DataError, quoted
+
+
+class Pictures:
+    """Finds and decodes images by their paths; several threads may use it.
+
+    Args:
+        root: The folder of images.
+        follow_links: Whether links may lead out of it.
+        files: Returns which images there are where they have no files of their own; None where
+            paths are those of files below `root`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        follow_links: bool = False,
+        files: Callable[[], Files | None] | None = None,
+    ) -> None:
+        self.root, self._follow_links, self._files = root, follow_links, files
+
+    @property
+    def are_files(self) -> bool:
+        """Whether each image is a file below `root`."""
+        return self._files is None
+
+    def has(self, path: str) -> bool:
+        """Tell whether an image of this path is there."""
+        try:
+            if self._files is None:
+                return place_of(self.root, path, self._follow_links).is_file()
+            files = self._files()
+        except DataError:
+            return False
+        return files is not None and files.index(path) is not None
+
+    def show(self, path: str, decode: Decoder) -> Image.Image:
+        """Return an image.
+
+        Args:
+            path: Of the image.
+            decode: Made with `proportions`.
+
+        Raises:
+            DataError: There is none of this path, or it cannot be read.
+        """
+        found = self._find(path)
+        try:
+            if isinstance(found, Path):
+                return Image.fromarray(np.asarray(decode(found)[0]))
+            stored = found()
+            if isinstance(stored, bytes):
+                return Image.fromarray(np.asarray(decode.decode(stored)))
+            return _of_array(stored)
+        except Exception as error:  # decoders raise nearly everything on a damaged file
+            raise DataError(f"{path!r} cannot be read: {error}.") from error
+
+    def _find(self, path: str) -> Path | Callable[[], bytes | np.ndarray]:
+        """Return the file of an image, or what returns its content."""
+        if self._files is None:
+            return place_of(self.root, path, self._follow_links)
+        files = self._files()
+        index = None if files is None else files.index(path)
+        if files is None or files.picture is None or index is None:
+            raise DataError(f"there is no image {quoted(path)}.")
+        return partial(files.picture, index)
+
+
+def place_of(root: Path, path: str, follow_links: bool = False) -> Path:
+    """Return the place of a file that a record names; the record may be untrusted.
+
+    Args:
+        root: The folder of images.
+        path: Below it.
+        follow_links: Whether links may lead out of it.
+
+    Raises:
+        DataError: It is not in the folder.
+    """
+    place = root / path
+    outside = Path(path).is_absolute() or ".." in Path(path).parts
+    try:
+        outside = outside or not (
+            follow_links or Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root))
+        )
+    except ValueError:  # a null character
+        outside = True
+    if outside:
+        raise DataError(f"{quoted(path)} is not in {str(root)!r}.")
+    return place
+
+
+def _of_array(pixels: np.ndarray) -> Image.Image:
+    """Return an array `(h, w, c)` as an image; floats from their lowest to their highest value."""
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        pixels = ((pixels - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+    if pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    return Image.fromarray(pixels).convert("RGB")
+
+
+__all__ = ["Pictures", "place_of"]
