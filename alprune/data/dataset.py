@@ -282,12 +282,12 @@ def make_splits(
 
 
 def check_classes_present(y: Tensor, classes: tuple[str, ...]) -> None:
-    """Refuse classes that none of the labels `y` `(n,)` names.
+    """Refuse classes that none of the labels `y` `(n,)` names, of which some may be unknown.
 
     Raises:
         DataError: There is one.
     """
-    counts = torch.bincount(y, minlength=len(classes))
+    counts = torch.bincount(y[y != UNKNOWN], minlength=len(classes))
     empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
     if empty:
         raise DataError(

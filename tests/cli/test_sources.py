@@ -88,7 +88,8 @@ def test_it_is_asked_about_answered_and_predicted(tmp_path, kind):
     again = json.loads(call("ask", out, "--json").stdout)
     assert again["labelled"] == 6 and all(query["guess"] for query in again["queries"])
     assert not {q["path"] for q in again["queries"]} & {row["path"] for row in table}
-    summary = json.loads(call("predict", out, dataset, "--out", tmp_path / "x.csv", "--json").stdout)
+    table = tmp_path / "all.csv"
+    summary = json.loads(call("predict", out, dataset, "--out", table, "--json").stdout)
     assert (summary["images"], summary["errors"]) == (16, 0)
 
 
@@ -105,7 +106,7 @@ def test_it_is_labelled_on_the_page(tmp_path, kind):
             assert ready.wait(30)
             shown = wait_for_image(server)
             expected = pixels(dataset, shown["path"])
-            with urllib.request.urlopen(f"{server.url}image/{shown['number']}") as answer:
+            with joined(server.url, f"image/{shown['number']}") as answer:
                 assert np.array_equal(np.asarray(Image.open(answer)), expected)
             label = name_of(shown["path"], dataset)
             server.queue.answer({shown["number"]: label})
@@ -113,6 +114,35 @@ def test_it_is_labelled_on_the_page(tmp_path, kind):
         finally:
             server.close()
             thread.join(30)
+
+
+@pytest.mark.parametrize("kind", ["csv", "shards", "hf saved", "npz"])
+def test_a_run_on_images_without_labels_says_what_is_missing(tmp_path, kind):
+    dataset = made_sources.make(kind, tmp_path / "data", known=False)
+    result = CliRunner().invoke(main, ["run", *flags(dataset), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 1 and result.stderr.startswith("Error: ")
+    assert any(word in result.stderr for word in ("label", "to test on", "y_train"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "shards", "hf saved"])
+def test_an_export_is_checked_on_images_without_labels(tmp_path, kind):
+    dataset = made_sources.make(kind, tmp_path / "data", known=False)
+    options = photos.options("", model="resnet20", budget=0.5) | {"dataset": dataset}
+    with open_asking(tmp_path / "run", classes=made_sources.CLASSES, **options) as asking:
+        asking.tell({q.path: photos.truth(q.path) for q in asking.ask()})
+        asking.ask()
+    exported = call("export", tmp_path / "run", "--format", "safetensors")
+    assert f"checked on 16 images of {dataset}" in exported.stdout
+
+
+def joined(url, path):
+    """Open an address of the page as a browser that has joined."""
+    place, _, token = url.partition("join#")
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    body = json.dumps({"token": token, "name": ""}).encode()
+    headers = {"Content-Type": "application/json"}
+    browser.open(urllib.request.Request(f"{place}join", body, headers)).close()
+    return browser.open(place + path)
 
 
 def wait_for_image(server):

@@ -56,9 +56,7 @@ def _cells(root: Path, known: bool) -> list[dict[str, str]]:
     for part, name, number in rows(known):
         (root / "images" / called(name, number)).write_bytes(png(name, number))
         label = name if known else ""
-        cells.append(
-            {"path": f"images/{called(name, number)}", "label": label, "split": part}
-        )
+        cells.append({"path": f"images/{called(name, number)}", "label": label, "split": part})
     return cells
 
 

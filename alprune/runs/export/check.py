@@ -11,6 +11,7 @@ from alprune.runs.export.formats import Run
 from alprune.runs.load import Learned
 from alprune.runs.local_data import local_splits
 from alprune.runs.predict.files import sample_files
+from alprune.runs.predict.stored import KINDS, sample_stored
 from alprune.training.augment import normalise
 from alprune.training.input_spec import Inputs
 
@@ -83,6 +84,8 @@ def _of_data(learned: Learned, count: int) -> tuple[Tensor, str]:
     kind, _, where = config.dataset.partition(":")
     if kind == "folder":  # a few files: not all have to be read
         images = sample_files(Path(where), inputs, count, config.follow_links)
+    elif kind in KINDS:
+        images = sample_stored(config.dataset, inputs, count, config.follow_links)
     else:
         test = local_splits(config, "an export").test
         if Inputs.of(test).image_shape != inputs.image_shape or test.x.dtype != inputs.torch_dtype:

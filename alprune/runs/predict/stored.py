@@ -1,10 +1,12 @@
 """Images that a table lists, or that shards and Hugging Face data sets hold."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from alprune.data import LoadOptions, hugging_face, manifest
@@ -21,6 +23,15 @@ TABLES = ("csv", "parquet")
 KINDS = (*TABLES, *_OPENS)
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """The images of a data set, those for training before those for testing."""
+
+    total: int
+    entry: Callable[[int], Entry]
+    left_out: str = ""
+
+
 def stored_source(
     name: str, inputs: Inputs, follow_links: bool = False, cache: Path | None = None
 ) -> Source:
@@ -35,35 +46,47 @@ def stored_source(
     Raises:
         DataError: It is not there, or cannot be used.
     """
+    found = _listed(name, inputs, follow_links, cache)
+
+    def batches(begin: int) -> Iterator[Batch]:
+        return decoded(map(found.entry, range(begin, found.total)), inputs)
+
+    return Source(name, found.total, batches, found.left_out)
+
+
+def sample_stored(name: str, inputs: Inputs, count: int, follow_links: bool) -> Tensor:
+    """Read up to `count` images spread evenly over a data set, `(m, h, w, c)`.
+
+    Raises:
+        DataError: As from `stored_source`, or none of them can be read.
+    """
+    found = _listed(name, inputs, follow_links, None)
+    rows = sorted({place * found.total // count for place in range(count)})
+    images = [batch.images for batch in decoded(map(found.entry, rows), inputs)]
+    if not any(map(len, images)):
+        raise DataError(f"no image in {name!r} could be read.")
+    return torch.cat(images)
+
+
+def _listed(name: str, inputs: Inputs, follow_links: bool, cache: Path | None) -> _Listed:
     kind, _, path = name.partition(":")
     options = LoadOptions(
         size=inputs.image_shape[1:], follow_links=follow_links, incomplete=True, cache=cache
     )
     if kind in TABLES:
         listing = manifest.listed(path, kind, follow_links)
-        total = len(listing)
-        named = _named(listing.classes, listing.labels, inputs)
+        of_files = _named(listing.classes, listing.labels, inputs)
 
-        def entry(row: int) -> Entry:
-            file = listing.paths[row]
-            return Entry(str(listing.root / file), as_text(file), named[row])
+        def file(row: int) -> Entry:
+            shown = listing.paths[row]
+            return Entry(str(listing.root / shown), as_text(shown), of_files[row])
 
-        left_out = "; ".join(listing.notes).removeprefix("left out: ")
-    else:
-        images, y, classes = _OPENS[kind](path, options)
-        total, left_out = len(images), ""
-        named = _named(classes, y, inputs)
-
-        def entry(row: int) -> Entry:
-            return _stored_entry(images, (row + images.tests) % total, named)
-
-    if not total:
+        return _Listed(len(listing), file, "; ".join(listing.notes).removeprefix("left out: "))
+    images, y, classes = _OPENS[kind](path, options)
+    if not (total := len(images)):
         raise DataError(f"there is no image in {name!r}.")
-
-    def batches(begin: int) -> Iterator[Batch]:
-        return decoded((entry(row) for row in range(begin, total)), inputs)
-
-    return Source(name, total, batches, left_out)
+    named = _named(classes, y, inputs)
+    return _Listed(total, lambda row: _stored_entry(images, (row + images.tests) % total, named))
 
 
 def _stored_entry(images: Encoded, row: int, named: Sequence[str | None]) -> Entry:
@@ -77,4 +100,4 @@ def _named(classes: Sequence[str], labels: Tensor | np.ndarray, inputs: Inputs) 
     return [found[label] for label in labels.tolist()]
 
 
-__all__ = ["KINDS", "stored_source"]
+__all__ = ["KINDS", "sample_stored", "stored_source"]
