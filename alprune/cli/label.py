@@ -25,6 +25,11 @@ _OPEN_TO_OTHERS = (
     "it, and the connection is not encrypted: others in the network can read along. In a network "
     "that you do not trust, put a proxy with TLS in front (recipes/labelling/README.md says how)."
 )
+_LABEL_STUDIO = """\
+Label Studio: make a project with the interface {path}/label-studio.xml, import
+{path}/label-studio-all.json, and connect a model called alprune (Settings, Model):
+{url}
+"""
 
 
 @click.command("label", cls=Command, epilog=_EXAMPLES)
@@ -54,6 +59,14 @@ _OPEN_TO_OTHERS = (
     help="Share of the images that go to two people, whose agreement is reported [default: as "
     "the last time, at first 0].",
 )
+@click.option(
+    "--label-studio",
+    is_flag=False,
+    flag_value=9090,
+    type=click.IntRange(0, 65535),
+    metavar="[PORT]",
+    help="Also sort and fill in the tasks of Label Studio, as its model on this port [9090].",
+)
 @click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 def label_command(
@@ -65,6 +78,7 @@ def label_command(
     origins: tuple[str, ...],
     user: str,
     overlap: float | None,
+    label_studio: int | None,
     no_browser: bool,
     as_json: bool,
     **given: Any,
@@ -77,9 +91,13 @@ def label_command(
     """
     from alprune.labelling.web import Server
 
-    def ready(url: str, shared: bool) -> None:
-        said = f"Label here: {url}\n" + f"{_OPEN_TO_OTHERS}\n" * shared + "Ctrl-C ends."
-        click.echo(json.dumps({"url": url}) if as_json else said)
+    def ready(url: str, server: "Server") -> None:
+        said = f"Label here: {url}\n" + f"{_OPEN_TO_OTHERS}\n" * server.shared
+        record = {"url": url}
+        if server.label_studio:
+            said += _LABEL_STUDIO.format(path=path, url=server.label_studio)
+            record["label_studio"] = server.label_studio
+        click.echo(json.dumps(record) if as_json else f"{said}Ctrl-C ends.")
         sys.stdout.flush()
 
     ended = int(signal.SIGINT)
@@ -93,7 +111,7 @@ def label_command(
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with opened("label", path, recipe, classes, given) as asking:
-            server = Server(asking, port, host, origins, user)
+            server = Server(asking, port, host, origins, user, label_studio)
             if overlap is not None:
                 if overlap and not (user or server.shared):
                     raise ConfigError(
@@ -102,7 +120,7 @@ def label_command(
                     )
                 asking.set_overlap(overlap)
             try:
-                server.run(lambda url: ready(url, server.shared), browse=not no_browser)
+                server.run(lambda url: ready(url, server), browse=not no_browser)
             finally:
                 server.close()
             total, agreement = len(asking.labels), asking.journal.opinions.agreement()

@@ -168,6 +168,15 @@ def _from_json(tasks: Any, names: Sequence[str]) -> Iterable[Given]:
             yield _one(where, _first(task, _PATHS), _first(task, names))
 
 
+def given_of_task(task: Mapping[str, Any]) -> list[Given]:
+    """Return what the annotations of one task of Label Studio say.
+
+    Raises:
+        DataError: They are not choices.
+    """
+    return list(_annotated(f"task {task.get('id', '')}", task, _LABELS))
+
+
 def _annotated(where: str, task: Mapping[str, Any], names: Sequence[str]) -> Iterable[Given]:
     """Yield what the annotators of a task agree on, or each of the labels that differ.
 
@@ -233,6 +242,7 @@ __all__ = [
     "SKIPS",
     "Given",
     "as_uploaded",
+    "given_of_task",
     "read_answers",
     "spellings",
     "uploaded_name",

@@ -192,13 +192,14 @@ class Asking:
         elif isinstance(answers, Mapping):
             answers = [_given(str(path), label) for path, label in answers.items()]
         with self.lock:
-            checker = self._checker(self._identify if unasked else _nowhere)
+            checker = self._checker(self.identify if unasked else _nowhere)
             return checker.take(answers, Rules(new_classes, replace, unasked, user), by)
 
     def _checker(self, identify: Callable[[str], str | None]) -> AnswerChecker:
-        return AnswerChecker(self.journal, self.root, identify, self._every_path)
+        return AnswerChecker(self.journal, self.root, identify, self.every_path)
 
-    def _every_path(self) -> list[str]:
+    def every_path(self) -> list[str]:
+        """Return the paths of all images, labelled or not, test images among them."""
         if not self.config.dataset.startswith("folder:"):
             return [*(self._loaded().train.paths or ())]
         links = self.config.follow_links
@@ -274,7 +275,8 @@ class Asking:
             self._splits = images.load(self.config)
         return self._splits
 
-    def _identify(self, path: str) -> str | None:
+    def identify(self, path: str) -> str | None:
+        """Return the content hash of an image by its path; None if there is no such image."""
         files = self._loaded().train.files
         index = None if files is None else files.index(path)
         return None if files is None or index is None else files.content(index)

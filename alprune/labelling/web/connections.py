@@ -8,6 +8,7 @@ from typing import Any
 # ends cleanly; Flask is the smallest framework that comes with a test client.
 import waitress
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 
 REQUEST_BYTES = 2**17  # of a body: some thousand answers
 _HEADER_BYTES = 2**14
@@ -40,10 +41,33 @@ class _Channel(HTTPChannel):
         return bool(super().readable())
 
 
-def listen(app: Any, host: str, port: int, sockets: dict[int, Any]) -> Any:
+def _guarded(begin: str) -> type[_Channel]:
+    """Return a channel that reads a long body only if the path begins as it should."""
+
+    class Parser(HTTPRequestParser):
+        def parse_header(self, header_plus: bytes) -> None:
+            super().parse_header(header_plus)
+            long = self.chunked or self.content_length > REQUEST_BYTES
+            if long and not self.path.startswith(begin):
+                raise ParsingError("the address is not right")
+
+    class Channel(_Channel):
+        parser_class = Parser
+
+    return Channel
+
+
+def listen(
+    app: Any,
+    host: str,
+    port: int,
+    sockets: dict[int, Any],
+    body_bytes: int = REQUEST_BYTES,
+    begin: str = "",
+) -> Any:
     """Return a server that listens on an address; `run()` serves.
 
-    A body of more than `REQUEST_BYTES` is refused unread; a request that takes longer than
+    A body of more than `body_bytes` is refused unread; a request that takes longer than
     10 seconds to arrive, or the connection that was quiet for longest where there are too many, is
     cut off.
 
@@ -52,6 +76,8 @@ def listen(app: Any, host: str, port: int, sockets: dict[int, Any]) -> Any:
         host: A name or number of this machine; 0.0.0.0: all of them.
         port: 0: a free one.
         sockets: Gets the open ones, by number.
+        body_bytes: Of a body, at most.
+        begin: Of the path: of other requests a body of `REQUEST_BYTES` is read at most.
 
     Raises:
         OSError: The port is taken, or the address is not one of this machine.
@@ -65,12 +91,12 @@ def listen(app: Any, host: str, port: int, sockets: dict[int, Any]) -> Any:
         threads=_THREADS,
         ident=None,
         connection_limit=2 * _CONNECTIONS + 8,  # never reached, or nobody would be let in
-        max_request_body_size=REQUEST_BYTES + 1,  # which is refused itself
+        max_request_body_size=body_bytes + 1,  # which is refused itself
         max_request_header_size=_HEADER_BYTES,
         channel_timeout=_IDLE_S,
         cleanup_interval=5,
     )
-    server.channel_class = _Channel
+    server.channel_class = _Channel if not begin else _guarded(begin)
     return server
 
 

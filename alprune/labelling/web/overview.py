@@ -32,6 +32,11 @@ class Overview:
             self._insight = insight
             self._passed.clear()
 
+    def guesses(self) -> dict[str, Query]:
+        """Return what the learner takes open images for, `{content: image}`."""
+        with self._asking.lock:
+            return {query.content: query for query in self._insight.guessed}
+
     def grid(self, name: str) -> dict[str, Any]:
         """Return the open images that the learner takes for a class, the surest first.
 

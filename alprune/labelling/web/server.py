@@ -12,6 +12,8 @@ from alprune.labelling.web.access import LOOPBACK, Access, reachable, url_of
 from alprune.labelling.web.app import make_app
 from alprune.labelling.web.background_fit import BackgroundFit
 from alprune.labelling.web.connections import listen
+from alprune.labelling.web.label_studio import LabelStudio
+from alprune.labelling.web.label_studio_app import BODY_BYTES, make_backend, token_of, write_tasks
 from alprune.labelling.web.opener import open_browser, remove_opener
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
@@ -27,8 +29,10 @@ class Server:
         host: Address to listen on; 0.0.0.0 lets other machines in.
         origins: Addresses of the page behind a proxy.
         user: Name of the person at this machine.
+        label_studio: Port on which to answer Label Studio as well; None: do not.
 
     Attributes:
+        label_studio: Address of the backend for Label Studio, with its token; empty without.
         url: To join by, with its token.
         shared: Whether others than the person at this machine can reach the page.
         queue: What the page asks about.
@@ -45,6 +49,7 @@ class Server:
         host: str = LOOPBACK,
         origins: Sequence[str] = (),
         user: str = "",
+        label_studio: int | None = None,
     ) -> None:
         self._asking = asking
         self.queue = LabelQueue(asking)
@@ -70,6 +75,24 @@ class Server:
         self.url = (*origins, at)[0].rstrip("/") + f"/join#{self._access.token}"
         local = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
         self._here = url_of(local, found)
+        self.label_studio = ""
+        self._backend: LabelStudio | None = None
+        if label_studio is not None:
+            self._serve_label_studio(host, label_studio, previews)
+
+    def _serve_label_studio(self, host: str, port: int, previews: Previews) -> None:
+        token = token_of(self._asking.path)
+        self._backend = LabelStudio(self._asking, self.queue, self._overview)
+        app = make_backend(self._backend, previews, token)
+        try:
+            server = listen(app, host, port, self._map, BODY_BYTES, f"/{token}/")
+        except OSError as error:
+            raise StoreError(
+                f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose another "
+                "port, as in --label-studio 9091."
+            ) from error
+        self.label_studio = url_of(reachable(host), int(server.effective_port)) + token
+        self._backend.address = f"{self.label_studio}/image?path="
 
     def run(self, ready: Callable[[str], None], browse: bool = True) -> None:
         """Serve until Ctrl-C or `close`.
@@ -81,6 +104,8 @@ class Server:
         if (left := self._asking.left(hand_out=False)) is not None:
             self.queue.put(left)
         self._background.start()
+        if self._backend is not None:
+            write_tasks(self._asking.path, self._backend)
         self._serving = True
         ready(self.url)
         if browse:

@@ -120,7 +120,7 @@ def test_it_is_labelled_on_the_page(tmp_path, kind):
 def test_a_run_on_images_without_labels_says_what_is_missing(tmp_path, kind):
     dataset = made_sources.make(kind, tmp_path / "data", known=False)
     result = CliRunner().invoke(main, ["run", *flags(dataset), "--out", str(tmp_path / "run")])
-    assert result.exit_code == 1 and result.stderr.startswith("Error: ")
+    assert result.exit_code == 1 and "Error: " in result.stderr
     assert any(word in result.stderr for word in ("label", "to test on", "y_train"))
 
 
