@@ -147,7 +147,11 @@ def _part(pixels: Pixels, rows: range, y: Tensor, options: LoadOptions) -> Part:
     what = "test images" if of_test else "training images"
     held = torch.empty(x.shape, dtype=torch.uint8) if needed <= options.in_memory else None
     bar = tqdm(
-        total=len(rows), desc=what, unit=" images", disable=not (options.progress and rows), leave=False
+        total=len(rows),
+        desc=what,
+        unit=" images",
+        disable=not (options.progress and rows),
+        leave=False,
     )
     with bar:
         for begin in range(0, len(rows), _AT_ONCE):

@@ -12,6 +12,7 @@ from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import Asking, Query
 from alprune.labelling.asked_paths import AskedPaths
 from alprune.labelling.read_answers import SKIPS, given_of_task
+from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
 from alprune.loop.run_folder import read_events
@@ -137,14 +138,15 @@ class LabelStudio:
         """
         action = message.get("action")
         if action in _CREATED:
-            self._answer(message.get("task"), message.get("annotation"))
+            is_update = action != "ANNOTATION_CREATED"
+            self._answer(message.get("task"), message.get("annotation"), is_update)
         elif action == "ANNOTATIONS_DELETED":
             self._withdraw(message.get("annotations"))
         else:
             return False
         return True
 
-    def _answer(self, task: Any, annotation: Any) -> None:
+    def _answer(self, task: Any, annotation: Any, is_update: bool) -> None:
         if not isinstance(task, Mapping) or not isinstance(annotation, Mapping):
             raise DataError("a task and its annotation are missing.")
         found = self._find(task)
@@ -164,8 +166,9 @@ class LabelStudio:
             query = known if known and known.content == content else Query(path, content, "")
             number = self._queue.number(query)
             before = self._asking.journal.answers.get(content)
-            if before is None or before.label != label:
-                self._queue.answer({number: label}, "" if user is None else f"{user}"[:100])
+            client = Client("Label Studio", "" if user is None else f"{user}"[:100])
+            if before is None or (before.label, before.user) != (label, client.user):
+                self._queue.answer({number: label}, client, review=is_update)
             if isinstance(key := annotation.get("id"), int):
                 self._annotations[key] = content
                 self._asking.journal.note(_EVENT, annotation=key, content=content)
