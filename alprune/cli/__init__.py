@@ -22,6 +22,7 @@ _COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "label": ("label", "label_command", "Label images on a page in the browser."),
         "ask": ("ask", "ask_command", "Choose the next images to label, as a table."),
         "tell": ("ask", "tell_command", "Read the labels that were filled in."),
+        "classes": ("classes", "classes_command", "List, rename, merge or remove classes."),
     },
     "Use a trained learner": {
         "predict": ("predict", "predict_command", "Classify images and write a table."),

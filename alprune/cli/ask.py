@@ -38,6 +38,11 @@ _HELPS = {
     "hold_out": "Images to draw at random, over the rounds, and to keep from training; they "
     "measure the accuracy.",
     "query_size": "Images to ask about per round.",
+    "stop_labels": "Stop once this many images are labelled.",
+    "stop_accuracy": "Stop once the measured accuracy (--hold-out, test images) is this, 0 to 1.",
+    "stop_uncertainty": "Stop once the mean entropy of the images without a label is below this "
+    "(nats).",
+    "stop_plateau": "Stop after this many rounds without a better accuracy.",
     "score_share": "Share of the budget to keep for choosing.",
     "initial_epochs": "Passes over the labels in the first round, at most.",
     "epochs": "Passes over the labels in every later round, at most.",
@@ -96,19 +101,25 @@ def opened(
 @click.command("ask", cls=Command, epilog=_ASK_EXAMPLES)
 @click.argument("path", metavar="DIR", type=_DIR)
 @asking_options
+@click.option("--regardless", is_flag=True, help="Ask on even if a stop rule (--stop-...) is met.")
 @click.option("--json", "as_json", is_flag=True, help="Print the round as JSON.")
 def ask_command(
-    path: Path, recipe: Path | None, classes: str | None, as_json: bool, **options: Any
+    path: Path,
+    recipe: Path | None,
+    classes: str | None,
+    regardless: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Learn from the labels so far, and choose the next images to label.
 
     DIR holds the questions and the answers. The images are in folder:PATH, those without a label
     in PATH/unlabelled/. The questions are written to DIR/queries.csv (fill in its column label),
     DIR/queries.png (the images) and DIR/label-studio.json. Until answers are read with alprune
-    tell, the same questions are repeated.
+    tell, the same questions are repeated. Once a stop rule is met, nothing is asked.
     """
     with opened("ask", path, recipe, classes, options) as asking:
-        asked = asking.ask()
+        asked = asking.ask(regardless)
     tell("")
     click.echo(json.dumps(_record(path, asked)) if as_json else _table(path, asked))
 
@@ -185,6 +196,7 @@ def _record(path: Path, asked: "Round") -> dict[str, Any]:
         "classes": list(asked.classes),
         "queries": [asdict(query) for query in asked.queries],
         "learnt": dict(asked.learnt),
+        "stop": asked.stop or None,
         "agreement": None if asked.agreement is None else asdict(asked.agreement),
         "changes": asdict(asked.changes),
         "table": str(path / QUERIES),
@@ -212,10 +224,15 @@ def _table(path: Path, asked: "Round") -> str:
         rows["new images"] = f"{asked.changes.arrived:,} since the last round"
     if asked.changes.gone:
         rows["gone"] = f"{asked.changes.gone:,} images since the last round"
+    where, table = shlex.quote(str(path)), shlex.quote(str(path / QUERIES))
+    if asked.stop:
+        rows["stop rule"] = f"met: {asked.stop}"
+    if asked.stop and not len(asked):
+        lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
+        return "\n".join([*lines, f"To continue regardless: alprune ask {where} --regardless"])
     files = {"table": QUERIES, "images": SHEET, "Label Studio": TASKS}
     rows |= {title: str(path / name) for title, name in files.items()}
     lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
-    where, table = shlex.quote(str(path)), shlex.quote(str(path / QUERIES))
     advice = f"Next: fill in the column label, save, and alprune tell {where} {table}"
     return "\n".join([*lines, advice])
 

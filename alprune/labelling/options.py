@@ -21,7 +21,8 @@ _OURS = ("out", "pretrained_digest")  # written by us
 _FREE = (
     "budget dataset data_root skip_unreadable follow_links acquisition start hold_out query_size "
     "score_share initial_epochs epochs batch_size lr momentum weight_decay label_smoothing "
-    "warmup_batches schedule averaging flip pad device precision cuda_graphs cache"
+    "warmup_batches schedule averaging flip pad device precision cuda_graphs cache "
+    "stop_labels stop_accuracy stop_uncertainty stop_plateau"
 ).split()
 
 

@@ -72,6 +72,9 @@ class Preparation:
         self._warn_of(today.changes)
         self._embed(today)
         count = config.query_size
+        labelled = len(today.labelled) + len(today.held)
+        if config.stop_labels is not None and config.stop_labels > labelled:
+            count = min(count, config.stop_labels - labelled)
         rest = self._candidates(today, count)
         generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
         drawn = queries.drawn_at_random(config, today, rest, count, generator)
@@ -82,7 +85,7 @@ class Preparation:
             self._state = state | {"layout": LAYOUT, "step": number, "seen": today.seen()}
             save_checkpoint(self._folder, number + 1, self._state)
         else:
-            learning = self._learn(today, rest, count, number, generator)
+            learning, record = self._learn(today, rest, count, number, generator)
             chosen, learner = {"uncertain": learning.query()}, learning.learner
             if learning.reason == "interrupted":
                 raise KeyboardInterrupt("Interrupted; no answer is lost.")
@@ -92,6 +95,8 @@ class Preparation:
             self._learning = None
             self._state = learning.state() | learning.setting.also_kept()
             learnt = learning.evaluation.of_step(number)
+            if config.stop_uncertainty is not None:
+                learnt["uncertainty"] = record.uncertainty
         asked = queries.described(today, {"random": drawn} | chosen, learner)
         return Prepared(today, _mixed(asked, generator), learnt, learner)
 
@@ -111,8 +116,8 @@ class Preparation:
         count: int,
         number: int,
         generator: torch.Generator,
-    ) -> ActiveLearner:
-        """Return a round's learner, ready to fit.
+    ) -> tuple[ActiveLearner, RoundRecord]:
+        """Return a round's learner, ready to fit, and what it is recorded by.
 
         Args:
             today: The images.
@@ -129,12 +134,13 @@ class Preparation:
         learner, timing = network.learner, RoundTiming(config.budget, config.score_share)
         evaluation = HoldOutEvaluation(learner, today)
         seed = int(torch.randint(2**62, (), generator=generator))
+        record = RoundRecord(
+            self._folder, self._journal, self._lock, self._observer, network, timing.budget
+        )
         setting = Setting(
             timing,
             evaluation,
-            RoundRecord(
-                self._folder, self._journal, self._lock, self._observer, network, timing.budget
-            ),
+            record,
             draws=generator,
             training=torch.Generator(learner.device).manual_seed(seed),
             query_size=count,
@@ -150,7 +156,7 @@ class Preparation:
         self._learning = learning
         if self._halted:
             learning.interrupt()
-        return learning
+        return learning, record
 
     def _candidates(self, today: ImagePool, count: int) -> torch.Tensor:
         found = queries.candidates(today, count)

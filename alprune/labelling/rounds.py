@@ -14,6 +14,7 @@ from alprune.labelling.images import Changes, ImagePool
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.network import Network
 from alprune.labelling.opinions import Agreement
+from alprune.labelling.stop_rule import without_rules
 from alprune.loop.active_learner import ActiveLearner, Setting
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import pruning_fields, write_learner
@@ -43,6 +44,7 @@ class Round:
             there is one.
         changes: Of the folder since the round before.
         agreement: Of people who answered the same images; None where nobody did.
+        stop: Which stop rule is met and why; empty if none is.
     """
 
     number: int
@@ -55,6 +57,7 @@ class Round:
     learnt: Mapping[str, Any] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
     agreement: Agreement | None = None
+    stop: str = ""
 
     def __iter__(self) -> Iterator[Query]:
         return iter(self.queries)
@@ -123,7 +126,12 @@ class RoundRecord:
         observer: Shows how far the fit is.
         network: The learner, and what pruning did.
         budget: The round's clock.
+
+    Attributes:
+        uncertainty: Mean entropy of the candidates, in nats; None if nothing computed it.
     """
+
+    uncertainty: float | None = None
 
     def __init__(
         self,
@@ -153,6 +161,7 @@ class RoundRecord:
         seconds: Mapping[str, float],
     ) -> None:
         """Write the learner, and the events "prune" (once) and "fit"."""
+        self.uncertainty = uncertainty
         self.folder.write("plan.json", self._network.plan.to_json())
         self.folder.write(INPUTS, Inputs.of(self._network.train).to_json())
         write_learner(self.folder, learner)
@@ -204,6 +213,7 @@ def round_learner(
         setting: Of this round.
         state: Of the last round's checkpoint; empty before there was one.
     """
+    config = without_rules(config)
     train, test = network.train, images.splits.test
     splits = Splits(train, replace(test, mean=train.mean, std=train.std))
     pool = images.label_pool(candidates)

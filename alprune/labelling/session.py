@@ -18,6 +18,7 @@ from alprune.labelling.pictures import Pictures
 from alprune.labelling.preparation import Preparation
 from alprune.labelling.read_answers import Given, read_answers
 from alprune.labelling.rounds import Prepared, Round
+from alprune.labelling.stop_rule import progress_of, unmeasured, why_stop
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.events import Observer
 from alprune.loop.run_folder import RunFolder
@@ -74,19 +75,23 @@ class Asking:
         told = self.journal.answers.values()
         return {answer.path: answer.label for answer in told if answer.label is not None}
 
-    def ask(self) -> Round:
+    def ask(self, regardless: bool = False) -> Round:
         """Learn from all labels within the budget and choose what to ask next.
 
         Until a round has an answer, the same images are asked again, without learning.
         Before there are two classes with labels, images are chosen without a learner. The round
-        is written to queries.csv, queries.png, label-studio.json and label-studio.xml.
+        is written to queries.csv, queries.png, label-studio.json and label-studio.xml. Once a stop
+        rule is met, nothing is asked, and the round says why.
+
+        Args:
+            regardless: Ask on even if a stop rule is met.
 
         Raises:
             DataError: The folder of images is not usable, or nothing in it is left to label.
             AlpruneError: As from `alprune.run`.
         """
         again = None if self.journal.told_in_round else self.left()
-        return again or self.open_round(self.prepare())
+        return again or self.open_round(self.prepare(), stop=not regardless)
 
     def left(self, hand_out: bool = True) -> Round | None:
         """Return what is still open of the last round; None if nothing is."""
@@ -122,12 +127,13 @@ class Asking:
         """Show people a note."""
         self._observer.event("note", {"text": note})
 
-    def open_round(self, prepared: Prepared, hand_out: bool = True) -> Round:
+    def open_round(self, prepared: Prepared, hand_out: bool = True, stop: bool = False) -> Round:
         """Ask what was prepared, except for what has been answered meanwhile.
 
         Args:
             prepared: By `prepare`.
             hand_out: Write the round's table, sheet and tasks, which takes a while.
+            stop: Ask nothing if a stop rule is met.
         """
         with self.lock:
             known = self.journal.answers
@@ -136,6 +142,11 @@ class Asking:
             learnt = dict(prepared.learnt)
             learnt["guesses"] = None if guessed is None else asdict(guessed)
             counts = images.counts(prepared.images)
+            progress = progress_of([*(a["learnt"] for a in self.journal.measured), learnt])
+            if prepared.learner is not None and (note := unmeasured(self.config, progress)):
+                self.say(note)
+            why = why_stop(self.config, progress, counts["labelled"])
+            asked = [] if stop and why else asked
             self.journal.ask(asked, learnt=learnt, **counts)
             summary = {"round": self.journal.round} | counts | learnt
             self._folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -151,8 +162,9 @@ class Asking:
                 learnt,
                 prepared.images.changes,
                 self.journal.opinions.agreement(),
+                why,
             )
-        if hand_out:
+        if hand_out and asked:
             self._write_round()
         return opened
 

@@ -113,7 +113,6 @@ _TABLE = (
     ),
 )
 _NOBODY_KNOWS = "nobody knows the labels to simulate with"
-_YOU_STOP = "you decide when to stop"
 NOT_FOR_LABELLING = {
     "steps": "a round ends with its budget",
     "imbalance": _NOBODY_KNOWS,
@@ -127,10 +126,6 @@ NOT_FOR_LABELLING = {
     "out": "the folder is an argument",
     "sync_batchnorm": "one process does the work",
     "pretrained_digest": "it is recorded by itself",
-    "stop_labels": _YOU_STOP,
-    "stop_accuracy": _YOU_STOP,
-    "stop_uncertainty": _YOU_STOP,
-    "stop_plateau": _YOU_STOP,
 }
 """Options of a run that labelling by people does not take, and why."""
 LABELLING_OPTIONS = tuple(name for name in OPTIONS if name not in NOT_FOR_LABELLING)

@@ -101,7 +101,53 @@ def test_the_folder_must_be_begun_and_labels_must_be_named(tmp_path):
     assert call("ask", tmp_path / "none", "--steps", 3).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["ask", "tell", "label"])
+def test_ask_says_that_a_stop_rule_is_met_and_how_to_continue(tmp_path):
+    root, run = photos.make(tmp_path / "photos"), tmp_path / "run"
+    call("ask", run, *options(root, initial_epochs=1.0), "--stop-labels", 6)
+    fill_in(run / "queries.csv")
+    call("tell", run, run / "queries.csv", "--new-classes", "--user", "anna")
+    done = call("ask", run)
+    assert done.exit_code == 0, done.output
+    assert "stop rule      met: 6 images are labelled (--stop-labels 6)" in done.stdout
+    assert f"To continue regardless: alprune ask {run} --regardless" in done.stdout
+    assert "queries.csv" not in done.stdout
+    more = json.loads(call("ask", run, "--regardless", "--json").stdout)
+    assert len(more["queries"]) == 6 and more["stop"].startswith("6 images")
+    rows = list(csv.DictReader(io.StringIO((run / "labels.csv").read_text("utf-8-sig"))))
+    assert {row["user"] for row in rows} == {"anna"}
+
+
+def test_classes_are_listed_renamed_merged_and_removed(tmp_path):
+    root, run = photos.make(tmp_path / "photos"), tmp_path / "run"
+    call("ask", run, *options(root), "--classes", "drak,dark,light,striped,unused")
+    fill_in(run / "queries.csv")
+    assert call("tell", run, run / "queries.csv").exit_code == 0
+    before = json.loads(call("classes", run, "--json").stdout)
+    assert [row["name"] for row in before] == ["drak", "dark", "light", "striped", "unused"]
+    assert sum(row["labels"] for row in before) == 6
+    changes = ["--rename", "striped", "stripes", "--merge", "dark", "light", "--remove", "drak"]
+    after = json.loads(call("classes", run, *changes, "--json").stdout)
+    assert [row["name"] for row in after] == ["light", "stripes", "unused"]
+    assert sum(row["labels"] for row in after) == 6
+    listed = call("classes", run)
+    assert listed.exit_code == 0 and "stripes" in listed.stdout
+    labels = (run / "labels.csv").read_text("utf-8-sig")
+    assert "stripes" in labels and "striped" not in labels
+    for change, message in (
+        (["--rename", "ligth", "x"], "Did you mean 'light'?"),
+        (["--rename", "light", "stripes"], "merge the two instead"),
+        (["--rename", "light", ""], "cannot name a class"),
+        (["--merge", "light", "x"], "unknown class 'x'"),
+        (["--merge", "light", "light"], "into itself"),
+        (["--remove", "light"], "label(s). Rename it, merge it"),
+    ):
+        done = call("classes", run, *change)
+        assert done.exit_code == 1 and message in done.stderr and "Traceback" not in done.output
+    assert json.loads(call("classes", run, "--json").stdout) == after
+    assert call("classes", tmp_path / "none").exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["ask", "tell", "label", "classes"])
 def test_every_command_has_help(command):
     done = call(command, "--help")
     assert done.exit_code == 0 and len(done.stdout) > 500

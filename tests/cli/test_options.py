@@ -51,7 +51,7 @@ def test_every_command_is_listed_once_in_the_order_of_use():
     text = call("--help").stdout
     names = re.findall(r"^  (\w+)  +[A-Z].*\.$", text, re.MULTILINE)
     assert names == main.list_commands(click.Context(main))
-    assert names[:8] == "run compare report label ask tell predict export".split()
+    assert names[:8] == "run compare report label ask tell classes predict".split()
 
 
 @pytest.mark.parametrize(

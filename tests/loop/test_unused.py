@@ -131,7 +131,7 @@ def test_labelling_says_why_it_takes_no_option_of_simulated_runs(tmp_path, optio
         "sync_batchnorm": True,
         "epi_tau": 0.9,
     }.get(option, 1.5 if kind is float and option != "label_noise" else 1)
-    value = 0.5 if option in ("label_noise", "stop_accuracy", "stop_uncertainty") else value
+    value = 0.5 if option == "label_noise" else value
     with pytest.raises(AlpruneError, match=f"^{option} has no effect in labelling: "):
         open_asking(tmp_path / "x", dataset=f"folder:{tmp_path}", **{option: value})
     assert not (tmp_path / "x").exists()

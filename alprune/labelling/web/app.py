@@ -163,6 +163,12 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
         queue.leave(client())
         return jsonify({})
 
+    @app.post("/continue")
+    def continue_() -> Response:
+        _sent()
+        queue.regardless = True
+        return jsonify(queue.state(client()))
+
     @app.post("/undo")
     def undo() -> Response:
         _sent()

@@ -5,6 +5,7 @@ from typing import Any
 
 from alprune.labelling import Asking
 from alprune.labelling.learning_curve import Measured, expected_gain
+from alprune.labelling.stop_rule import progress_of, why_stop
 
 _NEXT = 50  # labels for which the gain is expected, at least: a round of few brings little
 _LITTLE = 0.01  # gain of accuracy below which more labels are hardly worth their time
@@ -22,13 +23,24 @@ class Prospects:
         self._asking = asking
         self._rounds = -1
         self._known: dict[str, Any] = {}
+        self._progress = progress_of(())
 
     def state(self) -> dict[str, Any]:
         """Return the accuracy so far, its curve and the gain to expect, JSON values."""
         measured = self._asking.journal.measured
         if self._rounds != len(measured):
             self._rounds, self._known = len(measured), self._worked_out()
+            self._progress = progress_of(asked["learnt"] for asked in measured)
         return self._known
+
+    def why_stop(self, labelled: int) -> str:
+        """Say which stop rule is met and why; empty if none is.
+
+        Args:
+            labelled: Labelled images by now.
+        """
+        self.state()
+        return why_stop(self._asking.config, self._progress, labelled)
 
     def _worked_out(self) -> dict[str, Any]:
         curve, rounds = [], []

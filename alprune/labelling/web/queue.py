@@ -47,6 +47,7 @@ class LabelQueue:
     Attributes:
         message: What people should know; empty if nothing.
         working: What the learner is doing, in words; empty while it rests.
+        regardless: Whether people want to continue after a stop rule is met.
     """
 
     def __init__(self, asking: Asking) -> None:
@@ -65,7 +66,7 @@ class LabelQueue:
         self._pool = 0
         self._in_folders = 0
         self._learnt: Mapping[str, Any] = {}
-        self.message, self.working = "", ""
+        self.message, self.working, self.regardless = "", "", False
 
     def query(self, number: int) -> Query | None:
         """Return the image of a number; None if there is none."""
@@ -306,8 +307,10 @@ class LabelQueue:
         """Describe what the page shows a person, JSON values."""
         with self._asking.lock:
             journal = self._asking.journal
-            shown = [self.described(number, client) for number in self._share(client)]
-            known = sum(journal.counts.values()) - journal.counts[None]
+            labelled = self._in_folders + sum(journal.counts.values()) - journal.counts[None]
+            why_stop = self._prospects.why_stop(labelled)
+            stopped = bool(why_stop) and not self.regardless
+            shown = [] if stopped else [self.described(n, client) for n in self._share(client)]
             here = len(self._steps.get(client.session, ())) + (client.session in self._new_class)
             agreement = journal.opinions.agreement()
             done = journal.asked_now - journal.left_now
@@ -322,7 +325,9 @@ class LabelQueue:
                     {"name": name, "count": journal.counts[name], "key": key}
                     for name, key in keys_of(journal).items()
                 ],
-                "labelled": self._in_folders + known,
+                "labelled": labelled,
+                "why_stop": why_stop,
+                "stopped": stopped,
                 "skipped": journal.counts[None],
                 "pool": self._pool,
                 "here": here,

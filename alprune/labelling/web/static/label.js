@@ -17,7 +17,7 @@ export function receive(state) {
   const images = [state.image, ...state.ahead].filter((image) => image && !given.has(image.number));
   const first = upcoming[0];
   upcoming = images;
-  if (first && !given.has(first.number) && !images.some((image) => image.number === first.number)) {
+  if (first && !state.stopped && !given.has(first.number) && !images.some((image) => image.number === first.number)) {
     say("The image that was here went to somebody else. This is another one.");
   }
   // The image that a person looks at stays in front.
@@ -37,7 +37,9 @@ function show() {
     reset();
   }
   stage.hidden = !image;
-  $("waiting").hidden = Boolean(image);
+  $("stopped").hidden = !state.stopped;
+  if (state.stopped) $("why-stop").textContent = `The stop rule is met: ${state.why_stop}. You may close this page, or continue.`;
+  $("waiting").hidden = Boolean(image) || state.stopped;
   $("waiting").textContent = state.message || (state.working ? `${state.working}...`
     : state.round.done < state.round.of ? "Others have the last images of this round. New ones come soon." : "Loading...");
   $("caption").textContent = image ? image.path : "";
@@ -163,6 +165,14 @@ export async function undo() {
     say(`Not taken back. ${error.message}`);
   }
 }
+
+$("continue").addEventListener("click", async () => {
+  try {
+    take(await send("continue", {}));
+  } catch (error) {
+    say(error.message);
+  }
+});
 
 export function toggleGuesses() {
   guesses = !guesses;

@@ -84,6 +84,7 @@ function about() {
   if (state.agreement) facts.push(`agreement: ${state.agreement.said}`);
   facts.push(`${state.here} answered here${state.user ? `, as ${state.user}` : ""}`);
   if (state.working) facts.push(`${state.working}...`);
+  if (state.why_stop) facts.unshift(`the stop rule is met: ${state.why_stop}`);
   if (state.stop) facts.unshift(state.stop);
   $("facts").replaceChildren(...facts.map((text) => element("li", {textContent: text})));
   curve(state.curve);

@@ -1,0 +1,86 @@
+"""Whether labelling has reached what the `stop_*` options ask for, as in a simulated run."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from alprune.loop.defaults import ResolvedLabelling
+from alprune.loop.stopping import CRITERIA, Evaluations, Progress
+
+_NEVER_MET = 1e-300  # nats: has the uncertainty computed without ending the round
+
+_SAYINGS: dict[str, Callable[[Any, Progress], str]] = {
+    "stop_labels": lambda limit, now: f"{now.labelled:,} images are labelled",
+    "stop_accuracy": lambda limit, now: f"the accuracy is {now.evaluations.last:.1%}",
+    "stop_uncertainty": lambda limit, now: (
+        f"the mean entropy of the images without a label is {now.uncertainty:.3g} nats"
+    ),
+    "stop_plateau": lambda limit, now: (
+        f"{now.evaluations.since_best} rounds brought no better accuracy than "
+        f"{now.evaluations.best:.1%}"
+    ),
+}
+
+
+def progress_of(rounds: Iterable[Mapping[str, Any]]) -> Progress:
+    """Gather what the rounds have measured.
+
+    Args:
+        rounds: What was measured in each, in their order, see `alprune.labelling.accuracy`.
+
+    Returns:
+        The progress, with no labelled images yet.
+    """
+    tests, uncertainty = Evaluations(), None
+    for learnt in rounds:
+        held = learnt.get("held_out_accuracy") or {}
+        accuracy = learnt.get("test_accuracy")
+        accuracy = held.get("accuracy") if accuracy is None else accuracy
+        if accuracy is not None:
+            tests.note(accuracy, 0.0)
+        uncertainty = learnt.get("uncertainty")
+    return Progress(0, tests, uncertainty)
+
+
+def why_stop(config: ResolvedLabelling, progress: Progress, labelled: int) -> str:
+    """Say which stop rule is met and why; empty if none is.
+
+    Args:
+        config: Complete options.
+        progress: Of the rounds so far.
+        labelled: Labelled images by now.
+    """
+    now = replace(progress, labelled=labelled)
+    for name, criterion in CRITERIA.items():
+        limit = getattr(config, name)
+        if limit is not None and criterion.met(limit, now):
+            return f"{_SAYINGS[name](limit, now)} (--{name.replace('_', '-')} {limit:g})"
+    return ""
+
+
+def unmeasured(config: ResolvedLabelling, progress: Progress) -> str:
+    """Say that a rule cannot be met because no accuracy is measured; empty if it can."""
+    rules = [
+        name for name in ("stop_accuracy", "stop_plateau") if getattr(config, name) is not None
+    ]
+    if not rules or progress.evaluations.last is not None:
+        return ""
+    return (
+        f"{' and '.join(rules)} cannot be met yet: no accuracy is measured. --hold-out 50 draws "
+        "images for that."
+    )
+
+
+def without_rules(config: ResolvedLabelling) -> ResolvedLabelling:
+    """Return options with which a round chooses images whatever it finds."""
+    computed = None if config.stop_uncertainty is None else _NEVER_MET
+    return replace(
+        config,
+        stop_labels=None,
+        stop_accuracy=None,
+        stop_plateau=None,
+        stop_uncertainty=computed,
+    )
+
+
+__all__ = ["progress_of", "unmeasured", "why_stop", "without_rules"]
