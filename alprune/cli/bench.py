@@ -7,8 +7,8 @@ import click
 
 from alprune.cli.common import tell
 from alprune.cli.options import METAVARS, Command
-from alprune.loop.config import CHOICES
 from alprune.loop.defaults import BENCH
+from alprune.loop.option import CHOICES
 
 
 @click.command("bench", cls=Command)

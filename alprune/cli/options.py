@@ -9,10 +9,10 @@ import click
 import cloup
 from cloup.formatting import HelpFormatter
 
-from alprune.errors import ConfigError
-from alprune.loop.config import CHOICES, OPTIONS, is_duration, read_option
+from alprune.errors import ConfigError, quoted
+from alprune.loop.config import OPTIONS, is_duration, read_option
 from alprune.loop.defaults import default_text
-from alprune.loop.option import GROUPS, option_type
+from alprune.loop.option import CHOICES, GROUPS, option_type
 from alprune.loop.option_text import seconds_of
 from alprune.loop.trust import TRUSTED, trusting
 from alprune.registry import unknown
@@ -153,7 +153,8 @@ def _option(name: str, text: str, default: str, group: cloup.OptionGroup) -> Dec
     if kind is bool:
         return cloup.option(f"{flag}/--no-{flag[2:]}", name, **shared)
     choices = None if name == "device" else CHOICES.get(name)
-    param: Any = click.Choice(choices) if choices else kind
+    words = OPTIONS[name].metadata["words"]
+    param: Any = NumberOr(words) if words else click.Choice(choices) if choices else kind
     metavar = METAVARS.get(name, None if choices else _NUMBERS[kind])
     return cloup.option(
         flag, name, type=Duration() if is_duration(name) else param, metavar=metavar, **shared
@@ -165,6 +166,26 @@ def _help_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> No
         ctx.meta[_ALL] = True
         click.echo(ctx.get_help(), color=ctx.color)
         ctx.exit()
+
+
+class NumberOr(click.ParamType):
+    """A number, or one of some words."""
+
+    name = "number"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """Read a number; leave words as they are."""
+        if value in self._words:
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{quoted(value)} is neither a number nor {' or '.join(self._words)}.")
 
 
 class Duration(click.ParamType):

@@ -36,7 +36,8 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     Without a data set, a network of torchvision or timm is pruned on random images.
     """
     from alprune.loop.events import pruning_fields
-    from alprune.loop.setup import complete, first_labels, load_splits, prune_learner
+    from alprune.loop.learner import prune_learner
+    from alprune.loop.setup import complete, first_labels, load_splits
     from alprune.pruning import describe, figures, find_method
 
     config = complete(config_of(recipe, given))

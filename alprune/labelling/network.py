@@ -13,9 +13,9 @@ from alprune.data import Dataset
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.frozen import FROZEN
+from alprune.loop.learner import new_learner, prune_learner
 from alprune.loop.rebuild import rebuilt_learner
 from alprune.loop.saved_learner import SavedLearner, saved_learner
-from alprune.loop.setup import new_learner, prune_learner
 from alprune.pruning import Plan, Pruned
 from alprune.training.input_spec import Inputs
 from alprune.training.interface import Trainable

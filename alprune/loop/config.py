@@ -11,20 +11,8 @@ import tomli_w
 from alprune.errors import ConfigError
 from alprune.loop.option import check, option, option_type
 from alprune.loop.option_text import seconds_of, value_of
-from alprune.loop.recipe import read_recipe
-from alprune.loop.trust import check_trust, trusting
-from alprune.pruning.registry import AFTER_PRUNING
+from alprune.loop.recipe import trusted_recipe
 from alprune.registry import unknown
-
-# What an option may be. Where a registry that imports torch decides, a test compares the names.
-CHOICES = {
-    "after_pruning": tuple(AFTER_PRUNING),
-    "normalised": ("auto", "pinned", "follow"),
-    "device": ("auto", "cpu", "cuda", "mps"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-    "schedule": ("constant", "linear", "cosine"),
-    "score_mode": ("train", "eval"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +51,9 @@ class RunConfig:
     imbalance: float = option(
         "data", 1.0, "Long-tail the pool: the ratio of its largest class to its smallest.", least=1
     )
-    label_noise: float = option("data", 0.0, "Share of the pool whose answer is a wrong label.")
+    label_noise: float = option(
+        "data", 0.0, "Share of the pool whose answer is a wrong label.", least=0, most=1
+    )
 
     # Learner
     model: str = option(
@@ -98,11 +88,12 @@ class RunConfig:
         "nothing.",
         common=True,
     )
-    flops_reduction: float | None = option(
+    flops_reduction: float | str | None = option(
         "pruning",
         None,
-        "Share of the FLOPs to remove.",
+        "Share of the FLOPs to remove; auto: what the measured speed and --budget ask for.",
         common=True,
+        words=("auto",),
         otherwise="the method's own, see `alprune list`",
     )
     params_reduction: float | None = option(
@@ -115,6 +106,11 @@ class RunConfig:
     )
     latency_reduction: float | None = option(
         "pruning", None, "Share of the latency to remove instead, as measured on this machine."
+    )
+    time_reduction: float | None = option(
+        "pruning",
+        None,
+        "Share of the time of a training step to remove instead, as measured on this machine.",
     )
     latency_batch: int = option(
         "pruning", 1, "Examples per forward pass when latency is measured.", least=1
@@ -135,6 +131,8 @@ class RunConfig:
         None,
         "The Early Pruning Indicator, 0 to 1, at which method epi may prune.",
         otherwise="as published for --epi-criterion",
+        least=0,
+        most=1,
     )
     epi_window: int = option(
         "pruning", 5, "Past epochs with whose structure the indicator compares.", least=1
@@ -205,12 +203,14 @@ class RunConfig:
     )
 
     # Training
-    epochs: float | None = option("training", None, "Passes over the labelled points per step.")
+    epochs: float | None = option(
+        "training", None, "Passes over the labelled points per step.", above=0
+    )
     initial_epochs: float | None = option(
-        "training", None, "Passes over the first points before the first step."
+        "training", None, "Passes over the first points before the first step.", above=0
     )
     batch_size: int | None = option("training", None, "Examples per training batch.", least=2)
-    lr: float | None = option("training", None, "Peak learning rate.", common=True)
+    lr: float | None = option("training", None, "Peak learning rate.", common=True, above=0)
     momentum: float = option("training", 0.9, "Nesterov momentum of SGD.")
     weight_decay: float = option("training", 5e-4, "Weight decay of SGD.", least=0)
     label_smoothing: float = option(
@@ -265,6 +265,8 @@ class RunConfig:
         "acquisition",
         0.25,
         "Under a budget, score as many points as fit in this share of a step; 1: the whole pool.",
+        above=0,
+        most=1,
     )
 
     # Stopping
@@ -273,6 +275,7 @@ class RunConfig:
         None,
         "Time on the clock: 90s, 10m, 2h, or seconds.",
         common=True,
+        above=0,
         unit="s",
     )
     steps: int | None = option(
@@ -287,10 +290,13 @@ class RunConfig:
         "stopping", None, "Stop once this many points are labelled.", least=1
     )
     stop_accuracy: float | None = option(
-        "stopping", None, "Stop once a test reaches this accuracy, 0 to 1."
+        "stopping", None, "Stop once a test reaches this accuracy, 0 to 1.", least=0, most=1
     )
     stop_uncertainty: float | None = option(
-        "stopping", None, "Stop once the mean entropy of the scored points is below this (nats)."
+        "stopping",
+        None,
+        "Stop once the mean entropy of the scored points is below this (nats).",
+        above=0,
     )
     stop_plateau: int | None = option(
         "stopping", None, "Stop after this many tests without a better accuracy.", least=1
@@ -327,21 +333,11 @@ class RunConfig:
                 object.__setattr__(self, entry.name, os.fspath(value))
             if isinstance(value, str) and is_duration(entry.name):
                 object.__setattr__(self, entry.name, seconds_of(value, entry.name))
-            check(entry, getattr(self, entry.name), OPTIONS[entry.name].metadata["least"])
+            check(entry, getattr(self, entry.name), OPTIONS[entry.name].metadata)
         if self.seed >= 2**63 - 8:  # a run draws from the seeds that follow, too
             raise ConfigError(f"seed must be less than 2^63 - 8, got {self.seed}.")
         if self.out == "":
             raise ConfigError("out must name a folder, got an empty name.")
-        if not 0 < self.score_share <= 1:
-            raise ConfigError(f"score_share must be in (0, 1], got {self.score_share:g}.")
-        for name in ("stop_accuracy", "label_noise", "epi_tau"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"{name} must be in [0, 1], got {value:g}.")
-        for name in ("budget", "epochs", "initial_epochs", "lr", "imbalance", "stop_uncertainty"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"{name} must be more than 0 and finite, got {value:g}.")
 
     @classmethod
     def from_toml(
@@ -358,14 +354,7 @@ class RunConfig:
             ConfigError: The file is missing or no TOML, holds an unknown key, or names code
                 without `trust_code`.
         """
-        record = read_recipe(path)
-        if "grid" in record:
-            raise ConfigError(
-                f"recipe {path} holds a [grid], the options of many runs; run it with alprune "
-                f"compare --recipe {path}."
-            )
-        with trusting(trust_code):
-            check_trust({k: v for k, v in record.items() if k not in overrides}, path, overrides)
+        record = trusted_recipe(path, trust_code, overrides)
         try:
             return cls.from_mapping(record | overrides)
         except ConfigError as error:
@@ -420,4 +409,6 @@ def read_option(name: str, text: str) -> Any:
         ConfigError: No such option, or a value of another type.
     """
     kind, _ = option_type(known_option(name))
+    if text in OPTIONS[name].metadata["words"]:
+        return text
     return seconds_of(text, name) if is_duration(name) else value_of(name, kind, text)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from alprune.data.atomic_io import free_path
 from alprune.loop.config import OPTIONS, RunConfig, given, is_duration
 from alprune.loop.option_text import duration
+from alprune.pruning.registry import TARGETS
 
 if TYPE_CHECKING:
     from alprune.pruning import Method
 
 # Options that `prune` knows by the same name.
-REDUCTIONS = tuple("flops_reduction params_reduction channels_reduction latency_reduction".split())
+REDUCTIONS = tuple(f"{quantity}_reduction" for quantity in TARGETS)
 PRUNE_OPTIONS = (
     *REDUCTIONS,
     *"smoothing channel_cost temperature min_channels round_to rounds".split(),
@@ -42,6 +43,7 @@ BENCH: dict[str, Any] = {
     "pool": 10_000,
     "seed": 0,
 }
+DENSE_WARMUP = 200  # batches
 _AUTO = 0  # widths as `alprune.pruning.width_limits` chooses them
 
 
@@ -181,7 +183,7 @@ _RUN = (
     Case(
         "where no channels are removed before training",
         lambda f: not f.method.saves_time,
-        {"warmup_batches": 200, "round_to": 1, "min_channels": 4},
+        {"warmup_batches": DENSE_WARMUP, "round_to": 1, "min_channels": 4},
     ),
     # Where the models of alprune gain from other values than the paper's within a budget: more
     # removed, the cost term strengthened, so that late layers keep more channels and early ones

@@ -20,7 +20,8 @@ from alprune.data.statistics import channel_statistics
 from alprune.errors import InputError
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import ResolvedRun
-from alprune.loop.setup import complete, new_learner, prune_learner
+from alprune.loop.learner import new_learner, prune_learner
+from alprune.loop.setup import complete
 from alprune.models import MODELS
 from alprune.pruning import find_method
 from alprune.training.budget import Budget

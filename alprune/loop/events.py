@@ -109,12 +109,13 @@ class Record:
                 "numbers may differ in the last digits from those of a run that stayed.",
             )
 
-    def pruned(self, pruned: Pruned, early: bool) -> None:
-        """Record what pruning before training did."""
+    def pruned(self, pruned: Pruned, early: bool, reason: str = "") -> None:
+        """Record what pruning before training did; why so much, if the program chose that."""
         self.folder.write("plan.json", pruned.plan.to_json())
         if early:
             return  # recorded by the step in which it is done
-        self._event("prune", **pruning_fields(pruned))
+        why = {"chosen_because": reason} if reason else {}
+        self._event("prune", **pruning_fields(pruned), **why)
 
     def _pruned_early(self, early: EarlyPruner | None) -> None:
         """Record, once, what pruning during training did, when it is done."""

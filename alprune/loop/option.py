@@ -1,11 +1,24 @@
 """One option of a run: how it is described, its type, and what its value may be."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import Field, field
 from types import NoneType, UnionType
 from typing import Any, get_args
 
 from alprune.errors import ConfigError, quoted
 from alprune.loop.option_text import named
+from alprune.pruning.registry import AFTER_PRUNING
+
+# What an option may be. Where a registry that imports torch decides, a test compares the names.
+CHOICES = {
+    "after_pruning": tuple(AFTER_PRUNING),
+    "normalised": ("auto", "pinned", "follow"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "schedule": ("constant", "linear", "cosine"),
+    "score_mode": ("train", "eval"),
+}
 
 GROUPS = ("data", "learner", "pruning", "training", "acquisition", "stopping", "run")
 """Of options, as people think of them; the order in which help shows them."""
@@ -18,6 +31,9 @@ def option(
     *,
     common: bool = False,
     least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    words: tuple[str, ...] = (),
     otherwise: str = "",
     unit: str = "",
 ) -> Any:
@@ -30,10 +46,14 @@ def option(
         help: What it does; no default, which help texts add.
         common: Whether the short help shows it.
         least: The smallest value allowed.
+        above: What a value must be greater than; it must be finite, too.
+        most: The largest value allowed.
+        words: Words that are allowed in place of a number.
         otherwise: What holds where it is None, in words.
         unit: "s" for a duration, which may be written as in "10m".
     """
-    facts = {"group": group, "help": help, "common": common, "least": least}
+    facts: dict[str, Any] = {"group": group, "help": help, "common": common}
+    facts |= {"least": least, "above": above, "most": most, "words": words}
     return field(default=default, metadata=facts | {"otherwise": otherwise, "unit": unit})
 
 
@@ -46,30 +66,53 @@ def option_type(entry: Field[Any]) -> tuple[type, bool]:
     return hint, False
 
 
-def check(entry: Field[Any], value: Any, least: float | None) -> None:
+def check(entry: Field[Any], value: Any, facts: Mapping[str, Any]) -> None:
     """Make sure that a value can be an option's.
 
+    Args:
+        entry: Its name and type.
+        value: As given.
+        facts: What `option` says of it.
+
     Raises:
-        ConfigError: It is of another type, or less than `least`.
+        ConfigError: It is of another type, or out of range.
     """
     kind, optional = option_type(entry)
-    if value is None and optional:
+    if (value is None and optional) or value in facts["words"]:
         return
     allowed: tuple[type, ...] = (int, float) if kind is float else (kind,)
     right = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
     if not right:
+        needed = " or ".join([named(kind), *facts["words"]])
         raise ConfigError(
-            f"{entry.name} must be {named(kind)}, got {quoted(value)} ({type(value).__name__})."
+            f"{entry.name} must be {needed}, got {quoted(value)} ({type(value).__name__})."
         )
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigError(
             f"{entry.name} must be less than 2^63, got a number of {value.bit_length()} bits."
         )
-    if least is not None and not value >= least:
-        raise ConfigError(f"{entry.name} must be at least {least:g}, got {value:g}.")
+    _check_range(entry.name, value, facts)
     # Names of files and folders: neither a file system nor a recipe could hold these.
     if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
         raise ConfigError(f"{entry.name} must be text (UTF-8, no null), got {quoted(value)}.")
+
+
+def _check_range(name: str, value: Any, facts: Mapping[str, Any]) -> None:
+    least, above, most = facts["least"], facts["above"], facts["most"]
+    if least is above is most is None:
+        return
+    low = least if above is None else above
+    right = value >= low and value != above and value <= (math.inf if most is None else most)
+    if right and math.isfinite(value):
+        return
+    if most is not None:
+        needed = f"in {'[' if above is None else '('}{low:g}, {most:g}]"
+        name += " is a share: it" * (most == 1)
+    elif above is not None:
+        needed = f"more than {above:g} and finite"
+    else:
+        needed = f"at least {low:g}" + " and finite" * (value > low)
+    raise ConfigError(f"{name} must be {needed}, got {value:g}.")
 
 
 def _is_unicode(text: str) -> bool:

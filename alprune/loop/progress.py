@@ -128,17 +128,18 @@ def prune_line(fields: dict[str, Any], verbose: bool | None = None) -> str:
         verbose: Whether to list the layers at their minimum width; None where no option does.
     """
     took = "during training" if fields["prune_s"] is None else f"in {fields['prune_s']:.2f} s"
+    chosen = f" (chosen: {fields['chosen_because']})" if "chosen_because" in fields else ""
     if fields["sparsity"]:
         return (
             f"{fields['method']}: {fields['sparsity']:.1%} of the weights masked {took}; this "
             "saves no FLOPs and no time"
         )
     if fields["macs_after"] == fields["macs_before"]:
-        return f"{fields['method']}: {2 * fields['macs_before']:,} FLOPs, nothing pruned"
+        return f"{fields['method']}: {2 * fields['macs_before']:,} FLOPs, nothing pruned{chosen}"
     return (
         f"{fields['method']}: {fields['flops_reduction']:.1%} of the FLOPs and "
         f"{1 - fields['params_after'] / fields['params_before']:.1%} of the parameters removed "
-        f"{took}" + _at_minimum(fields, verbose)
+        f"{took}{chosen}" + _at_minimum(fields, verbose)
     )
 
 

@@ -10,8 +10,8 @@ from alprune.data import Dataset
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import Resolved
 from alprune.loop.frozen import FROZEN, frozen_network
+from alprune.loop.learner import new_learner
 from alprune.loop.saved_learner import SavedLearner
-from alprune.loop.setup import new_learner
 from alprune.pruning import Plan, rebuild, trace
 from alprune.training.distributed import ALONE, Team
 from alprune.training.input_spec import Inputs

@@ -118,15 +118,16 @@ class Session:
         """The learner."""
         return self.learning.learner
 
-    def begin(self, pruned: Pruned) -> None:
+    def begin(self, pruned: Pruned, reason: str = "") -> None:
         """Open the record of a new run.
 
         Args:
             pruned: What pruning did to the learner.
+            reason: Why it removed so much, where the program chose.
         """
         name = name_of(self.learning.acquisition)
         self.record.start(self.config, self.splits, self.pool, self.learner, name)
-        self.record.pruned(pruned, early=self.learner.early is not None)
+        self.record.pruned(pruned, self.learner.early is not None, reason)
         self.learning.alarms.labels(self.pool.label_of(self.pool.labelled))
         for message in duplicates.messages(self.splits):
             self.record.warning(0, "duplicates", message)

@@ -12,29 +12,27 @@ from alprune.acquisition import Acquisition, find_acquisition
 from alprune.acquisition.initial import find_start, first_points
 from alprune.data import Dataset, Splits
 from alprune.data.corruption import long_tail
-from alprune.errors import ConfigError, PruneError
+from alprune.errors import ConfigError
 from alprune.loop import Oracle, RunResult, Session
 from alprune.loop.config import RunConfig
-from alprune.loop.defaults import PRUNE_OPTIONS, REDUCTIONS, Resolved, ResolvedRun, resolve
+from alprune.loop.defaults import (
+    Resolved,
+    ResolvedRun,
+    resolve,
+)
 from alprune.loop.events import Observer
-from alprune.loop.frozen import FROZEN, cold_pool, frozen_learner, with_learner
+from alprune.loop.frozen import cold_pool, with_learner
+from alprune.loop.learner import fit_settings, new_learner, prune_learner, with_reduction
 from alprune.loop.oracle import Simulation
 from alprune.loop.pool import LabelPool, drawn_to_hold_out
 from alprune.loop.run_folder import NullRunFolder, RunFolder, check_new
-from alprune.loop.start_weights import scaled, start_from, with_weights
+from alprune.loop.start_weights import scaled, with_weights
 from alprune.loop.unused import refuse_unused
-from alprune.pruning import AFTER_PRUNING, Plan, Pruned, Target, find_method, prune, rebuild, trace
-from alprune.pruning.epi import EarlyPruner, EarlySettings
-from alprune.pruning.latency import latency_share, stopwatch
+from alprune.pruning import AFTER_PRUNING, Plan, Pruned, rebuild
 from alprune.pruning.registry import CHANNEL_COSTS
-from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup
-from alprune.training import FitSettings, Learner
-from alprune.training.augment import normalise
-from alprune.training.device import autocast, pick_device, pick_precision
+from alprune.training.device import pick_device, pick_precision
 from alprune.training.distributed import ALONE, Team, join
-from alprune.training.interface import Trainable
-from alprune.training.predict import out_of_memory
 
 
 def run(
@@ -187,6 +185,7 @@ def open_session(
     fit_settings(config, splits.train)  # refuse now, not after the pruning
     chosen = acquisition or find_acquisition(config.acquisition)
     pool, first = first_labels(config, splits.train)
+    config, reason = with_reduction(config, splits.train, first, pool.label_of(first), team)
     pruned = prune_learner(config, splits.train, first, pool.label_of(first))
     pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
     learner = new_learner(config, pruned.model, splits.train, team)
@@ -194,7 +193,7 @@ def open_session(
         folder = (RunFolder if team.rank == 0 else NullRunFolder)(Path(config.out))
     session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer)
     try:
-        session.begin(pruned)
+        session.begin(pruned, reason)
     except BaseException:
         folder.close()
         raise
@@ -208,20 +207,6 @@ def _of_first(team: Team, config: Resolved, train: Dataset, pruned: Pruned) -> n
         return pruned.model
     fresh = models.build(config.model, len(train.classes), train.image_shape, config.seed)
     return rebuild(fresh, Plan.from_json(plan))
-
-
-def new_learner(
-    config: Resolved, model: nn.Module, train: Dataset, team: Team = ALONE
-) -> Trainable:
-    """Make a pruned network ready to train; one that is pruned during training is watched."""
-    if config.learner == FROZEN:
-        return frozen_learner(config, model, train, team)
-    device = pick_device(config.device)
-    settings = fit_settings(config, train)
-    early = early_pruner(config, model.to(device), train, team)
-    precision = pick_precision(config.precision, device)
-    graphs = config.cuda_graphs
-    return Learner(model, train, settings, device, precision, early, team, graphs)
 
 
 def simulation(config: RunConfig, train: Dataset) -> Simulation:
@@ -244,106 +229,6 @@ def first_labels(config: ResolvedRun, train: Dataset) -> tuple[LabelPool, torch.
     return pool, pool.trained_on
 
 
-_STARTING_IMAGES = 3_000  # that a network may look at before it is trained
-
-# What a method that prunes during training is asked for then, not before.
-_TO_REMOVE = (*REDUCTIONS, "ignore", "local", "latency_aware")
-
-
-def prune_learner(
-    config: Resolved, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
-) -> Pruned:
-    """Build the learner and prune it on one labelled minibatch."""
-    device = pick_device(config.device)
-    early = find_method(config.method).early
-    generator = torch.Generator().manual_seed(config.seed)
-    model = models.build(config.model, len(train.classes), train.image_shape, config.seed)
-    if config.model in models.MODELS:
-        models.INITS[config.init](model, generator)
-    if isinstance(model, models.StartsFromImages):
-        model.start_from_images(_some_images(train, generator), generator)
-    start_from(config, model, len(train.classes))
-    mean, std = torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
-    batches = []
-    for _ in range(config.prune_batches):
-        chosen = torch.randperm(labelled.numel(), generator=generator)[: config.prune_batch]
-        inputs = normalise(train.x[labelled[chosen]].to(device), mean, std)
-        batches.append((inputs, labels[chosen].to(device)))
-    try:
-        with autocast(device, torch.float32):
-            return prune(
-                model.to(device),
-                "dense" if early else config.method,
-                batch=batches,
-                after=config.after_pruning,
-                generator=generator,
-                **{n: getattr(config, n) for n in PRUNE_OPTIONS if not (early and n in _TO_REMOVE)},
-            )
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise PruneError(
-            f"out of memory while pruning on a batch of {config.prune_batch} images. Try "
-            f"--prune-batch {max(2, config.prune_batch // 2)}, a smaller --model or --image-size."
-        ) from error
-
-
-def _some_images(train: Dataset, generator: torch.Generator) -> torch.Tensor:
-    """Draw images of the pool, labelled or not; return them normalised, on the CPU."""
-    rows = torch.randperm(len(train), generator=generator)[:_STARTING_IMAGES]
-    images = train.x[rows[~train.unreadable(rows)]].cpu()
-    return normalise(images, torch.tensor(train.mean), torch.tensor(train.std))
-
-
-def early_pruner(
-    config: Resolved, model: nn.Module, train: Dataset, team: Team = ALONE
-) -> EarlyPruner | None:
-    """Make what prunes the learner during training; None for methods that pruned before."""
-    method = find_method(config.method)
-    if not method.early:
-        return None
-    asked = {n.removesuffix("_reduction"): getattr(config, n) for n in REDUCTIONS}
-    reductions = {q: r for q, r in asked.items() if r is not None} or method.reductions
-    if len(reductions) != 1:
-        raise ConfigError(f"got {len(reductions)} reductions; method epi takes one.")
-    [(quantity, reduction)] = reductions.items()
-    settings = EarlySettings(
-        Target(quantity, reduction, _limits(config)),
-        criterion=config.epi_criterion,
-        prune_at=config.prune_at or "epi",
-        threshold=config.epi_tau,
-        past=config.epi_window,
-    )
-    example = torch.zeros(2, *train.image_shape, device=next(model.parameters()).device)
-    graph, cost = trace(model, example), None
-    if config.latency_aware:  # one process measures, so that all rank alike
-        measure = stopwatch(model, graph, example, config.latency_batch)
-        share = latency_share(graph, measure, config.smoothing) if team.rank == 0 else None
-        cost = team.same(share)
-    return EarlyPruner(graph, settings, torch.Generator().manual_seed(config.seed), cost)
-
-
-def _limits(config: Resolved) -> Limits:
-    least, multiple = config.min_channels, config.round_to
-    return Limits(least, multiple, ignore=config.ignore or (), local=config.local)
-
-
-def fit_settings(config: Resolved, train: Dataset) -> FitSettings:
-    """Pick out the training options."""
-    return FitSettings(
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        batch_size=config.batch_size,
-        label_smoothing=config.label_smoothing,
-        warmup_batches=config.warmup_batches,
-        schedule=config.schedule,
-        averaging=config.averaging,
-        pad=config.pad,
-        flip=train.flip if config.flip is None else config.flip,
-    )
-
-
 def _image_size(config: RunConfig) -> tuple[int, int] | None:
     if config.image_size is not None:
         return config.image_size, config.image_size
@@ -356,12 +241,9 @@ __all__ = [
     "complete",
     "data_options",
     "first_labels",
-    "fit_settings",
     "load_splits",
-    "new_learner",
     "open_run",
     "open_session",
-    "prune_learner",
     "run",
     "simulation",
     "thinned",

@@ -64,7 +64,7 @@ _TABLE = (
         lambda u: u.name not in _WIDTHS,
         "",
     ),
-    _Row(("latency_reduction",), lambda u: u.scores_once, _LATENCY),
+    _Row(("latency_reduction", "time_reduction"), lambda u: u.scores_once, _LATENCY),
     _Row(("latency_aware",), lambda u: u.scores_once or u.method.early, _AWARE),
     _Row(
         ("latency_batch",),

@@ -88,6 +88,7 @@ class Options(TypedDict, total=False):
     score_mode: str
     redraw_linear: bool
     latency_batch: int
+    latency_step_batch: int
     latency_aware: bool
     normalised: str
     rules: Mapping[type[nn.Module] | str, Rule] | None
@@ -105,6 +106,7 @@ def prune(
     params_reduction: float | None = None,
     channels_reduction: float | None = None,
     latency_reduction: float | None = None,
+    time_reduction: float | None = None,
     limits: Limits | None = None,
     scoring: ScoreOptions | None = None,
     latency: Latency | None = None,
@@ -133,13 +135,14 @@ def prune(
         channels_reduction: Share of the channels to remove (the papers' percentile p), instead.
             Only PreCrop and PreConfig take two reductions, of FLOPs and parameters.
         latency_reduction: Share of the latency to remove, measured on this machine, instead.
+        time_reduction: Share of the time of a training step to remove, measured likewise.
         limits: What must stay: floors, multiples, layers to ignore, reductions by layer. With
             reductions by layer and no other one, only these layers are pruned. Limits that a
             method would ignore are refused.
         scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature and
             whether it redraws linear layers, how BatchNorm normalises.
-        latency: How latency is measured, and whether scores are divided by what a channel costs
-            in latency.
+        latency: How latency and time are measured, and whether scores are divided by what a
+            channel costs in latency.
         tracing: How the channels are found: whether they may leave a normalisation such as
             LayerNorm, rules for modules of your own.
         rounds: Rounds of 3sp-iterative.
@@ -152,8 +155,8 @@ def prune(
             `round_to`, `ignore` (modules are accepted, too), `layer_floors`, `layer_reductions`
             and `local` of `limits`; `smoothing`, `temperature`, `channel_cost`, `logits`,
             `score_mode` and `redraw_linear` of `scoring`;
-            `latency_batch` and `latency_aware` of `latency`; `normalised`, `rules` and
-            `one_path` of `tracing`.
+            `latency_batch`, `latency_step_batch` and `latency_aware` of `latency`; `normalised`,
+            `rules` and `one_path` of `tracing`.
 
     Returns:
         The pruned network and what was done.
@@ -172,6 +175,7 @@ def prune(
         "params": params_reduction,
         "channels": channels_reduction,
         "latency": latency_reduction,
+        "time": time_reduction,
     }
     limits, scoring, latency, tracing = _records(
         model, (limits, scoring, latency, tracing), dict(options)
@@ -181,7 +185,11 @@ def prune(
         reductions = {"channels": 0.0} if limits.layer_reductions else dict(entry.reductions)
     check_numbers(
         {f"{quantity}_reduction": r for quantity, r in reductions.items()},
-        {"rounds": rounds, "latency_batch": latency.batch},
+        {
+            "rounds": rounds,
+            "latency_batch": latency.batch,
+            "latency_step_batch": latency.step_batch,
+        },
     )
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
     if init not in INITS:

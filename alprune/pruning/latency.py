@@ -1,10 +1,11 @@
-"""Prune to a latency measured on this machine, and scores that know what latency costs.
+"""Prune to a latency or a time of training measured here, and scores that know what latency costs.
 
-Everything here takes a `Stopwatch`, `(channels,) bool -> milliseconds`; `stopwatch` makes the
-real one.
+Everything here takes a `Stopwatch`, `(channels,) bool -> milliseconds`; `stopwatch` and
+`step_stopwatch` make the real ones.
 """
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 
 from alprune.errors import PruneError
 from alprune.models.cost import latency_ms
+from alprune.pruning.criteria.base import Batch, loss_on, scoring_state
 from alprune.pruning.graph import ChannelGraph
 from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.width_limits import Limits
 
 Stopwatch = Callable[[Tensor], float]
+
+_STEP_MS = 300.0  # spent on measuring one network, about
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Latency:
 
     Attributes:
         batch: Examples in each forward pass that is measured.
+        step_batch: Examples in each training step that is measured.
         aware: Divide scores by what a channel costs in measured latency before the search,
             whatever the target.
     """
 
     batch: int = 1
+    step_batch: int = 64
     aware: bool = False
 
 
@@ -75,14 +81,65 @@ def stopwatch(
     Raises:
         PruneError: A batch size below 1.
     """
-    if batch_size < 1:
-        raise PruneError(f"the latency's batch size must be at least 1, got {batch_size}.")
-    example = inputs[torch.arange(batch_size, device=inputs.device) % inputs.shape[0]]
+    example = _repeated(inputs, batch_size)
 
     def measure(keep: Tensor) -> float:
         return latency_ms(narrow(model, graph, keep), example, repeats)
 
     return measure
+
+
+def step_stopwatch(
+    model: nn.Module, graph: ChannelGraph, batch: Batch, batch_size: int = 64
+) -> Stopwatch:
+    """Make the clock that times training steps of narrowed copies of a model.
+
+    Args:
+        model: Left as found.
+        graph: Its channel groups.
+        batch: Inputs `(b, ...)` and labels `(b,)` on the device to measure on; repeated if
+            `batch_size` is larger.
+        batch_size: Examples in a step.
+
+    Returns:
+        `keep -> milliseconds` of a forward and a backward pass, see `step_ms`.
+
+    Raises:
+        PruneError: A batch size below 1.
+    """
+    repeated = _repeated(batch[0], batch_size), _repeated(batch[1], batch_size)
+    return lambda keep: step_ms(narrow(model, graph, keep), repeated)
+
+
+def step_ms(model: nn.Module, batch: Batch) -> float:
+    """Measure a forward and a backward pass in train mode: the median of some, in milliseconds.
+
+    Two passes count of a large network, more of a small one. What the optimiser does beside
+    them takes hundredths of the time.
+
+    Args:
+        model: Left as found, but in channels-last memory format, as learners are trained.
+        batch: Inputs `(b, ...)` and labels `(b,)`, on the model's device.
+    """
+    model.to(memory_format=torch.channels_last)
+    with scoring_state(model) as parameters:
+
+        def once() -> float:
+            begin = time.perf_counter()
+            torch.autograd.grad(loss_on(model, batch), list(parameters.values()), allow_unused=True)
+            if batch[0].device.type != "cpu":
+                torch.accelerator.synchronize(batch[0].device)
+            return 1e3 * (time.perf_counter() - begin)
+
+        once()
+        repeats = min(20, max(2, round(_STEP_MS / once())))
+        return statistics.median(once() for _ in range(repeats))
+
+
+def _repeated(rows: Tensor, count: int) -> Tensor:
+    if count < 1:
+        raise PruneError(f"the timed batch size must be at least 1, got {count}.")
+    return rows[torch.arange(count, device=rows.device) % rows.shape[0]]
 
 
 def search_latency(
@@ -93,6 +150,7 @@ def search_latency(
     limits: Limits | None = None,
     probes: int = 16,
     confirm: int = 3,
+    quantity: str = "latency",
 ) -> Timed:
     """Remove the lowest scores until the measured latency has fallen by a share.
 
@@ -111,6 +169,7 @@ def search_latency(
         limits: What must stay; multiples of 8 often run faster than a few channels less.
         probes: Networks measured in the bisection at most, at least 1.
         confirm: Times that the dense and the pruned network are measured in turns, at least 1.
+        quantity: What is measured, for messages.
 
     Returns:
         The plan with the latencies before and after.
@@ -119,12 +178,12 @@ def search_latency(
         PruneError: An argument is out of range, or the target is out of reach on this machine;
             the message says how far it goes.
     """
-    _check(reduction, probes, confirm)
+    _check(reduction, probes, confirm, quantity)
     path = _Path(graph, scores, limits or Limits())
     dense_ms = measure(graph.all_kept())
     if reduction == 0:
         return Timed(path.plan(0), dense_ms, dense_ms, ((0.0, dense_ms),))
-    bisection = _Bisection(path, reduction, measure, confirm, dense_ms)
+    bisection = _Bisection(path, reduction, measure, confirm, dense_ms, quantity)
     removed = bisection.run(probes)
     before_ms, after_ms = bisection.confirmed[removed]
     macs = graph.macs(graph.all_kept())
@@ -242,9 +301,16 @@ class _Bisection:
     """The least number of channels whose removal meets the target, by noisy measurements."""
 
     def __init__(
-        self, path: _Path, reduction: float, measure: Stopwatch, confirm: int, dense_ms: float
+        self,
+        path: _Path,
+        reduction: float,
+        measure: Stopwatch,
+        confirm: int,
+        dense_ms: float,
+        quantity: str,
     ):
         self._path, self._measure, self._confirm = path, measure, confirm
+        self._quantity = quantity
         self._share, self._dense_ms = 1 - reduction, dense_ms
         self._meets = {0: False}
         self.seen: dict[int, float] = {}
@@ -287,18 +353,18 @@ class _Bisection:
             return
         before, after = self.confirmed[most]
         raise PruneError(
-            f"a latency reduction of {1 - self._share:g} is out of reach on this machine: with "
-            f"all removable channels gone the network takes {after:.3g} ms of {before:.3g} ms, a "
+            f"a {self._quantity} reduction of {1 - self._share:g} is out of reach on this machine: "
+            f"with all removable channels gone it takes {after:.3g} ms of {before:.3g} ms, a "
             f"reduction of {1 - after / before:.3f}. Ask for less, lower min_channels or "
             "round_to, or measure a larger batch."
         )
 
 
-def _check(reduction: float, probes: int, confirm: int) -> None:
+def _check(reduction: float, probes: int, confirm: int, quantity: str) -> None:
     if not 0 <= reduction < 1:
         raise PruneError(
-            f"the latency reduction must be at least 0 and less than 1, got {reduction:g}: 0.5 "
-            "halves the latency."
+            f"the {quantity} reduction must be at least 0 and less than 1, got {reduction:g}: 0.5 "
+            f"halves the {quantity}."
         )
     for name, value in {"probes": probes, "confirm": confirm}.items():
         if value < 1:

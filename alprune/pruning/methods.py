@@ -19,10 +19,17 @@ from alprune.pruning.graph.channels import ChannelGraph
 from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.iterative import search_in_rounds
-from alprune.pruning.latency import Latency, latency_aware, search_latency, stopwatch
+from alprune.pruning.latency import (
+    Latency,
+    latency_aware,
+    search_latency,
+    step_stopwatch,
+    stopwatch,
+)
 from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.precrop import crop
 from alprune.pruning.precrop.allocate import Allocation, precrop
+from alprune.pruning.registry import MEASURED
 from alprune.pruning.unstructured.masks import apply_masks, weight_masks
 from alprune.pruning.unstructured.scores import Scorer, grasp
 from alprune.pruning.width_limits import Limits
@@ -172,8 +179,8 @@ def by_channels(criterion: Criterion | str, model: nn.Module, request: Request) 
         channel_scores(score, model, graph, batch, request.scoring) for batch in request.batches
     ]
     scores = torch.stack(drawn).mean(0)
-    if "latency" in request.reductions or request.latency.aware:
-        plan = _by_latency(model, graph, scores, request)
+    if request.latency.aware or request.reductions.keys() & set(MEASURED):
+        plan = _by_time(model, graph, scores, request)
     else:
         plan = search(graph, scores, request.target)
     return _narrowed(model, graph, plan)
@@ -321,13 +328,19 @@ def _check_reached(rebuilt: nn.Module, request: Request, allocation: Allocation)
             )
 
 
-def _by_latency(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:
-    measure = stopwatch(model, graph, request.batches[0][0], request.latency.batch)
-    if request.latency.aware:
+def _by_time(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Request) -> Plan:
+    batch, latency = request.batches[0], request.latency
+    measure = stopwatch(model, graph, batch[0], latency.batch)
+    if latency.aware:
         scores = latency_aware(graph, scores, measure, request.scoring.smoothing)
-    if "latency" not in request.reductions:
-        return search(graph, scores, request.target)
-    return search_latency(graph, scores, request.target.reduction, measure, request.limits).plan
+    target = request.target
+    if target.quantity not in MEASURED:
+        return search(graph, scores, target)
+    if target.quantity == "time":
+        measure = step_stopwatch(model, graph, batch, latency.step_batch)
+    return search_latency(
+        graph, scores, target.reduction, measure, target.limits, quantity=target.quantity
+    ).plan
 
 
 def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = True) -> Cut:

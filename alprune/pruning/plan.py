@@ -33,7 +33,7 @@ class Target:
     """How much to remove, and within which limits.
 
     Attributes:
-        quantity: "flops", "params", "channels" (the percentile p itself) or "latency".
+        quantity: One of `TARGETS`: "channels" is the percentile p itself.
         reduction: Share to remove, in [0, 1).
         limits: What must stay.
     """
@@ -303,7 +303,7 @@ def _measure(graph: ChannelGraph, quantity: str) -> Callable[[Tensor], float]:
         return lambda keep: float(keep.sum())
     raise PruneError(
         f"{quantity} cannot be computed from a mask, so this method cannot prune to it. Only "
-        "methods that score channels once take a latency reduction."
+        "methods that score channels once take a reduction of measured latency or time."
     )
 
 

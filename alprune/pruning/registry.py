@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from alprune.pruning.methods import Cut, Request
     from alprune.pruning.reinit import AfterPruning
 
-TARGETS = ("flops", "params", "channels", "latency")
-"""What a reduction may be of; "channels" is the papers' percentile p."""
+TARGETS = ("flops", "params", "channels", "latency", "time")
+"""What a reduction may be of; channels: the papers' percentile p, time: that of a training step."""
+
+MEASURED = ("latency", "time")
+"""Those that are measured on this machine."""
 
 ENTRY_POINTS = "alprune.criteria"
 """The entry point group in which an installed package offers criteria by name."""

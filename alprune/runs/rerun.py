@@ -16,8 +16,9 @@ from alprune.loop.defaults import ResolvedRun
 from alprune.loop.events import moved_between
 from alprune.loop.resume import options
 from alprune.loop.run_folder import Fields, read_events, resume_command
+from alprune.pruning.registry import MEASURED
 
-_MEASURED = ("latency_reduction", "latency_aware")
+_MEASURED = (*(f"{quantity}_reduction" for quantity in MEASURED), "latency_aware")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _why_not_exact(events: list[dict[str, Any]]) -> str:
     if config.get("budget") is not None:
         return "a budget is a matter of the machine's speed"
     if any(config.get(name) for name in _MEASURED):
-        return "its pruning depends on measured latency"
+        return "its pruning depends on measured times"
     if events[0]["device"] != "cpu":
         return "a GPU adds up in no fixed order"
     return ""

@@ -30,8 +30,9 @@ from torchvision.transforms import v2
 import alprune
 from alprune import data
 from alprune.data import Dataset, Splits, make_splits
+from alprune.loop.learner import prune_learner
 from alprune.loop.oracle import Simulation
-from alprune.loop.setup import complete, first_labels, open_session, prune_learner
+from alprune.loop.setup import complete, first_labels, open_session
 from alprune.training import FitSettings, Learner
 from alprune.training.augment import normalise
 

@@ -27,9 +27,10 @@ from pivot import ended_runs, mean_and_error
 
 from alprune import RunHistory
 from alprune.loop.checkpoint import load_checkpoint
+from alprune.loop.learner import fit_settings
 from alprune.loop.resume import options
 from alprune.loop.saved_learner import saved_learner
-from alprune.loop.setup import first_labels, fit_settings, load_splits
+from alprune.loop.setup import first_labels, load_splits
 from alprune.models import INITS, MODELS, build
 from alprune.pruning import Plan, rebuild
 from alprune.training import Learner

@@ -12,7 +12,7 @@ import pytest
 from alprune.cli import main
 from alprune.cli.compare import ENGINES
 from alprune.cli.export import FORMATS
-from alprune.loop.config import CHOICES
+from alprune.loop.option import CHOICES
 from alprune.pruning import AFTER_PRUNING
 from alprune.pruning.criteria.base import SCORE_MODES
 from alprune.pruning.graph.tracing import NORMALISED

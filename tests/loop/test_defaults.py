@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from alprune.errors import ConfigError
-from alprune.loop.config import CHOICES, OPTIONS, RunConfig
+from alprune.loop.config import OPTIONS, RunConfig
 from alprune.loop.defaults import (
     BENCH,
     DEFAULTS,
@@ -16,7 +16,7 @@ from alprune.loop.defaults import (
     resolve,
     resolve_labelling,
 )
-from alprune.loop.option import GROUPS
+from alprune.loop.option import CHOICES, GROUPS
 from alprune.loop.unused import LABELLING_OPTIONS, NOT_FOR_LABELLING
 from alprune.models import MODELS
 from alprune.pruning import METHODS, Latency, Limits, ScoreOptions

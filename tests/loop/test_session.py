@@ -10,6 +10,7 @@ from tiny_run import events_of, options
 import alprune
 from alprune import models
 from alprune.errors import AcquisitionError, StoreError, TrainError
+from alprune.loop import learner as learners
 from alprune.loop import setup
 from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
@@ -243,12 +244,12 @@ def test_what_the_options_say_of_epi_reaches_its_pruner(monkeypatch):
     def machine(*about):  # 3 ms a channel of the first layer, 1 ms a channel of the second
         return lambda keep: float(3 * keep[:300].sum() + keep[300:].sum())
 
-    monkeypatch.setattr(setup, "stopwatch", machine)
-    early = setup.early_pruner(config, model, train)
+    monkeypatch.setattr(learners, "stopwatch", machine)
+    early = learners.early_pruner(config, model, train)
     assert (early.settings.epi_threshold, early.settings.past) == (0.7, 2)
     # Shares of the latency 3/4 and 1/4, each with the smoothing of 0.05, relative to the larger.
     assert early.cost[:300].unique().tolist() == [1.0]
     assert early.cost[300:].unique().tolist() == pytest.approx([0.3 / 0.8])
     plain = replace(config, epi_tau=None, latency_aware=False, epi_criterion="magnitude")
-    assert setup.early_pruner(plain, model, train).settings.epi_threshold == 0.983
-    assert setup.early_pruner(plain, model, train).cost is None
+    assert learners.early_pruner(plain, model, train).settings.epi_threshold == 0.983
+    assert learners.early_pruner(plain, model, train).cost is None

@@ -14,7 +14,8 @@ import alprune
 from alprune import build
 from alprune.errors import ConfigError, ModelError
 from alprune.loop.config import RunConfig
-from alprune.loop.setup import complete, first_labels, load_splits, prune_learner
+from alprune.loop.learner import prune_learner
+from alprune.loop.setup import complete, first_labels, load_splits
 from alprune.models.pretrained import digest_of, load_pretrained
 from alprune.runs.rerun import again
 

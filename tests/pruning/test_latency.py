@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from alprune.errors import PruneError
-from alprune.pruning import latency
+from alprune.pruning import latency, prune
 from alprune.pruning.graph import trace
 from alprune.pruning.latency import latency_aware, search_latency, stopwatch
 from alprune.pruning.width_limits import Limits
@@ -148,3 +148,22 @@ def test_the_stopwatch_times_the_narrowed_network_at_the_batch_size(monkeypatch)
     assert timed == [(4, (5, 4), 9)]
     with pytest.raises(PruneError, match="batch size must be at least 1, got 0"):
         stopwatch(model, graph, inputs, batch_size=0)
+
+
+def test_a_reduction_of_the_time_of_a_training_step_times_the_steps_of_a_run(monkeypatch):
+    model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
+    batch = torch.randn(8, 6), torch.arange(8) % 3
+    timed = []
+
+    def step_ms(network, examples):
+        timed.append(len(examples[1]))
+        return float(sum(p.numel() for p in network.parameters()))
+
+    monkeypatch.setattr(latency, "step_ms", step_ms)
+    found = prune(model, "3sp", batch=batch, time_reduction=0.5, latency_step_batch=20)
+    assert set(timed) == {20}
+    assert 0.45 < found.params_after / found.params_before <= 0.5
+    with pytest.raises(PruneError, match=r"time reduction of 0\.99.* out of reach"):
+        prune(model, "3sp", batch=batch, time_reduction=0.99)
+    with pytest.raises(PruneError, match="methods that score channels once"):
+        prune(model, "3sp-iterative", batch=batch, time_reduction=0.5)

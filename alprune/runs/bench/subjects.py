@@ -12,8 +12,9 @@ from alprune.acquisition import ACQUISITIONS, Evidence, acquire
 from alprune.data import Splits
 from alprune.errors import ConfigError
 from alprune.loop.config import RunConfig
+from alprune.loop.learner import fit_settings, prune_learner
 from alprune.loop.pool import LabelPool
-from alprune.loop.setup import complete, first_labels, fit_settings, prune_learner
+from alprune.loop.setup import complete, first_labels
 from alprune.pruning import Pruned, find_method
 from alprune.runs.bench.rounds import Work
 from alprune.training import Learner

@@ -18,18 +18,10 @@ from alprune.errors import AlpruneError, StoreError
 from alprune.loop import RunResult, Session
 from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
+from alprune.loop.learner import early_pruner, fit_settings, prune_learner
 from alprune.loop.resume import finished, options, reopen
 from alprune.loop.run_folder import CONFIG, check_new
-from alprune.loop.setup import (
-    data_options,
-    early_pruner,
-    first_labels,
-    fit_settings,
-    open_session,
-    prune_learner,
-    simulation,
-    thinned,
-)
+from alprune.loop.setup import data_options, first_labels, open_session, simulation, thinned
 from alprune.loop.trackers import tracked
 from alprune.loop.trust import trusting
 from alprune.runs.compare.grid import Cell

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from alprune.errors import ConfigError, printable
+from alprune.loop.defaults import REDUCTIONS
 from alprune.runs.report.runs import Run, option_defaults
 
 # Options that change neither what is learnt nor how long it takes on the clock.
 _ASIDE = {"seed", "out", "data_root", "eval_every"}
 # What runs are mostly compared by comes first, and appears in names without its own name.
 _BARE = ("method", "acquisition", "model", "dataset", "start")
-REDUCTIONS = ("flops_reduction", "params_reduction", "channels_reduction", "latency_reduction")
 _NAME_CHARACTERS = 60
 
 

@@ -1,0 +1,134 @@
+"""How much to prune for the time there is: `--flops-reduction auto`, by measured speed.
+
+A large network learns more from an image, a small one sees more images in the same time. What ends
+best grows with the time as in the scaling of compute-optimal networks: the images that it sees are
+in proportion to its size. `auto` prunes until that holds here, by this machine's speed.
+
+Source of the rule: Hoffmann et al. 2022, section 3, for language models; the proportion is ours,
+see recipes/clock/README.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alprune.errors import PruneError
+from alprune.loop.machine_load import OTHERS_MOST, MachineLoad
+from alprune.loop.option_text import duration
+
+IMAGES_PER_MAC = 2.5e-3
+"""Training images that a network should see in its time for each multiply-accumulate of one."""
+_LEAST_SAVED = 2.0  # times as fast a pruned network must be, or its channels are worth more
+_NEAR = 1.2  # the proportion is met within this factor
+_ROUNDS = 4
+_LEAST_LEFT = 0.01
+_LEAST_STEPS = 3  # of the whole network
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network of some size on this machine.
+
+    Attributes:
+        macs: Multiply-accumulates for one image.
+        image_s: Seconds that training on one image takes.
+    """
+
+    macs: int
+    image_s: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How much to prune.
+
+    Attributes:
+        flops_reduction: Share of the FLOPs to remove; 0: prune nothing, None: the method's own.
+        reason: Why, in a line.
+        prunable: Whether the network has anything to prune.
+    """
+
+    flops_reduction: float | None
+    reason: str
+    prunable: bool = True
+
+
+def choose(measure: Callable[[float], Measured], training_s: float, batch_size: int) -> Choice:
+    """Choose the reduction with which a network sees as many images as its size asks for.
+
+    Where that cannot be measured the choice is the plain one, and the reason says why.
+
+    Args:
+        measure: From a share of the FLOPs to the network without it; raises `PruneError` where
+            that is out of reach.
+        training_s: Part of the budget in which the network trains; the rest goes into scoring.
+        batch_size: Of its training.
+    """
+    load = MachineLoad()
+    try:
+        whole = measure(0.0)
+    except PruneError as error:
+        return Choice(0.0, f"the whole network, which cannot be pruned: {error}", prunable=False)
+    if training_s < _LEAST_STEPS * batch_size * whole.image_s:
+        return Choice(
+            None,
+            f"the method's own: {duration(round(training_s, 1))} of training are too short for a "
+            "choice by measurement",
+        )
+    choice = _by_speed(measure, whole, training_s)
+    share = load.ended()["others_share"]
+    if share is not None and share > OTHERS_MOST:
+        return Choice(
+            None,
+            f"the method's own: other processes took {share:.0%} of this machine's processors "
+            f"while it was measured, and that would have chosen {choice.flops_reduction:.0%}",
+        )
+    return choice
+
+
+def _by_speed(measure: Callable[[float], Measured], whole: Measured, training_s: float) -> Choice:
+    balance = _balance(whole, training_s)
+    seen_whole = training_s / whole.image_s
+    if balance >= 1:
+        return Choice(
+            0.0,
+            f"the whole network, which will train on some {seen_whole:,.0f} images, enough for its "
+            "size",
+        )
+    pruned, share = whole, 1.0
+    for _ in range(_ROUNDS):
+        pruned, share = _within_reach(measure, max(_LEAST_LEFT, share * balance**0.5))
+        balance = _balance(pruned, training_s)
+        if 1 / _NEAR < balance < _NEAR:
+            break
+    faster = whole.image_s / pruned.image_s
+    if faster < _LEAST_SAVED:
+        return Choice(
+            0.0,
+            f"the whole network: with {1 - share:.0%} of its FLOPs removed it would train only "
+            f"{faster:.1f} times as fast",
+        )
+    return Choice(
+        round(1 - share, 2),
+        f"it will train on some {training_s / pruned.image_s:,.0f} images, the whole network would "
+        f"on {seen_whole:,.0f}",
+    )
+
+
+def _balance(network: Measured, training_s: float) -> float:
+    """Return the images seen as a multiple of those that the size asks for."""
+    return training_s / network.image_s / (IMAGES_PER_MAC * network.macs)
+
+
+def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[Measured, float]:
+    """Measure the network that keeps a share of the FLOPs, or the least that can be kept."""
+    while True:
+        share = round(share, 2)
+        try:
+            return measure(1 - share), share
+        except PruneError:
+            if share >= 0.9:
+                raise
+            share = min(0.9, share * 1.3 + 0.01)
+
+
+__all__ = ["IMAGES_PER_MAC", "Choice", "Measured", "choose"]

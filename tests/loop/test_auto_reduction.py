@@ -1,0 +1,160 @@
+"""`--flops-reduction auto`: how much is pruned follows the measured speed and the budget."""
+
+import pytest
+import torch
+from tiny_run import events_of, options
+from torch import nn
+
+import alprune
+from alprune.errors import ConfigError, PruneError
+from alprune.loop import auto_reduction, learner
+from alprune.loop.auto_reduction import IMAGES_PER_MAC, Measured, choose
+from alprune.loop.config import RunConfig
+from alprune.pruning.latency import step_ms
+
+MACS = 400_000_000
+
+
+class Quiet:
+    """A machine on which nothing else runs."""
+
+    share = 0.0
+
+    def ended(self):
+        return {"others_share": self.share}
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr(auto_reduction, "MachineLoad", Quiet)
+
+
+def machine(macs_per_s, macs=MACS, fixed_s=0.0, most=1.0):
+    """A network whose time is in proportion to its FLOPs, after some time that stays."""
+
+    def measure(share):
+        if share > most:
+            raise PruneError("out of reach")
+        left = int(macs * (1 - share))
+        return Measured(left, fixed_s + left / macs_per_s)
+
+    return measure
+
+
+@pytest.mark.parametrize("budget_s", [60.0, 450.0, 3600.0])
+def test_a_pruned_network_sees_the_images_that_its_size_asks_for(budget_s):
+    measure = machine(25e9)
+    choice = choose(measure, budget_s, 64)
+    network = measure(choice.flops_reduction)
+    seen = budget_s / network.image_s
+    assert seen / (IMAGES_PER_MAC * network.macs) == pytest.approx(1, rel=0.25)
+
+
+def test_less_is_pruned_for_a_longer_budget_and_on_a_faster_machine():
+    def cut(speed, seconds):
+        return choose(machine(speed), seconds, 64).flops_reduction
+
+    assert cut(25e9, 60) > cut(25e9, 450) > cut(25e9, 3600) > 0
+    assert cut(25e9, 450) > cut(250e9, 450)
+    assert cut(25e9, 1e6) == 0
+
+
+def test_a_small_network_is_left_whole():
+    choice = choose(machine(25e9, macs=2_000_000), 60, 64)
+    assert choice.flops_reduction == 0
+    assert "enough for its size" in choice.reason
+
+
+def test_nothing_is_pruned_where_that_saves_too_little_time():
+    # All but a tenth of the time is no matter of the FLOPs.
+    slow = machine(250e9, fixed_s=9 * MACS / 250e9)
+    choice = choose(slow, 450, 64)
+    assert choice.flops_reduction == 0
+    assert "1." in choice.reason and "times as fast" in choice.reason
+
+
+def test_as_much_as_can_be_reached_is_removed():
+    choice = choose(machine(25e9, most=0.8), 60, 64)
+    assert 0.7 < choice.flops_reduction <= 0.8
+
+
+def test_a_busy_machine_gets_the_plain_choice(monkeypatch):
+    monkeypatch.setattr(Quiet, "share", 0.4)
+    choice = choose(machine(25e9), 450, 64)
+    assert choice.flops_reduction is None
+    assert "40% of this machine" in choice.reason
+
+
+def test_a_budget_too_short_to_measure_gets_the_plain_choice():
+    choice = choose(machine(25e9), 2.0, 64)
+    assert choice.flops_reduction is None
+    assert "2s of training are too short" in choice.reason
+
+
+def nothing_to_prune(classes, shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    """Let a training image take a second for as many multiply-accumulates as are set here."""
+    speeds = {"macs_per_s": 1e6}
+
+    def step_ms(model, batch):
+        macs = sum(p.numel() for p in model.parameters())
+        return 1e3 * macs * len(batch[1]) / speeds["macs_per_s"]
+
+    monkeypatch.setattr(learner, "step_ms", step_ms)
+    return speeds
+
+
+def run(tmp_path, **changed):
+    changed = {"flops_reduction": "auto", "budget": 60.0, "steps": 0} | changed
+    alprune.run(options(tmp_path / "run", **changed))
+    [event] = events_of(tmp_path / "run", "prune")
+    return event
+
+
+def test_the_choice_is_in_the_options_of_a_run_and_in_its_record(tmp_path, speed, monkeypatch):
+    monkeypatch.setattr(auto_reduction, "_LEAST_SAVED", 1.0)  # the tiny network is mostly its head
+    event = run(tmp_path, method="3sp")
+    kept = RunConfig.from_toml(tmp_path / "run" / "config.toml", trust_code=True)
+    assert isinstance(kept.flops_reduction, float)
+    assert 0 < kept.flops_reduction < 1
+    assert event["flops_reduction"] >= kept.flops_reduction
+    assert "images" in event["chosen_because"]
+
+
+def test_a_fast_machine_leaves_the_network_whole(tmp_path, speed):
+    speed["macs_per_s"] = 1e12
+    event = run(tmp_path, method="3sp")
+    assert event["macs_after"] == event["macs_before"]
+    assert "enough for its size" in event["chosen_because"]
+
+
+def test_a_network_without_prunable_channels_is_trained_as_it_is(tmp_path, speed):
+    event = run(tmp_path, method="3sp", model=f"{__name__}:nothing_to_prune")
+    assert event["macs_after"] == event["macs_before"]
+    assert "cannot be pruned" in event["chosen_because"]
+
+
+def test_auto_needs_a_budget(tmp_path):
+    with pytest.raises(ConfigError, match=r"--budget"):
+        run(tmp_path, method="3sp", budget=None, steps=1)
+
+
+@pytest.mark.parametrize("value", ["much", [], True])
+def test_other_words_are_refused(value):
+    with pytest.raises(ConfigError, match="a number or auto"):
+        RunConfig(flops_reduction=value)
+
+
+def test_step_time_is_measured_on_the_network_as_it_trains():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.eval()
+    batch = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    assert step_ms(model, batch) > 0
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
