@@ -117,6 +117,7 @@ def run(tmp_path, **changed):
 
 def test_the_choice_is_in_the_options_of_a_run_and_in_its_record(tmp_path, speed, monkeypatch):
     monkeypatch.setattr(auto_reduction, "_LEAST_SAVED", 1.0)  # the tiny network is mostly its head
+    monkeypatch.setattr(auto_reduction, "IMAGES_PER_MAC", 10.0)
     event = run(tmp_path, method="3sp")
     kept = RunConfig.from_toml(tmp_path / "run" / "config.toml", trust_code=True)
     assert isinstance(kept.flops_reduction, float)
