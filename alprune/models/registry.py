@@ -109,6 +109,10 @@ MODELS: dict[str, ModelEntry] = {
     "resnet50": ModelEntry(
         "ResNet-50, CIFAR form, 23.5 M", _in("resnet:resnet", "resnet50"), _CIFAR, 8
     ),
+    "resnet9": ModelEntry("ResNet-9, trains fast, 6.6 M", _in("resnet9:resnet9"), _CIFAR, 8),
+    "resnet9-small": ModelEntry(
+        "ResNet-9 of a quarter of the width, 0.41 M", _in("resnet9:resnet9_small"), _CIFAR, 8
+    ),
     "vgg-c": ModelEntry("VGG-C of SNIP, 10.5 M", _in("vgg:vgg_c"), _CIFAR, 16),
     "vgg-d": ModelEntry("VGG-D of SNIP, 15.2 M", _in("vgg:vgg_d"), _CIFAR, 16),
     "vgg-like": ModelEntry("VGG-like of SNIP, 15.0 M", _in("vgg:vgg_like"), _CIFAR, 16),
