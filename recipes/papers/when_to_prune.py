@@ -12,9 +12,7 @@ training; the grid's nearest), and EPI. A difference can be negative: EPI may ch
 the grid does not hold. What came out is in recipes/papers/when-to-prune.toml.
 
 `--tickets` trains each run's pruned network once more, from the weights that its channels had at
-the start: the lottery tickets of figure 3, as many trainings as there are runs. Runs with
-`--set epi_tau=1` are not pruned unless the structure stays the same for five epochs; their
-indicator is figure 6.
+the start: the lottery tickets of figure 3, as many trainings as there are runs.
 """
 
 import argparse
@@ -26,10 +24,8 @@ import torch
 from pivot import ended_runs, mean_and_error
 
 from alprune import RunHistory
-from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.learner import fit_settings
 from alprune.loop.resume import options
-from alprune.loop.saved_learner import saved_learner
 from alprune.loop.setup import first_labels, load_splits
 from alprune.models import INITS, MODELS, build
 from alprune.pruning import Plan, rebuild
@@ -77,15 +73,6 @@ def ticket(run: RunHistory) -> float:
     return 100 * learner.evaluate(splits.test).accuracy
 
 
-def indicator(run: RunHistory) -> list[float]:
-    """Return the EPI of each dense epoch, from the checkpoint if nothing was pruned."""
-    found = run.prune.get("epi")
-    if found is None:
-        learner = saved_learner(load_checkpoint(run.path) or {})
-        found = [] if learner is None else learner.state["early"]["epi"]
-    return [value for value in found if value is not None]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of the run folders, as alprune compare makes it")
@@ -112,7 +99,8 @@ def main() -> None:
             f"epi, {run.config['epi_criterion']} {share}, seed {run.config['seed']}: "
             f"epoch {pruned}, {accuracy:.2f}{_left([run])}"
         )
-        print(f"  indicator {', '.join(f'{value:.3f}' for value in indicator(run))}")
+        indicator = ", ".join(f"{v:.3f}" for v in run.prune.get("epi", []) if v is not None)
+        print(f"  indicator {indicator}")
     if not fixed:
         return
     for epoch in sorted(fixed) if asked.tickets else ():
