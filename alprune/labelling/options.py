@@ -14,6 +14,8 @@ from alprune.loop.frozen import with_learner
 from alprune.loop.setup import check_names
 from alprune.loop.start_weights import with_weights
 from alprune.loop.unused import refuse_in_labelling
+from alprune.models.named_weights import IMAGENET
+from alprune.models.pretrained import digest_of
 from alprune.pruning import find_method
 
 _OURS = ("out", "pretrained_digest")  # written by us
@@ -59,7 +61,8 @@ def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
         ConfigError: One of them cannot be changed any more.
     """
     then = asdict(before)
-    fixed = [name for name, value in options.items() if name not in _FREE and value != then[name]]
+    free = {*_FREE, "pretrained"} if _is_moved(before, options.get("pretrained")) else _FREE
+    fixed = [name for name, value in options.items() if name not in free and value != then[name]]
     if fixed:
         told = ", ".join(f"{name} is {then[name]!r}" for name in fixed)
         raise ConfigError(
@@ -67,6 +70,21 @@ def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
             "out, or begin in another folder: alprune tell takes labels.csv there, with --unasked."
         )
     return completed(replace(before, **options), options)
+
+
+def _is_moved(before: RunConfig, pretrained: str | None) -> bool:
+    """Tell whether a file of weights is the one that the folder began with, at another place.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    if (
+        pretrained is None
+        or before.pretrained_digest is None
+        or IMAGENET in (pretrained, before.pretrained)
+    ):
+        return False
+    return digest_of(user_path(pretrained)) == before.pretrained_digest
 
 
 def root_of(config: RunConfig) -> Path:

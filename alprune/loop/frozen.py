@@ -18,7 +18,7 @@ from alprune.models.named_weights import IMAGENET, OWN
 from alprune.registry import lookup
 from alprune.training.budget import Budget
 from alprune.training.device import pick_device
-from alprune.training.distributed import ALONE, Team
+from alprune.training.distributed import ALONE, Team, helps
 from alprune.training.embeddings import Embedder
 from alprune.training.frozen import FrozenLearner, put_head
 from alprune.training.head import Head
@@ -68,7 +68,8 @@ def frozen_learner(
         team: The processes that make the run together.
     """
     start_from(config, model, len(train.classes), quiet=True)
-    return FrozenLearner(model, embedder_for(config, train), train, None, team, progress=True)
+    embedder, shown = embedder_for(config, train), team.rank == 0
+    return FrozenLearner(model, embedder, train, None, team, progress=shown)
 
 
 def frozen_network(
@@ -125,7 +126,7 @@ def embed_pool(config: RunConfig, train: Dataset, budget: Budget | None = None) 
     """
     embedder = embedder_for(config, train)
     table = embedder.table(train.x, train.files)
-    embedder.complete(train.x, table, budget, progress="embedding")
+    embedder.complete(train.x, table, budget, progress=None if helps() else "embedding")
     return table
 
 

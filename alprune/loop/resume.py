@@ -39,7 +39,10 @@ from alprune.training.distributed import ALONE, Team, join
 _ONCE = {"channel_cost": "made", "learner": "trained"}
 # Options that may differ from those the run was started with.
 # `_check_same` compares what the data are, not where they are.
-_FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache", "cuda_graphs"}
+# What the weights are, `pretrained_digest` says.
+_FREE = {"budget", "steps", "out", "data_root", "dataset", "device", "cache", "cuda_graphs"} | {
+    "pretrained"
+}
 
 
 def resume(

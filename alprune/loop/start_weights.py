@@ -2,12 +2,14 @@
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from alprune import models
 from alprune.data import Splits
+from alprune.data.safe_io import user_path
 from alprune.errors import ConfigError, ModelError
 from alprune.loop.config import RunConfig
 from alprune.models.named_weights import IMAGENET, USUAL, find_weights
@@ -49,8 +51,11 @@ def with_weights(config: RunConfig) -> RunConfig:
                 "another version of their package is installed. Install the old one, or start a "
                 "new run."
             )
-    elif config.pretrained_digest is None:  # a run that is resumed need not find the file
-        config = replace(config, pretrained_digest=digest_of(source))
+    else:
+        place = str(user_path(source).absolute())  # it is found again from any folder
+        # A run that is resumed need not find the file yet.
+        digest = config.pretrained_digest or digest_of(place)
+        config = replace(config, pretrained=place, pretrained_digest=digest)
     return config
 
 
@@ -84,6 +89,13 @@ def start_from(config: RunConfig, model: nn.Module, classes: int, quiet: bool = 
         loaded = put_weights(model, weights.tensors, classes, weights.source)
         said = loaded.sentence(weights.source)
     elif config.pretrained is not None:
+        if config.pretrained_digest is not None and not Path(config.pretrained).exists():
+            raise ModelError(
+                f"the weights that the learner began with are no longer at {config.pretrained!r}. "
+                "Put the file back, or write its new place at `pretrained` in config.toml of the "
+                "folder (alprune ask and alprune label: give --pretrained FILE); its content must "
+                f"be the same (digest {config.pretrained_digest})."
+            )
         loaded = load_pretrained(model, config.pretrained, classes, config.pretrained_digest)
         said = loaded.sentence(config.pretrained)
     else:

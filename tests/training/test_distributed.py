@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from made_shards import write_shards
+from safetensors.torch import save_file
 from tiny_run import events_of
 from torch import nn
 
@@ -21,6 +22,7 @@ import alprune
 from alprune import data
 from alprune.errors import ConfigError
 from alprune.loop.checkpoint import load_checkpoint
+from alprune.models import build
 from alprune.training.distributed import ALONE, SyncedBatchNorm, join
 
 HERE = Path(__file__).parent
@@ -102,6 +104,28 @@ def test_functions_of_embeddings_and_draws_work_on_shares(tmp_path, function):
     for (_, one), (_, other) in zip(steps_of(alone), steps_of(both), strict=True):
         assert len(set(one) & set(other)) >= 0.8 * len(one)
     assert set(steps_of(alone)[0][1]) == set(steps_of(both)[0][1])
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["margin", "badge"])
+def test_a_frozen_learner_of_two_processes_chooses_as_that_of_one(tmp_path, monkeypatch, function):
+    weights = tmp_path / "w.safetensors"
+    save_file(build("tiny_learner:build", 10, (1, 8, 8), 9).state_dict(), weights)
+    options = [*OPTIONS[:4], "--device", "cpu", "--learner", "frozen", "--pretrained", weights]
+    for processes in (1, 2):
+        monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / f"cache{processes}"))
+        path = tmp_path / str(processes)
+        args = ["--steps", 2, "--acquisition", function, "--initial", 40, "--out", path]
+        run(processes, "run", *options, *args)
+    alone, both = (steps_of(tmp_path / name) for name in "12")
+    assert both == alone
+    # Together they have embedded each image once, or a block twice at the beginning.
+    known = [
+        sum(f.stat().st_size for f in (tmp_path / f"cache{n}").rglob("*.vectors")) for n in (1, 2)
+    ]
+    assert known[0] <= known[1] < 2 * known[0]
+    alprune.resume(tmp_path / "2", steps=3)  # by one
 
 
 @posix

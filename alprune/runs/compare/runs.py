@@ -31,7 +31,7 @@ from alprune.runs.report import plot_curves
 _NOT_OF_A_KIND = {"seed", "out", "budget", "steps", "acquisition"}
 NEW, UNENDED, ENDED = "new", "unended", "ended"
 DEATHS = 3  # in a row without a step, after which a run whose process died is not tried again
-_WHERE = {"out", "data_root"}  # options that say where things are, and may change
+_WHERE = {"out", "data_root", "pretrained"}  # options that say where things are, and may change
 
 
 @dataclass(frozen=True)
