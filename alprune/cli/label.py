@@ -90,6 +90,7 @@ def label_command(
     the next image is shown: Ctrl-C, a closed browser or a power cut loses nothing.
     """
     from alprune.labelling.web import Server
+    from alprune.labelling.web.access import is_loopback
 
     def ready(url: str, server: "Server") -> None:
         said = f"Label here: {url}\n" + f"{_OPEN_TO_OTHERS}\n" * server.shared
@@ -111,14 +112,15 @@ def label_command(
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with opened("label", path, recipe, classes, given) as asking:
-            server = Server(asking, port, host, origins, user, label_studio)
             if overlap is not None:
-                if overlap and not (user or server.shared):
+                named = user or origins or not is_loopback(host) or label_studio is not None
+                if overlap and not named:
                     raise ConfigError(
                         "--overlap compares people, and nobody has a name here. Add --user NAME, "
                         "or --host to let others in, who give theirs."
                     )
                 asking.set_overlap(overlap)
+            server = Server(asking, port, host, origins, user, label_studio)
             try:
                 server.run(lambda url: ready(url, server), browse=not no_browser)
             finally:

@@ -207,10 +207,20 @@ def test_a_record_that_names_files_elsewhere_shows_nothing_of_them(tmp_path):
     assert Previews(Pictures(root, follow_links=True))("link.png")[1] == "image/png"
 
 
-def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, queue):
-    (asking.root / queue.query(0).path).write_bytes(b"no image")
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, queue, gone):
+    path = asking.root / queue.query(0).path
+    path.unlink() if gone else path.write_bytes(b"no image")
     answer = get(client, "image/0")
     assert answer.status_code == 400 and "cannot be read" in answer.json["error"]
+    assert post(client, "answers", one(0, None)).json["skipped"] == 1
+
+
+def test_an_image_that_vanishes_while_it_is_shown_can_be_answered(client, asking, queue):
+    shown = get(client, "image/0").data
+    (asking.root / queue.query(0).path).unlink()
+    assert get(client, "image/0").data == shown
+    assert post(client, "answers", one(0, "dark")).json["labelled"] == 1
 
 
 def test_json_that_is_nested_deep_is_refused(client):

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,3 +53,45 @@ def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, 
         assert list(asking.labels.values()) == ["dark"] * 10
     rows = (tmp_path / "run" / "labels.csv").read_text("utf-8-sig").splitlines()
     assert len(rows) == 11
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_what_two_people_answered_is_there_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", f"{TESTS / 'helpers'}:{TESTS.parent}")
+    options = photos.options(photos.make(tmp_path / "photos"))
+    open_asking(tmp_path / "run", classes=photos.NAMES, **options).close()
+    port, label = free_port(), iter(photos.NAMES * 9)
+    given = {"anna": {}, "ben": {}}
+    command = [sys.executable, "-c", MAIN, "label", str(tmp_path / "run"), "--no-browser"]
+    command += ["--json", "--overlap", "100", "--origin", f"http://127.0.0.1:{port}"]
+    for _ in range(2):
+        with subprocess.Popen(
+            [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as server:
+            try:
+                url = json.loads(server.stdout.readline())["url"]
+                people = {name: PageClient(url, name) for name in given}
+                for _ in range(4):
+                    for name, client in people.items():
+                        number = wait_for_image(client)
+                        path = client.get(f"answered/{number}")["path"]
+                        said = given[name][path] = next(label)
+                        labels = [{"number": number, "label": said}]
+                        client.post("answers", {"labels": labels, "fresh": True})
+                server.kill()
+                server.communicate(timeout=60)
+            finally:
+                server.kill()
+    with open_asking(tmp_path / "run") as asking:
+        found = {"anna": {}, "ben": {}}
+        for content, said in asking.journal.opinions.of.items():
+            for name, answer in said.items():
+                found[name][asking.journal.answers[content].path] = answer
+        assert found == given and sum(map(len, given.values())) == 16
+        assert asking.journal.opinions.agreement().images >= 4

@@ -1,5 +1,6 @@
 """The page in a headless browser, used with the keyboard, while the learner learns beside it."""
 
+import errno
 import re
 import threading
 import time
@@ -8,9 +9,11 @@ from dataclasses import replace
 import photos
 import pytest
 
+from alprune.data import atomic_io
 from alprune.labelling import open_asking
 from alprune.labelling.insight import Checked, Insight
 from alprune.labelling.web import Server
+from alprune.labelling.web.leases import Client
 from alprune.labelling.web.opener import write_opener
 
 WAIT_MS = 60_000
@@ -52,7 +55,7 @@ def start(tmp_path, monkeypatch):
 def open_page(browser):
     contexts, complaints = [], []
 
-    def open_page(url, width=1000, scheme="light"):
+    def open_page(url, width=1000, scheme="light", wait=True):
         context = browser.new_context(viewport={"width": width, "height": 720}, color_scheme=scheme)
         contexts.append(context)
         context.set_default_timeout(WAIT_MS)
@@ -63,7 +66,8 @@ def open_page(browser):
         page.on("request", lambda r: None if r.url.startswith((site, "data:")) else
                 complaints.append(r.url))  # fmt: skip
         page.goto(url)
-        page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)
+        if wait:
+            page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)
         page.complaints = complaints
         return page
 
@@ -324,3 +328,128 @@ def test_a_colleague_gives_a_name_once(start, browser):
     page.goto(server.url)
     page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)  # nobody is asked again
     context.close()
+
+
+def colleague(browser, server, name):
+    """Open the page as somebody else, in a browser of their own."""
+    page = browser.new_context().new_page()
+    page.set_default_timeout(WAIT_MS)
+    page.goto(server.url)
+    page.wait_for_selector("#naming:not([hidden])")
+    page.fill("#who", name)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image:not([hidden])")
+    return page
+
+
+def test_two_people_get_different_images_and_settle_what_they_disagree_on(start, browser):
+    server, asking, _ = start(serve={"host": "0.0.0.0"})
+    asking.set_overlap(100)
+    anna, ben = (colleague(browser, server, name) for name in ("anna", "ben"))
+    shown = anna.get_attribute("#image", "src")
+    assert shown != ben.get_attribute("#image", "src")
+    press(anna, "1")
+    ben.reload()  # which gives its images back, so that the second answer comes first
+    ben.wait_for_function(
+        "(src) => document.querySelector('#image').getAttribute('src') === src", arg=shown
+    )
+    press(ben, "2")
+    assert list(asking.labels.values()) == ["dark"]
+    anna.click("#help")
+    anna.wait_for_function(
+        "() => document.querySelector('#facts').innerText.includes('agreement: 0% of 1')"
+        " || (document.querySelector('#about').close(), document.querySelector('#help').click())"
+    )
+    anna.keyboard.press("Escape")
+    anna.click("#to-review")
+    anna.select_option("#review-order", "disagreements")
+    anna.wait_for_selector(".tile .suspect")
+    assert anna.inner_text(".tile") == "anna: dark; ben: light"
+    anna.click(".tile")
+    press(anna, "2")
+    assert list(asking.labels.values()) == ["light"]
+    assert not asking.journal.opinions.unsettled
+    for page in (anna, ben):
+        page.context.close()
+
+
+def test_an_image_that_somebody_else_answered_is_replaced_with_a_message(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    number = int(page.get_attribute("#image", "src").removeprefix("image/"))
+    server.queue.answer({number: "dark"}, Client("s2", "", "w2"), fresh=True)
+    page.wait_for_function("() => document.querySelector('#note').innerText.includes('else')")
+    assert page.get_attribute("#image", "src") != f"image/{number}"
+    press(page, "2")
+    assert list(asking.labels.values()) == ["dark", "light"]
+
+
+def test_an_image_that_breaks_is_said_and_can_be_skipped(start, open_page):
+    server, asking, stop = start()
+    page = open_page(server.url)
+    page.close()
+    stop()
+    for query in asking.journal.pending:
+        (asking.root / query.path).write_bytes(b"no image")
+    server, asking, _ = start()
+    page = open_page(server.url, wait=False)
+    page.wait_for_function("() => document.querySelector('#note').innerText.includes('Skip it')")
+    press(page, "s")
+    assert list(asking.journal.counts.elements()) == [None]
+    page.close()
+    page.complaints[:] = [text for text in page.complaints if "400" not in text]
+
+
+def test_a_full_disk_is_said_and_the_answer_is_given_again(start, open_page, monkeypatch):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    press(page, "1")
+    shown = page.get_attribute("#image", "src")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_io.os, "fsync", full)
+        press(page, "2")
+        page.wait_for_function("() => document.querySelector('#note').innerText.includes('space')")
+        assert page.get_attribute("#image", "src") == shown
+        assert list(asking.labels.values()) == ["dark"]
+    press(page, "2")
+    assert list(asking.labels.values()) == ["dark", "light"]
+    assert asking.labels[server.queue.query(int(shown.removeprefix("image/"))).path] == "light"
+    page.wait_for_selector("#note", state="hidden")
+    page.complaints[:] = [text for text in page.complaints if "507" not in text]
+
+
+def test_a_page_of_before_a_restart_says_so_and_loses_nothing(start, open_page):
+    server, asking, stop = start()
+    port = int(server.url.split(":")[2].split("/")[0])
+    page = open_page(server.url)
+    press(page, "1")
+    stop()
+    server, asking, _ = start(serve={"port": port})
+    shown = page.get_attribute("#image", "src")
+    press(page, "2")
+    page.wait_for_function("() => document.querySelector('#note').innerText.includes('again')")
+    assert page.get_attribute("#image", "src") == shown
+    assert list(asking.labels.values()) == ["dark"]
+    page.complaints.clear()
+    page.goto(server.url)
+    page.wait_for_selector("#image:not([hidden])")
+    press(page, "2")
+    assert list(asking.labels.values()) == ["dark", "light"]
+
+
+def test_the_page_says_that_the_stop_rule_is_met_and_continues(start, open_page):
+    server, asking, _ = start(stop_labels=2)
+    page = open_page(server.url)
+    press(page, "1")
+    press(page, "2")
+    page.wait_for_selector("#stopped:not([hidden])")
+    assert "2 images are labelled (--stop-labels 2)" in page.inner_text("#why-stop")
+    assert page.is_hidden("#image")
+    page.click("#continue")
+    page.wait_for_selector("#image:not([hidden])")
+    press(page, "1")
+    assert len(asking.labels) == 3

@@ -9,7 +9,7 @@ from alprune.labelling.stop_rule import progress_of, why_stop
 
 _NEXT = 50  # labels for which the gain is expected, at least: a round of few brings little
 _LITTLE = 0.01  # gain of accuracy below which more labels are hardly worth their time
-_POINTS = 100  # of the curve that are shown
+_POINTS = 40  # of the curve that are shown
 
 
 class Prospects:
