@@ -34,7 +34,11 @@ _COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "watch": ("watch", "watch_command", "Follow a run of another process until it ends."),
         "bench": ("bench", "bench_command", "Measure the throughput of this machine."),
         "embed": ("embed", "embed_command", "Embed images beforehand for a frozen learner."),
-        "cache": ("cache", "cache_command", "List or remove decoded images that are kept."),
+        "cache": (
+            "cache",
+            "cache_command",
+            "List or remove decoded images and embeddings.",
+        ),
         "rerun": ("run", "rerun_command", "Repeat a run and compare the two."),
     },
 }

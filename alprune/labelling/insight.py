@@ -6,18 +6,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from alprune.labelling.images import ImagePool
 from alprune.labelling.journal import Query
 from alprune.labelling.suspects import Suspects, find_suspects
 from alprune.training.frozen import FrozenLearner
-from alprune.training.head import HeadSettings, fit_linear, principal
+from alprune.training.head import HeadSettings, Projection, fit_linear
 from alprune.training.interface import Trainable
 
 _PREDICTED = 5_000  # open images that a learner without embeddings passes over
 _MAPPED = 20_000  # images that a map shows
 _LIKENESS = 0.96  # cosine of embeddings from which two images look the same
+_COMPONENTS = 128  # of embeddings whose likeness is looked at
+_AT_ONCE = 1024  # embeddings that are held in float32
 _ALIKE = 8  # images that are answered together with another one, at most
 _FOLDS = 5
 _DIGITS = 4
@@ -175,10 +178,7 @@ def _places(
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     if len(rows) < 3:
         return {}, {}
-    points = learner.embeddings(rows).float()
-    centred = points - points.mean(0)
-    values, vectors = torch.linalg.eigh((centred.T @ centred / len(centred)).double())
-    flat = centred.double() @ vectors[:, -2:].flip(1)
+    flat = _plane(learner.embeddings(rows).split(_AT_ONCE))
     low, high = flat.quantile(0.005, dim=0), flat.quantile(0.995, dim=0)
     flat = ((flat - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
     files = images.files
@@ -186,6 +186,27 @@ def _places(
     places = [(round(x, _DIGITS), round(y, _DIGITS)) for x, y in flat.tolist()]
     paths = {c: files.paths[i] for c, i in zip(contents, rows.tolist(), strict=True)}
     return dict(zip(contents, places, strict=True)), paths
+
+
+def _plane(blocks: Sequence[Tensor]) -> Tensor:
+    """Return points in the plane of their two largest principal components, `(n, 2)` float64.
+
+    Args:
+        blocks: The points, `(k, d)` each, of any float type.
+    """
+    count = sum(map(len, blocks))
+    mean = torch.stack([block.float().sum(0) for block in blocks]).sum(0) / count
+    products = torch.zeros(len(mean), len(mean))
+    for block in blocks:
+        centred = block.float() - mean
+        products += centred.T @ centred
+    begin = np.ones(len(mean))  # so that the same points get the same places again
+    if len(mean) > 2:
+        _, axes = eigsh((products / count).double().numpy(), k=2, v0=begin)
+    else:
+        _, axes = np.linalg.eigh((products / count).double().numpy())
+    plane = torch.from_numpy(np.ascontiguousarray(axes[:, ::-1]))
+    return torch.cat([(block.float() - mean).double() @ plane for block in blocks])
 
 
 def _alike(
@@ -200,9 +221,11 @@ def _alike(
     wanted = [(query, row) for query, row in rows if row is not None and query.why != "random"]
     if not wanted or len(open_) < 2:
         return {}
-    some = torch.cat([torch.tensor([row for _, row in wanted]), open_])
-    points = principal(learner.embeddings(some).float(), 128)
-    likeness = points[: len(wanted)] @ points[len(wanted) :].T
+    some = open_[:: -(-len(open_) // _MAPPED)]
+    projection = Projection.over(learner.embeddings(some), _COMPONENTS)
+    points = projection(learner.embeddings(torch.tensor([row for _, row in wanted])))
+    parts = (projection(learner.embeddings(part)) for part in open_.split(_AT_ONCE))
+    likeness = torch.cat([points @ part.T for part in parts], 1)
     taken = {query.content for query in asked}
     found: dict[str, list[Query]] = {}
     for place, (query, _) in enumerate(wanted):

@@ -22,6 +22,7 @@ from alprune.training.budget import Budget
 from alprune.training.head import HeadSettings, Neighbours
 from alprune.training.predict import Predictor, good_chunk
 
+_TABLES = 4  # lists of images whose embeddings an embedder knows, the latest ones
 _BLOCK = 512  # images whose embeddings are written at once: the most that a kill can cost
 
 
@@ -77,15 +78,17 @@ class Embedder:
         """Return the embeddings of images `(n, h, w, c)` as far as they are known.
 
         Args:
-            x: The images; the same tensor gets the same table again.
+            x: The images; the same tensor, or one of the same images, gets the same table again.
             files: Where they come from, which saves hashing them.
         """
         for known, table in self._tables:
             if known() is x:
                 return table
-        self._tables = [(ref, table) for ref, table in self._tables if ref() is not None]
-        made = VectorTable(keys_of(x, files), VectorStore(self.folder, self.dimensions))
-        self._tables.append((weakref.ref(x), made))
+        keys = keys_of(x, files)
+        same = (table for _, table in self._tables if table.is_of(keys))
+        made = next(same, None) or VectorTable(keys, VectorStore(self.folder, self.dimensions))
+        made.refresh()
+        self._tables = [(weakref.ref(x), made), *self._tables][:_TABLES]
         return made
 
     def complete(

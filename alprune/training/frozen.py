@@ -19,7 +19,7 @@ from alprune.training.metrics import Metrics, measure
 from alprune.training.predict import BudgetSpent
 from alprune.training.settings import FitReport
 
-_ROWS = 4096  # embeddings that are turned into logits at a time
+_ROWS = 1024  # embeddings that are turned into logits at a time
 _SCALED_BY = 5_000  # images of the pool whose embeddings say what scale they have
 
 
@@ -69,9 +69,13 @@ class FrozenLearner:
 
     @property
     def head(self) -> Head:
-        """What fits change; first asked for when the training images are embedded."""
+        """What fits change; before the training images are embedded, one that knows nothing."""
         if self._head is None:
-            self._head = Head.over(self._rows(self._spaced(_SCALED_BY)), self._classes)
+            some = self._spaced(_SCALED_BY)
+            if len(self.seen.missing(some.numpy())):
+                nothing = torch.zeros(self.embedder.dimensions, device=self.device)
+                return Head(nothing, 1.0, self._classes)
+            self._head = Head.over(self._rows(some), self._classes)
         return self._head
 
     def keep_snapshots(self, count: int) -> None:
@@ -171,8 +175,11 @@ class FrozenLearner:
         self, x: Tensor, indices: Tensor | None = None, budget: Budget | None = None
     ) -> Tensor:
         """Return the logits that `predict` streams in one piece, `(n, classes)`, on the CPU."""
-        parts = [logits.cpu() for _, logits in self.predict(x, indices, budget)]
-        return torch.cat(parts) if parts else torch.empty(0, self._classes)
+        # Made beforehand: results among the chunks keep the allocator from returning their memory.
+        found = torch.empty(len(x) if indices is None else len(indices), self._classes)
+        for part, logits in self.predict(x, indices, budget):
+            found[part] = logits
+        return found
 
     def evaluate(self, test: Dataset, budget: Budget | None = None) -> Metrics:
         """Measure the predictions on a test set, whose images are embedded at the first time."""

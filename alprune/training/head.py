@@ -210,28 +210,57 @@ def fit_linear(
     return float(loss)
 
 
+@dataclass(frozen=True)
+class Projection:
+    """The directions of embeddings from their mean, in their principal components.
+
+    Attributes:
+        mean: Of the embeddings, `(d,)`.
+        centre: Of their directions from there, `(d,)`.
+        axes: The components, the smallest first, `(d, components)`.
+    """
+
+    mean: Tensor
+    centre: Tensor
+    axes: Tensor
+
+    @classmethod
+    def over(cls, embeddings: Tensor, components: int) -> "Projection":
+        """Find the largest principal components.
+
+        Args:
+            embeddings: `(n, d)` of any float type, n >= 1; few are held in float32 at a time.
+            components: How many.
+        """
+        blocks, count = embeddings.split(_BLOCK), len(embeddings)
+        mean = torch.stack([block.float().sum(0) for block in blocks]).sum(0) / count
+        total, products = torch.zeros_like(mean), torch.zeros_like(mean.outer(mean))
+        for block in blocks:
+            points = _directions(block, mean)
+            total += points.sum(0)
+            products += points.T @ points
+        centre = total / count
+        vectors = torch.linalg.eigh(products / count - centre.outer(centre)).eigenvectors
+        return cls(mean, centre, vectors[:, -components:].clone())
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Return embeddings `(n, d)` in these components, rows of length 1, float32."""
+        blocks = (_directions(block, self.mean) for block in embeddings.split(_BLOCK))
+        return torch.cat([F.normalize((b - self.centre) @ self.axes, dim=1) for b in blocks])
+
+
+def _directions(embeddings: Tensor, mean: Tensor) -> Tensor:
+    return F.normalize(embeddings.float() - mean, dim=1, eps=_TINY)
+
+
 def principal(embeddings: Tensor, components: int) -> Tensor:
     """Return the principal components of embeddings, rows of length 1, `(n, components)` float32.
 
     Args:
-        embeddings: `(n, d)` of any float type, n >= 1. Only some are held in float32 at a time.
+        embeddings: `(n, d)`, see `Projection.over`.
         components: How many, the largest ones.
     """
-    blocks, count = embeddings.split(_BLOCK), len(embeddings)
-    mean = torch.stack([block.float().sum(0) for block in blocks]).sum(0) / count
-
-    def direction(block: Tensor) -> Tensor:
-        return F.normalize(block.float() - mean, dim=1, eps=_TINY)
-
-    total, products = torch.zeros_like(mean), torch.zeros_like(mean.outer(mean))
-    for block in blocks:
-        points = direction(block)
-        total += points.sum(0)
-        products += points.T @ points
-    centre = total / count
-    vectors = torch.linalg.eigh(products / count - centre.outer(centre)).eigenvectors
-    axes = vectors[:, -components:]
-    return torch.cat([F.normalize((direction(b) - centre) @ axes, dim=1) for b in blocks])
+    return Projection.over(embeddings, components)(embeddings)
 
 
-__all__ = ["Head", "HeadSettings", "Neighbours", "fit_linear", "principal", "surest"]
+__all__ = ["Head", "HeadSettings", "Neighbours", "Projection", "fit_linear", "principal", "surest"]

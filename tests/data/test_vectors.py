@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from alprune.data.image_cache.vectors import VectorStore, VectorTable
+from alprune.errors import DataError
 
 
 def keys(*numbers):
@@ -91,6 +92,31 @@ def test_a_store_without_a_folder_keeps_nothing():
     made = VectorTable(keys(1, 2), VectorStore(None, 3))
     made.fill(np.array([0, 1]), values(1, 2))
     assert not len(made.missing())
+
+
+def test_few_of_many_vectors_are_read_as_all_are(tmp_path):
+    rows = np.arange(300)
+    made = table(tmp_path, *rows)
+    made.fill(rows[:200], values(*range(200)))
+    made.fill(rows[200:], values(*range(200, 300)))
+    for some in ([0, 299, 3, 3], [150], list(rows[::-1]), []):
+        assert (made.of(np.array(some, int)) == values(*some).reshape(-1, 3)).all()
+    made.close()
+    assert (made.of(rows[5:6]) == values(5)).all()
+
+
+def test_vectors_whose_file_was_removed_are_said_to_be(tmp_path):
+    made = table(tmp_path, 1, 2)
+    made.fill(np.array([0, 1]), values(1, 2))
+    made.close()
+    [file] = tmp_path.glob("*.vectors")
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(DataError, match="removed or changed while they were in use"):
+        made.of(np.array([0, 1]))
+    made.close()
+    file.unlink()
+    with pytest.raises(DataError, match="embedded again"):
+        made.of(np.array([0]))
 
 
 def test_no_images_make_an_empty_table(tmp_path):

@@ -38,15 +38,18 @@ class CacheInfo:
 
     Attributes:
         path: Its folder.
-        root: The folder of images that it was made from; None if that cannot be read.
+        root: The folder of images that it was made from; None if that cannot be read, and of
+            embeddings, which are of images wherever they are.
         size: `(h, w)` of the images; None likewise.
         disk_bytes: What it takes of the disk.
+        embeddings: Number of embeddings in it; None where it holds decoded images.
     """
 
     path: Path
     root: Path | None
     size: tuple[int, int] | None
     disk_bytes: int
+    embeddings: int | None = None
 
 
 def caches_folder(where: Path | str | None = None) -> Path:

@@ -8,25 +8,32 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from alprune.data.image_cache.append_log import Block, BlockWriter, read_blocks
-from alprune.data.image_cache.store import caches_folder
+from alprune.data.image_cache.append_log import (
+    Block,
+    BlockWriter,
+    counts_of_blocks,
+    read_blocks,
+)
+from alprune.data.image_cache.store import CacheInfo, caches_folder, disk_bytes
 from alprune.data.safe_io import open_ordinary
 from alprune.errors import DataError
 
 KEY_BYTES = 16
 _TYPE = np.dtype("<f2")
-SUFFIX = ".vectors"
+SUFFIX, _LOCK = ".vectors", ".lock"
 _SPARSE = 8  # vectors that are read in vain for each that is wanted, at most
 _OPEN_MOST = 64  # files of a store that are open for reading
 
@@ -63,6 +70,7 @@ class VectorStore:
         self._record = np.dtype([("key", "u1", KEY_BYTES), ("vector", _TYPE, dimensions)])
         self._parts: dict[str, _Part] = {}
         self._own: tuple[str, BlockWriter] | None = None
+        self._lock: FileLock | None = None  # held while this process may write
         self._pieces: list[_Piece] = []
         self._open_files: dict[Path, BinaryIO] = {}
         self._reading = threading.Lock()
@@ -131,6 +139,10 @@ class VectorStore:
         if self._own is not None:
             self._own[1].close()
             self._own = None
+            if self._lock is not None:
+                self._lock.release()
+                with suppress(OSError):
+                    os.unlink(self._lock.lock_file)
         with self._reading:
             while self._open_files:
                 self._open_files.popitem()[1].close()
@@ -186,8 +198,11 @@ class VectorStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it may not be written", str(folder))
-        name = f"{secrets.token_hex(8)}{SUFFIX}"
-        return name, BlockWriter(folder / name, None, self._header)
+        token = secrets.token_hex(8)
+        self._lock = FileLock(folder / f"{token}{_LOCK}")
+        with suppress(NotImplementedError, OSError, Timeout):  # a file system without locks
+            self._lock.acquire(timeout=0)
+        return f"{token}{SUFFIX}", BlockWriter(folder / f"{token}{SUFFIX}", None, self._header)
 
 
 class VectorTable:
@@ -220,6 +235,10 @@ class VectorTable:
         """Count the different images."""
         return len(self._first)
 
+    def is_of(self, keys: np.ndarray) -> bool:
+        """Tell whether this is the table of images with these hashes."""
+        return len(keys) == len(self.place) and bool((self._keys[self.place] == keys).all())
+
     def refresh(self) -> None:
         """Take over what other processes have written."""
         for keys, piece in self._store.news():
@@ -238,10 +257,12 @@ class VectorTable:
         """
         places = self.place[images]
         pieces, rows = self._piece[places], self._row[places]
+        assert (pieces >= 0).all(), "images that are not embedded"
         found = np.empty((len(places), self._store.dimensions), _TYPE)
         order = np.argsort(pieces, kind="stable")
-        numbers, begins = np.unique(pieces[order], return_index=True)
-        for number, some in zip(numbers, np.split(order, begins[1:]), strict=True):
+        numbers, begins, counts = np.unique(pieces[order], return_index=True, return_counts=True)
+        for number, begin, count in zip(numbers, begins, counts, strict=True):
+            some = order[begin : begin + count]
             found[some] = self._store.read(int(number), rows[some])
         return found
 
@@ -271,6 +292,62 @@ class VectorTable:
         self._store.close()
 
 
+def list_stores(where: Path | str | None = None) -> list[CacheInfo]:
+    """Return the stores of embeddings that are there, sorted by name; `where` as above."""
+    found = []
+    with suppress(OSError):
+        for entry in sorted(os.scandir(store_folder("", where)), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                path = Path(entry.path)
+                count = sum(_records(path / name) for name in os.listdir(path) if _is_part(name))
+                found.append(CacheInfo(path, None, None, disk_bytes(path), embeddings=count))
+    return found
+
+
+def remove_store(path: Path) -> int:
+    """Remove a store of embeddings, and nothing else that may be in its folder.
+
+    Processes that read it can continue; what they write from then on is lost.
+
+    Returns:
+        The bytes set free.
+
+    Raises:
+        DataError: It is being written, is no store, or cannot be removed.
+    """
+    if path.is_symlink() or not path.is_dir():
+        raise DataError(f"{path} is no folder of embeddings.")
+    try:
+        parts = [path / name for name in os.listdir(path) if _is_part(name)]
+        with ExitStack() as locks:
+            for part in parts:
+                if part.with_suffix(_LOCK).exists():  # its writer may have been killed
+                    locks.enter_context(FileLock(part.with_suffix(_LOCK), timeout=0))
+            freed = disk_bytes(path)
+            for part in parts:
+                part.unlink()
+        for name in os.listdir(path):
+            if re.fullmatch(r"[0-9a-f]{16}\.lock|\.[0-9a-f]{16}\.vectors\.tmp", name):
+                (path / name).unlink()
+        path.rmdir()
+    except Timeout:
+        raise DataError(
+            f"another process is embedding images into {path}. Wait for it, or stop it."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be removed: {error.strerror or error}.") from error
+    return freed
+
+
+def _is_part(name: str) -> bool:
+    return re.fullmatch(rf"[0-9a-f]{{16}}{re.escape(SUFFIX)}", name) is not None
+
+
+def _records(path: Path) -> int:
+    """Count the vectors in a file, by the heads of its blocks."""
+    return sum(counts_of_blocks(path))
+
+
 def store_folder(name: str, where: Path | str | None = None) -> Path:
     """Return the folder of a store; `where` as for `alprune.data.image_cache.store`."""
     return caches_folder(where).with_name("embeddings") / name
@@ -282,4 +359,11 @@ def _numbers(keys: np.ndarray) -> np.ndarray:
     return numbers
 
 
-__all__ = ["KEY_BYTES", "SUFFIX", "VectorStore", "VectorTable", "store_folder"]
+__all__ = [
+    "KEY_BYTES",
+    "VectorStore",
+    "VectorTable",
+    "list_stores",
+    "remove_store",
+    "store_folder",
+]
