@@ -1,7 +1,10 @@
 // All images as points, similar ones side by side, coloured by class; a drag selects.
 import {$, say, send, shared} from "./common.js";
 
-const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a6d00", "#7a4fbf"];
+// Each has a contrast of 3 to 1 with the light and with the dark ground.
+const COLOURS = ["#3b82d0", "#c47a00", "#1f9d6b", "#d0619f", "#e0522d", "#8f6fe0", "#8f8a1e", "#1d97a8"];
+const UNLABELLED = 0.75;  // opacity
+const FRAME = 0.25, STEP = 0.05;  // of the map: what the keys select, and how far they move it
 let points = [], corner = null, box = null, take = null;
 
 export async function open(label) {
@@ -30,7 +33,7 @@ function draw() {
   for (const known of [false, true]) {
     for (const point of points.filter((entry) => (entry.class >= 0) === known)) {
       const [x, y] = to(point.at);
-      pen.globalAlpha = known ? 1 : 0.35;
+      pen.globalAlpha = known ? 1 : UNLABELLED;
       pen.fillStyle = known ? COLOURS[point.class % COLOURS.length] : soft;
       pen.beginPath();
       pen.arc(x, y, (known ? 3.5 : 2) * ratio, 0, 7);
@@ -38,11 +41,7 @@ function draw() {
     }
   }
   pen.globalAlpha = 1;
-  shared.state.classes.forEach((entry, index) => {
-    pen.fillStyle = COLOURS[index % COLOURS.length];
-    pen.font = `${12 * ratio}px system-ui, sans-serif`;
-    pen.fillText(`● ${entry.name}`, 10 * ratio, (18 + 16 * index) * ratio);
-  });
+  $("map-legend").replaceChildren(...(points.length ? shared.state.classes : []).map(named));
   if (box) {
     pen.strokeStyle = soft;
     pen.lineWidth = 1.5 * ratio;
@@ -53,6 +52,26 @@ function draw() {
   $("map-said").textContent = points.length
     ? (box ? `${open_.length} unlabelled images selected.` : "Similar images are side by side. Drag to select some.")
     : "There is no map before the images are embedded (a pretrained network does that).";
+}
+
+function named(entry, index) {
+  const item = document.createElement("li"), dot = document.createElement("span");
+  dot.textContent = "● ";
+  dot.style.color = COLOURS[index % COLOURS.length];
+  dot.setAttribute("aria-hidden", "true");
+  item.append(dot, entry.name);
+  return item;
+}
+
+function moved(key) {
+  const {width, height} = $("map"), change = {"+": 1.25, "=": 1.25, "-": 0.8}[key] || 1;
+  const [x, y] = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[key] || [0, 0];
+  const old = box || [0.5 - FRAME / 2, 0.5 - FRAME / 2, 0.5 + FRAME / 2, 0.5 + FRAME / 2]
+    .map((part, place) => part * (place % 2 ? height : width));
+  const middle = [(old[0] + old[2]) / 2 + x * STEP * width, (old[1] + old[3]) / 2 + y * STEP * height];
+  const half = [Math.abs(old[2] - old[0]) / 2 * change, Math.abs(old[3] - old[1]) / 2 * change];
+  box = [middle[0] - half[0], middle[1] - half[1], middle[0] + half[0], middle[1] + half[1]];
+  draw();
 }
 
 function selected() {
@@ -86,5 +105,11 @@ $("map").addEventListener("pointermove", (event) => {
   draw();
 });
 $("map").addEventListener("pointerup", () => { corner = null; });
+$("map").addEventListener("keydown", (event) => {
+  if (!/^(Arrow\w+|[-+=])$/.test(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  event.stopPropagation();  // elsewhere these keys go through the answers, and zoom
+  moved(event.key);
+});
 $("map-take").addEventListener("click", () => take(selected()));
 window.addEventListener("resize", () => { if (shared.view === "map") draw(); });
