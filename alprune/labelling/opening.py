@@ -13,15 +13,16 @@ from alprune.errors import ConfigError, StoreError
 from alprune.labelling.options import changed, completed
 from alprune.labelling.photographs import are_photographs
 from alprune.labelling.session import Asking
-from alprune.loop.config import RunConfig, given
-from alprune.loop.defaults import FROM_SCRATCH, REDUCTIONS
+from alprune.loop.config import OPTIONS, RunConfig, given
+from alprune.loop.defaults import FROM_SCRATCH
 from alprune.loop.events import Observer
 from alprune.loop.frozen import FROZEN
 from alprune.loop.run_folder import CONFIG, LABELLING, RunFolder, kind_of, read_events
 from alprune.loop.trust import check_trust, trusting
 
-# Options that choose a network: with one of them the learner is what they say.
-_DECIDES = ("model", "method", "pretrained", "init", *REDUCTIONS)
+# Options that choose a network or prune it: with one of them the learner is what they say.
+_PRUNING = [name for name, entry in OPTIONS.items() if entry.metadata["group"] == "pruning"]
+_DECIDES = ("model", "pretrained", "init", *_PRUNING)
 _NOTE = (
     "The images are colour photographs: only a head is learnt, on a frozen EfficientNet-Lite0 "
     "pretrained on ImageNet (Apache-2.0). Each image is embedded once, in about 12 ms of one core. "

@@ -92,6 +92,7 @@ def notes_of_again(tmp_path):
         ({"model": "resnet20"}, "resnet20", "3sp-ca"),
         ({"method": "3sp"}, "vgg19", "3sp"),
         ({"flops_reduction": 0.5}, "vgg19", "3sp-ca"),
+        ({"learner": "trained", "smoothing": 0.02}, "vgg19", "3sp-ca"),
     ],
 )
 def test_who_chooses_a_network_gets_it(tmp_path, chosen, model, method):

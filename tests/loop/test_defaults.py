@@ -93,7 +93,7 @@ def test_help_names_each_default_and_when_it_holds():
     assert default_text("warmup_batches", labelling=True).startswith("10; 10 for patches; 200")
     assert default_text("model") == "vgg19"
     text = default_text("model", labelling=True)
-    assert text == "patches; vgg19 where you choose the network"
+    assert text == "patches; vgg19 where another option chooses or prunes the network"
     assert default_text("stop_labels") == ""
 
 
