@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from alprune.data.safe_io import read_whole
 from alprune.data.tables import decode, read_table
@@ -91,14 +91,21 @@ def spellings(path: str, root: Path) -> Iterable[str]:
     which Label Studio or a web server serves it.
     """
     for text in dict.fromkeys((path, from_cell(path), path.strip())):
-        names = [text]
-        if "local-files" in text and (query := parse_qs(urlsplit(text).query).get("d")):
+        names, address = [text], _address(text)
+        if "local-files" in text and (query := parse_qs(address.query).get("d")):
             names.append(query[0])
         if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-            names.append(unquote(urlsplit(text).path).lstrip("/"))
+            names.append(unquote(address.path).lstrip("/"))
         for name in (*names, unquote(text)):
             plain = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
             yield from (name, plain, _below(plain, root))
+
+
+def _address(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:  # brackets in it hold no address of a machine
+        return SplitResult("", "", "", "", "")
 
 
 def uploaded_name(path: str) -> str | None:

@@ -243,3 +243,8 @@ def test_an_address_leads_to_its_path(text):
 
 def test_spaces_at_the_ends_of_paths_are_kept(tmp_path):
     assert read(tmp_path, "path,label\n begin.png , cat \n") == [(" begin.png ", "cat", False)]
+
+
+@pytest.mark.parametrize("text", ["file://[]", "http://[a/b.png", "https://]/local-files/?d=a.png"])
+def test_an_address_that_is_none_is_a_name(text):
+    assert text in list(spellings(text, Path("/photos")))
