@@ -49,3 +49,8 @@ def test_embeddings_far_from_the_origin_are_resolved():
     expected = greedy_by_loops(rows[5:], list(rows[:5]), 10)
     chosen = k_center(KnownEvidence(rows[5:], rows[:5]), 10, seeded())
     assert (chosen - 100).tolist() == expected
+
+
+def test_points_that_are_all_alike_are_taken_once_each():
+    points = make_points(torch.ones(5, 3))
+    assert sorted(farthest_first(points, points[:1], 5, seeded()).tolist()) == [0, 1, 2, 3, 4]

@@ -56,6 +56,12 @@ def test_a_balanced_start_has_as_many_of_each_class_and_spreads_the_rest():
     assert sorted(counts.tolist()) == [6, 7, 7]
 
 
+def test_a_balanced_start_may_take_the_whole_of_a_class():
+    pool = stripes()
+    counts = pool.labels[first_points("balanced", pool, 60, generator())].bincount()
+    assert counts.tolist() == [20, 20, 20]  # all that there are of the last
+
+
 def test_a_random_start_follows_the_pool():
     pool = stripes((600, 300, 100))
     counts = pool.labels[first_points("random", pool, 500, generator())].bincount()

@@ -66,6 +66,19 @@ def test_a_clock_goes_on_from_what_was_spent():
     assert budget.elapsed_s == 5
 
 
+def test_a_budget_is_spent_at_its_limit_and_when_it_is_halted():
+    now = Hands()
+    budget, halted = Budget(10, now=now), Budget(None, now=now)
+    budget.spend(3)
+    budget.spend(4)
+    assert budget.elapsed_s == 7
+    budget.start()
+    now.time += 3
+    assert budget.expired and not halted.expired
+    halted.halt()
+    assert halted.expired
+
+
 def test_a_clock_without_limit_never_expires():
     now = Hands()
     budget = Budget(None, now=now)

@@ -7,7 +7,13 @@ from scipy.optimize import minimize_scalar
 from sklearn import metrics as reference
 
 from alprune.errors import DataError
-from alprune.training.metrics import expected_calibration_error, fit_temperature, macro_f1, measure
+from alprune.training.metrics import (
+    expected_calibration_error,
+    fit_temperature,
+    macro_f1,
+    mean_entropy,
+    measure,
+)
 
 
 def predictions(n=500, classes=7, sharpness=3.0, seed=0):
@@ -79,6 +85,24 @@ def test_a_class_without_points_has_no_accuracy_and_does_not_count_in_f1():
     assert found.macro_f1 == pytest.approx(2 / 3)
     never = torch.tensor([0, 0])
     assert macro_f1(never, torch.tensor([0, 3]), torch.tensor([3, 0])) == 0
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero_in_f1():
+    # Class 0: one of two found, nothing else taken for it, 2/3. Class 1 has no points.
+    right, points, predicted = (torch.tensor(counts) for counts in ([1, 0], [2, 0], [1, 1]))
+    assert macro_f1(right, points, predicted) == pytest.approx(1 / 3)
+
+
+def test_the_mean_entropy_is_that_of_the_points():
+    probabilities = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75]])
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert mean_entropy(probabilities) == pytest.approx((math.log(2) + 0 + quarter) / 3)
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_lower_bin():
+    confidence, right = torch.tensor([0.25, 0.5, 0.75]), torch.tensor([False, True, True])
+    # The bins (0, 0.5] and (0.5, 1] are off by |1 - 0.75| and |1 - 0.75| points.
+    assert expected_calibration_error(confidence, right, bins=2) == pytest.approx(0.5 / 3)
 
 
 def test_the_temperature_minimises_the_loss():

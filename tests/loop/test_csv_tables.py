@@ -1,0 +1,53 @@
+"""Tables that spreadsheets may open: what they compute nothing of, and what is read back."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alprune.loop.csv_tables import LABELS, from_cell, label_rows, read_labels, table, to_cell
+
+BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+@pytest.mark.parametrize("begin", BEGINNINGS)
+def test_a_cell_that_a_spreadsheet_would_compute_is_marked_as_text(begin: str) -> None:
+    assert to_cell(f"{begin}1+1") == f"'{begin}1+1"
+    assert to_cell(f"1{begin}1") == f"1{begin}1"
+
+
+@given(st.text())
+def test_what_is_written_is_read_back(text: str) -> None:
+    assert from_cell(to_cell(text)) == text
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))))
+def test_a_row_survives_a_file(texts: list[str]) -> None:
+    rows = [(number, text) for number, text in enumerate(texts)]
+    found = list(csv.reader(io.StringIO(table(rows).decode(), newline="")))
+    assert [(int(number), from_cell(cell)) for number, cell in found] == rows
+
+
+def labels(folder: Path, content: str) -> dict[int, tuple[int, int]]:
+    (folder / LABELS).write_bytes(content.encode())
+    return read_labels(folder)
+
+
+def test_a_half_written_last_row_is_left_out(tmp_path: Path) -> None:
+    content = "index,label,class,step\r\n3,1,a,0\r\n\r\n4,0,b,1\r\n51,1,a,2"
+    assert labels(tmp_path, content) == {3: (1, 0), 4: (0, 1)}
+    assert [line for line, _ in label_rows(tmp_path)] == [2, 4]
+
+
+def test_rows_before_damage_are_good(tmp_path: Path) -> None:
+    content = f"3,1,a,0\n4,0,{'x' * (csv.field_size_limit() + 1)},1\n5,0,b,1\n"
+    assert labels(tmp_path, content) == {3: (1, 0)}
+
+
+def test_without_a_file_or_text_there_are_no_labels(tmp_path: Path) -> None:
+    assert read_labels(tmp_path) == {}
+    (tmp_path / LABELS).write_bytes(b"1,1,\xff,1\n")
+    assert read_labels(tmp_path) == {}
