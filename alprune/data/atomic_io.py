@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import time
 from pathlib import Path
 
-# What file systems answer that cannot write a folder through; those do it by themselves or never.
+_WAITS_S = (0.01, 0.05, 0.2, 0.8)
+# What systems answer that cannot write a folder through; Windows and some file systems.
 _CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 
 
@@ -48,12 +50,27 @@ def replace(path: Path, *content: str | bytes | memoryview) -> None:
                 file.write(piece.encode() if isinstance(piece, str) else piece)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file over another; one that a reader has open is waited for on Windows.
+
+    Raises:
+        OSError: It cannot be renamed, or is in use for longer than a second.
+    """
+    for wait_s in _WAITS_S:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:  # Windows replaces no file that is open or mapped
+            time.sleep(wait_s)
+    os.replace(source, target)
 
 
 def append(path: Path, data: bytes, length: int) -> int:
@@ -86,8 +103,6 @@ def sync_folder(path: Path) -> None:
     Raises:
         OSError: The disk fails.
     """
-    if os.name == "nt":
-        return  # Windows cannot, and needs not
     try:
         handle = os.open(path, os.O_RDONLY)
         try:

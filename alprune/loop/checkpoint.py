@@ -180,7 +180,8 @@ def decode(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied: a mapped file cannot be replaced on Windows.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         text = metadata["alprune"]
         if len(text) > _TEXT_MOST:
             raise ValueError(f"it has {len(text):,} characters of text; allowed: {_TEXT_MOST:,}")

@@ -1,6 +1,5 @@
 """Take a run's learner out: a file that classifies images without alprune, or without the run."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +133,7 @@ def _write(
                 difference = compare(learned, entry.run(trial, learned), images, source)
                 _require(difference, file)
             atomic_io.replace(labels, labels_json(learned))
-            os.replace(trial, file)
+            atomic_io.rename(trial, file)
             atomic_io.sync_folder(file.parent)
         finally:
             trial.unlink(missing_ok=True)
