@@ -32,7 +32,8 @@ Try it out: alprune ask trial --dataset folder:labelled --initial 20
 """
 _HELPS = {
     "budget": "Time for learning and choosing per round: 90s, 10m, 2h, or seconds.",
-    "dataset": "folder:PATH, the folder of images; needed the first time.",
+    "dataset": "folder:PATH, the folder of images, or csv:, parquet:, npz:, hf: or shards:; needed "
+    "the first time.",
     "start": "How images are chosen before there are labels: typiclust, random or module:function.",
     "initial": "Try labelling on a labelled folder: hide all labels but this many.",
     "hold_out": "Images to draw at random, over the rounds, and to keep from training; they "
