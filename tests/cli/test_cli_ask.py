@@ -147,6 +147,22 @@ def test_classes_are_listed_renamed_merged_and_removed(tmp_path):
     assert call("classes", tmp_path / "none").exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--overlap", 10], "nobody has a name here. Add --user NAME"),
+        (["--origin", "labels.example.org"], "is no address of a page"),
+        (["--user", "x" * 101], "cannot name a person"),
+        (["--host", "192.0.2.77"], "cannot listen on 192.0.2.77"),
+        (["--host", "no such host"], "cannot listen on no such host"),
+    ],
+)
+def test_a_page_that_cannot_be_served_as_asked_says_why(tmp_path, words, message):
+    root = photos.make(tmp_path / "photos", each=2)
+    done = call("label", tmp_path / "run", *options(root), "--no-browser", *words)
+    assert done.exit_code == 1 and message in done.stderr and "Traceback" not in done.output
+
+
 @pytest.mark.parametrize("command", ["ask", "tell", "label", "classes"])
 def test_every_command_has_help(command):
     done = call(command, "--help")

@@ -87,9 +87,36 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("self.pending += more", "self.pending = more"),
         ("folder.rewind(sound_bytes(folder.path))", "pass"),
     ]),
+    ("labelling/opinions.py", "labelling/test_opinions.py", [
+        ("and content not in self._settled", ""),
+        ("own.pop(content, None)", "pass"),
+        ("None if chance == 1 else", "0.0 if chance == 1 else"),
+    ]),
+    ("labelling/web/access.py", "labelling/test_access.py", [
+        ("port == self._port and _is_number(name)", "port == self._port"),
+        ("                self._once = None\n", "                pass\n"),
+        ('usual = {"http": ":80", "https": ":443"}', 'usual = {"http": "x", "https": "x"}'),
+    ]),
+    ("labelling/web/leases.py", "labelling/test_several_people.py", [
+        ("if now - seen <= LEASE_S and", "if"),
+        ("if number not in self._holder:", "if True:"),
+        ("self._set(window, held[:1])", "self._set(window, [])"),
+    ]),
+    ("labelling/web/opener.py", "labelling/test_access.py", [
+        ("0o600", "0o666"),
+        ("path.unlink(missing_ok=True)", "pass"),
+    ]),
+    ("labelling/web/second_looks.py", "labelling/test_several_people.py", [
+        ("if chosen and len(given) == 1 and", "if chosen and"),
+        ("if person and first != person:", "if person:"),
+    ]),
+    ("labelling/web/steps.py", "labelling/test_several_people.py", [
+        ("if person != user][:1]", "if person != user][:0]"),
+        ("if now is None or (now.label", "if False and (now.label"),
+    ]),
     ("labelling/web/connections.py", "labelling/test_connections.py", [
         ("len(server.active_channels) >= _CONNECTIONS", "False"),
-        ("max_request_body_size=REQUEST_BYTES + 1", "max_request_body_size=2**40"),
+        ("max_request_body_size=body_bytes + 1", "max_request_body_size=2**40"),
         ("> _REQUEST_S", "> 9e9"),
     ]),
     ("loop/active_learner.py",

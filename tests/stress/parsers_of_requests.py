@@ -29,6 +29,8 @@ def parts(words: list[bytes]) -> dict[str, tuple[Any, ...]]:
         b'POST\nselected\n{"numbers": [0, 1]}',
         b'POST\nrename\n{"name": "bird", "to": "robin"}',
         b'POST\nkey\n{"name": "bird", "key": "b"}',
+        b'POST\nanswers\n{"labels": [{"number": 0, "label": null}], "fresh": true, "review": null}',
+        b"POST\nleave\n{}",
         b"POST\nundo\n{}",
         b'POST\njoin\n{"token": "x", "name": "anna"}',
         b"GET\nreview?from=1&order=suspect&class=cat\n",
