@@ -1,5 +1,6 @@
 """What an acquisition function may look at, computed when it is asked for and only once."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Evidence:
         self.classes, self.device = classes, learner.device
         self.compute_s = 0.0
         self._learner, self._budget = learner, budget
-        self._clock = Budget(None)
+        self._clock = Budget(None, now=time.monotonic if budget is None else budget.now)
         self._draws = torch.empty(0, candidates.numel(), classes, device=self.device)
         self._head: nn.Linear | None = None
         self._predictions: Predictions | None = None

@@ -168,7 +168,7 @@ class ActiveLearner:
         if self.asked is not None:
             return self.asked
         self.timing.start()
-        watch = Stopwatch()
+        watch = Stopwatch(self.budget.now)
         with watch.part("train_s"):
             report = self._fit()
         fitted_s = self.budget.elapsed_s

@@ -1,6 +1,7 @@
 """A run: the active-learning loop with an oracle, until the budget or the steps are used up."""
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -71,6 +72,7 @@ class Session:
         folder: Takes the record.
         acquisition: Chooses points.
         observer: Receives events.
+        now: A clock in seconds that never goes back, for the budget.
 
     Attributes:
         learning: The learner, its pool and its acquisition function.
@@ -86,8 +88,9 @@ class Session:
         folder: RunFolder,
         acquisition: Acquisition,
         observer: Observer | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        timing = RunTiming(config.budget, config.steps, config.score_share)
+        timing = RunTiming(config.budget, config.steps, config.score_share, now)
         self.config, self.budget = config, timing.budget
         self.record = Record(folder, observer or Observer(), timing.budget)
         self.evaluation = TestSetEvaluation(learner, splits.test, config.eval_every)

@@ -1,5 +1,7 @@
 """From options to a session that is ready to run: data, first labels, pruned learner, folder."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,7 @@ def open_session(
     observer: Observer | None = None,
     folder: RunFolder | None = None,
     team: Team = ALONE,
+    now: Callable[[], float] = time.monotonic,
 ) -> Session:
     """Label the first points, prune the learner and open the run folder.
 
@@ -178,6 +181,7 @@ def open_session(
         observer: Is told of events.
         folder: Takes the record; if None, the new folder `config.out`.
         team: The processes that make the run; the first one takes the record.
+        now: A clock in seconds that never goes back, for the budget.
 
     Returns:
         A session whose clock has not started.
@@ -191,7 +195,7 @@ def open_session(
     learner = new_learner(config, pruned.model, splits.train, team)
     if folder is None:  # last: what is refused before leaves no folder behind
         folder = (RunFolder if team.rank == 0 else NullRunFolder)(Path(config.out))
-    session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer)
+    session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer, now)
     try:
         session.begin(pruned, reason)
     except BaseException:

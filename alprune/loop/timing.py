@@ -1,5 +1,7 @@
 """How long the parts of a step may take, and how many points can be scored in that time."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,10 +43,17 @@ class RunTiming:
         limit_s: The budget; None for a run whose outcome must not depend on the clock.
         steps: Steps to make; None: no limit.
         share: Share of a step (fitting and scoring) that scoring may take, in (0, 1]; 1: no limit.
+        now: A clock in seconds that never goes back.
     """
 
-    def __init__(self, limit_s: float | None, steps: int | None, share: float) -> None:
-        self.budget = Budget(limit_s)
+    def __init__(
+        self,
+        limit_s: float | None,
+        steps: int | None,
+        share: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.budget = Budget(limit_s, now=now)
         self._steps, self._share = steps, share
 
     def start(self) -> None:

@@ -20,6 +20,7 @@ class Budget:
         now: A clock in seconds that never goes back.
 
     Attributes:
+        now: The clock.
         halted: Whether `halt` was called.
     """
 
@@ -32,7 +33,7 @@ class Budget:
         if limit_s is not None and not limit_s > 0:
             raise ConfigError(f"the budget must be more than 0 seconds, got {limit_s:g}.")
         self.limit_s = limit_s
-        self._now = now
+        self.now = now
         self._spent_s = spent_s
         self._since: float | None = None
         self.halted = False
@@ -40,12 +41,12 @@ class Budget:
     def start(self) -> None:
         """Let the clock run; no effect if it runs."""
         if self._since is None:
-            self._since = self._now()
+            self._since = self.now()
 
     def stop(self) -> None:
         """Hold the clock; no effect if it stands."""
         if self._since is not None:
-            self._spent_s += self._now() - self._since
+            self._spent_s += self.now() - self._since
             self._since = None
 
     def spend(self, seconds: float) -> None:
@@ -70,7 +71,7 @@ class Budget:
     @property
     def elapsed_s(self) -> float:
         """Seconds that have counted so far; never decreases."""
-        running_s = 0.0 if self._since is None else self._now() - self._since
+        running_s = 0.0 if self._since is None else self.now() - self._since
         return self._spent_s + running_s
 
     @property

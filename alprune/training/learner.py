@@ -31,7 +31,7 @@ from alprune.training.predict import BudgetSpent, Pace, Predictor, good_chunk, m
 from alprune.training.settings import SCHEDULES, Diverged, FitReport, FitSettings
 from alprune.training.state import learner_state, restore_learner
 
-_STATISTICS_IMAGES = 256  # that a young network's statistics are computed from
+_STATISTICS_IMAGES = 128  # that a young network's statistics are computed from
 
 
 class Learner:

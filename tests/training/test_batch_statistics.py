@@ -81,8 +81,8 @@ def test_a_network_without_batchnorm_pays_nothing(digits):
 
 def test_how_long_a_network_is_young_follows_from_the_slowest_average():
     slow = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=0.01))
-    assert young_batches(slow) == pytest.approx(4000)
-    assert young_batches(nn.BatchNorm2d(3)) == pytest.approx(400)
+    assert young_batches(slow) == pytest.approx(2000)
+    assert young_batches(nn.BatchNorm2d(3)) == pytest.approx(200)
     assert young_batches(nn.BatchNorm2d(3, momentum=None)) == float("inf")
     assert young_batches(nn.BatchNorm2d(3, track_running_stats=False)) == 0
 

@@ -1,0 +1,200 @@
+"""Networks against each other at equal time, on a clock that counts their work.
+
+    python recipes/clock/counted.py measure --dataset npz:cifar10.npz      # alone, two minutes
+    python recipes/clock/counted.py run --dataset npz:cifar10.npz --rows resnet9-small --seeds 110
+    python recipes/clock/counted.py table
+
+`measure` times a training step, a scored chunk and a re-estimation of statistics of each network,
+with nothing else running, and writes outputs/counted/speeds.json. `run` makes real runs whose
+budget is spent by these times for each batch that they train on and each chunk that they score, so
+that they may share a machine and still give the same numbers again; a run that is finished is not
+made again. Beside the work of the network, each step costs STEP_S.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alprune import RunConfig
+from alprune.data import Splits
+from alprune.loop import Oracle, Session
+from alprune.loop.run_folder import NullRunFolder
+from alprune.loop.setup import complete, load_splits, open_session, simulation
+from alprune.models.cost import cost
+from alprune.training import Learner
+from alprune.training.interface import Trainable
+
+_CA: dict[str, Any] = {"method": "3sp-ca"}
+_PLAIN: dict[str, Any] = {"method": "dense"}
+ROWS: dict[str, dict[str, Any]] = {
+    "vgg19": {"model": "vgg19"} | _PLAIN,
+    "vgg19-90": {"model": "vgg19", "flops_reduction": 0.9} | _CA,
+    "resnet20": {"model": "resnet20"} | _PLAIN,
+    "resnet9-small": {"model": "resnet9-small"} | _PLAIN,
+    "resnet9-90": {"model": "resnet9", "flops_reduction": 0.9} | _CA,
+    "resnet9-95": {"model": "resnet9", "flops_reduction": 0.95} | _CA,
+    "resnet9-precrop": {"model": "resnet9", "method": "precrop-flops", "flops_reduction": 0.935},
+    "resnet18-95": {"model": "resnet18", "flops_reduction": 0.95} | _CA,
+    "wrn-16-8-97": {"model": "wrn-16-8", "flops_reduction": 0.97} | _CA,
+}
+STEP_S = 0.015
+OUT = Path("outputs/counted")
+
+
+def config_of(row: str, args: argparse.Namespace, **changes: Any) -> RunConfig:
+    """Return the options of a run."""
+    return RunConfig(dataset=args.dataset, **ROWS[row], **changes)
+
+
+class Counted:
+    """A clock that moves by what a learner does.
+
+    Args:
+        speed: Of its network, from `measure`.
+
+    Attributes:
+        oracle: Knows the labels.
+    """
+
+    oracle: Oracle
+
+    def __init__(self, speed: dict[str, float]) -> None:
+        self.speed, self.time_s = speed, 0.0
+
+    def answer(self, points: Tensor) -> Tensor:
+        """Return the labels of points; the rest of the step is counted with them."""
+        self.time_s += STEP_S
+        return self.oracle(points)
+
+    def watch(self, learner: Trainable) -> None:
+        """Count what this learner does from now on."""
+        assert isinstance(learner, Learner)
+        for network, name in (
+            (learner.model, "train_s"),
+            (learner.network, "score_s"),
+            (learner.averaged, "statistics_s"),
+        ):
+            network.register_forward_hook(self._adding(self.speed[name]))
+
+    def _adding(self, image_s: float) -> Any:
+        def add(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.time_s += image_s * len(inputs[0])
+
+        return add
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.time_s
+
+
+def session_of(
+    config: RunConfig, splits: Splits, clock: Counted | None = None, kept: bool = True
+) -> Session:
+    """Open a run."""
+    whole = complete(config)
+    folder = None if kept else NullRunFolder(Path(whole.out))
+    now = time.monotonic if clock is None else clock
+    return open_session(whole, splits, folder=folder, now=now)
+
+
+def seconds_of(work: Callable[[], object], images: int, repeats: int = 3) -> float:
+    """Return the least time an image of some repetitions, the first of which does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return min(times[1:]) / images
+
+
+def speed_of(session: Session) -> dict[str, float]:
+    """Time a learner: seconds an image, and the multiply-accumulates of one."""
+    learner, pool, images = session.learner, session.pool, session.splits.train
+    assert isinstance(learner, Learner)
+    learner.batches = 10**6  # no longer young: its statistics are not re-estimated
+    draws = torch.Generator().manual_seed(0)
+    chosen, size = pool.trained_on, 10 * learner.settings.batch_size
+    labels, rows = pool.label_of(chosen), torch.arange(2000)
+    inputs = torch.randn(256, *images.image_shape)
+    batches = [batch for batch in inputs.split(learner.settings.batch_size)]
+    twin = copy.deepcopy(learner.averaged).train().requires_grad_(False)
+    return {
+        "train_s": seconds_of(lambda: learner.fit(chosen, labels, size / len(chosen), draws), size),
+        "score_s": seconds_of(lambda: learner.logits(images.x, rows), len(rows)),
+        "statistics_s": seconds_of(lambda: [twin(batch) for batch in batches], len(inputs)),
+        "macs": cost(learner.model, inputs[:2]).macs,
+    }
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Time every row's network."""
+    splits = load_splits(complete(config_of(args.rows[0], args)))
+    found = {}
+    for row in args.rows:
+        found[row] = speed_of(session_of(config_of(row, args, seed=1), splits, kept=False))
+        print(row, {name: f"{1 / value:,.0f}/s" for name, value in found[row].items()}, flush=True)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "speeds.json").write_text(json.dumps(found, indent=1))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the runs that are not there yet, and print each."""
+    speeds = json.loads((OUT / "speeds.json").read_text())
+    splits = load_splits(complete(config_of(args.rows[0], args)))
+    for seed in args.seeds:
+        for row in args.rows:
+            name = f"{row}-{args.acquisition}-{args.budget:g}-{seed}"
+            if (OUT / name / "done").exists():
+                continue
+            options = {"budget": args.budget, "seed": seed, "acquisition": args.acquisition}
+            config = config_of(row, args, out=str(OUT / name), eval_every=1000, **options)
+            clock = Counted(speeds[row])
+            session = session_of(config, splits, clock)
+            clock.watch(session.learner)
+            clock.oracle = simulation(complete(config), splits.train)
+            result = session.run(clock.answer)
+            (OUT / name / "done").touch()
+            print(name, f"{result.test_accuracy:.2%}", session.pool.labelled_count, flush=True)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print what the runs ended with, by row."""
+    found: dict[tuple[str, ...], list[tuple[int, float, int]]] = {}
+    for done in sorted(OUT.glob("*/done")):
+        *row, seed = done.parent.name.rsplit("-", 3)
+        end = json.loads((done.parent / "events.jsonl").read_text().splitlines()[-1])
+        found.setdefault(tuple(row), []).append((int(seed), end["test_accuracy"], end["labelled"]))
+    for row, ends in found.items():
+        accuracies = [100 * accuracy for _, accuracy, _ in ends]
+        shown = ", ".join(f"{accuracy:.1f}" for accuracy in accuracies)
+        labels = statistics.mean(labelled for *_, labelled in ends)
+        print(f"| {' | '.join(row)} | {shown} | {statistics.mean(accuracies):.1f} | {labels:.0f} |")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=("measure", "run", "table"))
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS))
+    parser.add_argument("--budget", type=float, default=450.0)
+    parser.add_argument("--acquisition", default="entropy")
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[110]
+    )
+    args = parser.parse_args()
+    {"measure": measure, "run": run, "table": table}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
