@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,43 @@ Without a download:  alprune compare --methods dense,3sp-ca --seeds 3 --dataset 
                      --model resnet20 --budget 30s --out outputs/cmp
 After a reboot:      alprune compare --resume outputs/cmp
 """
+
+
+_RESOURCES = (
+    cloup.option(
+        "--cpus-per-run",
+        cls=Option,
+        rare=True,
+        type=int,
+        metavar="N",
+        help="Processors of each run or share, with --engine.",
+    ),
+    cloup.option(
+        "--gpus-per-run",
+        cls=Option,
+        rare=True,
+        type=int,
+        metavar="N",
+        help="GPUs of each run or share, with --engine.",
+    ),
+    cloup.option(
+        "--engine-option",
+        "engine_options",
+        cls=Option,
+        rare=True,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Option of the engine, such as slurm_partition=gpu or timeout_min=240; may be "
+        "repeated.",
+    ),
+)
+
+
+def resource_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of what an engine gives to each run or share."""
+    for option in reversed(_RESOURCES):
+        command = option(command)
+    return command
 
 
 @click.command("compare", cls=Command, epilog=_EXAMPLES)
@@ -58,31 +96,7 @@ After a reboot:      alprune compare --resume outputs/cmp
     metavar="NAME",
     help=f"What makes the runs: {', '.join(ENGINES)}.",
 )
-@cloup.option(
-    "--cpus-per-run",
-    cls=Option,
-    rare=True,
-    type=int,
-    metavar="N",
-    help="Processors of each run, with --engine.",
-)
-@cloup.option(
-    "--gpus-per-run",
-    cls=Option,
-    rare=True,
-    type=int,
-    metavar="N",
-    help="GPUs of each run, with --engine.",
-)
-@cloup.option(
-    "--engine-option",
-    "engine_options",
-    cls=Option,
-    rare=True,
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Option of the engine, such as slurm_partition=gpu or timeout_min=240; may be repeated.",
-)
+@resource_options
 @click.option("--dry-run", is_flag=True, help="List the runs without starting any.")
 @log_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result of each run as JSON.")
@@ -110,7 +124,7 @@ def compare_command(
     from alprune.runs.compare.progress import Overview
 
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
-    resources = _resources(engine, cpus_per_run, gpus_per_run, engine_options)
+    resources = resources_of(engine, cpus_per_run, gpus_per_run, engine_options)
     if path is None:
         config, grid, path = _asked(recipe, chosen)
     else:
@@ -157,9 +171,14 @@ def _report(runs: list[Path], path: Path) -> Path | None:
         return None
 
 
-def _resources(
+def resources_of(
     engine: str | None, cpus: int | None, gpus: int | None, settings: tuple[str, ...]
 ) -> "Resources | None":
+    """Return what each run or share gets; None without an engine.
+
+    Raises:
+        click.UsageError, ConfigError: The options do not go together.
+    """
     from alprune.runs.compare import Resources
 
     if engine is None:

@@ -2,7 +2,9 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 from alprune import data
 from alprune.loop.config import RunConfig
@@ -32,32 +34,72 @@ class Embedded:
         return asdict(self) | {"folder": str(self.folder)}
 
 
-def embed(config: RunConfig, share: tuple[int, int] = (0, 1)) -> Embedded:
-    """Embed all images of a data set, labelled or not, with progress on the terminal.
+class EmbeddingPlan:
+    """All images of a data set, and which of them are embedded.
 
     Args:
         config: Options; `learner` is "frozen".
-        share: `(i, n)`: only the i-th of n parts, i from 0.
+        progress: Whether the terminal shows how far it is.
+
+    Attributes:
+        folder: Where embeddings are kept.
 
     Raises:
         AlpruneError: The data or the weights are not usable.
     """
-    config = complete(config)
-    loaded = data.load(**data_options(config), incomplete=True, progress=True)
-    splits = scaled(config, loaded)
-    embedder = embedder_for(config, splits.train)
-    images = embedded = known = 0
-    for part, title in ((splits.train, "embedding"), (splits.test, "embedding test images")):
-        if not len(part):
-            continue
-        table = embedder.table(part.x, part.files)
-        before = len(table.missing())
-        embedder.complete(part.x, table, progress=title, share=share)
-        left = len(table.missing())
-        images, known = images + len(table), known + len(table) - left
-        embedded += before - left
-        table.close()
-    return Embedded(images, embedded, known, embedder.folder)
+
+    def __init__(self, config: RunConfig, progress: bool = True) -> None:
+        config = complete(config)
+        loaded = data.load(**data_options(config), incomplete=True, progress=progress)
+        splits = scaled(config, loaded)
+        self._embedder, self._progress = embedder_for(config, splits.train), progress
+        self.folder = self._embedder.folder
+        parts = [part for part in (splits.train, splits.test) if len(part)]
+        self._tables = [(p.x, self._embedder.table(p.x, p.files)) for p in parts]
+        self._images = sum(len(table) for _, table in self._tables)
+        self._before = self.missing
+
+    @property
+    def missing(self) -> int:
+        """Images that are not embedded, as far as is known here."""
+        return sum(len(table.missing()) for _, table in self._tables)
+
+    def embed(self, share: tuple[int, int] = (0, 1)) -> None:
+        """Embed what is missing of a share; `(i, n)` is the i-th of n, i from 0."""
+        titles = ("embedding", "embedding test images") if self._progress else (None, None)
+        for (x, table), title in zip(self._tables, titles, strict=False):
+            self._embedder.complete(x, table, progress=title, share=share)
+
+    def follow(self, bar: "tqdm[NoReturn]") -> int:
+        """Show what other processes have embedded; return how many images that is by now."""
+        for _, table in self._tables:
+            table.refresh()
+        done = self._before - self.missing
+        bar.update(done - bar.n)
+        return done
+
+    def done(self) -> Embedded:
+        """Return what was embedded since this was made, and close its files."""
+        missing = self.missing
+        for _, table in self._tables:
+            table.close()
+        return Embedded(self._images, self._before - missing, self._images - missing, self.folder)
 
 
-__all__ = ["Embedded", "embed"]
+def embed(config: RunConfig, share: tuple[int, int] = (0, 1), progress: bool = True) -> Embedded:
+    """Embed all images of a data set, labelled or not.
+
+    Args:
+        config: Options; `learner` is "frozen".
+        share: `(i, n)`: only the i-th of n parts, i from 0.
+        progress: Whether the terminal shows how far it is.
+
+    Raises:
+        AlpruneError: The data or the weights are not usable.
+    """
+    plan = EmbeddingPlan(config, progress)
+    plan.embed(share)
+    return plan.done()
+
+
+__all__ = ["Embedded", "EmbeddingPlan", "embed"]

@@ -14,7 +14,10 @@ from alprune.cli import main
 from alprune.data.image_cache.vectors import VectorStore
 from alprune.loop import frozen
 from alprune.models import build
+from alprune.runs import embed_shares
+from alprune.runs.compare.engines import ENGINES, Lost
 
+HELPERS = str(Path(__file__).parents[1] / "helpers")
 DIMENSIONS = 32  # of the tiny network's embeddings
 
 
@@ -96,3 +99,97 @@ def test_embeddings_that_are_being_written_stay(run, tmp_path):
 def test_a_share_that_is_none_is_refused(run, share):
     result = run("--share", share)
     assert result.exit_code == 2 and "expected I/N" in result.output
+
+
+@pytest.mark.filterwarnings("ignore:.*weights to start from")
+def test_jobs_embed_what_one_process_does(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", HELPERS)
+    given = str(tmp_path / "alone")
+    assert record(run("--cache", given))["embedded"] == 24
+    done = record(run("--jobs", "2"))
+    assert (done["images"], done["embedded"], done["known"]) == (24, 24, 24)
+    alone, shares = (_vectors(tmp_path / name) for name in ("alone", "cache"))
+    assert alone.keys() == shares.keys()
+    for key, vector in alone.items():
+        np.testing.assert_allclose(shares[key], vector, rtol=2e-3, atol=2e-3)
+    assert len([*(tmp_path / "cache").rglob("*.vectors")]) == 2  # a part for each share
+    assert record(run("--jobs", "2"))["embedded"] == 0
+
+
+def _vectors(cache):
+    [folder] = [path for path in (cache / "embeddings").iterdir() if path.is_dir()]
+    store = VectorStore(folder, DIMENSIONS)
+    found = {}
+    for keys, piece in store.news():
+        vectors = store.read(piece, np.arange(len(keys)))
+        found |= {key.tobytes(): vector for key, vector in zip(keys, vectors, strict=True)}
+    store.close()
+    return found
+
+
+class Died:
+    """A job that dies after part of its work, or does it whole."""
+
+    def __init__(self, task, dies):
+        self._task, self._dies, self.stopped = task, dies, False
+
+    def done(self):
+        return True
+
+    def outcome(self):
+        if self._dies:
+            raise Lost("killed")
+        return self._task()
+
+    def stop(self):
+        self.stopped = True
+
+
+def _pretend(monkeypatch, deaths):
+    """Let an engine run tasks here, of which the first ones die."""
+    given = []
+
+    class Engine:
+        most = None
+
+        def submit(self, task, name):
+            given.append(name)
+            return Died(task, len(given) <= deaths)
+
+        def close(self):
+            given.append("closed")
+
+    monkeypatch.setitem(ENGINES, "ray", lambda resources, out: Engine())
+    monkeypatch.setattr(embed_shares, "_LOOK_S", 0.0)
+    return given
+
+
+@pytest.mark.filterwarnings("ignore:.*weights to start from")
+def test_a_share_that_dies_is_given_out_again(run, monkeypatch):
+    given = _pretend(monkeypatch, deaths=2)
+    done = record(run("--engine", "ray", "--jobs", "2"))
+    assert done["embedded"] == 24
+    names = ["embed-1-of-2", "embed-2-of-2"]
+    assert given == [*names, *names, "closed"]
+
+
+@pytest.mark.filterwarnings("ignore:.*weights to start from")
+def test_shares_that_always_die_are_given_up_with_what_is_known(run, monkeypatch):
+    given = _pretend(monkeypatch, deaths=100)
+    result = run("--engine", "ray", "--jobs", "1")
+    assert result.exit_code == 1 and "died 3 times in a row" in result.output
+    assert given == ["embed-1-of-1"] * 3 + ["closed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--jobs", "2", "--share", "1/2"], "either --share, or --jobs"),
+        (["--engine", "cloud"], "unknown engine 'cloud'"),
+        (["--jobs", "0"], "at least 1"),
+        (["--cpus-per-run", "2"], "need an --engine"),
+    ],
+)
+def test_misuse_of_engines_is_one_message(run, words, message):
+    result = run(*words)
+    assert result.exit_code in (1, 2) and message in result.output

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from alprune.errors import ConfigError
 from alprune.registry import lookup
-from alprune.runs.compare.runs import Outcome
 
-Task = Callable[[], Outcome]
+Task = Callable[[], Any]
+"""A run, or a share of the images to embed."""
 
 
 class Lost(Exception):
@@ -24,8 +24,8 @@ class Job(Protocol):
     def done(self) -> bool:
         """Tell whether it is over, in whatever way."""
 
-    def outcome(self) -> Outcome | None:
-        """Return what came of it; None if it was stopped before it had anything to say.
+    def outcome(self) -> Any:
+        """Return what the task returned; None if it was stopped before it had anything to say.
 
         Raises:
             Lost: Its process or machine died.
@@ -141,17 +141,16 @@ class _RayJob:
     def done(self) -> bool:
         return bool(self._ray.wait([self._reference], timeout=0)[0])
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> Any:
         errors = self._ray.exceptions
         try:
-            outcome: Outcome = self._ray.get(self._reference)
+            return self._ray.get(self._reference)
         except errors.TaskCancelledError:
             return None
         except errors.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except errors.RayError as error:
             raise Lost(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-        return outcome
 
     def stop(self) -> None:
         self._ray.cancel(self._reference, force=False)
@@ -175,7 +174,7 @@ class _Submitit:
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"submitit cannot use Slurm with these options: {error}. Slurm's commands "
-                "must be found where alprune compare runs."
+                "must be found where alprune runs."
             ) from error
 
     def submit(self, task: Task, name: str) -> "_SubmititJob":
@@ -192,23 +191,22 @@ class _SubmititJob:
     def done(self) -> bool:
         return bool(self._job.done())
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> Any:
         try:
-            outcome: Outcome = self._job.result()
+            return self._job.result()
         except self._errors.FailedJobError as error:  # an exception, as text
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error
         except self._errors.UncompletedJobError as error:
             if self._stopped:
                 return None
             raise Lost(f"its job {self._job.job_id} ended without a result") from error
-        return outcome
 
     def stop(self) -> None:
         self._stopped = True
         self._job.cancel(check=False)
 
 
-def _call(task: Task) -> Outcome:
+def _call(task: Task) -> Any:
     return task()
 
 
