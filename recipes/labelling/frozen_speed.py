@@ -271,6 +271,7 @@ def main() -> None:
         warnings.filterwarnings("ignore")
         for found in PARTS[given.parts[0]][0](given.folder):
             print(json.dumps(found.__dict__) if given.json else found.line(), flush=True)
+        os._exit(0)  # on a slow machine the page's learner may still be busy
 
 
 def _each_alone(parts: list[str], as_json: bool) -> None:
