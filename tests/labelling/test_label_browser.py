@@ -208,6 +208,31 @@ def test_images_selected_on_the_map_are_labelled_together(start, open_page):
     assert len(asking.labels) == 3
 
 
+def test_images_are_selected_on_the_map_by_the_keyboard(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    some = [server.queue.query(n) for n in range(4)]
+    server._overview.update(
+        Insight(
+            places={q.content: (0.1 + 0.05 * n if n < 3 else 0.9, 0.5) for n, q in enumerate(some)},
+            paths={q.content: q.path for q in some},
+        )
+    )
+    page.click("#to-map")
+    page.wait_for_selector("#map-legend >> text=light")
+    page.focus("#map")
+    for _ in range(7):  # each moves the frame, at first in the middle, by a twentieth
+        page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#map-said").startswith("3 unlabelled")
+    for _ in range(7):
+        page.keyboard.press("-")
+    assert page.inner_text("#map-said").startswith("1 unlabelled")
+    page.click("#map-take")
+    page.wait_for_selector("#grid .tile")
+    press(page, "Enter")
+    assert len(asking.labels) == 1
+
+
 def test_classes_are_renamed_and_removed_in_a_dialog(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)

@@ -42,7 +42,7 @@ from alprune.labelling.question_files import interface
 from alprune.labelling.web import Server, label_studio
 
 EACH = 12  # pictures of a class
-START_S = 300
+START_S = 900  # it makes its database first, which takes minutes on a busy machine
 FORMATS = {"JSON": "json", "JSON_MIN": "json", "CSV": "csv"}
 
 
