@@ -11,8 +11,8 @@ Exits with 1 if an acknowledged answer is missing or another one is recorded, if
 images were answered once too often, or if a request fails for another reason than a kill.
 
 Measured (--answers 2000 --clients 10 --kills 1, two cores of an Intel Xeon at 2.3 GHz shared with
-some 20 other programs): 2,009 answers in 569 s, all of them there; 1,814 labels, 191 images answered
-by two, 3 answered once too often, 10 answers under way at the kill.
+some 20 other programs): 2,009 answers in 569 s, all of them there; 1,814 labels, 191 images given
+two answers, 3 of them by accident, 10 answers under way at the kill.
 """
 
 import argparse
