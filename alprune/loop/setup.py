@@ -137,9 +137,15 @@ def _check_counts(config: ResolvedRun) -> None:
         )
 
 
-def load_splits(config: RunConfig) -> Splits:
-    """Load the data set at the size the learner takes, its pool long-tailed if asked for."""
-    return thinned(config, data.load(**data_options(config), progress=True))
+def load_splits(config: RunConfig, incomplete: bool = False) -> Splits:
+    """Load the data set at the size the learner takes, its pool long-tailed if asked for.
+
+    Args:
+        config: Complete options.
+        incomplete: Whether labels and test images may be missing.
+    """
+    loaded = data.load(**data_options(config), incomplete=incomplete, progress=True)
+    return thinned(config, loaded)
 
 
 def data_options(config: RunConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _DOWNLOADED = {
 }
 
 
-def local_splits(config: RunConfig, who: str) -> Splits:
+def local_splits(config: RunConfig, who: str, incomplete: bool = False) -> Splits:
     """Load the data of a run, if they are on this machine.
 
     Nothing is downloaded and no function that the options name is called.
@@ -25,6 +25,7 @@ def local_splits(config: RunConfig, who: str) -> Splits:
     Args:
         config: The run's options.
         who: Wants them, for the message: "a report", say.
+        incomplete: Whether labels and test images may be missing.
 
     Raises:
         AlpruneError: They cannot be had; the message says why.
@@ -37,7 +38,7 @@ def local_splits(config: RunConfig, who: str) -> Splits:
     root = cache_folder(Path(config.data_root) if config.data_root else None)
     if name in _DOWNLOADED and not (root / _DOWNLOADED[name]).is_dir():
         raise DataError(f"the data set {name!r} is not in {root}, and {who} downloads nothing.")
-    return load_splits(config)
+    return load_splits(config, incomplete)
 
 
 __all__ = ["local_splits"]

@@ -1,7 +1,7 @@
 """Take a run's learner out: a file that classifies images without alprune, or without the run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -16,9 +16,10 @@ from alprune.runs.export import pt2 as program
 from alprune.runs.export import safetensors as tensors
 from alprune.runs.export.check import TOLERANCE, Difference, compare, images_for
 from alprune.runs.export.formats import Format, labels_json
+from alprune.runs.export.small import STATE, Shrunk, SmallOptions, shrink
 from alprune.runs.load import Learned, find_learner
 
-__all__ = ["FORMATS", "Difference", "Exported", "Format", "export"]
+__all__ = ["FORMATS", "Difference", "Exported", "Format", "Shrunk", "SmallOptions", "export"]
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(
@@ -46,6 +47,7 @@ class Exported:
         state: Of when the learner is, in words.
         calibrated: Whether a temperature is in it.
         difference: How far its probabilities are from the learner's; None if not checked.
+        small: What making the learner small came to; None if that was not asked for.
     """
 
     format: str
@@ -54,6 +56,7 @@ class Exported:
     state: str
     calibrated: bool
     difference: Difference | None
+    small: Shrunk | None = None
 
 
 def export(
@@ -63,6 +66,7 @@ def export(
     *,
     check: bool = True,
     trust_code: bool = False,
+    small: SmallOptions | None = None,
 ) -> list[Exported]:
     """Write a run's learner as files that take stored images and give probabilities.
 
@@ -84,9 +88,11 @@ def export(
         check: Check.
         trust_code: Whether the builder of a network of your own, which the run folder names, may
             be imported.
+        small: Make a learner on a frozen backbone small first, as `alprune.runs.export.small` does:
+            its run's images are needed for that, and `out` is `learner-small` by default.
 
     Returns:
-        What was written, a record a format.
+        What was written, one record per format.
 
     Raises:
         StoreError: No learner is there, a file cannot be written, or it fails the check; it is
@@ -103,14 +109,21 @@ def export(
     with trusting(trust_code):
         learned = find_learner(path)
     learned.warn()
+    source, found = Path(path), None
+    if small is not None:
+        learned, found = shrink(source, learned, small)
     sample = images_for(learned, CHECK_IMAGES) if check else None
-    files = {name: _file(Path(path), out, name, alone=len(chosen) == 1) for name in chosen}
-    return [_write(learned, name, FORMATS[name], files[name], sample) for name in chosen]
+    stem = "learner" if small is None else "learner-small"
+    files = {name: _file(source, out, name, stem, alone=len(chosen) == 1) for name in chosen}
+    made = [_write(learned, name, FORMATS[name], files[name], sample) for name in chosen]
+    if small is not None:
+        (source / STATE).unlink(missing_ok=True)  # of the teaching: now there are files
+    return [replace(one, small=found) for one in made]
 
 
-def _file(source: Path, out: str | Path | None, name: str, alone: bool) -> Path:
+def _file(source: Path, out: str | Path | None, name: str, stem: str, alone: bool) -> Path:
     if out is None:
-        return (source if source.is_dir() else source.parent) / f"learner.{name}"
+        return (source if source.is_dir() else source.parent) / f"{stem}.{name}"
     file = user_path(out)
     if file.suffix == f".{name}" or (alone and file.suffix):
         return file

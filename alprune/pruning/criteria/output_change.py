@@ -1,0 +1,52 @@
+"""Importance of channels for all outputs of a trained network at once, without labels."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from alprune.pruning.criteria.base import Batch, ScoreOptions, channel_sums, gradients
+from alprune.pruning.graph import ChannelGraph
+
+_IMAGES = 8  # that share a backward pass
+
+
+def output_change(
+    model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions
+) -> Tensor:
+    """Score each channel by the squared first-order change of the outputs on removing it.
+
+    Each image's outputs are looked at in a random direction: the mean square over directions is the
+    sum over all outputs. The network works as it does after training, in eval mode.
+
+    Args:
+        model: Trained network; left as found.
+        graph: Channel groups of `model`.
+        batch: Normalised inputs `(b, c, h, w)`; the labels are not used.
+        options: Its generator draws the directions.
+
+    Returns:
+        `(channels,)`, float32, >= 0.
+
+    Raises:
+        PruneError: A gradient is not finite.
+
+    Source: the mask of van Amersfoort et al. 2020 at the inputs of the layers that read a channel,
+    squared as in Molchanov et al. 2019, with a random projection of the outputs as the loss.
+    """
+    generator = options.generator or torch.Generator().manual_seed(0)
+    model = copy.deepcopy(model).eval().requires_grad_(True)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    readers = [t.name for t in graph.tensors if t.trainable and "reads" in t.roles.values()]
+    wanted: dict[str, Tensor] = {name: parameters[name] for name in readers}
+    scores = torch.zeros(graph.channels, dtype=torch.float64)
+    for images in batch[0].split(_IMAGES):
+        outputs = model(images)
+        direction = torch.randn(outputs.shape, generator=generator).to(outputs)
+        found = gradients((outputs * direction).sum() / len(images), wanted)
+        products = {name: weight.detach() * found[name] for name, weight in wanted.items()}
+        scores += channel_sums(graph, products, "reads") ** 2
+    return scores.float()
+
+
+__all__ = ["output_change"]

@@ -1,0 +1,350 @@
+"""A frozen learner made small: its backbone is pruned, then taught the full one's embeddings."""
+
+import copy
+import hashlib
+import io
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from alprune.data import Dataset, Splits, atomic_io
+from alprune.data.dataset import spelt_as
+from alprune.errors import ConfigError, DataError, StoreError
+from alprune.loop.config import RunConfig
+from alprune.loop.frozen import FROZEN, embed_pool
+from alprune.models.cost import cost
+from alprune.pruning import Plan, prune, trace
+from alprune.pruning.criteria.output_change import output_change
+from alprune.pruning.reconstruct import reconstruct
+from alprune.runs.load import Learned
+from alprune.runs.local_data import local_splits
+from alprune.training.augment import normalise
+from alprune.training.budget import Budget
+from alprune.training.classifier import Classifier
+from alprune.training.device import pick_device
+from alprune.training.distil import Distillation, DistilSettings
+from alprune.training.embeddings import last_linear, split
+from alprune.training.predict import Predictor, good_chunk
+
+FLOPS_REDUCTION, BUDGET_S = 0.5, 600.0
+STATE = ".small.state"  # of the teaching, in the run folder
+_ASIDE, _ASIDE_SHARE = 500, 10  # images that are not learnt from: at most, and one in N
+_LEAST_IMAGES = 20
+_SCORED, _FITTED, _BATCH = 128, 384, 32  # images to prune on, and to reconstruct layers on
+_ROUND_TO = 0  # multiples that processors like, as wide as the layer allows
+_MOST = 0.999  # of the FLOPs, removed: no network has that little
+_SAVED_EVERY_S = 15.0  # the most that a kill costs
+
+
+@dataclass(frozen=True)
+class SmallOptions:
+    """How a learner is made small.
+
+    Attributes:
+        flops_reduction: Share of the FLOPs to remove.
+        budget_s: Seconds of teaching, at most.
+        seed: Decides which images are set aside and in what order the others are shown.
+        settings: Of the teaching.
+    """
+
+    flops_reduction: float = FLOPS_REDUCTION
+    budget_s: float = BUDGET_S
+    seed: int = 0
+    settings: DistilSettings = field(default_factory=DistilSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.flops_reduction < 1:
+            raise ConfigError(
+                f"flops_reduction must be more than 0 and less than 1, got "
+                f"{self.flops_reduction:g}: 0.5 removes half of the FLOPs."
+            )
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What making a learner small came to.
+
+    Attributes:
+        macs_before: Multiply-accumulates of one image by the full network.
+        macs_after: By the small one.
+        images: Images that it was taught on.
+        passes: Over these images.
+        compared: Images of the pool that were set aside before.
+        agreement: Share of these to which both networks give the same class.
+        tested: Labelled test images; 0 where there are none.
+        accuracy_before: Of the full network on these; None without them.
+        accuracy_after: Of the small one.
+    """
+
+    macs_before: int
+    macs_after: int
+    images: int
+    passes: float
+    compared: int
+    agreement: float
+    tested: int = 0
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+
+
+def shrink(path: Path, learned: Learned, options: SmallOptions) -> tuple[Learned, Shrunk]:
+    """Prune a frozen learner's backbone and teach it what the full one makes of the pool.
+
+    No label is needed, and the head stays. What was taught is kept in the run folder (`STATE`) for
+    the next call with the same options, in case this one is interrupted or what follows fails.
+
+    Args:
+        path: The run folder.
+        learned: The learner in it.
+        options: How.
+
+    Returns:
+        The small learner, and what it came to.
+
+    Raises:
+        ConfigError: The learner is not frozen.
+        DataError: Its images cannot be had, or are too few.
+        PruneError: The cut cannot be reached.
+        KeyboardInterrupt: Interrupted; the message says what is kept.
+    """
+    config = _config_of(learned)
+    splits = _images(config, learned)
+    train = splits.train
+    device = pick_device(config.device)
+    full = copy.deepcopy(learned.classifier.network).to(device).eval()
+    body, head = split(full, torch.zeros(2, *train.image_shape, device=device))
+    embeddings = _Embeddings(config, train)
+    aside, rows = _rows(train, options.seed)
+    example = torch.zeros(1, *train.image_shape, device=device)
+    macs = cost(full, example).macs
+    # All of it has to come from the backbone: the head stays.
+    cut = min(options.flops_reduction * macs / cost(body, example).macs, _MOST)
+    small, plan = _pruned(body, train, rows, cut, options.seed)
+    teaching = Distillation(
+        small, train.x, rows, embeddings, *_scale(train, device), options.seed, options.settings
+    )
+    _teach(teaching, path / STATE, _key(learned, plan, train, options), options.budget_s)
+    name, _ = last_linear(full)
+    parent, _, child = name.rpartition(".")
+    setattr(small.get_submodule(parent), child, copy.deepcopy(head))
+    found = Shrunk(
+        macs_before=macs,
+        macs_after=cost(small, example).macs,
+        images=len(rows),
+        passes=round(teaching.done * teaching.size / len(rows), 2),
+        compared=len(aside),
+        agreement=_share(_classes(small, train, aside) == _heads(head, embeddings(aside))),
+    )
+    found = _tested(found, config, learned, small, head, splits)
+    old = learned.classifier
+    classifier = Classifier(small.cpu(), old.inputs, old.temperature)
+    state = f"{learned.state}, made small"
+    return replace(learned, classifier=classifier, plan=plan, state=state), found
+
+
+def _config_of(learned: Learned) -> RunConfig:
+    if learned.config is not None and learned.config.learner == FROZEN:
+        return learned.config
+    what = (
+        "comes from a file of its own"
+        if learned.config is None
+        else "was trained whole, and pruned by its --method"
+    )
+    raise ConfigError(
+        f"--small is for run folders of learners on a frozen backbone (--learner frozen); this "
+        f"learner {what}. Leave --small out."
+    )
+
+
+def _images(config: RunConfig, learned: Learned) -> Splits:
+    """Return the run's images at its scale; classes are spelt as the learner's."""
+    splits = local_splits(config, "a small learner", incomplete=True)
+    inputs = learned.classifier.inputs
+    if splits.train.image_shape != inputs.image_shape:
+        raise DataError(
+            f"the images of {config.dataset!r} are {splits.train.image_shape} by now, and the "
+            f"learner takes {inputs.image_shape}: the folder has changed. Export without --small."
+        )
+    if len(splits.train) < _LEAST_IMAGES:
+        raise DataError(
+            f"a small learner is taught on the run's images, labelled or not: at least "
+            f"{_LEAST_IMAGES}, and {config.dataset!r} has {len(splits.train)}. Add more, or export "
+            "without --small."
+        )
+    splits = spelt_as(splits, inputs.classes)
+    scale = {"mean": inputs.mean, "std": inputs.std}
+    return replace(splits, train=replace(splits.train, **scale), test=replace(splits.test, **scale))
+
+
+class _Embeddings:
+    """What the full network makes of the pool, by row; what was not embedded yet is now."""
+
+    def __init__(self, config: RunConfig, images: Dataset) -> None:
+        self._table = embed_pool(config, images)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return embeddings `(k, d)` float16."""
+        return torch.from_numpy(self._table.of(rows.numpy()))
+
+
+def _rows(train: Dataset, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the images to compare the networks on, and those to learn from."""
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    aside, rows = order.tensor_split([min(_ASIDE, len(train) // _ASIDE_SHARE)])
+    return aside.sort().values, rows
+
+
+def _scale(train: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.tensor(train.mean, device=device), torch.tensor(train.std, device=device)
+
+
+def _pruned(
+    body: nn.Module, train: Dataset, rows: Tensor, flops_reduction: float, seed: int
+) -> tuple[nn.Module, Plan]:
+    """Cut the backbone and refit what is left; its embeddings keep all their dimensions."""
+    device = next(body.parameters()).device
+    some = rows[:_FITTED]
+    batches = [
+        normalise(train.x.index_select(0, part).to(device), *_scale(train, device))
+        for part in some.split(_BATCH)
+    ]
+    scored = batches[: max(1, _SCORED // _BATCH)]
+    unused = torch.zeros(_BATCH, dtype=torch.int64, device=device)  # labels
+    pruned = prune(
+        body,
+        output_change,
+        batch=[(images, unused[: len(images)]) for images in scored],
+        flops_reduction=flops_reduction,
+        round_to=_ROUND_TO,
+        min_channels=0,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    graph = trace(body, batches[0][:2])
+    keep = pruned.plan.keep(graph)
+    kept = {name: graph.kept(ids, keep) for name, ids in graph.makers.items()}
+    small = pruned.model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reconstruct(small, body, kept, batches)
+    return small.requires_grad_(True), pruned.plan
+
+
+def _key(learned: Learned, plan: Plan, train: Dataset, options: SmallOptions) -> str:
+    """Identify a teaching, so that no other one is resumed."""
+    digest = hashlib.blake2b(f"{plan.to_json()} {train.digest} {options}".encode(), digest_size=16)
+    for tensor in learned.classifier.network.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _teach(teaching: Distillation, file: Path, key: str, budget_s: float) -> None:
+    """Teach within the budget, from where an earlier call has stopped."""
+    budget = Budget(budget_s)
+    before = _kept(file, key)
+    if before is not None:
+        teaching.restore(before["teaching"])
+        budget.spend(before["elapsed_s"])
+    saved = time.monotonic()
+    with tqdm(
+        total=teaching.planned,
+        initial=teaching.done,
+        desc="teaching",
+        unit="batch",
+        file=sys.stderr,
+    ) as bar:
+
+        def keep() -> None:
+            state = {"key": key, "elapsed_s": budget.elapsed_s, "teaching": teaching.state()}
+            _keep(file, state)
+
+        def tick(error: float | None) -> None:
+            nonlocal saved
+            bar.update(1)
+            if error is not None:
+                bar.set_postfix_str(f"error {error:.2f}, at most {budget.remaining_s:.0f} s left")
+            if time.monotonic() - saved > _SAVED_EVERY_S:
+                keep()
+                saved = time.monotonic()
+
+        budget.start()
+        try:
+            teaching.run(budget, tick)
+            keep()  # what follows may fail
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "Interrupted. The same command resumes the teaching."
+                if file.exists()
+                else "Interrupted."
+            ) from None
+
+
+def _keep(file: Path, state: dict[str, Any]) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
+    try:
+        atomic_io.replace(file, content.getbuffer())
+    except OSError as error:
+        raise StoreError(f"cannot write {file}: {error}.") from error
+
+
+def _kept(file: Path, key: str) -> dict[str, Any] | None:
+    """Return the state that an interrupted call left; None if there is none of this teaching."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return state if state["key"] == key else None
+    except FileNotFoundError:
+        return None
+    except Exception:  # damaged, or not ours: the teaching begins again
+        return None
+
+
+def _classes(network: nn.Module, images: Dataset, rows: Tensor) -> Tensor:
+    device = next(network.parameters()).device
+    chunk = good_chunk(device, images.image_shape)
+    predictor = Predictor(*_scale(images, device), device, torch.float32, chunk)
+    parts = predictor.stream(network.eval(), images.x, rows)
+    return torch.cat([logits.argmax(1).cpu() for _, logits in parts])
+
+
+def _heads(head: nn.Module, embeddings: Tensor) -> Tensor:
+    with torch.inference_mode():
+        device = next(head.parameters()).device
+        return torch.cat(
+            [head(p.to(device).float()).argmax(1).cpu() for p in embeddings.split(4096)]
+        )
+
+
+def _tested(
+    found: Shrunk,
+    config: RunConfig,
+    learned: Learned,
+    small: nn.Module,
+    head: nn.Module,
+    splits: Splits,
+) -> Shrunk:
+    """Add the accuracy on test images, if there are some whose class the learner knows."""
+    test, known = splits.test, learned.classifier.classes
+    number = torch.tensor([known.index(n) if n in known else -1 for n in test.classes] + [-1])
+    truth = number[test.y]
+    rows = torch.nonzero(truth >= 0).squeeze(1)
+    if not len(rows):
+        return found
+    before = _heads(head, _Embeddings(config, test)(rows))
+    after = _classes(small, test, rows)
+    return replace(
+        found,
+        tested=len(rows),
+        accuracy_before=_share(before == truth[rows]),
+        accuracy_after=_share(after == truth[rows]),
+    )
+
+
+def _share(right: Tensor) -> float:
+    return round(float(right.float().mean()), 6)
+
+
+__all__ = ["BUDGET_S", "FLOPS_REDUCTION", "STATE", "Shrunk", "SmallOptions", "shrink"]

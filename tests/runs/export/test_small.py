@@ -1,0 +1,184 @@
+"""A frozen learner made small: cheaper, taught without labels, in all formats, resumable."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from photos import NAMES, make, truth
+from photos import options as asking_options
+from safetensors.torch import load_file, save_file
+from tiny_run import options
+
+import alprune
+from alprune.cli import main
+from alprune.errors import ConfigError, DataError, PruneError
+from alprune.loop import frozen
+from alprune.models import build
+from alprune.runs.export import SmallOptions, small
+from alprune.training.distil import Distillation, DistilSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*weights to start from")
+QUICK = SmallOptions(settings=DistilSettings(lr=0.01, passes=10, warmup_batches=5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("small")
+
+
+@pytest.fixture(autouse=True)
+def cache(folder, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(frozen, "_latest", None)
+
+
+@pytest.fixture
+def run(folder):
+    path, weights = folder / "run", folder / "w.safetensors"
+    if not path.exists():
+        save_file(build("tiny_learner:build", 10, (1, 8, 8), 9).state_dict(), weights)
+        base = {
+            **dict.fromkeys(["min_channels", "initial_epochs", "epochs"]),
+            "learner": "frozen",
+            "method": "dense",
+            "pretrained": str(weights),
+            "initial": 300,
+            "steps": 0,
+            "acquisition": "margin",
+            "start": "random",
+        }
+        alprune.run(options(path, **base))
+    (path / small.STATE).unlink(missing_ok=True)
+    return path
+
+
+def weights(made):
+    """Return the weights in a file; its header is in no order."""
+    return {name: tensor.tolist() for name, tensor in load_file(made.path).items()}
+
+
+def call(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
+def test_a_small_file_costs_half_and_agrees_with_the_full_learner(run, tmp_path, name):
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    [made] = alprune.export(run, name, tmp_path / f"s.{name}", small=QUICK)
+    found = made.small
+    assert found.macs_after <= 0.5 * found.macs_before
+    assert found.compared == 129 and found.images == 1297 - 129 and found.passes == 9.86
+    assert found.agreement > 0.7  # of 10 classes
+    assert found.tested == 500 and found.accuracy_after > found.accuracy_before - 0.1
+    assert made.difference.largest < 1e-4
+    labels = json.loads(made.labels.read_text())
+    assert labels["learner"] == "the end of the run, made small"
+    assert len(labels["classes"]) == 10 and labels["resize"]
+    assert not (run / small.STATE).exists()
+
+
+def test_teaching_brings_back_what_the_cut_took(run, tmp_path):
+    untaught = replace(QUICK, budget_s=1e-9)
+    agreement = [
+        alprune.export(run, "safetensors", tmp_path / f"{i}.safetensors", small=chosen)[0].small
+        for i, chosen in enumerate([untaught, QUICK])
+    ]
+    assert agreement[0].passes == 0 and agreement[1].passes > 9
+    assert agreement[1].agreement > agreement[0].agreement
+
+
+def test_the_same_seed_gives_the_same_file(run, tmp_path):
+    files = []
+    for name in ("a", "b"):
+        [made] = alprune.export(run, "safetensors", tmp_path / f"{name}.safetensors", small=QUICK)
+        files.append(weights(made))
+    assert files[0] == files[1]
+    other = replace(QUICK, seed=1)
+    [made] = alprune.export(run, "safetensors", tmp_path / "c.safetensors", small=other)
+    assert weights(made) != files[0]
+
+
+def test_an_interrupted_teaching_resumes_and_ends_as_if_it_had_not_been(run, tmp_path, monkeypatch):
+    [whole] = alprune.export(run, "safetensors", tmp_path / "whole.safetensors", small=QUICK)
+    monkeypatch.setattr(small, "_SAVED_EVERY_S", 0.0)
+    real, steps = Distillation._step, []
+
+    def interrupted(self, rows):
+        steps.append(len(rows))
+        if len(steps) == 30:
+            raise KeyboardInterrupt
+        return real(self, rows)
+
+    monkeypatch.setattr(Distillation, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="The same command resumes"):
+        alprune.export(run, "safetensors", tmp_path / "resumed.safetensors", small=QUICK)
+    assert not (tmp_path / "resumed.safetensors").exists()
+    [resumed] = alprune.export(run, "safetensors", tmp_path / "resumed.safetensors", small=QUICK)
+    assert len(steps) == 10 * 36 + 1  # of 10 passes over 1,168 images; one was interrupted
+    assert weights(resumed) == weights(whole)
+    assert resumed.small == whole.small
+
+
+def test_what_another_teaching_left_is_not_resumed(run, tmp_path):
+    [one] = alprune.export(run, "safetensors", tmp_path / "1.safetensors", small=QUICK)
+    (run / small.STATE).write_bytes(b"torn")
+    [two] = alprune.export(run, "safetensors", tmp_path / "2.safetensors", small=QUICK)
+    assert weights(one) == weights(two)
+
+
+def test_the_command_says_what_the_small_learner_is_worth(run, tmp_path):
+    out = tmp_path / "s.safetensors"
+    result = call("export", run, "--format", "safetensors", "--out", out, "--small", "--budget", 2)
+    assert result.exit_code == 0, result.output
+    assert "fewer FLOPs per image" in result.output
+    assert "images that it was not taught on" in result.output
+    assert "before," in result.output and "of 500 test images" in result.output
+
+
+def test_what_cannot_be_made_small_is_refused_with_advice(run, tmp_path):
+    with pytest.raises(PruneError, match="out of reach"):
+        alprune.export(run, small=replace(QUICK, flops_reduction=0.9999))
+    with pytest.raises(ConfigError, match="more than 0 and less than 1, got 1"):
+        SmallOptions(flops_reduction=1)
+    trained = alprune.run(options(tmp_path / "trained", steps=0))
+    with pytest.raises(ConfigError, match="pruned by its --method"):
+        alprune.export(trained.path, small=QUICK)
+    [made] = alprune.export(trained.path, "safetensors")
+    with pytest.raises(ConfigError, match="--small is for run folders"):
+        small.shrink(tmp_path, replace(small_free(trained.path), config=None), QUICK)
+    assert made.small is None
+    refused = call("export", run, "--flops-reduction", "0.5")
+    assert refused.exit_code == 1 and "--flops-reduction is for --small" in refused.output
+
+
+def small_free(path):
+    from alprune.runs.load import find_learner
+
+    return find_learner(path)
+
+
+def test_a_learner_of_labelled_photos_is_taught_on_those_without_a_label(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(build("tiny_learner:build", 10, (3, 12, 12), 9).state_dict(), path)
+    root = make(tmp_path / "photos", each=20)
+    chosen = asking_options(root, learner="frozen", method="dense", pretrained=str(path))
+    for name in ("min_channels", "initial_epochs", "epochs", "batch_size", "pad"):
+        del chosen[name]  # of networks that are trained
+    with alprune.open_asking(tmp_path / "asked", **chosen) as asking:
+        for _ in range(3):
+            asking.tell({q.path: truth(q.path) for q in asking.ask()}, new_classes=True)
+        asking.ask()
+    [made] = alprune.export(tmp_path / "asked", "safetensors", small=QUICK)
+    assert made.path.name == "learner-small.safetensors"
+    assert made.small.images == 54 and made.small.compared == 6 and made.small.tested == 0
+    loaded = alprune.load_learner(made.path, build("tiny_learner:build", 3, (3, 12, 12)))
+    assert set(loaded.classes) == set(NAMES)
+    assert loaded.predict(torch.zeros(2, 12, 12, 3, dtype=torch.uint8)).shape == (2, 3)
+    for photo in sorted(root.rglob("*.png"))[10:]:
+        photo.unlink()
+    with pytest.raises(DataError, match="at least 20"):
+        alprune.export(tmp_path / "asked", "safetensors", small=QUICK)
