@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+import photos
 import pytest
 from tiny_run import options
 
@@ -24,6 +25,11 @@ COMMANDS = [
     ["compare", "--methods", "dense,3sp", "--dataset", "digits", "--out", "grid", "--dry-run"],
     ["run", "--resume", "run"],
     ["predict", "run", "photos", "--out", "-"],
+    ["prune", "--model", "lenet-300-100", "--dataset", "digits"],
+    ["export", "run", "--format", "safetensors"],
+    ["ask", "asked", "--dataset", "folder:pile"],
+    ["label", "labelled", "--dataset", "folder:pile", "--no-browser"],
+    ["embed", "--dataset", "folder:pile", "--model", "efficientnet-lite0", "--image-size", "32"],
 ]
 
 
@@ -34,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("output")
     alprune.run(options(path / "run", steps=0, initial_epochs=1.0))
     write_tree(path / "photos")
+    photos.make(path / "pile", each=2)
     return path
 
 

@@ -3,7 +3,7 @@ import torch
 from scipy.stats import chi2
 
 from alprune.errors import DataError
-from alprune.loop.pool import LabelPool
+from alprune.loop.pool import LabelPool, drawn_to_hold_out
 
 
 @pytest.fixture
@@ -126,3 +126,25 @@ def test_a_listed_pool_draws_from_the_list_of_unlabelled_points():
     drawn = listed.draw(5, torch.Generator().manual_seed(3))
     assert torch.equal(drawn, listed.unlabelled[order].sort().values)
     assert not torch.equal(drawn, plain.draw(5, torch.Generator().manual_seed(3)))
+
+
+def test_points_set_aside_are_neither_counted_nor_drawn_nor_labelled(pool):
+    pool.set_aside(torch.tensor([5, 0]))
+    assert pool.aside.tolist() == [0, 5] and pool.unlabelled.tolist() == [2, 3]
+    assert (pool.labelled_count, pool.unlabelled_count) == (2, 2)
+    assert pool.draw(9, torch.Generator()).tolist() == [2, 3]
+    for index in (5, 4):  # set aside, and labelled
+        with pytest.raises(DataError, match=f"point {index} has a label already, or was set aside"):
+            pool.set_aside(torch.tensor([2, index]))
+    assert pool.aside.tolist() == [0, 5]
+
+
+def test_points_are_held_out_of_the_first_labels_only():
+    pool = LabelPool(60, classes=2)
+    first, later = torch.arange(0, 60, 3), torch.arange(1, 60, 3)
+    pool.label(first, torch.zeros_like(first), step=0)
+    held = drawn_to_hold_out(pool, 12, seed=3)
+    pool.label(later, torch.ones_like(later), step=1)
+    assert torch.equal(drawn_to_hold_out(pool, 12, seed=3), held)
+    assert held.unique().numel() == 12 and set(held.tolist()) <= set(first.tolist())
+    assert drawn_to_hold_out(pool, 0, seed=3).numel() == 0
