@@ -10,6 +10,7 @@ import click
 
 from alprune.cli.options import Command, Duration, trust_option
 from alprune.errors import ConfigError, printable
+from alprune.loop.config import given
 
 if TYPE_CHECKING:
     from alprune.runs.export import Exported, Shrunk, SmallOptions
@@ -97,14 +98,14 @@ def export_command(
 def _small(small: bool, reduction: float | None, budget_s: float | None) -> "SmallOptions | None":
     from alprune.runs.export import SmallOptions
 
-    given = {"flops_reduction": reduction, "budget_s": budget_s}
-    given = {name: value for name, value in given.items() if value is not None}
+    asked: dict[str, Any] = {"flops_reduction": reduction, "budget_s": budget_s}
+    asked = given(asked)
     if not small:
-        if given:
+        if asked:
             flag = "--flops-reduction" if reduction is not None else "--budget"
             raise ConfigError(f"{flag} is for --small. Add --small, or leave {flag} out.")
         return None
-    return SmallOptions(**given)
+    return SmallOptions(**asked)
 
 
 def _shrunk(found: "Shrunk") -> str:

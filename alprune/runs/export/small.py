@@ -178,8 +178,11 @@ def _images(config: RunConfig, learned: Learned) -> Splits:
             "without --small."
         )
     splits = spelt_as(splits, inputs.classes)
-    scale = {"mean": inputs.mean, "std": inputs.std}
-    return replace(splits, train=replace(splits.train, **scale), test=replace(splits.test, **scale))
+
+    def scaled(images: Dataset) -> Dataset:
+        return replace(images, mean=inputs.mean, std=inputs.std)
+
+    return replace(splits, train=scaled(splits.train), test=scaled(splits.test))
 
 
 class _Embeddings:
