@@ -42,6 +42,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet9-90": {"model": "resnet9", "flops_reduction": 0.9} | _CA,
     "resnet9-95": {"model": "resnet9", "flops_reduction": 0.95} | _CA,
     "resnet9-precrop": {"model": "resnet9", "method": "precrop-flops", "flops_reduction": 0.935},
+    "resnet9-iterative": {"model": "resnet9", "method": "3sp-iterative", "flops_reduction": 0.935},
     "resnet18-95": {"model": "resnet18", "flops_reduction": 0.95} | _CA,
     "wrn-16-8-97": {"model": "wrn-16-8", "flops_reduction": 0.97} | _CA,
 }
@@ -151,11 +152,13 @@ def run(args: argparse.Namespace) -> None:
     splits = load_splits(complete(config_of(args.rows[0], args)))
     for seed in args.seeds:
         for row in args.rows:
-            name = f"{row}-{args.acquisition}-{args.budget:g}-{seed}"
+            name = f"{row}-{args.acquisition}-{args.epochs:g}-{args.budget:g}-{seed}"
             if (OUT / name / "done").exists():
                 continue
-            options = {"budget": args.budget, "seed": seed, "acquisition": args.acquisition}
-            config = config_of(row, args, out=str(OUT / name), eval_every=1000, **options)
+            options = {key: getattr(args, key) for key in ("budget", "acquisition", "epochs")}
+            config = config_of(
+                row, args, out=str(OUT / name), seed=seed, eval_every=1000, **options
+            )
             clock = Counted(speeds[row])
             session = session_of(config, splits, clock)
             clock.watch(session.learner)
@@ -169,7 +172,7 @@ def table(args: argparse.Namespace) -> None:
     """Print what the runs ended with, by row."""
     found: dict[tuple[str, ...], list[tuple[int, float, int]]] = {}
     for done in sorted(OUT.glob("*/done")):
-        *row, seed = done.parent.name.rsplit("-", 3)
+        *row, seed = done.parent.name.rsplit("-", 4)
         end = json.loads((done.parent / "events.jsonl").read_text().splitlines()[-1])
         found.setdefault(tuple(row), []).append((int(seed), end["test_accuracy"], end["labelled"]))
     for row, ends in found.items():
@@ -189,6 +192,7 @@ def main() -> None:
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS))
     parser.add_argument("--budget", type=float, default=450.0)
     parser.add_argument("--acquisition", default="entropy")
+    parser.add_argument("--epochs", type=float, default=0.5, help="passes over the labels per step")
     parser.add_argument(
         "--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[110]
     )
