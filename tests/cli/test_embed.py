@@ -101,6 +101,7 @@ def test_a_share_that_is_none_is_refused(run, share):
     assert result.exit_code == 2 and "expected I/N" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*weights to start from")
 def test_jobs_embed_what_one_process_does(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", HELPERS)

@@ -252,7 +252,7 @@ def test_memory_that_runs_out_in_pruning_is_an_error_with_the_size_to_try(tmp_pa
     def greedy(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
 
-    monkeypatch.setattr("alprune.loop.setup.prune", greedy)
+    monkeypatch.setattr("alprune.loop.learner.prune", greedy)
     with pytest.raises(PruneError, match="pruning on a batch of 32 images. Try --prune-batch 16"):
         alprune.run(options(tmp_path / "run"))
 

@@ -156,6 +156,7 @@ def test_grey_images_take_the_mean_of_the_colours():
     assert mean == pytest.approx((0.4,)) and std == pytest.approx((0.2,))
 
 
+@pytest.mark.slow
 def test_a_run_from_named_weights_prunes_them_and_is_recorded(tmp_path):
     from alprune import run
 
