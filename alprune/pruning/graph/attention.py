@@ -103,6 +103,8 @@ def open_attention(model: nn.Module) -> None:
     values (`add_bias_kv`, `add_zero_attn`).
     """
     for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # only PyTorch's own attention takes nested tensors
         if type(module) is not nn.MultiheadAttention:
             continue
         if module.bias_k is not None or module.add_zero_attn:

@@ -29,6 +29,7 @@ COMPARISONS = frozenset(
     "__invert__ detach abs".split()
 )
 SHAPES = frozenset(("get shape", "size"))
+COUNTS = frozenset(("numel", "nelement"))
 
 
 @dataclass(frozen=True)

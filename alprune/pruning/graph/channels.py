@@ -98,6 +98,8 @@ class ChannelGraph:
             then removing a channel equals silencing it. "follow" if they may leave: then the
             operation normalises over the channels that are left.
         example_dtype: Of the traced inputs, "float32" or "int64".
+        numbers: Whether the forward computes numbers from widths that may change, as the scale
+            1 / sqrt(width); the masked model then uses those of the narrowed one.
     """
 
     tensors: tuple[ChannelTensor, ...]
@@ -112,6 +114,7 @@ class ChannelGraph:
     mixes: tuple[Mix, ...] = ()
     normalised: str = "pinned"
     example_dtype: str = "float32"
+    numbers: bool = False
 
     def macs(self, keep: Tensor) -> int:
         """Multiply-accumulates of all products for one example, elementwise work left out.

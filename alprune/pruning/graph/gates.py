@@ -16,15 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-
-@dataclass(frozen=True)
-class Spot:
-    """The k-th call of an operation within a module, counted over one forward pass."""
-
-    module: str
-    operation: str
-    index: int
-    training: bool
+from alprune.pruning.graph.numbers import OPERATIONS, Numbers, exchanged, numbers_in
+from alprune.pruning.graph.place import Place, Spot
 
 
 @dataclass(frozen=True)
@@ -42,62 +35,24 @@ class Mix:
     axes: Mapping[int, Tensor]
 
 
-class Place:
-    """Which module of a network is running, and how often each operation ran in it."""
-
-    def __init__(self) -> None:
-        self.module = ""
-        self._counts: dict[tuple[str, str], int] = {}
-        self._stack: list[str] = []
-
-    def start(self) -> None:
-        """Begin a forward pass."""
-        self.module, self._counts, self._stack = "", {}, []
-
-    def count(self, operation: str) -> None:
-        """Count a call of an operation in the module that is running."""
-        key = self.module, operation
-        self._counts[key] = self._counts.get(key, 0) + 1
-
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Return how often each operation ran in each module, `{(module, operation): times}`."""
-        return dict(self._counts)
-
-    def spot(self, operation: str, training: bool) -> Spot:
-        """Name the call that was counted last."""
-        return Spot(self.module, operation, self._counts[self.module, operation], training)
-
-    def watch(self, model: nn.Module) -> list[Any]:
-        """Follow the modules of a model as they run; returns the handles of the hooks."""
-        handles: list[Any] = []
-        for name, module in model.named_modules():
-            handles += [
-                module.register_forward_pre_hook(self._enter(name), prepend=True),
-                module.register_forward_hook(self._leave, always_call=True),
-            ]
-        return handles
-
-    def _enter(self, name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            self._stack.append(self.module)
-            self.module = name
-
-        return hook
-
-    def _leave(self, *_: Any) -> None:
-        if self._stack:
-            self.module = self._stack.pop()
-
-
 class _Gating(TorchFunctionMode):
-    """Run the mixing operations of a forward pass with gates."""
+    """Run the mixing operations of a forward pass with gates, and note or exchange numbers."""
 
     def __init__(
-        self, model: nn.Module, place: Place, mixes: Mapping[Spot, Mix], gates: Tensor
+        self,
+        model: nn.Module,
+        place: Place,
+        mixes: Mapping[Spot, Mix],
+        gates: Tensor,
+        numbers: Numbers | None,
+        noted: Numbers | None,
     ) -> None:
         super().__init__()
         self._model, self._place, self._mixes, self._gates = model, place, mixes, gates
+        self._numbers, self._noted = numbers, noted
         self._operations = {spot.operation for spot in mixes}
+        if numbers is not None or noted is not None:
+            self._operations |= OPERATIONS
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -107,10 +62,15 @@ class _Gating(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in self._operations:
             self._place.count(name)
-            mix = self._mixes.get(self._place.spot(name, self._model.training))
+            spot = self._place.spot(name, self._model.training)
+            mix = self._mixes.get(spot)
             if mix is not None:
                 weights = {dim: self._along(ids) for dim, ids in mix.axes.items()}
                 return KINDS[mix.kind](func, args, kwargs, weights)
+            if self._noted is not None and name in OPERATIONS:
+                self._noted[spot] = numbers_in(name, args, kwargs)
+            if self._numbers and spot in self._numbers:
+                args, kwargs = exchanged(name, args, kwargs, self._numbers[spot])
         return func(*args, **kwargs)
 
     def _along(self, ids: Tensor) -> Tensor:
@@ -138,15 +98,32 @@ def gated(model: nn.Module, mixes: tuple[Mix, ...], gates: Tensor) -> Iterator[N
             handle.remove()
 
 
-def attach(model: nn.Module, mixes: tuple[Mix, ...], gates: Tensor) -> list[Any]:
-    """Gate a model from now on; returns the handles of its hooks."""
+def attach(
+    model: nn.Module,
+    mixes: tuple[Mix, ...],
+    gates: Tensor,
+    numbers: Numbers | None = None,
+    noted: Numbers | None = None,
+) -> list[Any]:
+    """Gate a model from now on.
+
+    Args:
+        model: The traced model, or a copy of it.
+        mixes: `ChannelGraph.mixes`.
+        gates: `(N,)`, one gate for each channel; 1 leaves everything as it is.
+        numbers: Numbers to use in place of those that the forward computes.
+        noted: Takes the numbers that the forward computes.
+
+    Returns:
+        The handles of its hooks.
+    """
     place = Place()
     table = {mix.spot: mix for mix in mixes}
     running: list[_Gating] = []
 
     def enter(*_: Any) -> None:
         place.start()
-        running.append(_Gating(model, place, table, gates))
+        running.append(_Gating(model, place, table, gates, numbers, noted))
         running[-1].__enter__()
 
     def leave(*_: Any) -> None:
@@ -283,6 +260,12 @@ def _attention(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
     return func(query * _shaped(query, gate), *args, **kwargs)
 
 
+def _softmax(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """A softmax over the channels that are left."""
+    args, kwargs, x = _first(args, kwargs)
+    return func(x + _shaped(x, gate).log(), *args, **kwargs)
+
+
 def _standard(x: Tensor, weights: Tensor, dims: list[int], eps: float) -> Tensor:
     weights = weights.expand_as(x)
     count = weights.sum(dims, keepdim=True)
@@ -329,6 +312,7 @@ KINDS: dict[str, Callable[[Any, Any, Any, Gate], Any]] = {
     "batch_norm": _batch_norm,
     "moments": _moments,
     "attention": _attention,
+    "softmax": _softmax,
     "einsum": _einsum,
     "added": _added,
 }

@@ -33,7 +33,7 @@ _OPERATORS = """
     mul ne neg or pos pow radd rdiv rfloordiv rmul rpow rsub rtruediv sub truediv div idiv rmod
 """.split()
 _REDUCTIONS = "all amax amin any argmax argmin count_nonzero logsumexp max median min mode prod"
-_SCANS = "cumsum cumprod logcumsumexp softmax log_softmax softmin argsort sort gumbel_softmax topk"
+_SCANS = "cumsum cumprod logcumsumexp log_softmax softmin argsort sort gumbel_softmax topk"
 
 
 def elementwise(t: Tracer, call: Call) -> None:
@@ -102,6 +102,14 @@ def scan(t: Tracer, call: Call) -> None:
     """Pin along `dim` (softmax, cumulative sums); the shape stays."""
     position = 2 if call.name == "topk" else 1
     _through(t, call, call.get(position, "dim", call.kwargs.get("axis")))
+
+
+def softmax(t: Tracer, call: Call) -> None:
+    """Weigh along `dim`; channels there share the weight of one that leaves."""
+    labels = t.labels(call.args[0])
+    dims = _dims(call.get(1, "dim"), call.out.dim())
+    t.mix(call, "softmax", {d: labels[d] for d in dims}, counts=True)
+    t.set(call.out, labels)
 
 
 def normalize(t: Tracer, call: Call) -> None:
@@ -196,6 +204,7 @@ RULES: dict[str, Rule] = {
     "_weight_norm": weight_norm,
     **dict.fromkeys(("isnan", "isinf", "isfinite"), unlabelled),
     **dict.fromkeys(_SCANS.split(), scan),
+    "softmax": softmax,
     "normalize": normalize,
     **dict.fromkeys(_pools(), pool),
     **moves.RULES,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.labels import PINNED, Axis, slim, take
-from alprune.pruning.graph.sizes import Less, Part, Size
+from alprune.pruning.graph.sizes import Less, Part, Size, Times
 from alprune.pruning.graph.tracer import Rule, Tracer
 
 
@@ -35,13 +35,41 @@ def split(t: Tracer, call: Call) -> None:
     elif axis and len(set(widths)) == 1:
         for piece in pieces[1:]:
             _balance(t, pieces[0], piece, "equal parts of the channels")
-        if isinstance(given, Size):
-            _split_evenly(t, given, axis, pieces[0], call.name)
+        _keep_size(t, call.name, given, axis, pieces[0])
+    elif axis and _may_be_unequal(call.name, given, len(parts)):
+        _rest(t, pieces, call.name)
+        _keep_size(t, call.name, given, axis, pieces[0])
     elif axis:
         t.nodes.pin(axis, f"{call.name} into unequal parts")
     for part, piece in zip(parts, pieces, strict=True):
         labels[dim] = piece
         t.set(part, labels)
+
+
+def _may_be_unequal(name: str, given: Any, parts: int) -> bool:
+    """Whether all parts but the last stay equal when the call cuts fewer channels."""
+    return isinstance(given, Size) if name == "split" else name == "chunk" and parts == given
+
+
+def _keep_size(t: Tracer, name: str, given: Any, axis: Axis, piece: Axis) -> None:
+    """Couple what a call says about its equal parts: their size, or their number."""
+    if name in ("chunk", "tensor_split"):
+        t.fix(given, f"the number of parts of {name}")
+    elif isinstance(given, Size):
+        _split_evenly(t, given, axis, piece, name)
+
+
+def _rest(t: Tracer, pieces: Sequence[Axis], reason: str) -> None:
+    """Keep parts of equal size and a smaller last one: it shares its channels with the others.
+
+    Then the last part stays at most as wide as the others, and less narrow by no more than now,
+    which is what cutting the fewer channels into as many parts gives. One channel of it stays.
+    """
+    *equal, rest = pieces
+    for piece in equal[1:]:
+        t.nodes.unite(equal[0], piece, f"{reason} into unequal parts")
+    t.nodes.unite(take(equal[0], slice(0, len(rest[0]))), rest, f"{reason} into unequal parts")
+    t.nodes.pin(take(rest, slice(0, 1)), f"{reason} into unequal parts, none of them empty")
 
 
 def _balance(t: Tracer, a: Axis, b: Axis, reason: str) -> None:
@@ -100,6 +128,8 @@ def _named_parts(t: Tracer, given: Sequence[Any], pieces: Sequence[Axis], reason
 def _divided(t: Tracer, size: Size, piece: Axis, reason: str) -> None:
     """Couple the channels of a part whose size is a fraction of another axis."""
     source = size.source
+    if isinstance(source, Times):  # two of three parts
+        source = source.of.source
     if isinstance(source, Part) and (whole := t.size_axis(source.of)):
         for column in whole:
             t.nodes.tie(column.view(int(source.by), -1), [0], reason)
@@ -119,7 +149,7 @@ def select(t: Tracer, call: Call) -> None:
     """Taking one index, or indices from a list, out of a channel dimension pins it."""
     labels = list(t.labels(call.args[0]))
     dim = call.get(1, "dim", 0) % len(labels)
-    t.nodes.pin(labels[dim], f"{call.name} along channels")
+    t.look(call.out, labels[dim], f"{call.name} along channels", compared=False)
     if call.out.dim() == len(labels):
         labels[dim] = ()
     else:
@@ -152,7 +182,7 @@ def getitem(t: Tracer, call: Call) -> None:
         else:
             wide = item.dim() if isinstance(item, Tensor) and item.dtype == torch.bool else 1
             for axis in labels[dim : dim + wide]:
-                t.nodes.pin(axis, "indexed along channels")
+                t.look(call.out, axis, "indexed along channels", compared=False)
             if not isinstance(item, int) or isinstance(item, bool):
                 first = len(found) if first < 0 else first
                 taken += 1
@@ -177,6 +207,8 @@ def setitem(t: Tracer, call: Call) -> None:
     x, index, value = call.args
     labels = list(t.labels(x))
     items = _items(index, x.dim())
+    if not isinstance(value, Tensor) and not t.registered(x) and _off_channels(t, items, labels):
+        return
     simple = all(isinstance(i, slice) and i.step in (None, 1) for i in items)
     given = t.labels(value) if isinstance(value, Tensor) else ()
     given = ((),) * (x.dim() - len(given)) + tuple(given)
@@ -196,6 +228,22 @@ def setitem(t: Tracer, call: Call) -> None:
         elif axis:
             labels[dim] = _written(labels[dim], axis, start, stop, x.shape[dim])
     t.set(x, labels)
+
+
+def _off_channels(t: Tracer, items: list[Any], labels: Sequence[Axis]) -> bool:
+    """Whether an index takes all channels wherever it takes any."""
+    dim = 0
+    for item in items:
+        if item is None:
+            continue
+        wide = item.dim() if isinstance(item, Tensor) and item.dtype == torch.bool else 1
+        whole = isinstance(item, slice) and item == slice(None)
+        if any(labels[dim : dim + wide]) and not whole:
+            return False
+        if isinstance(item, Tensor) and any(t.labels(item)):
+            return False
+        dim += wide
+    return True
 
 
 def _written(old: Axis, new: Axis, start: int, stop: int, size: int) -> Axis:
@@ -233,7 +281,7 @@ def _slice(t: Tracer, axis: Axis, size: int, part: slice) -> Axis:
         front = take(axis, slice(0, edge) if edge > 0 else slice(edge, None))
         if known := t.size_axis(edge):
             t.nodes.unite(known, front, reason)
-        elif isinstance(edge.source, Part) and t.size_axis(edge.source.of):
+        else:
             _divided(t, edge, front, reason)
     return found
 

@@ -1,5 +1,6 @@
 """Cut channels out of a model, or silence them in place."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from alprune.errors import ModelError, PruneError
 from alprune.pruning.graph.attention import OpenAttention, open_attention
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor
 from alprune.pruning.graph.gates import attach
+from alprune.pruning.graph.numbers import Numbers
 from alprune.pruning.graph.sizes import get_size, set_size
 
 _RECURRENT = {"input_size": "weight_ih", "hidden_size": "weight_hh"}
@@ -81,19 +83,25 @@ def masked(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     """
     whole = copied(unwrap(model), {})
     open_attention(whole)
-    silence(whole, graph, keep)
+    silence(whole, graph, keep, _numbers(model, graph, keep) if graph.numbers else None)
     return whole
 
 
-def silence(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> None:
+def silence(
+    model: nn.Module,
+    graph: ChannelGraph,
+    keep: Tensor,
+    numbers: Numbers | None = None,
+    noted: Numbers | None = None,
+) -> None:
     """Set the weights that read removed channels to zero, in place (see `masked`).
 
     Operations that mix channels without a weight are gated (`alprune.pruning.graph.gates`) by
-    hooks that stay on the model.
+    hooks that stay on the model; so are numbers, exchanged for the given ones.
     """
     keep = graph.check(keep)
-    if graph.mixes:
-        attach(model, graph.mixes, keep.to(torch.get_default_dtype()))
+    if graph.mixes or numbers is not None or noted is not None:
+        attach(model, graph.mixes, keep.to(torch.get_default_dtype()), numbers, noted)
     tensors = registered(model)
     with torch.no_grad():
         for entry in graph.tensors:
@@ -102,6 +110,26 @@ def silence(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> None:
                 if entry.roles[dim] == "reads":
                     gone = torch.nonzero(~graph.kept(ids, keep))[:, 0]
                     tensor.index_fill_(dim, gone.to(tensor.device), 0)
+
+
+def _numbers(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> Numbers:
+    """Run the narrowed model for the numbers that it computes from its widths."""
+    small = narrow(model, graph, keep)
+    found: Numbers = {}
+    attach(small, (), keep, noted=found)
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    device = weight.device
+    if getattr(torch, graph.example_dtype).is_floating_point:
+        generator = torch.Generator(device).manual_seed(0)
+        example = torch.randn((2, *graph.example_shape), generator=generator, device=device)
+        example = example.to(weight.dtype)
+    else:
+        example = torch.zeros((2, *graph.example_shape), dtype=torch.int64, device=device)
+    with torch.no_grad(), torch.random.fork_rng([device] if example.is_cuda else []):
+        small.eval()(example)
+        with contextlib.suppress(Exception):  # two examples can be too few for training
+            small.train()(example)
+    return found
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -5,8 +5,9 @@ what it does to the labels of its operands; an operation without a rule pins wha
 so nothing is ever guessed.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from alprune.errors import ModelError
 from alprune.pruning.graph.branches import only_raises
 from alprune.pruning.graph.calls import (
     COMPARISONS,
+    COUNTS,
     READS,
     SHAPES,
     SIZED_BY_VALUES,
@@ -27,8 +29,8 @@ from alprune.pruning.graph.calls import (
     Work,
     operation,
 )
-from alprune.pruning.graph.gates import Place, Spot
 from alprune.pruning.graph.labels import Axis, Couplings, Labels
+from alprune.pruning.graph.place import Place, Spot
 from alprune.pruning.graph.sizes import Key, Size, Whole, get_size
 
 Rule = Callable[["Tracer", Call], None]
@@ -118,6 +120,8 @@ class Tracer(TorchFunctionMode):
         out = func(*args, **kwargs)
         if name in SHAPES:
             return self._sourced(args[0], out, args[1:] or tuple(kwargs.values()))
+        if name in COUNTS:
+            return self._counted(args[0], out)
         call = Call(name, func, args, kwargs, out)
         self._note(call)
         if call.results() or name == "__setitem__":
@@ -137,9 +141,27 @@ class Tracer(TorchFunctionMode):
             for size, axis in zip(out, labels, strict=True)
         )
 
-    def look(self, tensor: Tensor, axis: Axis, reason: str) -> None:
-        """Pin an axis once what is computed over it is used for more than a comparison."""
-        self._looked_at.setdefault(tensor, []).append((axis, reason))
+    def _counted(self, x: Tensor, out: int) -> int:
+        """Let the number of elements know which channels it counts."""
+        counted = [(s, a) for s, a in zip(x.shape, self.labels(x), strict=True) if a]
+        if not out:
+            return out
+        found: Any = out // math.prod(size for size, _ in counted)
+        for size, axis in counted:
+            whole = Size(size, Whole(axis))
+            found = whole if found == 1 else whole * found
+        return cast(int, found)
+
+    def look(self, tensor: Tensor, axis: Axis, reason: str, compared: bool = True) -> None:
+        """Pin an axis once the values of a tensor are used.
+
+        Args:
+            tensor: Computed over the axis.
+            axis: To be pinned.
+            reason: Why.
+            compared: Whether comparisons, as in an assertion, are no use.
+        """
+        self._looked_at.setdefault(tensor, []).append((axis, reason, compared))
 
     def stem(self, tensor: Tensor) -> None:
         """Remember that the values of a tensor stem from the input."""
@@ -165,11 +187,11 @@ class Tracer(TorchFunctionMode):
                         "the forward, so a pruned copy would use one of the old size. Compute it "
                         "in the forward, or register it as a buffer."
                     )
-        for tensor in operands if results else ():
-            for axis, reason in self._looked_at.get(tensor, ()):
-                if call.name in COMPARISONS:
+        for tensor in operands:
+            for axis, reason, compared in self._looked_at.get(tensor, ()):
+                if call.name in COMPARISONS and compared:
                     self.look(results[0], axis, reason)
-                else:
+                elif results or written or not compared:
                     self.nodes.pin(axis, reason)
         if not any(t in self._stems for t in operands):
             return
@@ -247,7 +269,7 @@ class Tracer(TorchFunctionMode):
         """Never prune the channels that a tensor carries."""
         for axis in self.labels(tensor):
             self.nodes.pin(axis, reason)
-        for axis, _ in self._looked_at.get(tensor, ()):
+        for axis, *_ in self._looked_at.get(tensor, ()):
             self.nodes.pin(axis, reason)
 
     def registered(self, tensor: Any) -> bool:

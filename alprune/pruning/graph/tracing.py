@@ -17,7 +17,7 @@ from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
 from alprune.pruning.graph.sizes import comparisons, mark_attributes
 from alprune.pruning.graph.surgery import computed_attributes, copied, registered, unwrap
 from alprune.pruning.graph.tracer import Rule, Tracer
-from alprune.pruning.graph.verify import faults, outputs, run
+from alprune.pruning.graph.verify import outputs, run, try_out
 from alprune.registry import unknown
 
 __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
@@ -39,9 +39,8 @@ def trace(
     """Find the prunable channels of a model by one forward pass in each mode.
 
     Grouped convolutions are coupled by whole groups, or the i-th channels of all groups,
-    whichever leaves more to prune. The passes run on a copy that shares the memory of the
-    parameters, so mode, gradients, buffers and hooks of `model`, and the global random state,
-    are left as they are.
+    whichever leaves more to prune. The passes run on a copy, so parameters, mode, gradients,
+    buffers and hooks of `model`, and the global random state, are left as they are.
 
     One pass shows one path. Branching on shapes, modes and settings is fine: the narrowed model
     takes the same path. A forward that reads values of the input or of activations into Python
@@ -58,11 +57,12 @@ def trace(
         verify: Also remove half the channels of every group and compare with the masked model,
             and run it in training mode; what fails is pinned with the reason.
         normalised: What becomes of channels over which an operation normalises (LayerNorm, a
-            mean over channels, the scale that attention takes from its width, standardised
-            weights). "pinned": they stay, and the narrowed model equals the masked one, in which
-            removed channels are zeros where they are read. "follow": they may leave; then the
-            narrowed model equals one in which they are zeros and every such operation normalises
-            over the others only. "auto": pinned, unless nothing could be pruned then.
+            mean or a softmax over channels, the scale that attention takes from its width or any
+            other number computed from a width, standardised weights). "pinned": they stay, and
+            the narrowed model equals the masked one, in which removed channels are zeros where
+            they are read. "follow": they may leave; then the narrowed model equals one in which
+            they are zeros and every such operation normalises over the others only. "auto":
+            pinned, unless nothing could be pruned then.
         rules: Rules of your own, for module classes or names of operations (see `Rule`).
         one_path: Accept a forward that reads values of its input into Python, on your word that
             every input takes the path of the example.
@@ -95,7 +95,7 @@ def trace(
 
 
 def _largest(
-    tracers: Sequence[Tracer], model: nn.Module, example: Tensor, verify: bool
+    tracers: Sequence[Tracer], model: nn.Module, example: Tensor, check: bool
 ) -> tuple[ChannelGraph, Tracer]:
     """Choose the coupling of grouped convolutions that leaves most channels after verification."""
     shape, batch = tuple(example.shape[1:]), example.shape[0]
@@ -105,12 +105,18 @@ def _largest(
     for graph, nodes, tracer in drafts:
         if chosen is not None and graph.channels <= chosen[0].channels:
             break
-        trains = not tracer.trains_alike
-        blamed = faults(model, example, graph, trains) if verify and graph.channels else {}
+        blamed: dict[int, str] = {}
+        if check and graph.channels:
+            verdict = try_out(model, example, graph, not tracer.trains_alike)
+            blamed = verdict.blamed
+            graph = replace(graph, numbers=verdict.numbers)
+            if verdict.numbers and not tracer.follow:
+                tracer.renormalised = tracer.renormalised or "a number computed from a width"
         for group, reason in blamed.items():
             tracer.nodes.pin(nodes[graph.groups[group].channels], reason)
         if blamed:
-            graph, _ = assemble(tracer, model, shape, batch)
+            numbers = graph.numbers
+            graph = replace(assemble(tracer, model, shape, batch)[0], numbers=numbers)
         if chosen is None or graph.channels > chosen[0].channels:
             chosen = graph, tracer
     assert chosen is not None
@@ -141,9 +147,10 @@ def _traced(
     follow: bool,
     one_path: bool,
 ) -> Tracer:
-    """Run forward passes of a copy that shares the parameters' memory, and follow its channels."""
+    """Run forward passes of a copy, and follow its channels."""
     aliases: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()
+        id(p): nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+        for p in model.parameters()  # a forward may write into them, as averages of weights do
     }
     probe = copied(model, aliases).eval()
     stale = {

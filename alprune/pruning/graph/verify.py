@@ -1,6 +1,7 @@
 """Try a graph out: narrow a little of every group, compare, and name what does not hold."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -13,15 +14,32 @@ from torch.utils._pytree import tree_leaves
 from alprune.errors import AlpruneError, ModelError, PruneError
 from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.gates import attach
+from alprune.pruning.graph.numbers import Numbers, different
+from alprune.pruning.graph.place import Spot
 from alprune.pruning.graph.surgery import copied, narrow, silence
 
 _CLOSE = 0.1  # relative differences up to which rounding is ruled out first
+_ROUNDING = 1e-5  # differences beyond which a number computed from a width counts
 _PERIOD = 65537  # noise is drawn once and repeated; a prime period lines up with no dimension
 
 
-def faults(
+@dataclass(frozen=True)
+class Verdict:
+    """What trying a graph out found.
+
+    Attributes:
+        blamed: `{index of the group: what went wrong}`, empty where the graph holds.
+        numbers: Whether the forward computes numbers from widths that were tried.
+    """
+
+    blamed: dict[int, str]
+    numbers: bool
+
+
+def try_out(
     model: nn.Module, example: Tensor, graph: ChannelGraph, training: bool = True
-) -> dict[int, str]:
+) -> Verdict:
     """Find the groups whose channels cannot leave, whatever the trace says.
 
     Half the channels of every group are removed; if the narrowed model then fails, or differs
@@ -33,28 +51,29 @@ def faults(
         example: `(b, ...)`.
         graph: Its graph.
         training: Also run the narrowed model in training mode.
-
-    Returns:
-        `{index of the group: what went wrong}`, empty where the graph holds.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     leaving = []
     for group in graph.groups:
         order = torch.randperm(len(group.channels), generator=generator, device="cpu")
         leaving.append(group.channels[order[: max(1, len(order) // 2)]])
+    numbers: list[Spot] = []
 
     def failure(groups: Sequence[int]) -> str | None:
         keep = graph.all_kept()
         for group in groups:
             keep[leaving[group]] = False
-        return _difference(model, example, graph, keep, training)
+        reason, computed = _difference(model, example, graph, keep, training)
+        numbers.extend(computed)
+        return reason
 
     several = [g for g, group in enumerate(graph.groups) if len(group.channels) > 1]
     everyone = list(range(len(graph.groups)))
     try:
-        return _bisect(failure, everyone)
+        blamed = _bisect(failure, everyone)
     except PruneError:  # a layer would be empty: leave out the groups of a single channel
-        return _bisect(failure, several)
+        blamed = _bisect(failure, several)
+    return Verdict(blamed, bool(numbers))
 
 
 def _bisect(failure: Callable[[Sequence[int]], str | None], groups: list[int]) -> dict[int, str]:
@@ -79,23 +98,35 @@ def _bisect(failure: Callable[[Sequence[int]], str | None], groups: list[int]) -
 
 def _difference(
     model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Tensor, training: bool
-) -> str | None:
-    """Say how the narrowed forward differs from the masked one, None if it does not."""
+) -> tuple[str | None, list[Spot]]:
+    """Say how the narrowed forward differs from the masked one, None if it does not.
+
+    Returns:
+        The difference, and where the two compute different numbers from their widths.
+    """
     for noisy in (True, False):
         whole = copied(model, _noise(model) if noisy else {}).eval()
         if noisy:
             _shake_statistics(whole)
         small = narrow(whole, graph, keep)
         open_attention(whole)
-        silence(whole, graph, keep)
+        ours: Numbers = {}
+        theirs: Numbers = {}
+        attach(small, (), keep, noted=theirs)
+        silence(whole, graph, keep, theirs if graph.normalised == "follow" else None, ours)
         found, off, finite = _compare(whole, small, example)
         if found is not None and off < _CLOSE and _equal_in_double(whole, small, example):
             found = None  # rounding, in a network that cancels much
+        computed = different(ours, theirs)
+        if computed and graph.normalised != "follow" and off > _ROUNDING:
+            where = computed[0].module or type(model).__name__
+            found = f"{where!r} computes a number from the width"
         if found is not None:
-            return found
+            return found, computed
         if finite:
             break
-    return _in_training(whole.train(), small.train(), example) if training else None
+    failed = _in_training(whole.train(), small.train(), example) if training else None
+    return failed, computed
 
 
 def _equal_in_double(whole: nn.Module, small: nn.Module, example: Tensor) -> bool:
@@ -116,11 +147,11 @@ def _compare(whole: nn.Module, small: nn.Module, example: Tensor) -> tuple[str |
         What is wrong or None, by how much the outputs differ, and whether the masked are finite.
     """
     with NoDropout():
-        expected = _tensors(run(whole, example))
         try:
             got = _tensors(run(small, example))
         except AlpruneError as error:
             return f"the narrowed forward failed: {error.__cause__}", inf, True
+        expected = _tensors(run(whole, example))
     if not all(bool(x.isfinite().all()) for x in expected):
         return None, 0.0, False
     if len(got) != len(expected):
