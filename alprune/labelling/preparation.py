@@ -25,6 +25,10 @@ from alprune.training import BudgetSpent
 from alprune.training.budget import Budget
 
 
+class NothingLeft(DataError):
+    """All images have labels."""
+
+
 class Preparation:
     """Learns from the answers so far and chooses the next images, round by round.
 
@@ -161,7 +165,7 @@ class Preparation:
     def _candidates(self, today: ImagePool, count: int) -> torch.Tensor:
         found = queries.candidates(today, count)
         if not len(found):
-            raise DataError(
+            raise NothingLeft(
                 f"all {len(today.train):,} images in {str(self._root)!r} have labels: nothing is "
                 "left to ask. Put more into unlabelled/; or, to try things out, begin again in "
                 "another folder with --initial 50, which hides all labels but 50."

@@ -274,6 +274,20 @@ def test_rounds_go_on_while_the_learner_learns_and_nobody_waits(start, open_page
     assert all(photos.truth(path) == label for path, label in asking.labels.items())
 
 
+def test_the_page_says_when_all_images_have_labels_and_how_to_end(start, open_page, tmp_path):
+    for path in (tmp_path / "photos" / "unlabelled").iterdir():
+        if int(path.stem[3:]) > 1:
+            path.unlink()
+    server, asking, _ = start(initial_epochs=5.0, epochs=2.0)
+    page = open_page(server.url)
+    for _ in range(6):
+        press(page, "1")
+    page.wait_for_function("() => document.querySelector('#waiting').innerText.startsWith('Done')")
+    assert "labels.csv" in page.inner_text("#waiting")
+    assert page.is_hidden("#note")
+    assert len(asking.labels) == 6
+
+
 def test_a_closed_browser_and_a_stopped_server_lose_nothing(start, open_page):
     server, asking, stop = start()
     page = open_page(server.url)

@@ -5,6 +5,7 @@ import threading
 from alprune.errors import AlpruneError
 from alprune.labelling import Asking
 from alprune.labelling.insight import look_over
+from alprune.labelling.preparation import NothingLeft
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
 from alprune.loop.frozen import FROZEN
@@ -48,7 +49,7 @@ class BackgroundFit:
             pause_s = _LOOK_S
             if self._queue.due:
                 self._round()
-                pause_s = _RETRY_S if self._queue.message else _LOOK_S
+                pause_s = _RETRY_S if self._queue.message or self._queue.finished else _LOOK_S
 
     def _round(self, exchange: bool = True) -> None:
         """Learn; ask about other images unless those of an earlier day are to stay."""
@@ -63,7 +64,7 @@ class BackgroundFit:
                 if exchange:
                     queue.put(asking.open_round(prepared, hand_out=False))
                 queue.stock(prepared)
-                queue.message = ""
+                queue.message = queue.finished = ""
                 insight = look_over(
                     prepared.images, prepared.learner, prepared.queries, asking.config.seed
                 )
@@ -71,12 +72,23 @@ class BackgroundFit:
                 self._overview.update(insight)
         except KeyboardInterrupt:  # halted
             pass
+        except NothingLeft:
+            queue.message, queue.finished = "", all_labelled(asking)
         except AlpruneError as error:
             queue.message = str(error)
         except Exception as error:  # the person can continue, and should know
             queue.message = f"The learner failed: {error!r}. Your labels are safe."
         finally:
             queue.working = ""
+
+
+def all_labelled(asking: Asking) -> str:
+    """Say that the work is done, and what one may do then."""
+    labels = asking.path / "labels.csv"
+    return (
+        f"Done: all images have labels. Ctrl-C in the terminal writes them to {labels}. Review "
+        "shows labels that are doubtful; images that come into the folder are asked about here."
+    )
 
 
 __all__ = ["BackgroundFit"]

@@ -46,6 +46,7 @@ class LabelQueue:
 
     Attributes:
         message: What people should know; empty if nothing.
+        finished: What they may do now that all images have labels; empty until then.
         working: What the learner is doing, in words; empty while it rests.
         regardless: Whether people want to continue after a stop rule is met.
     """
@@ -66,7 +67,7 @@ class LabelQueue:
         self._pool = 0
         self._in_folders = 0
         self._learnt: Mapping[str, Any] = {}
-        self.message, self.working, self.regardless = "", "", False
+        self.message, self.finished, self.working, self.regardless = "", "", "", False
 
     def query(self, number: int) -> Query | None:
         """Return the image of a number; None if there is none."""
@@ -339,6 +340,7 @@ class LabelQueue:
                 "learnt": in_words(self._learnt),
                 "working": self.working,
                 "message": self.message,
+                "finished": self.finished,
                 **self._prospects.state(),
             }
 

@@ -40,7 +40,7 @@ function show() {
   $("stopped").hidden = !state.stopped;
   if (state.stopped) $("why-stop").textContent = `The stop rule is met: ${state.why_stop}. You may close this page, or continue.`;
   $("waiting").hidden = Boolean(image) || state.stopped;
-  $("waiting").textContent = state.message || (state.working ? `${state.working}...`
+  $("waiting").textContent = state.finished || state.message || (state.working ? `${state.working}...`
     : state.round.done < state.round.of ? "Others have the last images of this round. New ones come soon." : "Loading...");
   $("caption").textContent = image ? image.path : "";
   $("past").hidden = !revisited;
