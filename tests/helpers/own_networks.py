@@ -346,6 +346,20 @@ class DecodesQueries(nn.Module):
 
 
 @network(tokens=True, normalised="follow")
+class Translates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(CLASSES, 16)
+        self.both = nn.Transformer(16, 4, 1, 1, 32, batch_first=True)
+        self.head = Linear(16, CLASSES)
+
+    def forward(self, ids):
+        mask = self.both.generate_square_subsequent_mask(ids.size(1), dtype=self.head.weight.dtype)
+        x = self.embed(ids)
+        return self.head(self.both(x, x, tgt_mask=mask, tgt_is_causal=True).mean(1))
+
+
+@network(tokens=True, normalised="follow")
 class AttendsCausally(nn.Module):
     def __init__(self):
         super().__init__()

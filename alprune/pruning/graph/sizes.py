@@ -146,6 +146,8 @@ def mark_attributes(model: nn.Module) -> None:
     """Replace the integers that a model's own modules hold, also in tuples and lists."""
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
+            if isinstance(module, nn.Transformer):  # it compares its inputs with the attribute
+                vars(module)["d_model"] = Size(module.d_model, Whole(attribute=(name, "d_model")))
             continue
         for attribute, value in list(vars(module).items()):
             if attribute.startswith("_") or attribute == "training":
