@@ -170,6 +170,7 @@ def test_every_command_has_help(command):
     assert "Points labelled at the start" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_console_that_lacks_a_letter_still_says_what_was_taken(tmp_path):
     photos.make(tmp_path / "photos", each=2)
     package = Path(alprune.__file__).parents[1]

@@ -65,6 +65,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_plans_and_shapes_that_ask_for_gigabytes(whole: Path, tmp_path: Path) -> None:
     for name, shape in (("wide", [1, 4700, 4700]), ("deep", [50_000, 36, 36])):
         shutil.copytree(whole, tmp_path / name)

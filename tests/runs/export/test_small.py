@@ -91,6 +91,7 @@ def test_teaching_brings_back_what_the_cut_took(run, tmp_path):
     assert agreement[1].agreement > agreement[0].agreement
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file(run, tmp_path):
     files = []
     for name in ("a", "b"):
@@ -123,6 +124,7 @@ def test_an_interrupted_teaching_resumes_and_ends_as_if_it_had_not_been(run, tmp
     assert resumed.small == whole.small
 
 
+@pytest.mark.slow
 def test_what_another_teaching_left_is_not_resumed(run, tmp_path):
     [one] = alprune.export(run, "safetensors", tmp_path / "1.safetensors", small=QUICK)
     (run / small.STATE).write_bytes(b"torn")
