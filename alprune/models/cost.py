@@ -94,13 +94,30 @@ def _macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
                 continue  # takes no hooks; what it runs counts for the module around it
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave))
-        with forward_only(model), _in_plain_operations(), counter:
+        with forward_only(model), _frozen(model), _in_plain_operations(), counter:
             model(example)
     finally:
         for handle in handles:
             handle.remove()
     charge()
     return found
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter require gradients.
+
+    The counter hooks the gradients of what modules are given, and fails on a parameter, such as
+    the queries of a decoder, where none are computed.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -248,3 +248,25 @@ def test_latency_on_cuda_waits_for_the_work():
 
     # 50 products of 4096 are 6.9e12 operations: 1 ms would be beyond any GPU in fp32.
     assert latency_ms(Busy(), x, repeats=3, warmup=1) > 1
+
+
+class Queries(nn.Module):
+    """A decoder whose first input is a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, 5, 8))
+        self.read = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.read(self.queries, x)).mean(1)
+
+
+def test_a_parameter_may_be_the_input_of_a_module():
+    model = Queries()
+    found = cost(model, torch.randn(1, 7, 8))
+    attention = 2 * 5 * 5 * 8 + 4 * 5 * 8 * 8  # of the queries to themselves
+    across = 2 * 5 * 7 * 8 + (2 * 5 + 2 * 7) * 8 * 8
+    assert found.macs == attention + across + 2 * 5 * 8 * 16 + 5 * 8 * 3
+    assert all(parameter.requires_grad for parameter in model.parameters())
