@@ -4,11 +4,10 @@ from importlib.resources import files
 from typing import Any
 
 from flask import Flask, Response, abort, g, jsonify, request
-from werkzeug.exceptions import HTTPException
 
-from alprune.errors import AlpruneError, StoreError
 from alprune.labelling.web.access import Access
 from alprune.labelling.web.connections import REQUEST_BYTES
+from alprune.labelling.web.json_errors import errors_as_json
 from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
@@ -195,15 +194,7 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
         queue.assign_key(**_sent(name=str, key=str))
         return jsonify(queue.state(client()))
 
-    @app.errorhandler(AlpruneError)
-    def mendable(error: AlpruneError) -> tuple[Response, int]:
-        return jsonify({"error": str(error)}), 507 if isinstance(error, StoreError) else 400
-
-    @app.errorhandler(HTTPException)
-    def refused(error: HTTPException) -> tuple[Response, int]:
-        code = error.code or 500
-        return jsonify({"error": f"{code} {error.name}"}), code
-
+    errors_as_json(app)
     return app
 
 

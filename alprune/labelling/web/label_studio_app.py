@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, request
-from werkzeug.exceptions import HTTPException
 
 from alprune.data import atomic_io
 from alprune.data.safe_io import read_whole
-from alprune.errors import AlpruneError, StoreError
+from alprune.errors import StoreError
 from alprune.labelling.question_files import INTERFACE, interface
+from alprune.labelling.web.json_errors import errors_as_json
 from alprune.labelling.web.label_studio import LabelStudio, read_control
 from alprune.labelling.web.previews import Previews
 
@@ -132,15 +132,7 @@ def make_backend(backend: LabelStudio, previews: Previews, token: str) -> Flask:
         response.headers["Access-Control-Allow-Origin"] = "*"  # the token is the permission
         return response
 
-    @app.errorhandler(AlpruneError)
-    def mendable(error: AlpruneError) -> tuple[Response, int]:
-        return jsonify({"error": str(error)}), 507 if isinstance(error, StoreError) else 400
-
-    @app.errorhandler(HTTPException)
-    def refused(error: HTTPException) -> tuple[Response, int]:
-        code = error.code or 500
-        return jsonify({"error": f"{code} {error.name}"}), code
-
+    errors_as_json(app)
     return app
 
 
