@@ -7,15 +7,44 @@ Found where the command is given in the root of the repository. Each is a functi
 from functools import partial
 
 import torch
+import torchvision
 from torch import nn
 
 from alprune.models import he_normal_
+from alprune.models.stems import keep_resolution
 from alprune.models.vgg import vgg_c, vgg_d, vgg_like
+from alprune.models.wrn import wide_resnet
 
 # SNIP's, for the 64 pixels of Tiny-ImageNet (table 4): the first convolution has stride 2.
 vgg_c_tiny = partial(vgg_c, first_stride=2)
 vgg_d_tiny = partial(vgg_d, first_stride=2)
 vgg_like_tiny = partial(vgg_like, first_stride=2)
+
+# The plain small networks of recipes/clock.
+wrn_16_1 = partial(wide_resnet, 16, 1)
+
+
+def vgg19_quarter(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:
+    """Return VGG-19's convolutions at a quarter of their widths, and one linear layer."""
+    layers: list[nn.Module] = []
+    channels = input_shape[0]
+    for width, depth in ((16, 2), (32, 2), (64, 4), (128, 4), (128, 4)):
+        if layers:
+            layers.append(nn.MaxPool2d(2))
+        for _ in range(depth):
+            convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+    )
+
+
+def mobilenet_v2_half(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Return MobileNetV2 at half its width, with its first two strides set to 1."""
+    model = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=0.5)
+    keep_resolution(model, 2)
+    return model
 
 
 def small_vgg(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:

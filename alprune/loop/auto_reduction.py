@@ -1,4 +1,4 @@
-"""How much to prune for the time there is: `--flops-reduction auto`, by measured speed.
+"""The network for the time there is: `--flops-reduction auto` and `--model auto`, by measurement.
 
 A large network learns more from an image, a small one sees more images in the same time. What ends
 best grows with the time as in the scaling of compute-optimal networks: the images that it sees are
@@ -9,11 +9,15 @@ see recipes/clock/README.md.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from alprune.errors import PruneError
+from alprune.errors import ConfigError, PruneError
+from alprune.loop.config import RunConfig
+from alprune.loop.defaults import REDUCTIONS
 from alprune.loop.machine_load import OTHERS_MOST, MachineLoad
 from alprune.loop.option_text import duration
+from alprune.pruning import find_method
 
 IMAGES_PER_MAC = 2.5e-3
 """Training images that a network should see in its time for each multiply-accumulate of one."""
@@ -22,6 +26,31 @@ _NEAR = 1.2  # the proportion is met within this factor
 _ROUNDS = 4
 _LEAST_LEFT = 0.01
 _LEAST_STEPS = 3  # of the whole network
+
+AUTO = "auto"
+_TRAINS_BEST = "resnet9"  # of the built-in networks, for what it learns in minutes on a processor
+
+
+def with_model(config: RunConfig) -> RunConfig:
+    """Fill the options that follow from `--model auto`.
+
+    The network is ResNet-9, each of its layers narrowed by the same share. How much is left to
+    `flops_reduction`, "auto" unless a reduction is given.
+
+    Raises:
+        ConfigError: The method does not make networks smaller before training.
+    """
+    if config.model != AUTO:
+        return config
+    if not find_method(config.method).saves_time:
+        raise ConfigError(
+            f"--model auto is narrowed to what the budget allows, and method {config.method!r} "
+            f"leaves it as wide as it is. Choose 3sp-ca, or a model by name, {_TRAINS_BEST}-small "
+            "for example."
+        )
+    reduced = any(getattr(config, name) is not None for name in REDUCTIONS)
+    asked: dict[str, Any] = {} if reduced else {"flops_reduction": AUTO}
+    return replace(config, model=_TRAINS_BEST, local=True, **asked)
 
 
 @dataclass(frozen=True)
@@ -131,4 +160,4 @@ def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[M
             share = min(0.9, share * 1.3 + 0.01)
 
 
-__all__ = ["IMAGES_PER_MAC", "Choice", "Measured", "choose"]
+__all__ = ["AUTO", "IMAGES_PER_MAC", "Choice", "Measured", "choose", "with_model"]

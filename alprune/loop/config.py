@@ -59,7 +59,7 @@ class RunConfig:
     model: str = option(
         "learner",
         "vgg19",
-        "The network: a name from `alprune list`, or module:function.",
+        "The network: a name from `alprune list`, module:function, or auto: sized for --budget.",
         common=True,
     )
     learner: str | None = option(

@@ -16,6 +16,7 @@ from alprune.data import Dataset, Splits
 from alprune.data.corruption import long_tail
 from alprune.errors import ConfigError
 from alprune.loop import Oracle, RunResult, Session
+from alprune.loop.auto_reduction import with_model
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import (
     Resolved,
@@ -95,6 +96,7 @@ def complete(config: RunConfig, new: bool = True) -> ResolvedRun:
             that do not go together.
         ModelError: The file of `pretrained` cannot be read.
     """
+    config = with_model(config)
     if new:
         refuse_unused([config])
     whole = resolve(with_weights(with_learner(config)))

@@ -187,6 +187,11 @@ def refuse_in_labelling(options: Mapping[str, Any], config: RunConfig) -> None:
             raise ConfigError(
                 f"{name} has no effect in labelling: {NOT_FOR_LABELLING[name]}. Leave it out."
             )
+    if config.model == "auto":
+        raise ConfigError(
+            "--model auto sizes a network for the --budget of a whole run; labelling has rounds. "
+            "Leave --model out for what few labels need, or name a network."
+        )
     context = {name: getattr(config, name) for name in ("method", "model", "learner")}
     refuse_unused([RunConfig.from_mapping(given(context) | dict(options))])
 

@@ -34,15 +34,25 @@ from alprune.training.interface import Trainable
 
 _CA: dict[str, Any] = {"method": "3sp-ca"}
 _PLAIN: dict[str, Any] = {"method": "dense"}
+_REINIT: dict[str, Any] = _PLAIN | {"after_pruning": "reinit"}
+_LOCAL: dict[str, Any] = _CA | {"model": "resnet9", "local": True}
 ROWS: dict[str, dict[str, Any]] = {
     "vgg19": {"model": "vgg19"} | _PLAIN,
     "vgg19-90": {"model": "vgg19", "flops_reduction": 0.9} | _CA,
+    "vgg19-quarter": {"model": "recipes.networks:vgg19_quarter"} | _REINIT,
     "resnet20": {"model": "resnet20"} | _PLAIN,
+    "wrn-16-1": {"model": "recipes.networks:wrn_16_1"} | _REINIT,
+    "mobilenet-half": {"model": "recipes.networks:mobilenet_v2_half"} | _REINIT,
     "resnet9-small": {"model": "resnet9-small"} | _PLAIN,
     "resnet9-90": {"model": "resnet9", "flops_reduction": 0.9} | _CA,
     "resnet9-95": {"model": "resnet9", "flops_reduction": 0.95} | _CA,
     "resnet9-precrop": {"model": "resnet9", "method": "precrop-flops", "flops_reduction": 0.935},
     "resnet9-iterative": {"model": "resnet9", "method": "3sp-iterative", "flops_reduction": 0.935},
+    "resnet9-local-75": {"flops_reduction": 0.75} | _LOCAL,
+    "resnet9-local-86": {"flops_reduction": 0.86} | _LOCAL,
+    "resnet9-local-93": {"flops_reduction": 0.935} | _LOCAL,
+    "resnet9-local-96": {"flops_reduction": 0.96} | _LOCAL,
+    "resnet9-local-98": {"flops_reduction": 0.98} | _LOCAL,
     "resnet18-95": {"model": "resnet18", "flops_reduction": 0.95} | _CA,
     "wrn-16-8-97": {"model": "wrn-16-8", "flops_reduction": 0.97} | _CA,
 }
@@ -138,12 +148,13 @@ def speed_of(session: Session) -> dict[str, float]:
 def measure(args: argparse.Namespace) -> None:
     """Time every row's network."""
     splits = load_splits(complete(config_of(args.rows[0], args)))
-    found = {}
+    path = OUT / "speeds.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
     for row in args.rows:
         found[row] = speed_of(session_of(config_of(row, args, seed=1), splits, kept=False))
         print(row, {name: f"{1 / value:,.0f}/s" for name, value in found[row].items()}, flush=True)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "speeds.json").write_text(json.dumps(found, indent=1))
+        OUT.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,9 +7,11 @@ from torch import nn
 
 import alprune
 from alprune.errors import ConfigError, PruneError
+from alprune.labelling.options import completed
 from alprune.loop import auto_reduction, learner
 from alprune.loop.auto_reduction import IMAGES_PER_MAC, Measured, choose
 from alprune.loop.config import RunConfig
+from alprune.loop.setup import complete
 from alprune.pruning.latency import step_ms
 
 MACS = 400_000_000
@@ -159,3 +161,30 @@ def test_step_time_is_measured_on_the_network_as_it_trains():
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_model_auto_narrows_every_layer_of_resnet9_by_the_same_share(tmp_path, speed):
+    speed["macs_per_s"] = 1.5e8
+    event = run(tmp_path, method="3sp-ca", model="auto", image_size=8, budget=600.0)
+    kept = RunConfig.from_toml(tmp_path / "run" / "config.toml")
+    assert (kept.model, kept.local) == ("resnet9", True)
+    assert 0 < kept.flops_reduction < 1
+    assert event["flops_reduction"] >= kept.flops_reduction
+    first, *between, last, _ = event["widths"].values()
+    assert first / 64 == pytest.approx(last / 512, rel=0.2)
+    assert "images" in event["chosen_because"]
+
+
+def test_model_auto_needs_a_method_that_narrows():
+    with pytest.raises(ConfigError, match=r"--model auto is narrowed .* method 'dense' leaves"):
+        complete(RunConfig(model="auto", method="dense"))
+
+
+def test_model_auto_keeps_a_reduction_that_is_given():
+    whole = complete(RunConfig(model="auto", method="3sp", flops_reduction=0.5))
+    assert (whole.model, whole.flops_reduction) == ("resnet9", 0.5)
+
+
+def test_model_auto_is_refused_in_labelling():
+    with pytest.raises(ConfigError, match="labelling has rounds"):
+        completed(RunConfig(dataset="folder:photos", model="auto"))
