@@ -96,9 +96,9 @@ def test_it_serves_the_page_to_label_on(command: Path, tmp_path: Path) -> None:
         assert server.stdout is not None
         try:
             url = json.loads(server.stdout.readline())["url"]
-            with urllib.request.urlopen(url, timeout=60) as page:
+            with urllib.request.urlopen(url, timeout=200) as page:
                 assert b"alprune: label images" in page.read()
         finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(60) == 128 + signal.SIGINT
+        assert server.wait(200) == 128 + signal.SIGINT
     assert os.path.exists("people/config.toml")

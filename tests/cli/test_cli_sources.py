@@ -103,7 +103,7 @@ def test_it_is_labelled_on_the_page(tmp_path, kind):
         )
         thread.start()
         try:
-            assert ready.wait(30)
+            assert ready.wait(200)
             shown = wait_for_image(server)
             expected = pixels(dataset, shown["path"])
             with joined(server.url, f"image/{shown['number']}") as answer:
@@ -113,7 +113,7 @@ def test_it_is_labelled_on_the_page(tmp_path, kind):
             assert asking.labels == {shown["path"]: label}
         finally:
             server.close()
-            thread.join(30)
+            thread.join(200)
 
 
 @pytest.mark.parametrize("kind", ["csv", "shards", "hf saved", "npz"])

@@ -353,11 +353,11 @@ def test_a_second_process_waits_and_finds_all_done(
     def hold() -> None:
         with locked(place(photos, cache)):
             held.set()
-            let_go.wait(5)
+            let_go.wait(200)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    held.wait(5)
+    held.wait(200)
     threading.Timer(0.2, let_go.set).start()
     with pytest.warns(UserWarning, match="another process is decoding the same images"):
         read(photos, cache)

@@ -20,7 +20,7 @@ class PageClient:
     def read(self, path, body=None):
         headers = {} if body is None else {"Content-Type": "application/json"}
         request = urllib.request.Request(self.base + path, body, headers)
-        with self._opener.open(request, timeout=60) as answer:
+        with self._opener.open(request, timeout=200) as answer:
             return answer.read()
 
     def post(self, path, body):

@@ -35,7 +35,7 @@ def port() -> Iterator[int]:
 
 
 def post(port: int, body: bytes, stated: int | None = None) -> bytes:
-    with socket.create_connection((HOST, port), timeout=20) as client:
+    with socket.create_connection((HOST, port), timeout=200) as client:
         head = f"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: {stated or len(body)}\r\n"
         client.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
         answer = b""
@@ -55,7 +55,7 @@ def test_a_larger_body_is_refused_before_it_is_read(port: int, stated: int) -> N
 
 
 def test_a_body_of_unknown_length_is_bounded_too(port: int) -> None:
-    with socket.create_connection((HOST, port), timeout=20) as client:
+    with socket.create_connection((HOST, port), timeout=200) as client:
         client.sendall(b"POST /length HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         with pytest.raises(OSError):  # closed while it still sends
             for _ in range(1000):
@@ -64,7 +64,7 @@ def test_a_body_of_unknown_length_is_bounded_too(port: int) -> None:
 
 
 def test_a_long_header_is_refused(port: int) -> None:
-    with socket.create_connection((HOST, port), timeout=20) as client:
+    with socket.create_connection((HOST, port), timeout=200) as client:
         client.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * (REQUEST_BYTES + 8192) + b"\r\n\r\n")
         assert client.recv(4096).split(b" ")[1] == b"431"
 
@@ -73,7 +73,7 @@ def test_half_open_connections_do_not_keep_others_out(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "_REQUEST_S", 600.0)
-    clients = [socket.create_connection((HOST, port), timeout=20) for _ in range(150)]
+    clients = [socket.create_connection((HOST, port), timeout=200) for _ in range(150)]
     try:
         for client in clients[:75]:
             client.sendall(b"POST /length HTTP/1.1\r\nHost:")
@@ -87,7 +87,7 @@ def test_half_open_connections_do_not_keep_others_out(
 
 def test_a_request_that_trickles_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_REQUEST_S", 1.0)
-    with socket.create_connection((HOST, port), timeout=60) as client:
+    with socket.create_connection((HOST, port), timeout=200) as client:
         client.sendall(b"GET / HTTP/1.1\r\n")
         with pytest.raises(OSError):
             while True:  # one byte at a time, never quiet for long

@@ -42,7 +42,7 @@ def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, 
                     number = wait_for_image(client)
                     client.post("answers", {"labels": [{"number": number, "label": "dark"}]})
                 server.send_signal(kill)
-                said = server.communicate(timeout=60)[1].decode()
+                said = server.communicate(timeout=200)[1].decode()
             finally:
                 server.kill()
         if kill is signal.SIGKILL:
@@ -85,7 +85,7 @@ def test_what_two_people_answered_is_there_after_a_kill(tmp_path, monkeypatch):
                         labels = [{"number": number, "label": said}]
                         client.post("answers", {"labels": labels, "fresh": True})
                 server.kill()
-                server.communicate(timeout=60)
+                server.communicate(timeout=200)
             finally:
                 server.kill()
     with open_asking(tmp_path / "run") as asking:

@@ -35,11 +35,11 @@ def start(tmp_path, monkeypatch):
             target=server.run, args=(lambda url: ready.set(),), kwargs={"browse": False}
         )
         thread.start()
-        assert ready.wait(30)
+        assert ready.wait(200)
 
         def stop():
             server.close()
-            thread.join(30)
+            thread.join(200)
             assert not thread.is_alive()
             asking.close()
 
@@ -79,9 +79,15 @@ def open_page(browser):
 
 def press(page, key):
     """Press a key and wait until the server has what came of it."""
-    with page.expect_response(lambda response: response.request.method == "POST"):
+    with page.expect_response(lambda response: response.request.method == "POST") as answered:
         page.keyboard.press(key)
-    page.wait_for_timeout(50)
+    answered.value.finished()
+    settle(page)
+
+
+def settle(page, ms=100):
+    """Let the page itself wait, which it does after what it has to do already."""
+    page.evaluate("ms => new Promise((done) => setTimeout(done, ms))", ms)
 
 
 def overhang(page):
@@ -106,7 +112,7 @@ def test_a_person_labels_with_the_keyboard_alone(start, open_page):
 def test_keys_pressed_while_an_answer_is_on_its_way_count(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)
-    page.wait_for_timeout(500)
+    settle(page)
     for key in "1212":
         page.keyboard.press(key)
     page.wait_for_function(
@@ -195,7 +201,7 @@ def test_images_selected_on_the_map_are_labelled_together(start, open_page):
         )
     )
     page.click("#to-map")
-    page.wait_for_timeout(300)
+    page.wait_for_selector("#map-legend >> text=light")
     box = page.locator("#map").bounding_box()
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
@@ -241,7 +247,8 @@ def test_classes_are_renamed_and_removed_in_a_dialog(start, open_page):
     page.fill("#editing tr:nth-child(1) input:not(.key)", "black")
     with page.expect_response(lambda response: response.url.endswith("rename")):
         page.keyboard.press("Tab")
-    page.wait_for_timeout(200)
+    page.wait_for_selector("#editing tr:nth-child(1) button[disabled]")
+    page.wait_for_selector("#classes >> text=black")
     with page.expect_response(lambda response: response.url.endswith("remove")):
         page.click("#editing tr:nth-child(2) button")
     assert asking.journal.offered == ["black"]
@@ -269,7 +276,7 @@ def test_rounds_go_on_while_the_learner_learns_and_nobody_waits(start, open_page
         number = int(page.get_attribute("#image", "src").removeprefix("image/"))
         name = photos.truth(server.queue.query(number).path)
         press(page, str(photos.NAMES.index(name) + 1))
-        page.wait_for_timeout(200)
+        settle(page, 200)
     assert asking.journal.round >= 3
     assert all(photos.truth(path) == label for path, label in asking.labels.items())
 

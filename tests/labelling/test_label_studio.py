@@ -237,7 +237,7 @@ def test_a_long_body_is_read_only_with_the_token(asking):
     )
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(200)
         tasks = json.dumps({"tasks": [task("x" * 1000)] * 300}).encode()
         assert len(tasks) > 2**18
         assert len(json.loads(post(f"{server.label_studio}/predict", tasks))["results"]) == 300
@@ -245,10 +245,10 @@ def test_a_long_body_is_read_only_with_the_token(asking):
             post(server.label_studio[:-1] + "/predict", tasks)
     finally:
         server.close()
-        thread.join(30)
+        thread.join(200)
 
 
 def post(url, body):
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=200) as answer:
         return answer.read()

@@ -170,13 +170,13 @@ def test_a_state_that_is_written_meanwhile_is_that_of_the_call(folder, monkeypat
 
     def slowly(*args):
         started.set()
-        assert go.wait(10)
+        assert go.wait(200)
         write(*args)
 
     monkeypatch.setattr(folder, "write", slowly)
     weights = torch.zeros(3)
     writer.save(0, {"weights": weights})
-    assert started.wait(10)
+    assert started.wait(200)
     weights += 1
     assert load_checkpoint(folder.path) is None
     go.set()
@@ -211,13 +211,13 @@ def test_a_folder_is_not_let_go_while_a_checkpoint_is_written(folder, monkeypatc
 
     def slow(*args):
         begun.set()
-        assert go_on.wait(60)
+        assert go_on.wait(200)
         replace(*args)
 
     folder.write("config.toml", "")  # what can be resumed
     monkeypatch.setattr(atomic_io, "replace", slow)
     writer.save(0, {"step": 1})
-    assert begun.wait(60)
+    assert begun.wait(200)
     closing = threading.Thread(target=folder.close)
     closing.start()
     with pytest.raises(StoreError, match="another process is writing"):

@@ -197,7 +197,7 @@ def test_a_signal_during_the_imports_is_answered_in_a_line(tmp_path, number, cod
     assert child.stdout.readline() == "up\n"
     time.sleep(0.2)  # the imports take seconds
     child.send_signal(number)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=200)
     assert child.returncode == code, errors
     assert errors.strip() == "Interrupted before the first step."
     assert not (tmp_path / "run").exists()
@@ -221,7 +221,7 @@ def test_a_signal_that_an_imported_package_swallows_is_answered_all_the_same(tmp
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "Interrupted before the first step.\n"

@@ -43,6 +43,7 @@ from alprune.labelling.web import Server, label_studio
 
 EACH = 12  # pictures of a class
 START_S = 900  # it makes its database first, which takes minutes on a busy machine
+WAIT_S = 600  # for anything else
 FORMATS = {"JSON": "json", "JSON_MIN": "json", "CSV": "csv"}
 
 
@@ -57,7 +58,7 @@ class Client:
         sent = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/api/{path}", sent, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
                 content = answer.read()
         except urllib.error.HTTPError as error:
             raise SystemExit(f"{method} {path}: {error.code} {error.read()[:1000]!r}") from error
@@ -119,11 +120,12 @@ def keep(folder, name, content):
 
 
 def wait_for(what, said):
-    for _ in range(1200):
-        if found := what():
-            return found
+    end = time.monotonic() + WAIT_S
+    while not (found := what()):
+        if time.monotonic() > end:
+            raise SystemExit(f"FAILED: {said} did not happen in {WAIT_S} s")
         time.sleep(0.1)
-    raise SystemExit(f"FAILED: {said} did not happen in two minutes")
+    return found
 
 
 def is_quiet(server):
@@ -176,12 +178,12 @@ def session(call, folder, kept):
         )
         thread.start()
         try:
-            assert ready.wait(60)
+            assert ready.wait(WAIT_S)
             wait_for(lambda: asking.journal.open, "the first round")
             return labelled(call, folder, kept, asking, server)
         finally:
             server.close()
-            thread.join(30)
+            thread.join(WAIT_S)
 
 
 def labelled(call, folder, kept, asking, server):
@@ -283,7 +285,7 @@ def main():
         finally:
             if process is not None:
                 os.killpg(process.pid, signal.SIGTERM)
-                process.wait(30)
+                process.wait(WAIT_S)
 
 
 if __name__ == "__main__":

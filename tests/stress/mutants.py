@@ -1,29 +1,32 @@
 """Change one piece of the package at a time: does a test notice?
 
-    python tests/stress/mutants.py                    all of mutant_table.py
-    python tests/stress/mutants.py --only pruning/    those of files with this in their path
+    python tests/stress/mutants.py                         all of mutant_table.py
+    python tests/stress/mutants.py --only pruning/ loop/   files with one of these in their path
+    python tests/stress/mutants.py --record tried.jsonl    skips those that the record calls killed
 
-Each mutant is made in a copy of the package, and the tests named beside its file are run on it. One
-that they let pass is printed, and the exit code is 1. A mutant that no longer fits its file is an
-error: mend the list.
+Each mutant is made in a copy of the package, and the tests named beside its file are run on it. A
+mutant that they let pass is printed, and the exit code is 1. A mutant that no longer fits its file
+is an error: mend the list.
 """
 
 import argparse
 import contextlib
 import importlib
+import json
 import multiprocessing
 import os
 import pkgutil
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from mutant_table import MUTANTS
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 900
+WAIT_S = 900  # for tests without a mutant; with one, they may take much longer than without
 
 
 def import_others() -> None:
@@ -58,53 +61,92 @@ def run_tests(place: Path, tests: list[str], log: Path, changed: bool) -> None:
     os._exit(int(code))
 
 
-def passes(place: Path, tests: list[str], changed: bool = False) -> bool:
-    """Run tests on the copy of the package; one that hangs does not pass."""
+def passes(place: Path, tests: list[str], changed: bool = False, wait_s: float = WAIT_S) -> bool:
+    """Run tests on the copy of the package; a test that hangs does not pass."""
     context = multiprocessing.get_context("fork")
     process = context.Process(target=run_tests, args=(place, tests, place / "log", changed))
     process.start()
-    process.join(WAIT_S)
+    process.join(wait_s)
     if process.is_alive():
         process.kill()
         process.join()
     return process.exitcode == 0
 
 
-def survives(place: Path, file: str, old: str, new: str, tests: list[str]) -> bool:
-    """Return whether the tests pass though a piece is changed."""
-    path = place / "alprune" / file
+def survives(place: Path, path: Path, change: tuple[str, str], tests: str, wait_s: float) -> bool:
+    """Return whether the tests pass though a piece of a file of the copy is changed."""
     sound = path.read_text()
-    if old not in sound:
-        raise SystemExit(f"{file} has no {old!r} any more: mend the list of mutants.")
-    path.write_text(sound.replace(old, new, 1))
+    path.write_text(sound.replace(*change, 1))
     try:
-        return passes(place, tests, changed=True)
+        return passes(place, tests.split(), changed=True, wait_s=wait_s)
     finally:
         path.write_text(sound)
+
+
+def copied(place: Path) -> None:
+    """Copy the package and its tests."""
+    for part in ("alprune", "tests", "recipes"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / part, place / part, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", place)
+
+
+def seconds_without(place: Path, tests: str) -> float:
+    """Return how long the tests take on the sound package, which they have to pass."""
+    begin = time.monotonic()
+    if not passes(place, tests.split()):
+        log = (place / "log").read_text()[-2000:]
+        raise SystemExit(f"{log}\n{tests} fails without any mutant: nothing to learn.")
+    return time.monotonic() - begin
+
+
+def missing(place: Path) -> list[str]:
+    """Return the mutants whose piece is no longer in its file."""
+    return [
+        f"{file}: {old!r}"
+        for file, _, changes in MUTANTS
+        for old, _ in changes
+        if old not in (place / "alprune" / file).read_text()
+    ]
+
+
+def killed_before(record: Path | None) -> set[tuple[str, str, str]]:
+    """Read which mutants a record calls killed: `(file, old, new)`."""
+    lines = record.read_text().splitlines() if record and record.exists() else []
+    tried = map(json.loads, lines)
+    return {(t["file"], t["old"], t["new"]) for t in tried if t["state"] == "killed"}
 
 
 def main() -> None:
     """Try the mutants."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="", help="part of a file's path")
-    chosen = [entry for entry in MUTANTS if parser.parse_args().only in entry[0]]
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of files' paths, in order")
+    parser.add_argument("--record", type=Path, help="file of outcomes, read and appended to")
+    options = parser.parse_args()
+    chosen = {id(e): e for part in options.only for e in MUTANTS if part in e[0]}
+    done = killed_before(options.record)
     import_others()
     alive = total = 0
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        for part in ("alprune", "tests", "recipes"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / part, place / part, ignore=ignored)
-        shutil.copy(ROOT / "pyproject.toml", place)
-        for file, tests, changes in chosen:
-            if not passes(place, tests.split()):
-                log = (place / "log").read_text()[-2000:]
-                raise SystemExit(f"{log}\n{tests} fails without any mutant: nothing to learn.")
-            for old, new in changes:
-                lives = survives(place, file, old, new, tests.split())
+        copied(place)
+        if gone := missing(place):
+            raise SystemExit("Mend the list of mutants, these are gone:\n" + "\n".join(gone))
+        for file, tests, changes in chosen.values():
+            left = [change for change in changes if (file, *change) not in done]
+            usual_s = seconds_without(place, tests) if left else 0
+            for change in left:
+                begin = time.monotonic()
+                lives = survives(place, place / "alprune" / file, change, tests, 60 + 5 * usual_s)
                 alive, total = alive + lives, total + 1
                 state = "SURVIVED" if lives else "killed"
-                print(f"{state} {file}: {old!r} -> {new!r}", flush=True)
+                seconds = time.monotonic() - begin
+                print(f"{state} {file}: {change[0]!r} -> {change[1]!r} {seconds:.0f} s", flush=True)
+                if options.record:
+                    old, new = change
+                    line = {"file": file, "old": old, "new": new, "state": state}
+                    with options.record.open("a") as record:
+                        record.write(json.dumps(line) + "\n")
     print(f"{total - alive} of {total} killed")
     sys.exit(alive > 0)
 

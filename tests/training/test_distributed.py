@@ -192,7 +192,7 @@ def test_a_dead_process_ends_the_run_with_a_sound_folder(tmp_path, victim):
             time.sleep(0.1)
         killed = time.monotonic()
         os.kill(_ranks(process.pid)[victim], signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=200)
     finally:
         process.kill()
     assert process.returncode != 0 and time.monotonic() - killed < 60

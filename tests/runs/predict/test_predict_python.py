@@ -232,7 +232,7 @@ def test_a_signal_leaves_whole_rows_and_the_command_to_go_on(run, tmp_path, numb
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     if process.returncode == 0:
         pytest.skip("it was faster than the signal")
     assert process.returncode == 128 + number, said

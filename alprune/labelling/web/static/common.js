@@ -2,7 +2,7 @@
 export const $ = (id) => document.getElementById(id);
 
 const TOLD_MS = 10_000;
-export const shared = {state: null, view: "label", listeners: []};
+export const shared = {state: null, view: "label", listeners: [], broken: ""};
 
 // Each window gets images of its own, so that two windows or people do not answer the same one.
 const WINDOW = {"X-Window": Math.random().toString(36).slice(2)};
@@ -29,12 +29,13 @@ export function take(state) {
   say(state.notice || "");
 }
 
-// What a person is told stays for a while, though the state is fetched meanwhile.
+// A message stays for a while, though the state is fetched meanwhile; that the image on the stage
+// is broken, as long as it is there.
 let told = "", until = 0;
 
 export function say(text) {
   if (text) [told, until] = [text, Date.now() + TOLD_MS];
-  const all = (Date.now() < until ? told : "") || (shared.state && shared.state.message) || "";
+  const all = (Date.now() < until ? told : "") || shared.broken || (shared.state && shared.state.message) || "";
   if ($("note").textContent !== all) $("note").textContent = all;
   $("note").hidden = !all;
 }

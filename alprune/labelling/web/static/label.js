@@ -31,7 +31,9 @@ export function receive(state) {
 function show() {
   const state = shared.state, image = current();
   const stage = $("image"), source = image ? `image/${image.number}` : "";
+  if (!image) shared.broken = "";
   if (image && stage.getAttribute("src") !== source) {
+    shared.broken = "";
     stage.src = source;
     stage.alt = `${image.path}, to be labelled`;
     reset();
@@ -230,5 +232,6 @@ $("image").addEventListener("pointermove", (event) => {
 });
 $("image").addEventListener("pointerup", () => { dragged = null; });
 $("image").addEventListener("error", () => {
-  if ($("note").hidden) say("This image cannot be read or is gone. Skip it (s).");
+  shared.broken = "This image cannot be read or is gone. Skip it (s).";
+  say("");
 });
