@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 OTHERS_MOST = 0.1
@@ -63,8 +64,37 @@ def _busy_s() -> float | None:
 
 
 def _own_s() -> float:
-    own = os.times()
-    return own.user + own.system + own.children_user + own.children_system
+    """Return the seconds of this process and those below it, and of its run's others here."""
+    parents, spent_s = _processes()
+    if os.getpid() not in spent_s:
+        own = os.times()
+        return own.user + own.system + own.children_user + own.children_system
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1  # torchrun starts them all
+    root = os.getppid() if beside else os.getpid()
+    return sum(spent for process, spent in spent_s.items() if root in _line(process, parents))
+
+
+def _line(process: int, parents: dict[int, int]) -> list[int]:
+    """Return a process and those above it."""
+    line = [process]
+    while (parent := parents.get(line[-1])) is not None and parent not in line:
+        line.append(parent)
+    return line
+
+
+def _processes() -> tuple[dict[int, int], dict[int, float]]:
+    """Return parent and seconds by process, those of its ended children included; Linux only."""
+    parents, spent_s = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name, in brackets, may hold spaces and brackets itself.
+            _, parent, *fields = path.read_bytes().rpartition(b")")[2].split()
+            ticks = sum(int(field) for field in fields[9:13])
+        except (OSError, ValueError):  # ended meanwhile
+            continue
+        parents[int(path.parent.name)] = int(parent)
+        spent_s[int(path.parent.name)] = ticks / os.sysconf("SC_CLK_TCK")
+    return parents, spent_s
 
 
 __all__ = ["OTHERS_MOST", "MachineLoad", "busy_with_others"]

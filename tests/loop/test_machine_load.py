@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,15 +52,48 @@ def test_where_the_system_tells_nothing_nothing_is_claimed(monkeypatch: pytest.M
     assert MachineLoad().ended() == {"load_average": None, "others_share": None}
 
 
-@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux counts there")
+SPIN = "import time\nwhile time.process_time() < 1.0: pass\ntime.sleep(60)"
+on_linux = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux counts there")
+
+
+@on_linux
 def test_another_process_is_seen() -> None:
     load = MachineLoad()
-    spin = "while True: pass"
-    with subprocess.Popen([sys.executable, "-c", spin]) as other:
+    # A shell that ends at once leaves it to the system, so it is no child of this process.
+    started = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" >/dev/null 2>&1 & echo $!', sys.executable, SPIN],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    try:
         time.sleep(1.5)
         share = load.ended()["others_share"]
-        other.kill()
+    finally:
+        os.kill(int(started.stdout), signal.SIGKILL)
     assert share is not None and share > 0
+
+
+@on_linux
+@pytest.mark.parametrize("beside", [False, True])
+def test_workers_and_the_other_processes_of_a_run_are_its_own(
+    monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    before_s = module._own_s()
+    with subprocess.Popen([sys.executable, "-c", SPIN]) as worker:
+        try:
+            while module._processes()[1].get(worker.pid, 0.0) < 0.5:
+                time.sleep(0.05)
+            if beside:  # as torchrun's processes see one another: all are children of one
+                ours = worker.pid + 1_000_000_000
+                monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+                monkeypatch.setattr(module.os, "getppid", os.getpid)
+                monkeypatch.setattr(module.os, "getpid", lambda: ours)
+                found = module._processes()
+                found[0][ours], found[1][ours] = os.getppid(), 0.0
+                monkeypatch.setattr(module, "_processes", lambda: found)
+            own_s = module._own_s()
+        finally:
+            worker.kill()
+    assert own_s - before_s >= 0.5
 
 
 @pytest.mark.parametrize(("config", "share", "told"), [
