@@ -50,6 +50,7 @@ class ImagePool:
         resting: Indices of those that were skipped lately, `(r,)`.
         in_folders: Number of images whose class is that of their folder.
         changes: Since the last round.
+        renames: How many changes of classes' names the journal had seen.
     """
 
     splits: Splits
@@ -60,6 +61,7 @@ class ImagePool:
     resting: Tensor
     in_folders: int
     changes: Changes
+    renames: int
 
     @property
     def train(self) -> Dataset:
@@ -142,6 +144,7 @@ def look(
         resting=torch.nonzero(~known & rests & once).squeeze(1),
         in_folders=0 if config.initial is not None else int((by_folder != UNKNOWN).sum()),
         changes=_changes(journal, set(contents), seen),
+        renames=len(journal.renames),
     )
 
 

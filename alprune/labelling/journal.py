@@ -78,7 +78,7 @@ class Journal:
         held_of_folder: Contents of images in class folders that are kept from training.
         counts: `{class: answers}`, skips under None.
         keys: `{class: key}` of the keys that people have assigned.
-        renamed: `{earlier name: present name}` of classes.
+        renames: `(earlier name, later name)` of classes, in the order of the changes.
         measured: Accuracy after each round, oldest first.
         opinions: What each named person answered first-hand.
         overlap: Percent of the images that go to two people.
@@ -102,7 +102,7 @@ class Journal:
         self.held_of_folder: set[str] = set()
         self.counts: Counter[str | None] = Counter()
         self.keys: dict[str, str] = {}
-        self.renamed: dict[str, str] = {}
+        self.renames: list[tuple[str, str]] = []
         self.measured: list[dict[str, Any]] = []
         self.opinions = Opinions()
         self.overlap = 0.0
@@ -321,8 +321,7 @@ class Journal:
             self.classes.remove(name)
         else:
             self.classes[self.classes.index(name)] = to
-        self.renamed = {a: to if b == name else b for a, b in self.renamed.items()} | {name: to}
-        self.renamed.pop(to, None)
+        self.renames.append((name, to))
         if name in self._declared:
             self._declared.discard(name)
             self._declared.add(to)
@@ -347,6 +346,13 @@ class Journal:
 
     def _know(self, names: Iterable[str]) -> None:
         self.classes += [name for name in dict.fromkeys(names) if name not in self.classes]
+
+
+def present_name(name: str, renames: Iterable[tuple[str, str]]) -> str:
+    """Return the name of a class after changes of names, `(earlier name, later name)` in order."""
+    for earlier, later in renames:
+        name = later if name == earlier else name
+    return name
 
 
 def _query(record: dict[str, Any]) -> Query:
@@ -395,4 +401,4 @@ def _checked(value: Any, right: Callable[[], bool], what: str) -> Any:
     return value
 
 
-__all__ = ["Answer", "Journal", "Query"]
+__all__ = ["Answer", "Journal", "Query", "present_name"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alprune import models
 from alprune.data import Dataset
 from alprune.errors import AlpruneError, StoreError
+from alprune.labelling.journal import present_name
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.frozen import FROZEN
 from alprune.loop.learner import new_learner, prune_learner
@@ -48,7 +49,7 @@ def open_network(
     labelled: Tensor,
     state: Mapping[str, Any],
     snapshots: int,
-    renamed: Mapping[str, str] | None = None,
+    renames: Sequence[tuple[str, str]] = (),
 ) -> Network:
     """Rebuild the learner of the last round, or prune a new one.
 
@@ -59,7 +60,8 @@ def open_network(
         state: Of the last round's checkpoint; empty before there was one. A learner that takes
             other images (colour images came into a folder of grey ones, for example) is not used.
         snapshots: Number of networks of past fits to keep.
-        renamed: `{earlier name: present name}` of classes.
+        renames: `(earlier name, later name)` of classes, in order; the state says how many of these
+            came before it.
 
     Raises:
         AlpruneError: As from `alprune.run`; or the state is damaged.
@@ -69,7 +71,8 @@ def open_network(
         if saved is None or saved.inputs is None or not _takes(saved.inputs, train):
             pruned = prune_learner(config, train, labelled, train.y[labelled])
             return Network(new_learner(config, pruned.model, train), pruned.plan, train, pruned)
-        return _rebuilt(config, train, saved, saved.inputs, snapshots, renamed or {})
+        renames = renames[int(state.get("renames", 0)) :]
+        return _rebuilt(config, train, saved, saved.inputs, snapshots, renames)
     except AlpruneError:
         raise
     except Exception as error:  # what a state of another folder leads to
@@ -85,9 +88,9 @@ def _rebuilt(
     saved: SavedLearner,
     inputs: Inputs,
     snapshots: int,
-    renamed: Mapping[str, str],
+    renames: Sequence[tuple[str, str]],
 ) -> Network:
-    before = [renamed.get(name, name) for name in inputs.classes]
+    before = [present_name(name, renames) for name in inputs.classes]
     # Of two classes that were merged, the output of the first one stays.
     sources = [before.index(name) if name in before else None for name in train.classes]
     added = tuple(n for n, source in zip(train.classes, sources, strict=True) if source is None)

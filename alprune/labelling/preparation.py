@@ -132,9 +132,8 @@ class Preparation:
         """
         config, state = self._config, self.checkpoint()
         snapshots = snapshots_of(find_acquisition(config.acquisition))
-        with self._lock:
-            renamed = dict(self._journal.renamed)
-        network = open_network(config, today.train, today.labelled, state, snapshots, renamed)
+        renames = self._journal.renames[: today.renames]
+        network = open_network(config, today.train, today.labelled, state, snapshots, renames)
         learner, timing = network.learner, RoundTiming(config.budget, config.score_share)
         evaluation = HoldOutEvaluation(learner, today)
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -150,6 +149,7 @@ class Preparation:
             query_size=count,
             also_kept=lambda: {
                 "seen": today.seen(),
+                "renames": today.renames,
                 "temperature": evaluation.found.get("temperature"),
                 # The optimiser starts from rest in every round, and so does its rate.
                 "learner": learner.state() | {"optimiser": {}},

@@ -28,10 +28,10 @@ def head_of(network):
     return [p for p in network.learner.averaged.parameters() if p.ndim == 2][-1].detach()
 
 
-def opened(learnt, classes, renamed=None):
+def opened(learnt, classes, renames=()):
     config, train, labelled, state = learnt
     train = replace(train, classes=classes, y=train.y.clamp(max=len(classes) - 1))
-    return open_network(config, train, labelled, state, 0, renamed)
+    return open_network(config, train, labelled, state, 0, renames)
 
 
 def test_outputs_follow_their_classes_when_the_order_changes(learnt):
@@ -43,13 +43,23 @@ def test_outputs_follow_their_classes_when_the_order_changes(learnt):
 
 def test_a_renamed_class_keeps_what_was_learnt_of_it(learnt):
     rows = head_of(opened(learnt, photos.NAMES))
-    found = opened(learnt, ("black", "light", "striped"), {"dark": "black"})
+    found = opened(learnt, ("black", "light", "striped"), [("dark", "black")])
     assert torch.equal(head_of(found), rows)
+
+
+def test_a_class_that_takes_a_freed_name_is_another_one(learnt):
+    config, train, labelled, state = learnt
+    rows = head_of(opened(learnt, photos.NAMES))
+    found = opened(learnt, ("black", "light", "striped", "dark"), [("dark", "black")])
+    assert torch.equal(head_of(found)[:3], rows) and found.added == ("dark",)
+    later = config, train, labelled, state | {"renames": 1}  # the state has both
+    found = opened(later, photos.NAMES, [("dark", "black")])
+    assert torch.equal(head_of(found), rows) and found.added == ()
 
 
 def test_of_merged_classes_one_output_stays(learnt):
     rows = head_of(opened(learnt, photos.NAMES))
-    found = opened(learnt, ("dark", "striped"), {"light": "dark"})
+    found = opened(learnt, ("dark", "striped"), [("light", "dark")])
     assert torch.equal(head_of(found), rows[[0, 2]])
 
 

@@ -202,6 +202,29 @@ def test_a_renamed_class_keeps_its_place_and_key(queue, asking):
     assert set(asking.labels.values()) == {"bright"}
 
 
+def test_an_answer_taken_back_has_the_class_by_the_name_of_now(queue, asking):
+    first = queue.query(0)
+    queue.answer({0: "light"})
+    queue.answer({0: "dark"})
+    queue.rename_class("light", "bright")
+    queue.rename_class("bright", "white")
+    queue.add_class("light")
+    queue.undo()  # of the class
+    queue.undo()
+    assert asking.labels == {first.path: "white"}
+
+
+def test_an_answer_of_a_class_named_like_an_earlier_one_is_taken_back_to_it(queue, asking):
+    first = queue.query(0)
+    queue.answer({1: "light"})
+    queue.rename_class("light", "bright")
+    queue.add_class("light")
+    queue.answer({0: "light"})
+    queue.answer({0: "dark"})
+    queue.undo()
+    assert asking.labels[first.path] == "light"
+
+
 def test_a_class_renamed_to_another_is_merged_into_it(queue, asking):
     queue.answer({0: "light", 1: "dark"})
     queue.rename_class("light", "dark")
@@ -216,12 +239,12 @@ def test_the_record_gives_the_same_classes_again(queue, asking, tmp_path):
     queue.remove_class("striped")
     queue.answer({2: "bright"})
     journal = asking.journal
-    known = journal.classes, journal.counts, journal.keys, journal.answers, journal.renamed
+    known = journal.classes, journal.counts, journal.keys, journal.answers, journal.renames
     asking.close()
     with open_asking(tmp_path / "run") as again:
         journal = again.journal
         assert (
-            journal.classes, journal.counts, journal.keys, journal.answers, journal.renamed
+            journal.classes, journal.counts, journal.keys, journal.answers, journal.renames
         ) == known  # fmt: skip
 
 
@@ -238,6 +261,21 @@ def test_classes_that_have_labels_or_a_folder_are_not_removed(queue, asking):
             queue.rename_class("light", name)
     with pytest.raises(ConfigError, match="unknown class 'cow'"):
         queue.rename_class("cow", "x")
+
+
+def test_a_key_is_that_of_one_class_and_survives_a_merge(queue):
+    def keys():
+        return {entry["name"]: entry["key"] for entry in queue.state()["classes"]}
+
+    queue.assign_key("striped", "x")
+    queue.assign_key("dark", "x")
+    assert keys()["dark"] == "x" and keys()["striped"] != "x"
+    queue.assign_key("light", "y")
+    queue.answer({0: "dark", 1: "light"})
+    queue.rename_class("dark", "light")
+    assert keys()["light"] == "y"
+    queue.rename_class("light", "striped")  # which has no key of its own
+    assert keys() == {"striped": "y"}
 
 
 def test_a_key_stays_with_its_class(queue):

@@ -167,7 +167,7 @@ class LabelQueue:
             if answers or seconds:
                 after = {answer.content: answer for answer in answers}
                 new_class = self._new_class.pop(client.session, None)
-                step = Step(before, after, own, new_class)
+                step = Step(before, after, own, len(journal.renames), new_class)
                 self._steps.setdefault(client.session, []).append(step)
             for number in labels:
                 self._done_with(number)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from alprune.labelling.journal import Answer, Journal
+from alprune.labelling.journal import Answer, Journal, present_name
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,14 @@ class Step:
         after: The answers.
         seconds: `{content: labels}` of the images that others had answered first: what this
             person had given before, empty if nothing.
+        renames: How many changes of classes' names there were before.
         new_class: That came with them.
     """
 
     before: Mapping[str, Answer | None]
     after: Mapping[str, Answer]
     seconds: Mapping[str, Sequence[str | None]]
+    renames: int
     new_class: str | None = None
 
     @property
@@ -38,7 +40,7 @@ def opinion(journal: Journal, content: str, user: str) -> list[str | None]:
 def changed_since(journal: Journal, step: Step) -> str | None:
     """Return who has changed one of the answers since; None if nobody has."""
     for content, answer in step.after.items():
-        now, then = journal.answers.get(content), _renamed(journal, answer)
+        now, then = journal.answers.get(content), _renamed(journal, answer, step)
         if now is None or (now.label, now.user, now.round) != (then.label, then.user, then.round):
             return (now and now.user) or "somebody"
     return None
@@ -55,7 +57,7 @@ def take_back(journal: Journal, step: Step, user: str) -> None:
     answers, withdrawn = [], []
     for content, before in step.before.items():
         if before is not None:
-            answers.append(_renamed(journal, before))
+            answers.append(_renamed(journal, before, step))
             continue
         withdrawn.append(content)
         given = journal.opinions.of.get(content, {})
@@ -64,7 +66,7 @@ def take_back(journal: Journal, step: Step, user: str) -> None:
             held = after.held and label is not None
             answers.append(replace(after, label=label, user=other, held=held))
     seconds = [
-        _renamed(journal, replace(journal.answers[content], label=label, user=user))
+        _renamed(journal, replace(journal.answers[content], label=label, user=user), step)
         for content, labels in step.seconds.items()
         for label in labels
     ]
@@ -72,10 +74,12 @@ def take_back(journal: Journal, step: Step, user: str) -> None:
     journal.tell(answers, withdrawn=withdrawn, by="page", seconds=seconds, seconds_withdrawn=gone)
 
 
-def _renamed(journal: Journal, answer: Answer) -> Answer:
+def _renamed(journal: Journal, answer: Answer, step: Step) -> Answer:
     """Return an answer with its class by the name that it has now."""
-    label = answer.label
-    return answer if label is None else replace(answer, label=journal.renamed.get(label, label))
+    if answer.label is None:
+        return answer
+    renames = journal.renames[step.renames :]
+    return replace(answer, label=present_name(answer.label, renames))
 
 
 __all__ = ["Step", "changed_since", "opinion", "take_back"]
