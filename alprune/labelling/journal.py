@@ -164,8 +164,9 @@ class Journal:
         self._add("start", asking=True, config=config, **machine)
 
     def declare(self, names: Iterable[str]) -> list[str]:
-        """Add classes; return those that are new."""
-        new = [name for name in dict.fromkeys(names) if name not in self.classes]
+        """Add classes; return those that were not offered before."""
+        offered = set(self.offered)
+        new = [name for name in dict.fromkeys(names) if name not in offered]
         if new:
             self._add("classes", added=new)
         return new

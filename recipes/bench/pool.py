@@ -115,6 +115,7 @@ def measure(options: argparse.Namespace, path: Path) -> dict[str, float]:
         "part": part,
         "part_s": statistics.mean(part_s),
         "whole_s": whole_s,
+        "whole_cpu_s": whole_cpu_s,
         "ratio": whole_s / statistics.mean(part_s),
         "ratio_cpu": whole_cpu_s / statistics.mean(part_cpu_s),
         "images_per_s": scored / whole_s,
@@ -129,6 +130,7 @@ def show(found: dict[str, float]) -> None:
     print(f", opened in {found['load_s']:.1f} s")
     print(f"{found['part']:>9,} scored in {found['part_s']:.2f} s")
     print(f"{found['scored']:>9,} scored in {found['whole_s']:.2f} s", end="")
+    print(f" ({found['whole_cpu_s']:.2f} s of the processor)", end="")
     print(f": {found['ratio']:.2f} times as long,", end="")
     print(f" {found['ratio_cpu']:.2f} times the processor's time")
     print(f"memory added by scoring at its peak: {found['added_mb']:.0f} MB")

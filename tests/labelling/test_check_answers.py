@@ -51,6 +51,17 @@ def test_answers_are_taken_and_counted(journal):
     assert (told.right, told.guessed) == (1, 2)
 
 
+def test_the_first_answers_may_name_all_classes(folder):
+    journal = Journal(folder)
+    journal.start({}, {})
+    queries = [Query(path, f"{n:032x}", "typical", "cat") for n, path in enumerate(PATHS)]
+    journal.ask(queries, labelled=0, in_folders=0, pool=9, learnt={})
+    told = tell(journal, *((path, "cat") for path in PATHS))
+    assert told.new_classes == ("cat",) and (told.right, told.guessed) == (3, 3)
+    with pytest.raises(DataError, match="are no class: 'dog'"):
+        tell(journal, (PATHS[0], "dog"), replace=True)
+
+
 def test_what_is_left_empty_stays_open(journal):
     told = tell(journal, (PATHS[0], "cat"), (PATHS[1], ""))
     assert told.left == 2 and [query.path for query in journal.open] == list(PATHS[1:])

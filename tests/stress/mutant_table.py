@@ -71,7 +71,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("if label == \"\":\n            return", "if False:\n            return"),
     ]),
     ("labelling/journal.py",
-     "labelling/test_check_answers.py labelling/test_queue.py", [
+     "labelling/test_journal.py labelling/test_check_answers.py labelling/test_queue.py", [
         ("self.round < answer.round + _ROUNDS", "self.round <= answer.round + _ROUNDS"),
         ("self._forget(answer.content)", "pass"),
         ("self.counts[answer.label] -= 1", "pass"),

@@ -4,9 +4,10 @@
     python tests/stress/mutants.py --only pruning/ loop/   files with one of these in their path
     python tests/stress/mutants.py --record tried.jsonl    skips those that the record calls killed
 
-Each mutant is made in a copy of the package, and the tests named beside its file are run on it. A
-mutant that they let pass is printed, and the exit code is 1. A mutant that no longer fits its file
-is an error: mend the list.
+Each mutant is made in a copy of the package. Of the tests named beside its file, those that run the
+changed lines are run on it, the shortest first; all of them, if none seems to (in another process,
+for example). A mutant that they let pass is printed, and the exit code is 1. A mutant that no longer
+fits its file is an error: mend the list.
 """
 
 import argparse
@@ -19,14 +20,20 @@ import pkgutil
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from mutant_table import MUTANTS
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 900  # for tests without a mutant; with one, they may take much longer than without
+TraceFunction = Callable[[FrameType, str, Any], Any]
+WAIT_S = 1800  # for tests without a mutant; with one, they may take much longer than without
 
 
 def import_others() -> None:
@@ -47,24 +54,77 @@ def import_others() -> None:
         del sys.modules[name]
 
 
-def run_tests(place: Path, tests: list[str], log: Path, changed: bool) -> None:
+class Lines:
+    """A pytest plugin: notes which lines of a file each test runs, and how long it takes.
+
+    What a test's set-up runs counts for all tests of its file, which may share a fixture.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._now, self._shared = str(file), set[int](), dict[str, set[int]]()
+        self._tests: dict[str, tuple[float, set[int]]] = {}
+
+    def _look(self, frame: FrameType, event: str, arg: object) -> TraceFunction | None:
+        return self._note if frame.f_code.co_filename == self._file else None
+
+    def _note(self, frame: FrameType, event: str, arg: object) -> TraceFunction:
+        self._now.add(frame.f_lineno)
+        return self._note
+
+    @contextlib.contextmanager
+    def _noting(self, lines: set[int]) -> Iterator[None]:
+        self._now = lines
+        threading.settrace(self._look)
+        sys.settrace(self._look)
+        yield
+        sys.settrace(None)
+        threading.settrace(None)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        with self._noting(self._shared.setdefault(str(item.path), set())):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        lines, begin = set[int](), time.monotonic()
+        with self._noting(lines):
+            result = yield
+        self._tests[item.nodeid] = time.monotonic() - begin, lines
+        return result
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        shared = {str(Path(p).relative_to(session.config.rootpath)): s
+                  for p, s in self._shared.items()}  # fmt: skip
+        found = {
+            test: [seconds, sorted(lines | shared[test.partition("::")[0]])]
+            for test, (seconds, lines) in self._tests.items()
+        }
+        Path("lines.json").write_text(json.dumps(found))
+
+
+def run_tests(place: Path, tests: list[str], plugin: Lines | None) -> None:
     """Run tests of the copy in this process, and end it with pytest's exit code."""
     os.chdir(place)
     sys.path.insert(0, str(place))
     os.environ["PYTHONPATH"] = str(place)
-    if changed:  # what is compiled of the others is kept, which saves seconds
+    if plugin is None:  # what is compiled of the others is kept, which saves seconds
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         sys.dont_write_bytecode = True
-    with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with (
+        open("log", "w") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", "--no-header"]
-        code = pytest.main([*options, *(f"tests/{name}" for name in tests)])
+        code = pytest.main([*options, *tests], plugins=[plugin] if plugin else [])
     os._exit(int(code))
 
 
-def passes(place: Path, tests: list[str], changed: bool = False, wait_s: float = WAIT_S) -> bool:
+def passes(place: Path, tests: list[str], wait_s: float, plugin: Lines | None = None) -> bool:
     """Run tests on the copy of the package; a test that hangs does not pass."""
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=run_tests, args=(place, tests, place / "log", changed))
+    process = context.Process(target=run_tests, args=(place, tests, plugin))
     process.start()
     process.join(wait_s)
     if process.is_alive():
@@ -73,12 +133,43 @@ def passes(place: Path, tests: list[str], changed: bool = False, wait_s: float =
     return process.exitcode == 0
 
 
-def survives(place: Path, path: Path, change: tuple[str, str], tests: str, wait_s: float) -> bool:
+@dataclass(frozen=True)
+class Usual:
+    """What the tests of a file do without a mutant: their seconds, and the lines that each runs."""
+
+    seconds: dict[str, float]
+    lines: dict[str, set[int]]
+
+    def reaching(self, sound: str, old: str) -> list[str]:
+        """Return the tests that run a piece of the file, the shortest first; all if none does."""
+        first = sound[: sound.index(old)].count("\n") + 1
+        piece = set(range(first, first + old.count("\n") + 1))
+        tests = [test for test, lines in self.lines.items() if lines & piece] or [*self.lines]
+        return sorted(tests, key=lambda test: self.seconds[test])
+
+
+def usual(place: Path, file: str, tests: str) -> Usual:
+    """Run the tests on the sound package, which they have to pass."""
+    if not passes(place, named(tests), WAIT_S, Lines(place / "alprune" / file)):
+        log = (place / "log").read_text()[-2000:]
+        raise SystemExit(f"{log}\n{tests} fails without any mutant: nothing to learn.")
+    found = json.loads((place / "lines.json").read_text())
+    seconds, lines = ({t: pair[n] for t, pair in found.items()} for n in (0, 1))
+    return Usual(seconds, {test: set(numbers) for test, numbers in lines.items()})
+
+
+def named(tests: str) -> list[str]:
+    return [f"tests/{name}" for name in tests.split()]
+
+
+def survives(place: Path, file: str, change: tuple[str, str], without: Usual) -> bool:
     """Return whether the tests pass though a piece of a file of the copy is changed."""
+    path = place / "alprune" / file
     sound = path.read_text()
+    tests = without.reaching(sound, change[0])
     path.write_text(sound.replace(*change, 1))
     try:
-        return passes(place, tests.split(), changed=True, wait_s=wait_s)
+        return passes(place, tests, 60 + 5 * sum(without.seconds[test] for test in tests))
     finally:
         path.write_text(sound)
 
@@ -89,15 +180,6 @@ def copied(place: Path) -> None:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / part, place / part, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", place)
-
-
-def seconds_without(place: Path, tests: str) -> float:
-    """Return how long the tests take on the sound package, which they have to pass."""
-    begin = time.monotonic()
-    if not passes(place, tests.split()):
-        log = (place / "log").read_text()[-2000:]
-        raise SystemExit(f"{log}\n{tests} fails without any mutant: nothing to learn.")
-    return time.monotonic() - begin
 
 
 def missing(place: Path) -> list[str]:
@@ -134,10 +216,10 @@ def main() -> None:
             raise SystemExit("Mend the list of mutants, these are gone:\n" + "\n".join(gone))
         for file, tests, changes in chosen.values():
             left = [change for change in changes if (file, *change) not in done]
-            usual_s = seconds_without(place, tests) if left else 0
+            without = usual(place, file, tests) if left else Usual({}, {})
             for change in left:
                 begin = time.monotonic()
-                lives = survives(place, place / "alprune" / file, change, tests, 60 + 5 * usual_s)
+                lives = survives(place, file, change, without)
                 alive, total = alive + lives, total + 1
                 state = "SURVIVED" if lives else "killed"
                 seconds = time.monotonic() - begin

@@ -237,7 +237,7 @@ class LabelQueue:
             ConfigError: It is not a name.
         """
         with self._asking.lock:
-            new = name.strip() not in self._asking.journal.classes
+            new = name.strip() not in self._asking.journal.offered
             self._asking.declare([name.strip()])
             if new:
                 self._new_class[client.session] = name.strip()
