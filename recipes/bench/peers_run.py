@@ -1,7 +1,8 @@
 """The same active-learning steps driven by alprune, baal or scikit-activeml; started by peers.py.
 
 Prints one JSON object: seconds fitting, scoring and in all (without testing), test accuracy and
-labelled points. Each peer is used as its own examples do it: baal's ModelWrapper,
+labelled points; with a budget, each library by its own defaults, `[processor seconds, accuracy,
+labelled]` after each fit. Each peer is used as its own examples do it: baal's ModelWrapper,
 ActiveLearningDataset and ActiveLearningLoop over PIL images with torchvision transforms;
 scikit-activeml's SkorchClassifier and UncertaintySampling over one float array of all images.
 """
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -330,6 +331,129 @@ def labelled_wrapper(options: argparse.Namespace, splits: Splits) -> dict[str, A
     return taken | {"points": len(train)}
 
 
+def until_spent(
+    options: argparse.Namespace, fit: Callable[[], Any], score: Callable[[], Any], test: Any
+) -> dict[str, Any]:
+    """Fit and score in turns for a time; return the accuracies and when they were reached."""
+    clock, spent, curve = Clock(), 0.0, []
+    while True:
+        begin = time.process_time()
+        clock("fit_s", fit)
+        spent += time.process_time() - begin
+        accuracy, labelled = test()
+        curve.append([spent, accuracy, labelled])
+        if spent > options.budget:
+            return {"curve": curve}
+        begin = time.process_time()
+        clock("score_s", score)
+        spent += time.process_time() - begin
+
+
+def alprune_defaults(options: argparse.Namespace, splits: Splits) -> dict[str, Any]:
+    """As `alprune run` has it, on the processor's time."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = alprune.RunConfig(
+            dataset="digits",  # not loaded: the images are handed over
+            model=options.model,
+            method=options.method,
+            budget=options.budget,
+            seed=options.seed,
+            initial=options.initial,
+            initial_epochs=10.0,  # CIFAR-10's, not those of the digits
+            query_size=50,
+            batch_size=64,
+            flip=True,
+            device="cpu",
+            precision="fp32",
+            eval_every=5,
+            out=f"{folder}/run",
+        )
+        session = open_session(complete(config), splits, now=time.process_time)
+        result = session.run(Simulation(splits.train))
+        events = alprune.read_events(Path(result.path))
+    curve = [
+        [e["elapsed_s"], e["test_accuracy"], e["labelled"]] for e in events if "test_accuracy" in e
+    ]
+    return {"curve": curve}
+
+
+def baal_defaults(options: argparse.Namespace, splits: Splits) -> dict[str, Any]:
+    """As experiments/vgg_mcdropout_cifar10.py of baal, with our network and its size of images."""
+    from baal import ModelWrapper
+    from baal.active import ActiveLearningDataset
+    from baal.active.active_loop import ActiveLearningLoop
+    from baal.active.heuristics import Entropy
+    from baal.modelwrapper import TrainingArgs
+
+    quiet_baal()
+    model, first = start(options, splits)
+    plain = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    varied = [transforms.RandomHorizontalFlip(), transforms.RandomRotation(30)]
+    labelled = ActiveLearningDataset(
+        Images(splits.train, transforms.Compose([*varied, *plain])),
+        pool_specifics={"transform": transforms.Compose(plain)},
+    )
+    labelled.label(first.tolist())
+    args = TrainingArgs(
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9),
+        batch_size=32,
+        epoch=20,
+        use_cuda=False,
+        workers=0,
+        criterion=nn.CrossEntropyLoss(),
+    )
+    wrapper, fresh = ModelWrapper(model, args), copy.deepcopy(model.state_dict())
+    loop = ActiveLearningLoop(
+        labelled, wrapper.predict_on_dataset, Entropy(), query_size=100, iterations=1, verbose=False
+    )
+
+    def fit() -> None:
+        model.load_state_dict(fresh)
+        wrapper.train_on_dataset(labelled)
+
+    def test() -> tuple[float, int]:
+        half = replace(splits.test, mean=(0.5,) * 3, std=(0.5,) * 3)
+        return accuracy(model, half), len(labelled)
+
+    return until_spent(options, fit, loop.step, test)
+
+
+def activeml_defaults(options: argparse.Namespace, splits: Splits) -> dict[str, Any]:
+    """With skorch's defaults: SGD at 0.01, batches of 128, 10 epochs from fresh weights."""
+    import numpy as np
+    from skactiveml.classifier import SkorchClassifier
+    from skactiveml.pool import UncertaintySampling
+
+    train = splits.train
+    model, first = start(options, splits)
+    mean, std = torch.tensor(train.mean), torch.tensor(train.std)
+    x = normalise(train.x, mean, std).contiguous().numpy()
+    y = np.full(len(train), -1)
+    y[first] = train.y[first]
+    classifier = SkorchClassifier(
+        module=model,
+        criterion=nn.CrossEntropyLoss,
+        classes=list(range(len(train.classes))),
+        missing_label=-1,
+        neural_net_param_dict={"train_split": None, "verbose": 0},
+    )
+    strategy = UncertaintySampling(method="entropy", missing_label=-1, random_state=options.seed)
+
+    def score() -> None:
+        asked = strategy.query(X=x, y=y, clf=classifier, fit_clf=False, batch_size=100)
+        y[asked] = train.y.numpy()[asked]
+
+    def test() -> tuple[float, int]:
+        return accuracy(classifier.neural_net_.module_, splits.test), int((y >= 0).sum())
+
+    return until_spent(options, lambda: classifier.fit(x, y), score, test)
+
+
+DEFAULTS = {
+    "alprune": alprune_defaults,
+    "baal": baal_defaults,
+    "scikit-activeml": activeml_defaults,
+}
 CONTENDERS: dict[str, Callable[[argparse.Namespace, Splits], dict[str, Any]]] = {
     "alprune": with_alprune,
     "alprune-own": lambda options, splits: with_alprune(options, splits, own=True),
@@ -347,7 +471,8 @@ def main() -> None:
         splits = synthetic(options.points)
     else:
         splits = data.load(options.data)
-    outcome = CONTENDERS[options.contender](options, splits)
+    contenders = DEFAULTS if options.budget else CONTENDERS
+    outcome = contenders[options.contender](options, splits)
     packages = (*PACKAGES, *MORE.get(options.contender, ()))
     outcome["versions"] = {name: version(name) for name in packages}
     print(json.dumps(outcome))
