@@ -1,0 +1,173 @@
+"""Ways to train and score faster, each as a ratio to what alprune does, in turns.
+
+    python recipes/bench/speed_left.py                  # two minutes, downloads nothing
+    python recipes/bench/speed_left.py --model resnet9-small --method dense --threads 2
+
+Scoring: the network with its BatchNorm folded, channels-last, 64 images at a time; against it the
+network frozen by TorchScript, ONNX Runtime in fp32 and in int8 (static, per channel, calibrated
+on one chunk), bf16, fp16, channels-first, larger chunks, and the network before folding. Training:
+steps of 64 images, channels-last; against them channels-first, bf16 autocast and other batches, by
+images per second. `agreement` is the rank correlation of the entropies with those of fp32: a score
+needs only the ranking.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+import alprune
+from alprune.models import MODELS, build
+from alprune.training.fold_batchnorm import fold
+
+CHUNK = 64
+ROUNDS = 7
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropies `(b,)` in nats."""
+    log_p = logits.float().log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def in_onnx_runtime(network: nn.Module, x: Tensor, quantised: bool) -> Callable[[Tensor], Tensor]:
+    """Return the network as a session of ONNX Runtime."""
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class OneChunk(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"x": x.numpy()}]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(network, (x,), path, input_names=["x"], dynamo=True, verbose=False)
+        if quantised:
+            small = path.with_name("int8.onnx")
+            quantize_static(path, small, OneChunk(), per_channel=True, weight_type=QuantType.QInt8)
+            path = small
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, options)
+    return lambda images: torch.from_numpy(session.run(None, {"x": images.numpy()})[0])
+
+
+def scorers(model: nn.Module, x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the ways to score; the first is alprune's."""
+    folded = fold(model, x[:2]).model.to(memory_format=torch.channels_last)
+    first = copy.deepcopy(folded).to(memory_format=torch.contiguous_format)
+    frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(folded, x)))
+    halves = {t: copy.deepcopy(folded).to(t) for t in (torch.bfloat16, torch.float16)}
+    return {
+        "folded": folded,
+        "not folded": model,
+        "channels-first": lambda images: first(images.contiguous()),
+        "TorchScript, frozen": frozen,
+        "ONNX Runtime, fp32": in_onnx_runtime(first, x, quantised=False),
+        "ONNX Runtime, int8": in_onnx_runtime(first, x, quantised=True),
+        "bf16": lambda images: halves[torch.bfloat16](images.bfloat16()),
+        "fp16": lambda images: halves[torch.float16](images.half()),
+    }
+
+
+def step_of(model: nn.Module, layout: torch.memory_format, bf16: bool) -> Callable[[Tensor], None]:
+    """Return a training step on images."""
+    own = copy.deepcopy(model).train().to(memory_format=layout)
+    optimiser = torch.optim.SGD(own.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
+
+    def step(images: Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = own(images.to(memory_format=layout))
+            loss = nn.functional.cross_entropy(logits, torch.arange(len(images)) % 10)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def compare(ways: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
+    """Time ways `{name: (call, images in it)}` in turns; return how often as fast as the first."""
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(ROUNDS + 1):
+        speeds = {}
+        for name, (call, images) in ways.items():
+            begin = time.perf_counter()
+            call()
+            speeds[name] = images / (time.perf_counter() - begin)
+        base = next(iter(speeds.values()))
+        if round_:
+            for name, speed in speeds.items():
+                ratios[name].append(speed / base)
+    return {name: statistics.median(found) for name, found in ratios.items()}
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default="vgg19")
+    parser.add_argument("--method", default="3sp-ca")
+    parser.add_argument("--flops-reduction", type=float, default=0.9, help="not with dense")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    shape = MODELS[args.model].input_shape
+    network = build(args.model, 10, shape)
+    batch = torch.randn(32, *shape), torch.arange(32) % 10
+    asked = {} if args.method == "dense" else {"flops_reduction": args.flops_reduction}
+    model = alprune.prune(network, args.method, batch=batch, after="reinit", **asked).model
+
+    images = torch.randn(4 * CHUNK, *shape).to(memory_format=torch.channels_last)
+    chunks = images.split(CHUNK)
+    with torch.inference_mode():
+        for _ in range(5):
+            model.train()(images)  # statistics, so that folding has something to fold
+        model.eval()
+        ways = scorers(model, chunks[0])
+        truth = entropy(model(images))
+        scoring = {
+            name: (lambda score=score: [score(chunk) for chunk in chunks], len(images))
+            for name, score in ways.items()
+        }
+        scoring["chunks of 256"] = (lambda: ways["folded"](images), len(images))
+        print("scoring, times as fast as the folded network in chunks of 64")
+        for name, ratio in compare(scoring).items():
+            found = entropy(torch.cat([ways.get(name, ways["folded"])(c) for c in chunks]))
+            print(f"  {name:24}{ratio:6.2f}   agreement {spearmanr(truth, found)[0]:.4f}")
+
+    steps = {
+        "channels-last": (step_of(model, torch.channels_last, False), CHUNK),
+        "channels-first": (step_of(model, torch.contiguous_format, False), CHUNK),
+        "bf16": (step_of(model, torch.channels_last, True), CHUNK),
+        "batches of 32": (step_of(model, torch.channels_last, False), CHUNK // 2),
+        "batches of 256": (step_of(model, torch.channels_last, False), 4 * CHUNK),
+    }
+    training = {
+        name: (lambda step=step, size=size: [step(images[:size]) for _ in range(3)], 3 * size)
+        for name, (step, size) in steps.items()
+    }
+    print("training, images a second, times as many as in batches of 64, channels-last")
+    for name, ratio in compare(training).items():
+        print(f"  {name:24}{ratio:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
