@@ -6,7 +6,7 @@
 
 A masked network runs as many products as before; as in the paper, those with a masked weight are
 counted as saved, layer by layer, which only special hardware would do. Means and standard errors
-over the seeds. What came out stands in recipes/papers/precrop-flops.toml.
+over the seeds. The outcome is in recipes/papers/README.md.
 """
 
 import argparse

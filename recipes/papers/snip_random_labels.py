@@ -1,4 +1,4 @@
-"""A network pruned by SNIP does not memorise random labels as the dense one does (SNIP, figure 4).
+"""What a network pruned by SNIP memorises of random labels (SNIP, figures 4 and 7).
 
     python recipes/papers/snip_random_labels.py mnist.npz
 

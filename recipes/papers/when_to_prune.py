@@ -9,7 +9,7 @@ standard error over the seeds, and the FLOPs left; then, as in table 1, by how m
 policy falls short of the best epoch of the grid: at random (the mean over the epochs of the first
 third, from which the paper draws), at initialisation (epoch 0), the predefined one (a third of the
 training; the grid's nearest), and EPI. A difference can be negative: EPI may choose an epoch that
-the grid does not hold. What came out is in recipes/papers/when-to-prune.toml.
+the grid does not hold. The outcome is in recipes/papers/README.md.
 
 `--tickets` trains each run's pruned network once more, from the weights that its channels had at
 the start: the lottery tickets of figure 3, as many trainings as there are runs.
