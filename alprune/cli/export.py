@@ -13,7 +13,7 @@ from alprune.errors import ConfigError, printable
 from alprune.loop.config import given
 
 if TYPE_CHECKING:
-    from alprune.runs.export import Exported, Shrunk, SmallOptions
+    from alprune.runs.export import Exported, FineTuned, FineTuneOptions, Shrunk, SmallOptions
 
 FORMATS = {
     "onnx": "for ONNX Runtime, in any language; needs the packages onnx and onnxruntime",
@@ -48,6 +48,11 @@ _FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMA
     help="Write a smaller network, taught to do the same; for learners on a frozen backbone.",
 )
 @click.option(
+    "--fine-tune",
+    is_flag=True,
+    help="Let the backbone learn from the labels, too, if cross-validation finds that it helps.",
+)
+@click.option(
     "--flops-reduction",
     type=float,
     metavar="X",
@@ -57,7 +62,8 @@ _FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMA
     "--budget",
     type=Duration(),
     metavar="TIME",
-    help="With --small: time to teach it, at most [default: 10m].",
+    help="With --small or --fine-tune: time to learn, at most; with both, half each "
+    "[default: 10m].",
 )
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
@@ -67,6 +73,7 @@ def export_command(
     out: Path | None,
     check: bool,
     small: bool,
+    fine_tune: bool,
     flops_reduction: float | None,
     budget: float | None,
     as_json: bool,
@@ -75,37 +82,53 @@ def export_command(
 
     The input is images as they are stored, (n, height, width, channels) with values from 0 to 255;
     the output is probabilities, calibrated if the run used --hold-out. FILE.labels.json names the
-    outputs. The run's images are not needed, except with --small.
+    outputs. The run's images are not needed, except with --small and
+    --fine-tune.
 
     --small prunes the backbone and teaches what is left to embed the run's images as the whole one
     does, labelled or not. It prints how often both agree on images that were set aside, and the
     accuracy of both where the run has test images. An interrupted command resumes.
+
+    --fine-tune trains copies of the network, backbone and head, on two thirds of the labels each,
+    and compares them with frozen heads on the other third. Unless they are better, the learner
+    stays as it is. Result and reason are printed and in FILE.labels.json. With --small, the small
+    network is fine-tuned.
 
     The file is checked: if it does not predict what the learner does, it is removed and the exit
     code is 1.
     """
     from alprune.runs.export import export
 
-    options = _small(small, flops_reduction, budget)
-    made = export(learner, formats.split(","), out, check=check, small=options)
+    shrinking, tuning = _options(small, fine_tune, flops_reduction, budget)
+    made = export(learner, formats.split(","), out, check=check, small=shrinking, tune=tuning)
     if as_json:
         click.echo(json.dumps([_record(one) for one in made]))
         return
-    told = [] if made[0].small is None else [_shrunk(made[0].small)]
-    click.echo(printable("\n".join([*told, *map(_text, made), _next(made[0])])))
+    said = [] if made[0].small is None else [_shrunk(made[0].small)]
+    said += [] if made[0].tuned is None else [_tuned(made[0].tuned)]
+    click.echo(printable("\n".join([*said, *map(_text, made), _next(made[0])])))
 
 
-def _small(small: bool, reduction: float | None, budget_s: float | None) -> "SmallOptions | None":
-    from alprune.runs.export import SmallOptions
+def _options(
+    small: bool, fine_tune: bool, reduction: float | None, budget_s: float | None
+) -> "tuple[SmallOptions | None, FineTuneOptions | None]":
+    from alprune.runs.export import FineTuneOptions, SmallOptions
+    from alprune.runs.export.resumable import BUDGET_S
 
-    asked: dict[str, Any] = {"flops_reduction": reduction, "budget_s": budget_s}
-    asked = given(asked)
-    if not small:
-        if asked:
-            flag = "--flops-reduction" if reduction is not None else "--budget"
-            raise ConfigError(f"{flag} is for --small. Add --small, or leave {flag} out.")
-        return None
-    return SmallOptions(**asked)
+    if reduction is not None and not small:
+        raise ConfigError(
+            "--flops-reduction is for --small. Add --small, or leave --flops-reduction out."
+        )
+    if budget_s is not None and not (small or fine_tune):
+        raise ConfigError(
+            "--budget is for --small and --fine-tune. Add one of them, or leave --budget out."
+        )
+    asked: dict[str, Any] = given({"flops_reduction": reduction})
+    each_s = (BUDGET_S if budget_s is None else budget_s) / max(1, small + fine_tune)
+    return (
+        SmallOptions(budget_s=each_s, **asked) if small else None,
+        FineTuneOptions(budget_s=each_s) if fine_tune else None,
+    )
 
 
 def _shrunk(found: "Shrunk") -> str:
@@ -121,6 +144,16 @@ def _shrunk(found: "Shrunk") -> str:
         lines.append(
             f"accuracy   {found.accuracy_before:.1%} before, {found.accuracy_after:.1%} after, of "
             f"{found.tested:,} test images"
+        )
+    return "\n".join(lines)
+
+
+def _tuned(found: "FineTuned") -> str:
+    lines = [f"chosen     {found.chosen}: {found.reason}"]
+    if found.accuracy_before is not None and found.accuracy_after is not None:
+        lines.append(
+            f"accuracy   {found.accuracy_before:.1%} before, {found.accuracy_after:.1%} after "
+            f"fine-tuning, of {found.tested:,} {found.tested_on}"
         )
     return "\n".join(lines)
 

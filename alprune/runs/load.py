@@ -4,7 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Learned:
         state: Of when it is, in words: "the end of the run".
         notes: What its users should know.
         config: The run's options; None where it comes from a file of its own.
+        details: What an export has made of it, for the file of labels, JSON values.
     """
 
     classifier: Classifier
@@ -56,6 +57,7 @@ class Learned:
     state: str
     notes: tuple[str, ...] = ()
     config: RunConfig | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def warn(self) -> None:
         """Give the notes as warnings."""

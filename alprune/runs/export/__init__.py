@@ -15,11 +15,24 @@ from alprune.runs.export import onnx
 from alprune.runs.export import pt2 as program
 from alprune.runs.export import safetensors as tensors
 from alprune.runs.export.check import TOLERANCE, Difference, compare, images_for
+from alprune.runs.export.fine_tuned import STATE as TUNING
+from alprune.runs.export.fine_tuned import FineTuned, FineTuneOptions, fine_tune
 from alprune.runs.export.formats import Format, labels_json
-from alprune.runs.export.small import STATE, Shrunk, SmallOptions, shrink
+from alprune.runs.export.small import STATE as TEACHING
+from alprune.runs.export.small import Shrunk, SmallOptions, shrink
 from alprune.runs.load import Learned, find_learner
 
-__all__ = ["FORMATS", "Difference", "Exported", "Format", "Shrunk", "SmallOptions", "export"]
+__all__ = [
+    "FORMATS",
+    "Difference",
+    "Exported",
+    "FineTuneOptions",
+    "FineTuned",
+    "Format",
+    "Shrunk",
+    "SmallOptions",
+    "export",
+]
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(
@@ -48,6 +61,7 @@ class Exported:
         calibrated: Whether a temperature is in it.
         difference: How far its probabilities are from the learner's; None if not checked.
         small: What making the learner small came to; None if that was not asked for.
+        tuned: What fine-tuning came to; likewise.
     """
 
     format: str
@@ -57,6 +71,7 @@ class Exported:
     calibrated: bool
     difference: Difference | None
     small: Shrunk | None = None
+    tuned: FineTuned | None = None
 
 
 def export(
@@ -67,6 +82,7 @@ def export(
     check: bool = True,
     trust_code: bool = False,
     small: SmallOptions | None = None,
+    tune: FineTuneOptions | None = None,
 ) -> list[Exported]:
     """Write a run's learner as files that take stored images and give probabilities.
 
@@ -90,6 +106,9 @@ def export(
             be imported.
         small: Make a learner on a frozen backbone small first, as `alprune.runs.export.small` does:
             its run's images are needed for that, and `out` is `learner-small` by default.
+        tune: Fine-tune a learner on a frozen backbone, small or not, on its labels, where
+            cross-validation finds that this helps, see `alprune.runs.export.fine_tuned`; likewise,
+            with `-tuned` added to the name.
 
     Returns:
         What was written, one record per format.
@@ -109,16 +128,20 @@ def export(
     with trusting(trust_code):
         learned = find_learner(path)
     learned.warn()
-    source, found = Path(path), None
+    source, shrunk, tuned, stem = Path(path), None, None, "learner"
     if small is not None:
-        learned, found = shrink(source, learned, small)
+        learned, shrunk = shrink(source, learned, small)
+        stem += "-small"
+    if tune is not None:
+        learned, tuned = fine_tune(source, learned, tune)
+        stem += "-tuned"
     sample = images_for(learned, CHECK_IMAGES) if check else None
-    stem = "learner" if small is None else "learner-small"
     files = {name: _file(source, out, name, stem, alone=len(chosen) == 1) for name in chosen}
     made = [_write(learned, name, FORMATS[name], files[name], sample) for name in chosen]
-    if small is not None:
-        (source / STATE).unlink(missing_ok=True)  # of the teaching: now there are files
-    return [replace(one, small=found) for one in made]
+    for state, asked in ((TEACHING, small), (TUNING, tune)):
+        if asked is not None:  # it is of no use once there are files
+            (source / state).unlink(missing_ok=True)
+    return [replace(one, small=shrunk, tuned=tuned) for one in made]
 
 
 def _file(source: Path, out: str | Path | None, name: str, stem: str, alone: bool) -> Path:

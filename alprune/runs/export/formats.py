@@ -58,6 +58,7 @@ def description(learned: Learned) -> dict[str, Any]:
         "model": learned.model,
         "learner": learned.state,
         "alprune": __version__,
+        **learned.details,
     }
 
 

@@ -1,45 +1,36 @@
 """A frozen learner made small: its backbone is pruned, then taught the full one's embeddings."""
 
 import copy
-import hashlib
-import io
-import sys
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from alprune.data import Dataset, Splits, atomic_io
-from alprune.data.dataset import spelt_as
-from alprune.errors import ConfigError, DataError, StoreError
+from alprune.data import Dataset, Splits
+from alprune.errors import ConfigError
 from alprune.loop.config import RunConfig
-from alprune.loop.frozen import FROZEN, embed_pool
+from alprune.loop.frozen import embed_pool
 from alprune.models.cost import cost
 from alprune.pruning import Plan, prune, trace
 from alprune.pruning.criteria.output_change import output_change
 from alprune.pruning.reconstruct import reconstruct
+from alprune.runs.export.evaluate import classes_of, known_test, share
+from alprune.runs.export.resumable import BUDGET_S, Progress, key_of
+from alprune.runs.export.run_images import config_of, images_of
 from alprune.runs.load import Learned
-from alprune.runs.local_data import local_splits
 from alprune.training.augment import normalise
-from alprune.training.budget import Budget
 from alprune.training.classifier import Classifier
 from alprune.training.device import pick_device
 from alprune.training.distil import Distillation, DistilSettings
 from alprune.training.embeddings import last_linear, split
-from alprune.training.predict import Predictor, good_chunk
 
-FLOPS_REDUCTION, BUDGET_S = 0.5, 600.0
+FLOPS_REDUCTION = 0.5
 STATE = ".small.state"  # of the teaching, in the run folder
 _ASIDE, _ASIDE_SHARE = 500, 10  # images that are not learnt from: at most, and one in N
-_LEAST_IMAGES = 20
 _SCORED, _FITTED, _BATCH = 128, 384, 32  # images to prune on, and to reconstruct layers on
 _ROUND_TO = 0  # multiples that processors like, as wide as the layer allows
 _MOST = 0.999  # of the FLOPs, removed: no network has that little
-_SAVED_EVERY_S = 15.0  # the most that a kill costs
 
 
 @dataclass(frozen=True)
@@ -113,8 +104,8 @@ def shrink(path: Path, learned: Learned, options: SmallOptions) -> tuple[Learned
         PruneError: The cut cannot be reached.
         KeyboardInterrupt: Interrupted; the message says what is kept.
     """
-    config = _config_of(learned)
-    splits = _images(config, learned)
+    config = config_of(learned, "--small")
+    splits = images_of(config, learned, "--small")
     train = splits.train
     device = pick_device(config.device)
     full = copy.deepcopy(learned.classifier.network).to(device).eval()
@@ -129,7 +120,9 @@ def shrink(path: Path, learned: Learned, options: SmallOptions) -> tuple[Learned
     teaching = Distillation(
         small, train.x, rows, embeddings, *_scale(train, device), options.seed, options.settings
     )
-    _teach(teaching, path / STATE, _key(learned, plan, train, options), options.budget_s)
+    key = key_of(learned.classifier.network, plan.to_json(), train.digest, options)
+    progress = Progress(path / STATE, key)
+    progress.run("teaching", teaching, options.budget_s)
     name, _ = last_linear(full)
     parent, _, child = name.rpartition(".")
     setattr(small.get_submodule(parent), child, copy.deepcopy(head))
@@ -139,50 +132,15 @@ def shrink(path: Path, learned: Learned, options: SmallOptions) -> tuple[Learned
         images=len(rows),
         passes=round(teaching.done * teaching.size / len(rows), 2),
         compared=len(aside),
-        agreement=_share(_classes(small, train, aside) == _heads(head, embeddings(aside))),
+        agreement=share(classes_of(small, train, aside) == _heads(head, embeddings(aside))),
     )
     found = _tested(found, config, learned, small, head, splits)
     old = learned.classifier
     classifier = Classifier(small.cpu(), old.inputs, old.temperature)
     state = f"{learned.state}, made small"
-    return replace(learned, classifier=classifier, plan=plan, state=state), found
-
-
-def _config_of(learned: Learned) -> RunConfig:
-    if learned.config is not None and learned.config.learner == FROZEN:
-        return learned.config
-    what = (
-        "comes from a file of its own"
-        if learned.config is None
-        else "was trained whole, and pruned by its --method"
-    )
-    raise ConfigError(
-        f"--small is for run folders of learners on a frozen backbone (--learner frozen); this "
-        f"learner {what}. Leave --small out."
-    )
-
-
-def _images(config: RunConfig, learned: Learned) -> Splits:
-    """Return the run's images at its scale; classes are spelt as the learner's."""
-    splits = local_splits(config, "a small learner", incomplete=True)
-    inputs = learned.classifier.inputs
-    if splits.train.image_shape != inputs.image_shape:
-        raise DataError(
-            f"the images of {config.dataset!r} are {splits.train.image_shape} by now, and the "
-            f"learner takes {inputs.image_shape}: the folder has changed. Export without --small."
-        )
-    if len(splits.train) < _LEAST_IMAGES:
-        raise DataError(
-            f"a small learner is taught on the run's images, labelled or not: at least "
-            f"{_LEAST_IMAGES}, and {config.dataset!r} has {len(splits.train)}. Add more, or export "
-            "without --small."
-        )
-    splits = spelt_as(splits, inputs.classes)
-
-    def scaled(images: Dataset) -> Dataset:
-        return replace(images, mean=inputs.mean, std=inputs.std)
-
-    return replace(splits, train=scaled(splits.train), test=scaled(splits.test))
+    details = {**learned.details, "small": asdict(found)}
+    made = replace(learned, classifier=classifier, plan=plan, state=state, details=details)
+    return made, found
 
 
 class _Embeddings:
@@ -236,83 +194,6 @@ def _pruned(
     return small.requires_grad_(True), pruned.plan
 
 
-def _key(learned: Learned, plan: Plan, train: Dataset, options: SmallOptions) -> str:
-    """Identify a teaching, so that no other one is resumed."""
-    digest = hashlib.blake2b(f"{plan.to_json()} {train.digest} {options}".encode(), digest_size=16)
-    for tensor in learned.classifier.network.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _teach(teaching: Distillation, file: Path, key: str, budget_s: float) -> None:
-    """Teach within the budget, from where an earlier call has stopped."""
-    budget = Budget(budget_s)
-    before = _kept(file, key)
-    if before is not None:
-        teaching.restore(before["teaching"])
-        budget.spend(before["elapsed_s"])
-    saved = time.monotonic()
-    with tqdm(
-        total=teaching.planned,
-        initial=teaching.done,
-        desc="teaching",
-        unit="batch",
-        file=sys.stderr,
-    ) as bar:
-
-        def keep() -> None:
-            state = {"key": key, "elapsed_s": budget.elapsed_s, "teaching": teaching.state()}
-            _keep(file, state)
-
-        def tick(error: float | None) -> None:
-            nonlocal saved
-            bar.update(1)
-            if error is not None:
-                bar.set_postfix_str(f"error {error:.2f}, at most {budget.remaining_s:.0f} s left")
-            if time.monotonic() - saved > _SAVED_EVERY_S:
-                keep()
-                saved = time.monotonic()
-
-        budget.start()
-        try:
-            teaching.run(budget, tick)
-            keep()  # what follows may fail
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                "Interrupted. The same command resumes the teaching."
-                if file.exists()
-                else "Interrupted."
-            ) from None
-
-
-def _keep(file: Path, state: dict[str, Any]) -> None:
-    content = io.BytesIO()
-    torch.save(state, content)
-    try:
-        atomic_io.replace(file, content.getbuffer())
-    except OSError as error:
-        raise StoreError(f"cannot write {file}: {error}.") from error
-
-
-def _kept(file: Path, key: str) -> dict[str, Any] | None:
-    """Return the state that an interrupted call left; None if there is none of this teaching."""
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        return state if state["key"] == key else None
-    except FileNotFoundError:
-        return None
-    except Exception:  # damaged, or not ours: the teaching begins again
-        return None
-
-
-def _classes(network: nn.Module, images: Dataset, rows: Tensor) -> Tensor:
-    device = next(network.parameters()).device
-    chunk = good_chunk(device, images.image_shape)
-    predictor = Predictor(*_scale(images, device), device, torch.float32, chunk)
-    parts = predictor.stream(network.eval(), images.x, rows)
-    return torch.cat([logits.argmax(1).cpu() for _, logits in parts])
-
-
 def _heads(head: nn.Module, embeddings: Tensor) -> Tensor:
     with torch.inference_mode():
         device = next(head.parameters()).device
@@ -330,24 +211,17 @@ def _tested(
     splits: Splits,
 ) -> Shrunk:
     """Add the accuracy on test images, if there are some whose class the learner knows."""
-    test, known = splits.test, learned.classifier.classes
-    number = torch.tensor([known.index(n) if n in known else -1 for n in test.classes] + [-1])
-    truth = number[test.y]
-    rows = torch.nonzero(truth >= 0).squeeze(1)
+    rows, truth = known_test(splits.test, learned.classifier.classes)
     if not len(rows):
         return found
-    before = _heads(head, _Embeddings(config, test)(rows))
-    after = _classes(small, test, rows)
+    before = _heads(head, _Embeddings(config, splits.test)(rows))
+    after = classes_of(small, splits.test, rows)
     return replace(
         found,
         tested=len(rows),
-        accuracy_before=_share(before == truth[rows]),
-        accuracy_after=_share(after == truth[rows]),
+        accuracy_before=share(before == truth),
+        accuracy_after=share(after == truth),
     )
 
 
-def _share(right: Tensor) -> float:
-    return round(float(right.float().mean()), 6)
-
-
-__all__ = ["BUDGET_S", "FLOPS_REDUCTION", "STATE", "Shrunk", "SmallOptions", "shrink"]
+__all__ = ["FLOPS_REDUCTION", "STATE", "Shrunk", "SmallOptions", "shrink"]

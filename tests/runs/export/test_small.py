@@ -16,7 +16,7 @@ from alprune.cli import main
 from alprune.errors import ConfigError, DataError, PruneError
 from alprune.loop import frozen
 from alprune.models import build
-from alprune.runs.export import SmallOptions, small
+from alprune.runs.export import SmallOptions, resumable, small
 from alprune.training.distil import Distillation, DistilSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weights to start from")
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_file(run, tmp_path):
 
 def test_an_interrupted_teaching_resumes_and_ends_as_if_it_had_not_been(run, tmp_path, monkeypatch):
     [whole] = alprune.export(run, "safetensors", tmp_path / "whole.safetensors", small=QUICK)
-    monkeypatch.setattr(small, "_SAVED_EVERY_S", 0.0)
+    monkeypatch.setattr(resumable, "_SAVED_EVERY_S", 0.0)
     real, steps = Distillation._step, []
 
     def interrupted(self, rows):

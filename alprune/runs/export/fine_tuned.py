@@ -1,0 +1,275 @@
+"""A frozen learner fine-tuned on its labels, if cross-validation on them finds that it helps."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alprune import models
+from alprune.data import UNKNOWN, Dataset, Splits
+from alprune.errors import ConfigError, DataError, quoted
+from alprune.loop.config import RunConfig
+from alprune.loop.frozen import frozen_learner
+from alprune.runs.export.evaluate import classes_of, known_test, share, temperature_of
+from alprune.runs.export.resumable import BUDGET_S, Progress, key_of
+from alprune.runs.export.run_images import KnownLabels, config_of, images_of, labels_of
+from alprune.runs.load import Learned
+from alprune.training.augment import Augment
+from alprune.training.classifier import Classifier
+from alprune.training.device import pick_device
+from alprune.training.fine_tune import FineTuneSettings, FineTuning
+from alprune.training.frozen import FrozenLearner, put_head
+
+FOLDS = 3
+STATE = ".fine-tune.state"  # in the run folder
+FINE_TUNED, FROZEN_HEAD = "fine-tuned", "frozen head"
+_LEAST_LABELS = 30
+
+
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """How a learner is fine-tuned.
+
+    Attributes:
+        budget_s: Seconds, at most, for all folds and the final network together.
+        folds: Parts of the labels, each predicted by a network that learnt from the others.
+        seed: Decides the folds, the order of the images and their crops.
+        settings: Of the fine-tuning.
+    """
+
+    budget_s: float = BUDGET_S
+    folds: int = FOLDS
+    seed: int = 0
+    settings: FineTuneSettings = field(default_factory=FineTuneSettings)
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or not self.budget_s > 0:
+            raise ConfigError(
+                f"fine-tuning needs folds >= 2 and budget_s > 0, got {self.folds} and "
+                f"{self.budget_s:g}."
+            )
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What cross-validation decided, and what came of it.
+
+    Attributes:
+        chosen: "fine-tuned" or "frozen head".
+        reason: Why, in a sentence.
+        labels: That it learnt from.
+        folds: Of the cross-validation.
+        frozen_accuracy: Share of the labels that frozen heads predict which did not learn them.
+        tuned_accuracy: Share that fine-tuned networks predict which did not learn them.
+        standard_error: Of the difference of the two, over the labels.
+        passes: Of the final network over the labels; 0 for the frozen head.
+        tested: Labelled test images or, where there are none, labelled images that the run keeps
+            from training.
+        tested_on: "test images", "held-out images" or, where there are neither, "".
+        accuracy_before: Of the learner on these; None without them.
+        accuracy_after: Of what was chosen.
+    """
+
+    chosen: str
+    reason: str
+    labels: int
+    folds: int
+    frozen_accuracy: float
+    tuned_accuracy: float
+    standard_error: float
+    passes: float = 0.0
+    tested: int = 0
+    tested_on: str = ""
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+
+
+def fine_tune(path: Path, learned: Learned, options: FineTuneOptions) -> tuple[Learned, FineTuned]:
+    """Fine-tune a frozen learner on its labels, unless cross-validation prefers it as it is.
+
+    The head of each network is fitted first, as the frozen learner fits it. What is
+    done is kept in the run folder (`STATE`) for the next call with the same options.
+
+    Args:
+        path: The run folder.
+        learned: The learner in it, or a small one made of it.
+        options: How.
+
+    Returns:
+        The learner that was chosen, and what it came to.
+
+    Raises:
+        ConfigError: The learner is not frozen.
+        DataError: Its images cannot be had, or there are too few labels.
+        KeyboardInterrupt: Interrupted; the message says what is kept.
+    """
+    config = config_of(learned, "--fine-tune")
+    splits = images_of(config, learned, "--fine-tune")
+    known = labels_of(path, config, learned, splits)
+    _check(known, path)
+    if known.unlearnt[0]:
+        count, names = known.unlearnt
+        warnings.warn(
+            f"{count} label(s) are left out: the learner does not know the class(es) "
+            f"{', '.join(map(quoted, names))} yet. alprune ask {path} lets it learn them.",
+            stacklevel=3,
+        )
+    train = replace(
+        splits.train,
+        y=torch.full_like(splits.train.y, UNKNOWN),
+        classes=learned.classifier.classes,
+    )
+    tuner = _Tuner(config, learned, train, known, options)
+    what = known.rows.tolist(), known.labels.tolist(), train.digest, options
+    key = key_of(learned.classifier.network, *what)
+    progress = Progress(path / STATE, key)
+    for number, (learnt, asked) in enumerate(_folds(known.labels, options)):
+        name = f"fold {number + 1} of {options.folds}"
+        if name not in progress.found:
+            truth = known.labels[asked]
+            head = tuner.fitted(learnt)
+            frozen = tuner.right(head, known.rows[asked], truth)
+            tuned, _ = tuner.tuned(name, progress, head, learnt)
+            right = tuner.right(tuned, known.rows[asked], truth)
+            progress.note(name, [frozen.tolist(), right.tolist()])
+    found = _decided(list(progress.found.values()), known, options)
+    network = learned.classifier.network
+    if found.chosen == FINE_TUNED:
+        everything = torch.arange(len(known.rows))
+        head = tuner.fitted(everything)
+        network, passes = tuner.tuned("fine-tuning", progress, head, everything)
+        found = replace(found, passes=passes)
+    return _made(learned, network, found, splits, known)
+
+
+def _check(known: KnownLabels, path: Path) -> None:
+    count, classes = len(known.rows), len(known.labels.unique())
+    if count < _LEAST_LABELS or classes < 2:
+        raise DataError(
+            f"{path} has {count} label(s) of {classes} class(es) to learn from, and --fine-tune "
+            f"needs at least {_LEAST_LABELS} of 2 classes; a few hundred are better. Label more, "
+            "or export without --fine-tune."
+        )
+
+
+class _Tuner:
+    """Makes networks that have learnt from some of the labels."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        learned: Learned,
+        train: Dataset,
+        known: KnownLabels,
+        options: FineTuneOptions,
+    ) -> None:
+        self._learned, self._train, self._known, self._options = learned, train, known, options
+        self._device = pick_device(config.device)
+        whole = models.build(config.model, len(train.classes), train.image_shape, config.seed)
+        self._frozen: FrozenLearner = frozen_learner(config, whole, train)
+        self._unfitted = self._frozen.state()
+
+    def fitted(self, learnt: Tensor) -> nn.Module:
+        """Return the network with a head fitted to some labels.
+
+        Args:
+            learnt: Places of the labels among the known ones, `(k,)`.
+        """
+        rows, labels = self._known.rows[learnt], self._known.labels[learnt]
+        self._frozen.restore(self._unfitted)  # so that no fit begins with another one's weights
+        generator = torch.Generator().manual_seed(self._options.seed)
+        self._frozen.fit(rows, labels, 1.0, generator)
+        network = copy.deepcopy(self._learned.classifier.network).to(self._device)
+        put_head(network, *self._frozen.head.plain())
+        return network
+
+    def tuned(
+        self,
+        name: str,
+        progress: Progress,
+        network: nn.Module,
+        learnt: Tensor,
+    ) -> tuple[nn.Module, float]:
+        """Fine-tune a network with a fitted head; return it and the passes over the labels."""
+        network, train, settings = copy.deepcopy(network), self._train, self._options.settings
+        mean, std = (torch.tensor(v, device=self._device) for v in (train.mean, train.std))
+        pad = round(settings.pad * min(train.image_shape[1:]))
+        augment = Augment(mean, std, train.flip, pad)
+        rows, labels = self._known.rows[learnt], self._known.labels[learnt]
+        seed = self._options.seed
+        work = FineTuning(network, train.x, rows, labels, augment, seed, settings)
+        progress.run(name, work, self._options.budget_s / (self._options.folds + 1))
+        return network.requires_grad_(True), round(work.done * work.size / len(rows), 2)
+
+    def right(self, network: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
+        """Return for which images `(k,)` a network is right, `(k,)` bool."""
+        return classes_of(network, self._train, rows) == labels
+
+
+def _folds(labels: Tensor, options: FineTuneOptions) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the places of the labels to learn and to predict, classes spread evenly over folds."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(options.seed))
+    order = order[labels[order].argsort(stable=True)]
+    fold = torch.empty_like(order)
+    fold[order] = torch.arange(len(order)) % options.folds
+    for number in range(options.folds):
+        yield torch.nonzero(fold != number).squeeze(1), torch.nonzero(fold == number).squeeze(1)
+
+
+def _decided(
+    results: list[list[list[bool]]], known: KnownLabels, options: FineTuneOptions
+) -> FineTuned:
+    frozen, tuned = (torch.tensor([r for one in results for r in one[n]]).double() for n in (0, 1))
+    difference = tuned - frozen
+    error = float(difference.std()) / math.sqrt(len(difference))
+    gain = float(difference.mean())
+    better = gain > error
+    said = (
+        f"in {options.folds}-fold cross-validation on {len(difference):,} labels fine-tuned "
+        f"networks were right on {tuned.mean():.1%} and frozen heads on {frozen.mean():.1%}, a "
+        f"difference of {100 * gain:+.1f} points, "
+    )
+    said += (
+        f"more than its standard error ({100 * error:.1f})"
+        if better
+        else f"which does not exceed its standard error ({100 * error:.1f}) upwards"
+    )
+    return FineTuned(
+        chosen=FINE_TUNED if better else FROZEN_HEAD,
+        reason=said,
+        labels=len(known.rows),
+        folds=options.folds,
+        frozen_accuracy=share(frozen),
+        tuned_accuracy=share(tuned),
+        standard_error=round(error, 6),
+    )
+
+
+def _made(
+    learned: Learned, network: nn.Module, found: FineTuned, splits: Splits, known: KnownLabels
+) -> tuple[Learned, FineTuned]:
+    """Return the learner with the chosen network, calibrated and tested like the one before."""
+    old, state, tuned = learned.classifier, learned.state, found.chosen == FINE_TUNED
+    (rows, truth), images, what = known_test(splits.test, old.classes), splits.test, "test images"
+    if not len(rows):
+        rows, truth, images, what = known.held, known.held_labels, splits.train, "held-out images"
+    if len(rows):
+        before = share(classes_of(old.network, images, rows) == truth)
+        after = share(classes_of(network, images, rows) == truth) if tuned else before
+        found = replace(found, tested=len(rows), tested_on=what)
+        found = replace(found, accuracy_before=before, accuracy_after=after)
+    temperature = old.temperature
+    if tuned:
+        state = f"{state}, fine-tuned"
+        temperature = temperature_of(network, splits.train, known, old.temperature)
+    classifier = Classifier(network.cpu(), old.inputs, temperature)
+    details = {**learned.details, "fine_tuning": asdict(found)}
+    return replace(learned, classifier=classifier, state=state, details=details), found
+
+
+__all__ = ["STATE", "FineTuneOptions", "FineTuned", "fine_tune"]

@@ -1,0 +1,225 @@
+"""A frozen learner fine-tuned: decided by cross-validation, recorded, resumable, in all formats."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from photos import make, truth
+from photos import options as asking_options
+from safetensors.torch import load_file, save_file
+from tiny_run import options
+
+import alprune
+from alprune import data
+from alprune.cli import main
+from alprune.errors import ConfigError, DataError
+from alprune.labelling.classes import rename_class
+from alprune.loop import frozen
+from alprune.models import build
+from alprune.runs.export import FineTuneOptions, SmallOptions, fine_tuned, resumable
+from alprune.runs.export.run_images import KnownLabels
+from alprune.training.distil import DistilSettings
+from alprune.training.fine_tune import FineTuneSettings, FineTuning
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*weights to start from")
+QUICK = FineTuneOptions(
+    settings=FineTuneSettings(
+        lr=0.003, head_lr=0.01, batch_size=16, passes=20, warmup_batches=5, pad=0.0
+    )
+)
+IDLE = FineTuneOptions(settings=FineTuneSettings(lr=1e-9, head_lr=1e-9, passes=1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tuned")
+
+
+@pytest.fixture(autouse=True)
+def cache(folder, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(frozen, "_latest", None)
+
+
+def frozen_run(folder, name, **changes):
+    path, weights = folder / name, folder / "w.safetensors"
+    if not path.exists():
+        save_file(build("tiny_learner:build", 10, (1, 8, 8), 9).state_dict(), weights)
+        base = {
+            **dict.fromkeys(["min_channels", "initial_epochs", "epochs"]),
+            "learner": "frozen",
+            "method": "dense",
+            "pretrained": str(weights),
+            "initial": 300,
+            "steps": 0,
+            "acquisition": "margin",
+            "start": "random",
+        }
+        alprune.run(options(path, **base | changes))
+    (path / fine_tuned.STATE).unlink(missing_ok=True)
+    return path
+
+
+@pytest.fixture
+def run(folder):
+    return frozen_run(folder, "run", hold_out=60)
+
+
+def tiny():
+    return build("tiny_learner:build", 10, (1, 8, 8))
+
+
+def weights(made):
+    """Return the weights in a file; its header is in no order."""
+    return {name: tensor.tolist() for name, tensor in load_file(made.path).items()}
+
+
+def call(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
+def test_fine_tuning_an_untrained_backbone_is_chosen_and_helps(run, tmp_path, name):
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    [made] = alprune.export(run, name, tmp_path / f"t.{name}", tune=QUICK)
+    found = made.tuned
+    assert found.chosen == "fine-tuned" and found.labels == 240
+    assert found.tuned_accuracy - found.frozen_accuracy > found.standard_error > 0
+    assert found.accuracy_after > found.accuracy_before + 0.05 and found.tested == 500
+    assert made.difference.largest < 1e-4 and made.calibrated
+    labels = json.loads(made.labels.read_text())
+    assert labels["fine_tuning"]["reason"] == found.reason
+    assert labels["learner"] == "the end of the run, fine-tuned"
+    assert labels["temperature"] != alprune.load_learner(run).temperature
+    assert not (run / fine_tuned.STATE).exists()
+    if name == "safetensors":
+        loaded, test = alprune.load_learner(made.path, tiny()), data.load("digits").test
+        right = (loaded.predict(test.x).argmax(1) == test.y).float().mean()
+        assert float(right) == pytest.approx(found.accuracy_after, abs=1e-5)
+
+
+def test_without_a_clear_gain_the_learner_stays_as_it_is(run, tmp_path):
+    [plain] = alprune.export(run, "safetensors", tmp_path / "p.safetensors")
+    [made] = alprune.export(run, "safetensors", tmp_path / "t.safetensors", tune=IDLE)
+    found = made.tuned
+    assert found.chosen == "frozen head" and found.tuned_accuracy == found.frozen_accuracy
+    assert found.passes == 0 and found.accuracy_after == found.accuracy_before
+    assert "does not exceed its standard error" in found.reason
+    assert weights(made) == weights(plain)
+    assert json.loads(made.labels.read_text())["learner"] == "the end of the run"
+
+
+def test_the_decision_asks_for_more_than_one_standard_error():
+    known = KnownLabels(*(torch.arange(100),) * 2, *(torch.arange(0),) * 2)
+
+    def decided(gained, lost):  # images that only one of both gets right
+        frozen = [True] * lost + [False] * (100 - lost)
+        tuned = [False] * lost + [True] * gained + [False] * (100 - lost - gained)
+        return fine_tuned._decided([[frozen, tuned]], known, FineTuneOptions())
+
+    assert decided(0, 0).chosen == "frozen head"
+    # The mean is 0.04, the standard error sqrt((0.2 - 0.04^2) / 99) = 0.0448.
+    assert decided(12, 8).chosen == "frozen head"
+    assert decided(12, 8).standard_error == pytest.approx(0.044767, abs=1e-5)
+    # The mean is 0.06, the standard error sqrt((0.2 - 0.06^2) / 99) = 0.0445.
+    assert decided(13, 7).chosen == "fine-tuned"
+
+
+def test_each_label_is_predicted_once_by_networks_that_did_not_learn_it():
+    labels = torch.tensor([0] * 30 + [1] * 7 + [2] * 2)
+    asked = []
+    for learnt, fold in fine_tuned._folds(labels, FineTuneOptions()):
+        assert not set(learnt.tolist()) & set(fold.tolist())
+        assert len(learnt) + len(fold) == 39
+        assert torch.bincount(labels[fold], minlength=3)[0] == 10
+        asked += fold.tolist()
+    assert sorted(asked) == list(range(39))
+
+
+def test_an_interrupted_fine_tuning_resumes_where_it_was(run, tmp_path, monkeypatch):
+    quick = replace(QUICK, settings=replace(QUICK.settings, passes=6))
+    [whole] = alprune.export(run, "safetensors", tmp_path / "whole.safetensors", tune=quick)
+    monkeypatch.setattr(resumable, "_SAVED_EVERY_S", 0.0)
+    real, steps = FineTuning._step, []
+
+    def interrupted(self):
+        steps.append(self.done)
+        if len(steps) == 70:  # in the second fold, of 60 batches each
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(FineTuning, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="The same command resumes"):
+        alprune.export(run, "safetensors", tmp_path / "resumed.safetensors", tune=quick)
+    assert not (tmp_path / "resumed.safetensors").exists()
+    [resumed] = alprune.export(run, "safetensors", tmp_path / "resumed.safetensors", tune=quick)
+    assert steps[69] == steps[70] == 9 and steps.count(0) == 4
+    # What is kept of the views is computed again, in other batches, and rounded to float16.
+    ends = [load_file(made.path) for made in (whole, resumed)]
+    for name, tensor in ends[0].items():
+        assert torch.allclose(tensor, ends[1][name], atol=0.02), name
+    assert resumed.tuned.tuned_accuracy == pytest.approx(whole.tuned.tuned_accuracy, abs=0.02)
+
+
+def test_a_small_learner_can_be_fine_tuned(run, tmp_path):
+    small = SmallOptions(settings=DistilSettings(lr=0.01, passes=3, warmup_batches=5))
+    [made] = alprune.export(run, "safetensors", small=small, tune=QUICK)
+    assert made.path.name == "learner-small-tuned.safetensors"
+    assert made.small.macs_after <= 0.5 * made.small.macs_before
+    assert made.tuned.accuracy_after > made.small.accuracy_after
+    labels = json.loads(made.labels.read_text())
+    assert labels["small"]["agreement"] == made.small.agreement
+    assert labels["learner"] == "the end of the run, made small, fine-tuned"
+    assert alprune.load_learner(made.path, tiny()).temperature == labels["temperature"]
+
+
+def test_what_cannot_be_fine_tuned_is_refused_with_advice(folder, run, tmp_path):
+    few = frozen_run(folder, "few", initial=20)
+    with pytest.raises(DataError, match=r"has 20 label\(s\).* needs at least 30"):
+        alprune.export(few, tune=QUICK)
+    trained = alprune.run(options(tmp_path / "trained", steps=0))
+    with pytest.raises(ConfigError, match="--fine-tune is for run folders of learners on a frozen"):
+        alprune.export(trained.path, tune=QUICK)
+    with pytest.raises(ConfigError, match="folds >= 2"):
+        FineTuneOptions(folds=1)
+    with pytest.raises(ConfigError, match="rates > 0"):
+        FineTuneSettings(lr=0)
+
+
+def test_the_command_says_what_was_chosen_and_why(run, tmp_path):
+    out = tmp_path / "t.safetensors"
+    result = call("export", run, "--format", "safetensors", "--out", out, "--fine-tune")
+    assert result.exit_code == 0, result.output
+    assert "chosen " in result.output and "3-fold cross-validation on 240 labels" in result.output
+    result = call("export", run, "--budget", 5)
+    assert result.exit_code == 1 and "--budget is for --small and --fine-tune" in result.output
+
+
+def test_labels_of_people_are_learnt_under_the_names_that_hold_today(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(build("tiny_learner:build", 10, (3, 12, 12), 9).state_dict(), path)
+    root = make(tmp_path / "photos", each=20)
+    chosen = asking_options(root, learner="frozen", method="dense", pretrained=str(path))
+    for name in ("min_channels", "initial_epochs", "epochs", "batch_size", "pad"):
+        del chosen[name]  # of networks that are trained
+    with alprune.open_asking(tmp_path / "asked", **chosen, hold_out=6) as asking:
+        asking.tell({q.path: truth(q.path) for q in asking.ask()}, new_classes=True)
+        rename_class(asking, "dark", "black")
+        names = {"dark": "black"}
+        for _ in range(6):
+            told = {q.path: names.get(truth(q.path), truth(q.path)) for q in asking.ask()}
+            asking.tell(told, new_classes=True)
+        asking.ask()
+        rename_class(asking, "light", "white")
+        odd = next(p for p in asking.every_path() if p not in asking.labels)
+        asking.tell({odd: "odd"}, new_classes=True, unasked=True)
+    with pytest.warns(UserWarning, match="1 label.* left out: .* 'odd' yet"):
+        [made] = alprune.export(tmp_path / "asked", "safetensors", tune=QUICK)
+    found = made.tuned
+    assert found.labels == 42 - 6 and found.tested == 6 and found.tested_on == "held-out images"
+    assert found.frozen_accuracy > 0.8  # of classes that are easy to tell
+    assert alprune.load_learner(made.path, build("tiny_learner:build", 3, (3, 12, 12)))
