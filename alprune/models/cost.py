@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -64,17 +64,15 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
 
 
 def _macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
-    counter = FlopCounterMode(display=False, custom_mapping=_BEYOND_TORCHS)
     found: dict[str, int] = {}
     running = [""]
     counted = 0
 
     def charge() -> None:
         nonlocal counted
-        total = counter.get_total_flops() // 2
-        if total > counted:
-            found[running[-1]] = found.get(running[-1], 0) + total - counted
-            counted = total
+        if (now := total()) > counted:
+            found[running[-1]] = found.get(running[-1], 0) + now - counted
+            counted = now
 
     def enter(name: str) -> Any:
         def hook(*_: Any) -> None:
@@ -94,13 +92,25 @@ def _macs_by_layer(model: nn.Module, example: Tensor) -> dict[str, int]:
                 continue  # takes no hooks; what it runs counts for the module around it
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave))
-        with forward_only(model), _frozen(model), _in_plain_operations(), counter:
+        with forward_only(model), counting_macs(model) as total:
             model(example)
+            charge()
     finally:
         for handle in handles:
             handle.remove()
-    charge()
     return found
+
+
+@contextmanager
+def counting_macs(model: nn.Module) -> Iterator[Callable[[], int]]:
+    """Count what forward passes of a model cost within this context.
+
+    Yields:
+        A function that returns the multiply-accumulates so far.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_BEYOND_TORCHS)
+    with _frozen(model), _in_plain_operations(), counter:
+        yield lambda: counter.get_total_flops() // 2
 
 
 @contextmanager

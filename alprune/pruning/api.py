@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
-from alprune.models.cost import cost
+from alprune.models.cost import Cost, cost
 from alprune.models.load_state import load_state
 from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
@@ -19,13 +19,15 @@ from alprune.pruning.graph import narrow
 from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.inputs import Inputs, taking_one, taking_several
 from alprune.pruning.latency import Latency
-from alprune.pruning.methods import Request, Tracing
+from alprune.pruning.methods import Cut, Request, Tracing
 from alprune.pruning.plan import Plan
 from alprune.pruning.precrop import crop
 from alprune.pruning.registry import AFTER_PRUNING, Method, find_method
 from alprune.pruning.unstructured.masks import load_masked
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup, unknown
+
+_TRIES = 4  # until the pruned network costs as little as was asked
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,9 @@ def prune(
         tracing=tracing,
     )
     with finding_logits(scoring.logits), scoring_in(scoring.score_mode):
-        cut = entry.cut(model, request)
+        cut, before, left = _cut(entry, model, request)
     if cut.fresh:
         after_pruning(cut.model, model, generator, init)
-    before, left = cost(model, request.example), cost(cut.model, request.example)
     return Pruned(
         model=taking_several(cut.model),
         method=name,
@@ -225,6 +226,26 @@ def prune(
         pinned_share=cut.pinned_share,
         prune_s=time.perf_counter() - begin,
     )
+
+
+def _cut(entry: Method, model: nn.Module, request: Request) -> tuple[Cut, Cost, Cost]:
+    """Cut a network until it costs what was asked, and count it before and afterwards.
+
+    The search knows what each operation costs at full width and how that shrinks with its
+    channels. Where it does not shrink so (a product of three factors whose order changes with the
+    widths, a module that a rule of one's own describes), more is asked for.
+    """
+    before = cost(model, request.example)
+    asked = request.reductions
+    for _ in range(_TRIES):
+        cut = entry.cut(model, request)
+        left = cost(cut.model, request.example)
+        goal = before.macs * (1 - asked.get("flops", 0.0))
+        if left.macs <= goal + 1e-9 or list(asked) != ["flops"]:
+            break
+        short = 1 - (1 - request.reductions["flops"]) * goal / left.macs
+        request = replace(request, reductions={"flops": short})
+    return cut, before, left
 
 
 def rebuild(

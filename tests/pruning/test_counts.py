@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from alprune.models import MODELS, build
 from alprune.models.cost import cost
 from alprune.pruning import prune, trace
+from alprune.pruning.graph import narrow
 
 
 class Attending(nn.Module):
@@ -49,7 +50,54 @@ class Functional(nn.Module):
         return self.head(self.hidden(x.mean((2, 3))).relu())
 
 
-NETWORKS = {"attending": (Attending, (3, 16, 16)), "functional": (Functional, (3, 12, 12))}
+class ForAnyBatch(nn.Module):
+    """Work that a batch of any size costs once, and work that each example or pair costs."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 4, 4)
+        self.table = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 12))
+        self.query = nn.Parameter(torch.randn(1, 4, 12))
+        self.project = nn.Linear(12, 12)
+        self.down, self.up = nn.Linear(12, 3, bias=False), nn.Linear(3, 16, bias=False)
+        self.base = nn.Linear(12, 16)
+        self.head = nn.Linear(16, 10)
+        self.register_buffer("places", torch.rand(16, 2))
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT + self.table(self.places)
+        query = self.project(self.query.expand(len(x), -1, -1))
+        x = (query @ x.mT).softmax(-1) @ x
+        x = F.linear(x, self.base.weight + self.up.weight @ self.down.weight).relu().mean(1)
+        alike = (x @ x.T).softmax(-1)
+        return self.head(x) + alike.sum(-1, keepdim=True)
+
+
+class Filters(nn.Module):
+    """Filters that are computed, of whole groups and of single channels, and einsum."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.grouped = nn.Parameter(torch.randn(24, 3, 3, 3) / 5)
+        self.single = nn.Parameter(torch.randn(24, 1, 3, 3) / 3)
+        self.gain = nn.Parameter(torch.rand(24) + 0.5)
+        self.a, self.b = nn.Parameter(torch.randn(24, 6)), nn.Parameter(torch.randn(6, 20) / 5)
+        self.last = nn.Linear(20, 10)
+
+    def forward(self, x):
+        x = F.conv2d(self.stem(x).relu(), 2 * self.grouped, padding=1, groups=4).relu()
+        x = F.conv2d(x, 2 * self.single, padding=1, groups=x.shape[1]).relu()
+        x = torch.einsum("bchw,c->bchw", x, self.gain).mean((2, 3))
+        return self.last(torch.einsum("bc,cr,rd->bd", x, self.a, self.b).relu())
+
+
+NETWORKS = {
+    "attending": (Attending, (3, 16, 16)),
+    "functional": (Functional, (3, 12, 12)),
+    "for any batch": (ForAnyBatch, (3, 16, 16)),
+    "filters": (Filters, (3, 8, 8)),
+}
 SMALL = ["resnet20", "lstm-s", "gru-s", "mobilenet-v3-small", "lenet-5-caffe", "efficientnet-b0"]
 LIBRARIES = """torchvision:vit_b_32 torchvision:swin_t torchvision:maxvit_t
     torchvision:convnext_tiny
@@ -86,3 +134,42 @@ def test_the_search_counts_what_the_report_counts(name, normalised):
     assert pruned.macs_before == graph.macs(graph.all_kept())
     assert pruned.macs_after == graph.macs(pruned.plan.keep(graph))
     assert 0.3 <= pruned.flops_reduction < 0.42
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *SMALL])
+@pytest.mark.parametrize("normalised", ["pinned", "follow"])
+def test_every_mask_is_counted_as_the_network_that_it_leaves(name, normalised):
+    model, shape = made(name)
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    graph = trace(model, x, normalised=normalised)
+    for seed in range(3):
+        keep = torch.rand(graph.channels, generator=torch.Generator().manual_seed(seed)) < 0.6
+        for group in graph.groups:
+            keep[group.channels[0]] = True
+        assert graph.macs(keep) == cost(narrow(model, graph, keep), x).macs
+
+
+class Fixed(nn.Module):
+    """Work that does not depend on the width, though the rule below says so."""
+
+    def forward(self, x):
+        square = torch.ones(64, 64)
+        return x + 0 * (square @ square).mean()
+
+
+def claims_to_shrink(tracer, call):
+    labels = tracer.labels(call.args[0])
+    tracer.work(1, labels[1])
+    tracer.set(call.out, labels)
+
+
+def test_what_was_asked_is_reached_where_the_search_is_wrong_about_the_cost():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3), nn.ReLU(), Fixed(), nn.Conv2d(32, 32, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
+    )
+    batch, rules = (torch.randn(4, 3, 16, 16), torch.arange(4)), {Fixed: claims_to_shrink}
+    graph = trace(model, batch[0], rules=rules)
+    pruned = prune(model, batch=batch, flops_reduction=0.5, rules=rules)
+    assert graph.macs(pruned.plan.keep(graph)) < pruned.macs_after <= 0.5 * pruned.macs_before

@@ -1,15 +1,18 @@
 """From what a traced forward pass gathered to the channel graph."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from alprune.pruning.graph.calls import Work
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned, Product
 from alprune.pruning.graph.gates import Mix
 from alprune.pruning.graph.labels import PINNED, Axis
 from alprune.pruning.graph.partition import Partition, in_order
+from alprune.pruning.graph.place import Spot
 from alprune.pruning.graph.tracer import Tracer
 
 
@@ -52,8 +55,9 @@ def assemble(
     counts = torch.tensor([len(m) for m in members.values()], dtype=torch.int64, device="cpu")
     groups = map(Group, members, numbers.ids[channels].split(counts.tolist()))
     sizes = {key: numbers(axis) for key, axis in tracer.sizes.items()}
+    works = _for_one_example(tracer, batch)
     graph = ChannelGraph(
-        tensors=_tensors(tracer, model, numbers, batch),
+        tensors=_tensors(tracer, model, numbers, works),
         groups=tuple(groups),
         pinned=_pinned(partition, tracer.makers),
         example_shape=example_shape,
@@ -61,7 +65,7 @@ def assemble(
         group_of=torch.arange(len(members), device="cpu").repeat_interleave(counts),
         makers={name: numbers(_whole(parts)) for name, parts in tracer.makers.items()},
         sizes={key: ids for key, ids in sizes.items() if bool((ids >= 0).any())},
-        products=_products(tracer, numbers, batch),
+        products=_products(works, numbers),
         mixes=_mixes(tracer, numbers),
         normalised="follow" if tracer.follow else "pinned",
     )
@@ -166,10 +170,27 @@ def _read_in_grids(partition: Partition, tracer: Tracer, in_grid: Tensor) -> lis
     return found
 
 
+def _for_one_example(tracer: Tracer, batch: int) -> list[Work]:
+    """Scale the work noted in each call to what the call costs for one example."""
+    if tracer.macs is None:
+        return [replace(work, macs=work.macs / batch) for work in tracer.works]
+    noted: dict[Spot, float] = {}
+    for work in tracer.works:
+        noted[work.spot] = noted.get(work.spot, 0) + work.macs
+    rest = [Work(macs, spot) for spot, macs in tracer.macs.items() if not noted.get(spot)]
+    known = [work for work in tracer.works if work.macs and work.spot in tracer.macs]
+    return rest + [
+        replace(work, macs=work.macs * tracer.macs[work.spot] / noted[work.spot]) for work in known
+    ]
+
+
 def _tensors(
-    tracer: Tracer, model: nn.Module, numbers: _Numbers, batch: int
+    tracer: Tracer, model: nn.Module, numbers: _Numbers, works: Sequence[Work]
 ) -> tuple[ChannelTensor, ...]:
     trainable = {name for name, _ in model.named_parameters()}
+    macs: dict[str, float] = {}
+    for work in works:
+        macs[work.weight] = macs.get(work.weight, 0) + work.macs
     found = []
     for name, shape in tracer.shapes.items():
         axes = {
@@ -182,25 +203,27 @@ def _tensors(
                 shape=shape,
                 axes=axes,
                 roles={d: tracer.roles.get((name, d), "follows") for d in axes},
-                macs_per_element=round(tracer.positions.get(name, 0) / batch),
+                macs_per_element=round(macs.get(name, 0) / max(prod(shape), 1)),
                 trainable=name in trainable,
             )
         )
     return tuple(found)
 
 
-def _products(tracer: Tracer, numbers: _Numbers, batch: int) -> tuple[Product, ...]:
+def _products(works: Sequence[Work], numbers: _Numbers) -> tuple[Product, ...]:
     found: dict[tuple[tuple[int, ...], ...], float] = {}
     kept: dict[tuple[tuple[int, ...], ...], tuple[Tensor, ...]] = {}
-    for work in tracer.works:
+    for work in works:
+        if work.weight:
+            continue
         axes = tuple(ids for ids in map(numbers, work.axes) if bool((ids >= 0).any()))
-        each = work.macs / batch
+        each = work.macs
         for ids in axes:
             each /= ids.shape[-1]
         key = tuple(tuple(ids.reshape(-1).tolist()) for ids in axes)
         found[key] = found.get(key, 0) + each
         kept[key] = axes
-    return tuple(Product(round(each), kept[key]) for key, each in found.items())
+    return tuple(Product(each, kept[key]) for key, each in found.items())
 
 
 def _mixes(tracer: Tracer, numbers: _Numbers) -> tuple[Mix, ...]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from alprune.pruning.graph.labels import Axis
+from alprune.pruning.graph.place import Spot
 
 # Operations that hand values to Python, where an `if` can look at them.
 READS = frozenset("__bool__ __int__ __float__ __index__ __complex__ item tolist".split())
@@ -67,10 +68,19 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of a product: `macs`, shared out over axes that may be narrowed."""
+    """Multiply-accumulates of a product, shared out over a weight or over axes.
+
+    Attributes:
+        macs: For the examples traced.
+        spot: Where.
+        weight: Name of the parameter whose elements share it out; "" if none.
+        axes: Axes that may be narrowed and share it out otherwise.
+    """
 
     macs: float
-    axes: tuple[Axis, ...]
+    spot: Spot
+    weight: str = ""
+    axes: tuple[Axis, ...] = ()
 
 
 def operation(func: Callable[..., Any]) -> str:

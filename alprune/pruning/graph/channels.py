@@ -46,11 +46,12 @@ class Product:
     """Multiply-accumulates of a product of two activations, or with a computed weight.
 
     Attributes:
-        macs: Those for one example and one index of each of the axes.
+        macs: Those for one example and one index of each of the axes; less than one where an
+            index takes part in some of the products only.
         axes: Ids `(k,)` or `(m, k)` of the dimensions that may be narrowed.
     """
 
-    macs: int
+    macs: float
     axes: tuple[Tensor, ...]
 
 
@@ -124,9 +125,10 @@ class ChannelGraph:
         """
         sizes = self._kept_elements(keep)
         weights = sum(t.macs_per_element * n for t, n in zip(self.tensors, sizes, strict=True))
-        return weights + sum(
+        products = (
             p.macs * prod(int(self.kept(ids, keep).sum()) for ids in p.axes) for p in self.products
         )
+        return weights + round(sum(products))
 
     def params(self, keep: Tensor) -> int:
         """Number of parameter elements, buffers left out.

@@ -22,6 +22,7 @@ class Place:
 
     def __init__(self) -> None:
         self.module = ""
+        self.last = Spot("", "", 0, False)  # the call counted last, in evaluation mode
         self._counts: dict[tuple[str, str], int] = {}
         self._stack: list[str] = []
 
@@ -32,7 +33,8 @@ class Place:
     def count(self, operation: str) -> None:
         """Count a call of an operation in the module that is running."""
         key = self.module, operation
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts[key] = count = self._counts.get(key, 0) + 1
+        self.last = Spot(*key, count, False)
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Return how often each operation ran in each module, `{(module, operation): times}`."""

@@ -28,7 +28,7 @@ def conv(t: Tracer, call: Call) -> None:
         t.nodes.unite(columns, into, call.name)
     else:
         made = _grouped(t, rows, columns, into, groups, call.name)
-    _weigh(t, call, weight, call.out.numel() / weight.shape[0], into, made)
+    _weigh(t, weight, call.out.numel() / weight.shape[0])
     if t.registered(weight):
         t.axis(weight, 0, "follows" if depthwise else "makes")
         if groups == 1 or (t.symmetric and not depthwise):
@@ -54,7 +54,7 @@ def conv_transpose(t: Tracer, call: Call) -> None:
     else:
         made = (t.nodes.new(weight.shape[1] * groups),)
         _leave_whole(t, into, made, int(groups))
-    _weigh(t, call, weight, x.numel() / weight.shape[0], into, made)
+    _weigh(t, weight, x.numel() / weight.shape[0])
     if t.registered(weight):
         t.axis(weight, 0, "reads")
         if groups == 1:
@@ -237,11 +237,11 @@ def _into(t: Tracer, call: Call, x: Tensor, weight: Tensor) -> tuple[Axis, int]:
     return labels[dim], dim
 
 
-def _weigh(t: Tracer, call: Call, weight: Tensor, positions: float, into: Axis, made: Axis) -> None:
+def _weigh(t: Tracer, weight: Tensor, positions: float) -> None:
     if t.registered(weight):
         t.count(weight, positions)
     else:
-        t.work(positions * weight.numel(), into, made)
+        t.work(positions * weight.numel(), *t.labels(weight))
 
 
 def _counted(t: Tracer, size: int, axis: Axis, reason: str) -> None:

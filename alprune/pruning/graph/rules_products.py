@@ -63,8 +63,9 @@ def contract(
                 t.make(weight, t.axis(weight, dim, "makes"))
     elif call.name != "linear" and not among_weights:
         _made_by_computed(t, operands, out, axes)
-    if not among_weights:
-        _count(t, axes, sizes, weight, its)
+    for pair in _pairs([letters for _, letters in operands], out):
+        whole = weight if len(operands) == 2 else None
+        _count(t, {c: axes[c] for c in pair}, sizes, whole, its)
     t.set(call.out, [axes[c] if sizes[c] > 1 else () for c in out])
     return axes
 
@@ -84,11 +85,21 @@ def _made_by_computed(
 def _count(
     t: Tracer, axes: dict[str, Axis], sizes: dict[str, int], weight: Tensor | None, its: str
 ) -> None:
-    macs = math.prod(sizes.values())
-    if weight is not None and not any(axes[c] for c in sizes if c not in its):
+    macs = math.prod(sizes[c] for c in axes)
+    if weight is not None and not any(axes[c] for c in axes if c not in its):
         t.count(weight, macs / weight.numel())
     else:
         t.work(macs, *axes.values())
+
+
+def _pairs(terms: Sequence[str], out: str) -> list[str]:
+    """Return the letters of each product when factors are multiplied from left to right."""
+    found = []
+    while len(terms) > 1:
+        first, second, *rest = terms
+        found.append("".join(dict.fromkeys(first + second)))
+        terms = ["".join(c for c in found[-1] if c in out + "".join(rest)), *rest]
+    return found
 
 
 def linear(t: Tracer, call: Call) -> None:

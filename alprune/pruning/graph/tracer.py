@@ -72,8 +72,9 @@ class Tracer(TorchFunctionMode):
         self._trainable = [name for name, _ in model.named_parameters()]
         self.axes: dict[tuple[str, int], Axis] = {}
         self.roles: dict[tuple[str, int], str] = {}
-        self.positions: dict[str, float] = {}
         self.works: list[Work] = []
+        self.macs: Mapping[Spot, int] | None = None  # what each call costs for one example
+        self.governed: dict[str, nn.Module] = {}  # modules that a rule of one's own governs
         self.makers: dict[str, list[Axis]] = {}
         self.sizes: dict[Key, Axis] = {}
         self.mixings: dict[Spot, Mixing] = {}
@@ -400,12 +401,13 @@ class Tracer(TorchFunctionMode):
         """Add the multiply-accumulates that each element of a registered weight took part in."""
         if self.counting:
             name = self.names[id(weight)]
-            self.positions[name] = self.positions.get(name, 0) + positions
+            self.works.append(Work(positions * weight.numel(), self.place.last, name))
 
     def work(self, macs: float, *axes: Axis) -> None:
         """Add the multiply-accumulates of a product whose size follows several axes."""
         if self.counting:
-            self.works.append(Work(macs, tuple(axis for axis in axes if axis)))
+            found = tuple(axis for axis in axes if axis)
+            self.works.append(Work(macs, self.place.last, axes=found))
 
 
 def _same(a: Axis, b: Axis) -> bool:

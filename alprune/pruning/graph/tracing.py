@@ -13,6 +13,7 @@ from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.build import assemble
 from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned
+from alprune.pruning.graph.counts import macs_by_spot, whole
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
 from alprune.pruning.graph.sizes import comparisons, mark_attributes
 from alprune.pruning.graph.surgery import computed_attributes, copied, registered, unwrap
@@ -175,6 +176,9 @@ def _traced(
         _follow_forward(tracer, probe.train(), example)
     tracer.trains_alike = tracer.place.counts() == in_evaluation
     _refuse_branches(tracer, type(model).__name__)
+    for module in tracer.governed.values():
+        del module.forward
+    tracer.macs = macs_by_spot(probe, example[:1], tracer.place, tracer.governed)
     return tracer
 
 
@@ -183,13 +187,15 @@ def _apply_to_modules(
 ) -> None:
     """Let a rule of one's own say what a module does, instead of the operations inside."""
 
-    def governed(module: nn.Module, rule: Rule) -> Any:
+    def governed(name: str, module: nn.Module, rule: Rule) -> Any:
         inside = module.forward
+        tracer.governed[name] = module
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             with torch._C.DisableTorchFunction():
                 out = inside(*args, **kwargs)
                 tracer.ran(module)
+                tracer.place.last = whole(name)
                 for result in Call("", inside, args, kwargs, out).results():
                     tracer.stem(result)
                 tracer.apply(Call(type(module).__name__, inside, args, kwargs, out), rule)
@@ -197,10 +203,10 @@ def _apply_to_modules(
 
         return forward
 
-    for module in probe.modules():
+    for name, module in probe.named_modules():
         for kind, rule in rules.items():
             if not isinstance(kind, str) and type(module) is kind:
-                module.forward = governed(module, rule)  # type: ignore[method-assign]
+                module.forward = governed(name, module, rule)  # type: ignore[method-assign]
 
 
 def _refuse_branches(tracer: Tracer, name: str) -> None:
