@@ -59,6 +59,12 @@ _FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMA
     help="With --small: share of the FLOPs to remove [default: 0.5].",
 )
 @click.option(
+    "--image-size",
+    type=int,
+    metavar="PX",
+    help="With --small: side of the images that it sees [default: what leaves least to prune].",
+)
+@click.option(
     "--budget",
     type=Duration(),
     metavar="TIME",
@@ -75,6 +81,7 @@ def export_command(
     small: bool,
     fine_tune: bool,
     flops_reduction: float | None,
+    image_size: int | None,
     budget: float | None,
     as_json: bool,
 ) -> None:
@@ -82,12 +89,12 @@ def export_command(
 
     The input is images as they are stored, (n, height, width, channels) with values from 0 to 255;
     the output is probabilities, calibrated if the run used --hold-out. FILE.labels.json names the
-    outputs. The run's images are not needed, except with --small and
-    --fine-tune.
+    outputs. The run's images are not needed, except with --small and --fine-tune.
 
-    --small prunes the backbone and teaches what is left to embed the run's images as the whole one
-    does, labelled or not. It prints how often both agree on images that were set aside, and the
-    accuracy of both where the run has test images. An interrupted command resumes.
+    --small lets the network see smaller images, prunes the backbone and teaches what is left to
+    embed the run's images, labelled or not, as the whole one does. It prints how often both agree
+    on images that were set aside, and the accuracy of both where the run has test images. An
+    interrupted command resumes.
 
     --fine-tune trains copies of the network, backbone and head, on two thirds of the labels each,
     and compares them with frozen heads on the other third. Unless they are better, the learner
@@ -99,7 +106,9 @@ def export_command(
     """
     from alprune.runs.export import export
 
-    shrinking, tuning = _options(small, fine_tune, flops_reduction, budget)
+    shrinking, tuning = _options(
+        small, fine_tune, budget, {"flops_reduction": flops_reduction, "image_size": image_size}
+    )
     made = export(learner, formats.split(","), out, check=check, small=shrinking, tune=tuning)
     if as_json:
         click.echo(json.dumps([_record(one) for one in made]))
@@ -110,20 +119,19 @@ def export_command(
 
 
 def _options(
-    small: bool, fine_tune: bool, reduction: float | None, budget_s: float | None
+    small: bool, fine_tune: bool, budget_s: float | None, of_small: dict[str, Any]
 ) -> "tuple[SmallOptions | None, FineTuneOptions | None]":
     from alprune.runs.export import FineTuneOptions, SmallOptions
     from alprune.runs.export.resumable import BUDGET_S
 
-    if reduction is not None and not small:
-        raise ConfigError(
-            "--flops-reduction is for --small. Add --small, or leave --flops-reduction out."
-        )
+    asked = given(of_small)
+    if asked and not small:
+        flag = f"--{next(iter(asked)).replace('_', '-')}"
+        raise ConfigError(f"{flag} is for --small. Add --small, or leave {flag} out.")
     if budget_s is not None and not (small or fine_tune):
         raise ConfigError(
             "--budget is for --small and --fine-tune. Add one of them, or leave --budget out."
         )
-    asked: dict[str, Any] = given({"flops_reduction": reduction})
     each_s = (BUDGET_S if budget_s is None else budget_s) / max(1, small + fine_tune)
     return (
         SmallOptions(budget_s=each_s, **asked) if small else None,
@@ -136,6 +144,8 @@ def _shrunk(found: "Shrunk") -> str:
     lines = [
         f"small      {cut:.0%} fewer FLOPs per image: {found.macs_before / 1e6:,.1f} million "
         f"multiply-accumulates before, {found.macs_after / 1e6:,.1f} after",
+        f"size       images of {found.size_after[0]} x {found.size_after[1]} pixels, of "
+        f"{found.size_before[0]} x {found.size_before[1]} before",
         f"taught     on {found.images:,} images, {found.passes:g} times each",
         f"agreement  the same class for {found.agreement:.1%} of {found.compared:,} images that it "
         "was not taught on",

@@ -59,8 +59,8 @@ def halves(network: nn.Module, example: Tensor, share: float) -> tuple[nn.Module
         The halves. Where a network cannot be cut the lower half does nothing.
     """
     wanted = network(example)
-    names, shares = _in_turn(network, example)
     head = last_linear(network)[0]
+    names, shares = _in_turn(network, example, head)
     learns = next((n for n, name in enumerate(names) if f"{head}.".startswith(f"{name}.")), 0)
     places = [n for n, done in enumerate(shares[:learns]) if done <= share]
     for place in reversed(places):
@@ -75,11 +75,11 @@ def halves(network: nn.Module, example: Tensor, share: float) -> tuple[nn.Module
     return nn.Identity(), network
 
 
-def _in_turn(network: nn.Module, example: Tensor) -> tuple[list[str], list[float]]:
+def _in_turn(network: nn.Module, example: Tensor, head: str) -> tuple[list[str], list[float]]:
     """Return the modules that run, up to the first that runs again, and the work done by then."""
     order: list[str] = []
     with ExitStack() as hooks:
-        for name, module in _units(network):
+        for name, module in _units(network, head):
 
             def note(*_: Any, name: str = name) -> None:
                 order.append(name)
@@ -101,13 +101,14 @@ def _first_repeat(order: list[str]) -> int:
     return next(n for n, name in enumerate(order) if name in repeated)
 
 
-def _units(module: nn.Module, before: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield what a network consists of, sequences by their members."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
-            yield from _units(child, f"{before}{name}.")
+def _units(module: nn.Module, head: str, before: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield what a network consists of; sequences and what holds the head by their members."""
+    for part, child in module.named_children():
+        name = f"{before}{part}"
+        if isinstance(child, nn.Sequential | nn.ModuleList) or head.startswith(f"{name}."):
+            yield from _units(child, head, f"{name}.")
         else:
-            yield f"{before}{name}", child
+            yield name, child
 
 
 def _without(network: nn.Module, names: list[str]) -> nn.Module:

@@ -128,12 +128,12 @@ def export(
     with trusting(trust_code):
         learned = find_learner(path)
     learned.warn()
-    source, shrunk, tuned, stem = Path(path), None, None, "learner"
+    source, shrunk, tuned, stem, full = Path(path), None, None, "learner", learned
     if small is not None:
         learned, shrunk = shrink(source, learned, small)
         stem += "-small"
     if tune is not None:
-        learned, tuned = fine_tune(source, learned, tune)
+        learned, tuned = fine_tune(source, learned, tune, full)
         stem += "-tuned"
     sample = images_for(learned, CHECK_IMAGES) if check else None
     files = {name: _file(source, out, name, stem, alone=len(chosen) == 1) for name in chosen}

@@ -24,6 +24,7 @@ from alprune.training.classifier import Classifier
 from alprune.training.device import pick_device
 from alprune.training.fine_tune import FineTuneSettings, FineTuning
 from alprune.training.frozen import FrozenLearner, put_head
+from alprune.training.resize import seeing
 
 FOLDS = 3
 STATE = ".fine-tune.state"  # in the run folder
@@ -89,7 +90,9 @@ class FineTuned:
     accuracy_after: float | None = None
 
 
-def fine_tune(path: Path, learned: Learned, options: FineTuneOptions) -> tuple[Learned, FineTuned]:
+def fine_tune(
+    path: Path, learned: Learned, options: FineTuneOptions, full: Learned | None = None
+) -> tuple[Learned, FineTuned]:
     """Fine-tune a frozen learner on its labels, unless cross-validation prefers it as it is.
 
     The head of each network is fitted first, as the frozen learner fits it. What is
@@ -99,6 +102,7 @@ def fine_tune(path: Path, learned: Learned, options: FineTuneOptions) -> tuple[L
         path: The run folder.
         learned: The learner in it, or a small one made of it.
         options: How.
+        full: With a small one: the learner in the folder, whose embeddings the heads are fitted on.
 
     Returns:
         The learner that was chosen, and what it came to.
@@ -108,9 +112,10 @@ def fine_tune(path: Path, learned: Learned, options: FineTuneOptions) -> tuple[L
         DataError: Its images cannot be had, or there are too few labels.
         KeyboardInterrupt: Interrupted; the message says what is kept.
     """
-    config = config_of(learned, "--fine-tune")
-    splits = images_of(config, learned, "--fine-tune")
-    known = labels_of(path, config, learned, splits)
+    full = full or learned
+    config = config_of(full, "--fine-tune")
+    splits = images_of(config, full, "--fine-tune")
+    known = labels_of(path, config, full, splits)
     _check(known, path)
     if known.unlearnt[0]:
         count, names = known.unlearnt
@@ -138,7 +143,7 @@ def fine_tune(path: Path, learned: Learned, options: FineTuneOptions) -> tuple[L
             right = tuner.right(tuned, known.rows[asked], truth)
             progress.note(name, [frozen.tolist(), right.tolist()])
     found = _decided(list(progress.found.values()), known, options)
-    network = learned.classifier.network
+    network = None
     if found.chosen == FINE_TUNED:
         everything = torch.arange(len(known.rows))
         head = tuner.fitted(everything)
@@ -174,7 +179,7 @@ class _Tuner:
         self._frozen: FrozenLearner = frozen_learner(config, whole, train)
         self._unfitted = self._frozen.state()
 
-    def fitted(self, learnt: Tensor) -> nn.Module:
+    def fitted(self, learnt: Tensor) -> nn.Sequential:
         """Return the network with a head fitted to some labels.
 
         Args:
@@ -184,7 +189,7 @@ class _Tuner:
         self._frozen.restore(self._unfitted)  # so that no fit begins with another one's weights
         generator = torch.Generator().manual_seed(self._options.seed)
         self._frozen.fit(rows, labels, 1.0, generator)
-        network = copy.deepcopy(self._learned.classifier.network).to(self._device)
+        network = copy.deepcopy(_seen_by(self._learned)).to(self._device)
         put_head(network, *self._frozen.head.plain())
         return network
 
@@ -192,9 +197,9 @@ class _Tuner:
         self,
         name: str,
         progress: Progress,
-        network: nn.Module,
+        network: nn.Sequential,
         learnt: Tensor,
-    ) -> tuple[nn.Module, float]:
+    ) -> tuple[nn.Sequential, float]:
         """Fine-tune a network with a fitted head; return it and the passes over the labels."""
         network, train, settings = copy.deepcopy(network), self._train, self._options.settings
         mean, std = (torch.tensor(v, device=self._device) for v in (train.mean, train.std))
@@ -204,7 +209,8 @@ class _Tuner:
         seed = self._options.seed
         work = FineTuning(network, train.x, rows, labels, augment, seed, settings)
         progress.run(name, work, self._options.budget_s / (self._options.folds + 1))
-        return network.requires_grad_(True), round(work.done * work.size / len(rows), 2)
+        network.requires_grad_(True)
+        return network, round(work.done * work.size / len(rows), 2)
 
     def right(self, network: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
         """Return for which images `(k,)` a network is right, `(k,)` bool."""
@@ -251,25 +257,34 @@ def _decided(
 
 
 def _made(
-    learned: Learned, network: nn.Module, found: FineTuned, splits: Splits, known: KnownLabels
+    learned: Learned,
+    network: nn.Sequential | None,
+    found: FineTuned,
+    splits: Splits,
+    known: KnownLabels,
 ) -> tuple[Learned, FineTuned]:
-    """Return the learner with the chosen network, calibrated and tested like the one before."""
-    old, state, tuned = learned.classifier, learned.state, found.chosen == FINE_TUNED
+    """Return the learner with the network that was chosen, calibrated and tested like before."""
+    old = learned.classifier
     (rows, truth), images, what = known_test(splits.test, old.classes), splits.test, "test images"
     if not len(rows):
         rows, truth, images, what = known.held, known.held_labels, splits.train, "held-out images"
     if len(rows):
-        before = share(classes_of(old.network, images, rows) == truth)
-        after = share(classes_of(network, images, rows) == truth) if tuned else before
+        before = share(classes_of(_seen_by(learned), images, rows) == truth)
+        after = before if network is None else share(classes_of(network, images, rows) == truth)
         found = replace(found, tested=len(rows), tested_on=what)
         found = replace(found, accuracy_before=before, accuracy_after=after)
-    temperature = old.temperature
-    if tuned:
-        state = f"{state}, fine-tuned"
-        temperature = temperature_of(network, splits.train, known, old.temperature)
-    classifier = Classifier(network.cpu(), old.inputs, temperature)
     details = {**learned.details, "fine_tuning": asdict(found)}
+    if network is None:
+        return replace(learned, details=details), found
+    temperature = temperature_of(network, splits.train, known, old.temperature)
+    classifier = Classifier(network[1].cpu(), old.inputs, temperature)
+    state = f"{learned.state}, fine-tuned"
     return replace(learned, classifier=classifier, state=state, details=details), found
+
+
+def _seen_by(learned: Learned) -> nn.Sequential:
+    """Return a learner's network for images of the run, which may be larger than its own."""
+    return seeing(learned.classifier.network, learned.classifier.inputs.image_shape[1:])
 
 
 __all__ = ["STATE", "FineTuneOptions", "FineTuned", "fine_tune"]

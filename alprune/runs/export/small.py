@@ -15,20 +15,22 @@ from alprune.models.cost import cost
 from alprune.pruning import Plan, prune, trace
 from alprune.pruning.criteria.output_change import output_change
 from alprune.pruning.reconstruct import reconstruct
-from alprune.runs.export.evaluate import classes_of, known_test, share
+from alprune.runs.export.evaluate import classes_of, known_test, share, temperature_of
 from alprune.runs.export.resumable import BUDGET_S, Progress, key_of
-from alprune.runs.export.run_images import config_of, images_of
+from alprune.runs.export.run_images import config_of, images_of, labels_of
 from alprune.runs.load import Learned
 from alprune.training.augment import normalise
 from alprune.training.classifier import Classifier
 from alprune.training.device import pick_device
 from alprune.training.distil import Distillation, DistilSettings
 from alprune.training.embeddings import last_linear, split
+from alprune.training.resize import Resize, seeing
 
 FLOPS_REDUCTION = 0.5
 STATE = ".small.state"  # of the teaching, in the run folder
 _ASIDE, _ASIDE_SHARE = 500, 10  # images that are not learnt from: at most, and one in N
 _SCORED, _FITTED, _BATCH = 128, 384, 32  # images to prune on, and to reconstruct layers on
+_SIDES = 32  # what networks shrink images by before the end; a side is a multiple of it
 _ROUND_TO = 0  # multiples that processors like, as wide as the layer allows
 _MOST = 0.999  # of the FLOPs, removed: no network has that little
 
@@ -38,13 +40,15 @@ class SmallOptions:
     """How a learner is made small.
 
     Attributes:
-        flops_reduction: Share of the FLOPs to remove.
+        flops_reduction: Share of the FLOPs to remove, by smaller images and by pruning together.
+        image_size: Side of the images that it sees, in pixels; None: see `_size`.
         budget_s: Seconds of teaching, at most.
         seed: Decides which images are set aside and in what order the others are shown.
         settings: Of the teaching.
     """
 
     flops_reduction: float = FLOPS_REDUCTION
+    image_size: int | None = None
     budget_s: float = BUDGET_S
     seed: int = 0
     settings: DistilSettings = field(default_factory=DistilSettings)
@@ -64,6 +68,8 @@ class Shrunk:
     Attributes:
         macs_before: Multiply-accumulates of one image by the full network.
         macs_after: By the small one.
+        size_before: `(h, w)` of the images that the full network sees.
+        size_after: Of those that the small one sees.
         images: Images that it was taught on.
         passes: Over these images.
         compared: Images of the pool that were set aside before.
@@ -75,6 +81,8 @@ class Shrunk:
 
     macs_before: int
     macs_after: int
+    size_before: tuple[int, int]
+    size_after: tuple[int, int]
     images: int
     passes: float
     compared: int
@@ -112,15 +120,19 @@ def shrink(path: Path, learned: Learned, options: SmallOptions) -> tuple[Learned
     body, head = split(full, torch.zeros(2, *train.image_shape, device=device))
     embeddings = _Embeddings(config, train)
     aside, rows = _rows(train, options.seed)
-    example = torch.zeros(1, *train.image_shape, device=device)
-    macs = cost(full, example).macs
-    # All of it has to come from the backbone: the head stays.
-    cut = min(options.flops_reduction * macs / cost(body, example).macs, _MOST)
-    small, plan = _pruned(body, train, rows, cut, options.seed)
+    macs = cost(full, torch.zeros(1, *train.image_shape, device=device)).macs
+    left = (1 - options.flops_reduction) * macs
+    size = _size(body, head, train, left, options)
+    example = torch.zeros(1, train.image_shape[0], *size, device=device)
+    here, of_head = cost(body, example).macs, head.in_features * head.out_features
+    # What smaller images leave to remove has to come from the backbone: the head stays.
+    cut = min(max(0.0, 1 - (left - of_head) / here), _MOST)
+    small, plan = _pruned(body, train, rows, cut, options.seed, size)
+    student = seeing(small, size)
     teaching = Distillation(
-        small, train.x, rows, embeddings, *_scale(train, device), options.seed, options.settings
+        student, train.x, rows, embeddings, *_scale(train, device), options.seed, options.settings
     )
-    key = key_of(learned.classifier.network, plan.to_json(), train.digest, options)
+    key = key_of(learned.classifier.network, plan.to_json(), size, train.digest, options)
     progress = Progress(path / STATE, key)
     progress.run("teaching", teaching, options.budget_s)
     name, _ = last_linear(full)
@@ -129,18 +141,76 @@ def shrink(path: Path, learned: Learned, options: SmallOptions) -> tuple[Learned
     found = Shrunk(
         macs_before=macs,
         macs_after=cost(small, example).macs,
+        size_before=train.image_shape[1:],
+        size_after=size,
         images=len(rows),
         passes=round(teaching.done * teaching.size / len(rows), 2),
         compared=len(aside),
-        agreement=share(classes_of(small, train, aside) == _heads(head, embeddings(aside))),
+        agreement=share(classes_of(student, train, aside) == _heads(head, embeddings(aside))),
     )
-    found = _tested(found, config, learned, small, head, splits)
-    old = learned.classifier
-    classifier = Classifier(small.cpu(), old.inputs, old.temperature)
-    state = f"{learned.state}, made small"
-    details = {**learned.details, "small": asdict(found)}
-    made = replace(learned, classifier=classifier, plan=plan, state=state, details=details)
+    found = _tested(found, config, learned, student, head, splits)
+    old, temperature = learned.classifier, learned.classifier.temperature
+    if temperature is not None:
+        known = labels_of(path, config, learned, splits)
+        temperature = temperature_of(student, train, known, temperature)
+    inputs = replace(old.inputs, image_shape=(train.image_shape[0], *size))
+    made = replace(
+        learned,
+        classifier=Classifier(small.cpu(), inputs, temperature),
+        plan=plan,
+        state=f"{learned.state}, made small",
+        config=replace(config, image_size=size[0]) if size != train.image_shape[1:] else config,
+        details={**learned.details, "small": asdict(found)},
+    )
     return made, found
+
+
+def _size(
+    body: nn.Module, head: nn.Linear, train: Dataset, left: float, options: SmallOptions
+) -> tuple[int, int]:
+    """Return the size of the images that the small network sees.
+
+    Unless one is asked for, it is the smallest multiple of `_SIDES` pixels at which the network
+    before pruning costs at least what is to be left; images that are not square keep their size.
+    At 128 pixels and half of the FLOPs that is 96: on CIFAR-10 as photos a pruned network of 96
+    pixels agreed with the full one on 83% of the images before it was taught, and one of 128 pixels
+    on 75%.
+
+    Args:
+        body: The backbone before pruning.
+        head: Reads its embeddings.
+        train: The images of the run.
+        left: Multiply-accumulates.
+        options: How the network is made small.
+
+    Raises:
+        ConfigError: The network does not take images of the size that is asked for.
+    """
+    channels, h, w = train.image_shape
+    device = head.weight.device
+
+    def fits(side: int) -> bool:
+        try:
+            with torch.inference_mode():
+                embedded = body(torch.zeros(2, channels, side, side, device=device))
+            return tuple(embedded.shape) == (2, head.in_features)
+        except (RuntimeError, AssertionError, ValueError):  # what a forward says of a size
+            return False
+
+    if options.image_size is not None:
+        if h != w or options.image_size > h or not fits(options.image_size):
+            raise ConfigError(
+                f"the network cannot be made small by images of {options.image_size} pixels: it "
+                f"takes square ones up to the learner's {h} x {w}, and not every size. Leave "
+                "--image-size out."
+            )
+        return options.image_size, options.image_size
+    if h == w and train.x.dtype == torch.uint8:
+        for side in range(_SIDES, h, _SIDES):
+            example = torch.zeros(1, channels, side, side, device=device)
+            if fits(side) and cost(body, example).macs >= left:
+                return side, side
+    return h, w
 
 
 class _Embeddings:
@@ -166,13 +236,18 @@ def _scale(train: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _pruned(
-    body: nn.Module, train: Dataset, rows: Tensor, flops_reduction: float, seed: int
+    body: nn.Module,
+    train: Dataset,
+    rows: Tensor,
+    flops_reduction: float,
+    seed: int,
+    size: tuple[int, int],
 ) -> tuple[nn.Module, Plan]:
     """Cut the backbone and refit what is left; its embeddings keep all their dimensions."""
     device = next(body.parameters()).device
-    some = rows[:_FITTED]
+    some, resize = rows[:_FITTED], Resize(size)
     batches = [
-        normalise(train.x.index_select(0, part).to(device), *_scale(train, device))
+        resize(normalise(train.x.index_select(0, part).to(device), *_scale(train, device)))
         for part in some.split(_BATCH)
     ]
     scored = batches[: max(1, _SCORED // _BATCH)]

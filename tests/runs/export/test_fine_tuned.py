@@ -166,7 +166,8 @@ def test_an_interrupted_fine_tuning_resumes_where_it_was(run, tmp_path, monkeypa
 
 
 def test_a_small_learner_can_be_fine_tuned(run, tmp_path):
-    small = SmallOptions(settings=DistilSettings(lr=0.01, passes=3, warmup_batches=5))
+    settings = DistilSettings(lr=0.01, passes=3, warmup_batches=5)
+    small = SmallOptions(image_size=7, settings=settings)
     [made] = alprune.export(run, "safetensors", small=small, tune=QUICK)
     assert made.path.name == "learner-small-tuned.safetensors"
     assert made.small.macs_after <= 0.5 * made.small.macs_before
@@ -174,7 +175,11 @@ def test_a_small_learner_can_be_fine_tuned(run, tmp_path):
     labels = json.loads(made.labels.read_text())
     assert labels["small"]["agreement"] == made.small.agreement
     assert labels["learner"] == "the end of the run, made small, fine-tuned"
-    assert alprune.load_learner(made.path, tiny()).temperature == labels["temperature"]
+    loaded = alprune.load_learner(made.path, build("tiny_learner:build", 10, (1, 7, 7)))
+    assert loaded.temperature == labels["temperature"]
+    test = data.load("digits", size=(7, 7)).test
+    right = (loaded.predict(test.x).argmax(1) == test.y).float().mean()
+    assert float(right) == pytest.approx(made.tuned.accuracy_after, abs=0.02)
 
 
 def test_what_cannot_be_fine_tuned_is_refused_with_advice(folder, run, tmp_path):

@@ -13,11 +13,14 @@ from tiny_run import options
 
 import alprune
 from alprune.cli import main
+from alprune.data import Dataset
 from alprune.errors import ConfigError, DataError, PruneError
 from alprune.loop import frozen
 from alprune.models import build
+from alprune.models.cost import cost
 from alprune.runs.export import SmallOptions, resumable, small
 from alprune.training.distil import Distillation, DistilSettings
+from alprune.training.embeddings import split
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weights to start from")
 QUICK = SmallOptions(settings=DistilSettings(lr=0.01, passes=10, warmup_batches=5))
@@ -81,6 +84,46 @@ def test_a_small_file_costs_half_and_agrees_with_the_full_learner(run, tmp_path,
     assert not (run / small.STATE).exists()
 
 
+@pytest.mark.parametrize("name", ["onnx", "safetensors"])
+def test_a_small_learner_may_see_smaller_images(run, tmp_path, name):
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    smaller = replace(QUICK, image_size=6, budget_s=20.0)
+    [made] = alprune.export(run, name, tmp_path / f"s.{name}", small=smaller)
+    found = made.small
+    assert (found.size_before, found.size_after) == ((8, 8), (6, 6))
+    assert found.macs_after <= 0.5 * found.macs_before
+    assert found.agreement > 0.6 and found.accuracy_after > found.accuracy_before - 0.15
+    labels = json.loads(made.labels.read_text())
+    assert labels["input"]["shape"] == ["batch", 6, 6, 1]
+    assert labels["small"]["size_after"] == [6, 6]
+    assert made.difference.largest < 1e-4 and "digits" in made.difference.source
+    if name == "safetensors":
+        fresh = build("tiny_learner:build", 10, (1, 6, 6))
+        assert alprune.load_learner(made.path, fresh).inputs.image_shape == (1, 6, 6)
+
+
+def test_images_are_made_smaller_as_long_as_there_is_something_left_to_prune():
+    body, head = split(
+        build("tiny_learner:build", 10, (3, 64, 64)).eval(), torch.zeros(2, 3, 64, 64)
+    )
+    macs = cost(body, torch.zeros(1, 3, 64, 64)).macs
+
+    def size(share, h=64, w=64, dtype=torch.uint8, **options):
+        x = torch.zeros(2, h, w, 3, dtype=dtype)
+        images = Dataset(x, torch.zeros(2).long(), ("a",), (0.5,) * 3, (0.5,) * 3, False, "")
+        return small._size(body, head, images, share * macs, SmallOptions(**options))
+
+    assert size(0.24) == (32, 32)  # a quarter of the work
+    assert size(0.26) == (64, 64)
+    assert size(0.24, w=60) == (64, 60) and size(0.24, dtype=torch.float32) == (64, 64)
+    assert size(0.5, image_size=50) == (50, 50)
+    for wrong in (65, 0):
+        with pytest.raises(ConfigError, match=f"images of {wrong} pixels"):
+            size(0.5, image_size=wrong)
+
+
 def test_teaching_brings_back_what_the_cut_took(run, tmp_path):
     untaught = replace(QUICK, budget_s=1e-9)
     agreement = [
@@ -136,7 +179,7 @@ def test_the_command_says_what_the_small_learner_is_worth(run, tmp_path):
     out = tmp_path / "s.safetensors"
     result = call("export", run, "--format", "safetensors", "--out", out, "--small", "--budget", 2)
     assert result.exit_code == 0, result.output
-    assert "fewer FLOPs per image" in result.output
+    assert "fewer FLOPs per image" in result.output and "of 8 x 8 before" in result.output
     assert "images that it was not taught on" in result.output
     assert "before," in result.output and "of 500 test images" in result.output
 
