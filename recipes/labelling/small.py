@@ -1,56 +1,85 @@
-"""What a small learner keeps of a frozen one's accuracy, on CIFAR-10 as photos.
+"""What labels and smaller networks do to a frozen learner's accuracy, on CIFAR-10 as photos.
 
     python recipes/labelling/small.py --data cifar10.npz
 
-draws the photos of few_labels.py, labels some of them at random, exports the learner with half of
-its FLOPs, and prints a table in Markdown, beside the full network at a lower resolution.
+draws the photos of few_labels.py, labels some of them at random, and exports the learner small,
+with half of its FLOPs; fine-tuned; and both. It prints a table in Markdown as it goes. Budgets are
+seconds of this machine, so a slower one learns less; processor time is printed, too.
 """
 
 import argparse
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
 from few_labels import drawn, options
 
 import alprune
-from alprune.runs.export import SmallOptions
+from alprune.runs.export import Exported, FineTuneOptions, SmallOptions
 
 LABELS = (450, 1000)
-SMALLER = 96  # pixels: 56% of the FLOPs at 128
+KINDS = ("small", "fine-tuned", "both")
 
 
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the .npz file")
-    parser.add_argument("--seed", type=int, default=101)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--labels", type=int, nargs="+", default=LABELS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--pool-seed", type=int, default=7, help="draws the photos")
     parser.add_argument("--flops-reduction", type=float, default=0.5)
-    parser.add_argument("--budget", type=float, default=600.0, help="seconds of teaching")
+    parser.add_argument("--image-size", type=int, help="of the small network [default: chosen]")
+    parser.add_argument("--budget", type=float, default=600.0, help="seconds, each")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
-    print("| labels | full network | small | agreement | full network at 96 pixels |")
-    print("| --- | --- | --- | --- | --- |", flush=True)
+    small = SmallOptions(given.flops_reduction, given.budget, image_size=given.image_size)
+    tune = FineTuneOptions(given.budget)
+    print("| labels, seed | network | accuracy | frozen | what was found | processor time |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = drawn(given.data, given.pool_seed, folder / "photos.npz")
-        for count in LABELS:
-            full = run(folder / f"full-{count}", data, given.seed, count)
-            chosen = SmallOptions(given.flops_reduction, given.budget)
-            [made] = alprune.export(full.path, "safetensors", small=chosen)
-            lower = run(folder / f"lower-{count}", data, given.seed, count, image_size=SMALLER)
-            found = made.small
-            cells = (found.accuracy_before, found.accuracy_after, found.agreement)
-            shares = [f"{share:.1%}" for share in (*cells, lower.test_accuracy)]
-            print(f"| {count} | " + " | ".join(shares) + " |", flush=True)
+        data = drawn(given.data, given.pool_seed, Path(name) / "photos.npz")
+        for seed in given.seeds:
+            for count in given.labels:
+                full = run(Path(name) / f"{count}-{seed}", data, seed, count)
+                for kind in given.kinds:
+                    begin = time.process_time()
+                    [made] = alprune.export(
+                        full.path,
+                        "safetensors",
+                        small=None if kind == "fine-tuned" else small,
+                        tune=None if kind == "small" else tune,
+                    )
+                    cells = f"{count}, {seed}", kind, *found(made, full.test_accuracy or 0.0)
+                    taken = f"{time.process_time() - begin:.0f} s"
+                    print(f"| {' | '.join((*cells, taken))} |", flush=True)
 
 
-def run(out: Path, data: Path, seed: int, count: int, **changes: int) -> alprune.RunResult:
+def run(out: Path, data: Path, seed: int, count: int) -> alprune.RunResult:
     """Fit a frozen learner to some labels."""
-    chosen = options(data, seed, 1) | {"initial": count, "start": "random", "steps": 0} | changes
+    chosen = options(data, seed, 1) | {"initial": count, "start": "random", "steps": 0}
     return alprune.run(alprune.RunConfig(**chosen, out=str(out)))
+
+
+def found(made: Exported, frozen: float) -> tuple[str, str, str]:
+    """Return the accuracy of what was written, that of the frozen learner, and what was decided."""
+    said, accuracy = [], None
+    if made.small is not None:
+        share = made.small.macs_after / made.small.macs_before
+        side = made.small.size_after[0]
+        said.append(f"{share:.0%} of the FLOPs at {side} pixels, agrees {made.small.agreement:.1%}")
+        accuracy = made.small.accuracy_after
+    if made.tuned is not None:
+        tuned = made.tuned
+        said.append(
+            f"{tuned.chosen}: cross-validation {tuned.tuned_accuracy:.1%} against "
+            f"{tuned.frozen_accuracy:.1%} frozen"
+        )
+        accuracy = tuned.accuracy_after
+    return f"{accuracy or 0.0:.1%}", f"{frozen:.1%}", "; ".join(said)
 
 
 if __name__ == "__main__":

@@ -41,17 +41,17 @@ class SmallOptions:
 
     Attributes:
         flops_reduction: Share of the FLOPs to remove, by smaller images and by pruning together.
-        image_size: Side of the images that it sees, in pixels; None: see `_size`.
         budget_s: Seconds of teaching, at most.
         seed: Decides which images are set aside and in what order the others are shown.
         settings: Of the teaching.
+        image_size: Side of the images that it sees, in pixels; None: see `_size`.
     """
 
     flops_reduction: float = FLOPS_REDUCTION
-    image_size: int | None = None
     budget_s: float = BUDGET_S
     seed: int = 0
     settings: DistilSettings = field(default_factory=DistilSettings)
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.flops_reduction < 1:
