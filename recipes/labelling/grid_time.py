@@ -4,15 +4,18 @@
 
 A key takes 2 s and a click 0.7 s. One by one, each photo takes a key; the learner chooses them. In
 the grid, after 50 photos one by one, each page shows the 24 open photos that the learner takes
-most surely for one class, the classes in turn: a click for each wrong one, one key for the rest,
-and a key for each wrong one afterwards. The frozen backbone learns again after every 100 labels.
-Accuracy is that on 1,000 test photos after the last label.
+most surely for one class: a click for each wrong one, one key for the rest, and a key for each
+wrong one afterwards. The classes are taken in turn, or always the one whose page is surest. The
+frozen backbone learns again after every 100 labels. Accuracy is that on 1,000 test photos after the
+last label. `--rows turns surest` leaves some rows out.
 """
 
 import argparse
 import itertools
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the .npz file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     print(
@@ -41,11 +45,15 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         photos = draw(given.data, Path(name) / "photos")
-        for title, label in (("one by one", one_by_one), ("grid", in_grid)):
-            runs = [label(photos, Path(name) / f"{title}-{seed}", seed) for seed in given.seeds]
+        for row in given.rows:
+            title, label = ROWS[row]
+            runs = [label(photos, Path(name) / f"{row}-{seed}", seed) for seed in given.seeds]
             keys, clicks, accuracy = np.mean(runs, axis=0)
             minutes = (keys * KEY_S + clicks * CLICK_S) / 60
-            print(f"| {title} | {minutes:.1f} | {keys:.0f} | {clicks:.0f} | {accuracy:.1%} |")
+            print(
+                f"| {title} | {minutes:.1f} | {keys:.0f} | {clicks:.0f} | {accuracy:.1%} |",
+                flush=True,
+            )
 
 
 def draw(source: Path, target: Path) -> Path:
@@ -80,7 +88,7 @@ def one_by_one(photos: Path, folder: Path, seed: int) -> tuple[int, int, float]:
         return len(asking.labels), 0, asking.prepare().learnt["test_accuracy"]
 
 
-def in_grid(photos: Path, folder: Path, seed: int) -> tuple[int, int, float]:
+def in_grid(photos: Path, folder: Path, seed: int, in_turn: bool) -> tuple[int, int, float]:
     """Label page by page; return keys, clicks and accuracy."""
     keys = clicks = 0
     turns = itertools.cycle(NAMES)
@@ -93,7 +101,7 @@ def in_grid(photos: Path, folder: Path, seed: int) -> tuple[int, int, float]:
             prepared, known = asking.prepare(), len(asking.labels)
             overview.update(look_over(prepared.images, prepared.learner, (), seed))
             while len(asking.labels) < min(known + AGAIN, LABELS):
-                name = next(turns)
+                name = next(turns) if in_turn else max(NAMES, key=partial(sureness, overview))
                 page = overview.grid(name)["images"]
                 if not page:
                     continue
@@ -103,6 +111,18 @@ def in_grid(photos: Path, folder: Path, seed: int) -> tuple[int, int, float]:
                 keys += bool(right) + len(wrong)
                 queue.answer({image["number"]: truth(image["path"]) for image in right + wrong})
         return keys, clicks, asking.prepare().learnt["test_accuracy"]
+
+
+def sureness(overview: Overview, name: str) -> float:
+    """Return the sum of the probabilities on a class's page, 0 if it is empty."""
+    return sum(image["probability"] for image in overview.grid(name)["images"])
+
+
+ROWS: dict[str, tuple[str, Callable[[Path, Path, int], tuple[int, int, float]]]] = {
+    "single": ("one by one, chosen by the learner", one_by_one),
+    "turns": ("50 one by one, then the grid, the classes in turn", partial(in_grid, in_turn=True)),
+    "surest": ("the same, always the class that is surest", partial(in_grid, in_turn=False)),
+}
 
 
 if __name__ == "__main__":
