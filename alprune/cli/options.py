@@ -34,7 +34,7 @@ class Option(cloup.Option):
     """An option of a run.
 
     Args:
-        rare: Whether only --help-all shows it.
+        rare: Whether only --help-all shows it, where a command has that.
     """
 
     def __init__(self, *args: Any, rare: bool = False, **attrs: Any) -> None:
@@ -43,12 +43,13 @@ class Option(cloup.Option):
 
 
 class Command(cloup.Command):
-    """A command whose help shows the common options, in groups, or all with --help-all."""
+    """A command whose help shows its options in groups; with --help-all, rare ones only there."""
 
     def format_params(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the groups that have something to show."""
         groups, ungrouped = self.option_groups, self.ungrouped_options
-        if not ctx.meta.get(_ALL):
+        has_all = any(parameter.name == "help_all" for parameter in self.params)
+        if has_all and not ctx.meta.get(_ALL):
             self.option_groups = [part for group in groups if (part := _common(group)).options]
             self.ungrouped_options = _common_of(ungrouped)
         try:

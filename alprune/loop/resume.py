@@ -30,7 +30,7 @@ from alprune.loop.run_folder import (
 )
 from alprune.loop.saved_learner import saved_learner
 from alprune.loop.setup import complete, load_splits, open_session, simulation
-from alprune.loop.trust import trusting
+from alprune.loop.trust import check_trust, trusting
 from alprune.pruning.registry import METHODS
 from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team, join
@@ -90,8 +90,11 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
         raise StoreError(f"{path} holds no run to resume; start one with --out {path}.")
     if kind_of(path) is not RUN:
         raise StoreError(f"{path} holds no run. To resume what it holds: {resume_command(path)}.")
-    new = {"budget": budget, "steps": steps, "out": str(path)} | _meant(read_recipe(path / CONFIG))
-    return complete(RunConfig.from_toml(path / CONFIG, **given(new)).resolved(_ONCE), new=False)
+    record = read_recipe(path / CONFIG)
+    check_trust(record, path / CONFIG)
+    new = {"budget": budget, "steps": steps, "out": str(path)} | _meant(record)
+    config = RunConfig.from_toml(path / CONFIG, trust_code=True, **given(new))
+    return complete(config.resolved(_ONCE), new=False)
 
 
 def _meant(record: Mapping[str, Any]) -> dict[str, Any]:

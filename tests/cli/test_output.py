@@ -9,10 +9,13 @@ from typing import TextIO
 
 import photos
 import pytest
+from click.testing import CliRunner
 from tiny_run import options
 
 import alprune
 from alprune.__main__ import main
+from alprune.cli import main as command_line
+from alprune.labelling import open_asking
 
 FULL = Path("/dev/full")
 COMMANDS = [
@@ -29,6 +32,11 @@ COMMANDS = [
     ["export", "run", "--format", "safetensors"],
     ["ask", "asked", "--dataset", "folder:pile"],
     ["label", "labelled", "--dataset", "folder:pile", "--no-browser"],
+    ["tell", "told", "told.csv"],
+    ["classes", "told"],
+    ["rerun", "run"],
+    ["compare", "--resume", "made"],
+    ["bench", "--model", "lenet-300-100", "--methods", "dense", "--seconds", "1", "--pool", "0"],
     ["embed", "--dataset", "folder:pile", "--model", "efficientnet-lite0", "--image-size", "32"],
 ]
 
@@ -41,6 +49,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alprune.run(options(path / "run", steps=0, initial_epochs=1.0))
     write_tree(path / "photos")
     photos.make(path / "pile", each=2)
+    with open_asking(path / "told", classes=photos.NAMES, dataset=f"folder:{path}/pile") as asking:
+        [first, *_] = asking.ask()
+    (path / "told.csv").write_text(f"path,label\n{first.path},dark\n")
+    grid = "compare --dataset digits --model lenet-300-100 --methods dense --steps 0 --seeds 1"
+    assert (
+        CliRunner().invoke(command_line, [*grid.split(), "--out", str(path / "made")]).exit_code
+        == 0
+    )
     return path
 
 

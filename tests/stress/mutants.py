@@ -4,10 +4,10 @@
     python tests/stress/mutants.py --only pruning/ loop/   files with one of these in their path
     python tests/stress/mutants.py --record tried.jsonl    skips those that the record calls killed
 
-Each mutant is made in a copy of the package. Of the tests named beside its file, those that run the
-changed lines are run on it, the shortest first; all of them, if none seems to (in another process,
-for example). A mutant that they let pass is printed, and the exit code is 1. A mutant that no longer
-fits its file is an error: mend the list.
+Each mutant is made in a copy of the package. Of the tests named beside its file, those that run
+the changed lines are run on it, the shortest first; all of them, if none seems to (in another
+process, for example). A mutant that they let pass is printed, and the exit code is 1. A mutant that
+no longer fits its file is an error: mend the list.
 """
 
 import argparse

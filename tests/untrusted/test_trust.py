@@ -84,6 +84,21 @@ def test_no_command_imports_what_a_file_names(here: Path, name: str, option: str
     assert not (here / "ran").exists()
 
 
+def test_only_what_can_be_named_on_the_command_line_is_advised(here: Path) -> None:
+    change(here / "run" / "config.toml", model="trap:net")
+    for name in COMMANDS:
+        code, said = command(*COMMANDS[name])
+        assert code == 1
+        assert ("name it yourself" in said) == (name not in ("resume", "rerun")), said
+
+
+def test_the_help_of_a_command_without_help_all_shows_every_option() -> None:
+    for name in ("predict", "export", "rerun", "tell", "classes"):
+        assert "--trust-code" in command(name, "--help")[1]
+    assert "--trust-code" not in command("run", "--help")[1]
+    assert "--trust-code" in command("run", "--help-all")[1]
+
+
 PYTHON: dict[str, Callable[[Path], object]] = {
     "load_learner": alprune.load_learner,
     "predict": lambda path: alprune.predict(path, path),
@@ -101,7 +116,7 @@ def test_no_function_imports_what_a_folder_names(here: Path, name: str) -> None:
     assert not (here / "ran").exists()
 
 
-@pytest.mark.parametrize("args", [["predict", "run", "x"], ["export", "run"], ["ask", "people"],
+@pytest.mark.parametrize("args", [["predict", "run", "x"], ["export", "run", "--format", "safetensors"], ["ask", "people"],
                                   ["label", "people"], ["tell", "people", "answers.csv"],
                                   ["compare", "--resume", "grid"]])  # fmt: skip
 def test_neither_do_the_other_commands(here: Path, args: list[str]) -> None:
