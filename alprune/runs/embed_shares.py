@@ -4,11 +4,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
-from typing import Any
+from threading import RLock
 
 import torch
 from tqdm import tqdm
@@ -20,6 +17,7 @@ from alprune.loop.embed import Embedded, EmbeddingPlan, embed
 from alprune.registry import lookup
 from alprune.runs.compare import PROCESSES
 from alprune.runs.compare.engines import ENGINES, Job, Lost, Resources, open_engine
+from alprune.runs.compare.processes import Processes
 from alprune.runs.compare.runs import DEATHS
 
 _LOOK_S = 1.0  # between looks at what the shares have done
@@ -61,7 +59,7 @@ def embed_in_shares(
     if not missing:
         return plan.done()
     out = caches_folder(config.cache).with_name("embed")
-    pool = _Processes(shares) if engine == PROCESSES else open_engine(engine, resources, out)
+    pool = Processes() if engine == PROCESSES else open_engine(engine, resources, out)
     try:
         with tqdm(total=missing, desc="embedding", unit="image", file=sys.stderr) as bar:
             seen = partial(plan.follow, bar)
@@ -122,49 +120,12 @@ def _share(
     if place not in sys.path:
         sys.path.insert(0, place)
     torch.set_num_threads(threads)
+    tqdm.set_lock(RLock())  # its own one is a semaphore, which a process that is killed leaves
     try:
         embed(config, share, progress=False)
     except AlpruneError as error:
         return error
     return None
-
-
-class _Processes:
-    """Processes of this machine."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pool = self._new()
-
-    def submit(self, task: Callable[[], Any], name: str) -> "_LocalJob":
-        try:
-            return _LocalJob(self._pool.submit(task))
-        except BrokenProcessPool:  # one has died, and the others with it
-            self._pool = self._new()
-            return _LocalJob(self._pool.submit(task))
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _new(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._count, get_context("spawn"))
-
-
-class _LocalJob:
-    def __init__(self, future: "Future[Any]") -> None:
-        self._future = future
-
-    def done(self) -> bool:
-        return self._future.done()
-
-    def outcome(self) -> Any:
-        try:
-            return self._future.result()
-        except BrokenProcessPool as error:
-            raise Lost("its process was killed") from error
-
-    def stop(self) -> None:
-        self._future.cancel()
 
 
 __all__ = ["embed_in_shares"]

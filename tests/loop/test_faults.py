@@ -402,6 +402,13 @@ def test_runs_killed_at_random_instants_equal_the_one_that_was_not():
     assert "3 kills" in done.stdout and "all equal" in done.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_embeddings_that_were_kept_survive_kills_at_random_instants():
+    done = script("kill_embed.py", "--kills", 3)
+    assert done.returncode == 0, done.stderr
+    assert "all with all embeddings" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_memory_handles_and_time_stay_flat_over_many_steps():

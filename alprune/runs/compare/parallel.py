@@ -2,14 +2,12 @@
 
 import os
 import signal
-import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,6 +18,7 @@ from alprune.loop.events import Observer
 from alprune.loop.signals import Signals
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import Cell
+from alprune.runs.compare.processes import start_process
 from alprune.runs.compare.runs import DEATHS, ENDED, Outcome, SharedData, make, state_of
 
 _TICK_S = 0.5  # between reports of how far a fit is
@@ -87,13 +86,7 @@ class _Pool:
 
     def start(self) -> None:
         """Start a process and give it a run."""
-        context = get_context("spawn")  # a fork would share the threads and the CUDA context
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, *self._args), daemon=True)
-        with _without_interrupts():
-            process.start()
-        theirs.close()  # or its end would not be seen
-        worker = _Worker(process, ours)
+        worker = _Worker(*start_process(_work, *self._args))
         self._workers.append(worker)
         self._next(worker)
 
@@ -200,16 +193,3 @@ def _work(connection: Connection, threads: int, log: Sequence[str]) -> None:
             cell, state = task
             outcome = make(cell, state, load, _Sender(connection), signals.end, log=log)
             connection.send(("ended", outcome))
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let a process that starts here leave Ctrl-C to this one, its imports included."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

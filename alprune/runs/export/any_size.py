@@ -6,10 +6,19 @@ from torch.nn import functional as F
 
 from alprune.training.input_spec import Inputs
 
-RULE = (
+_RULE = (
     "images of another size are resized to {h} x {w} (an ONNX or pt2 file does it), as a whole and "
-    "without regard to their proportions: bilinear, antialiased, rounded to whole numbers"
+    "without regard to their proportions, as Pillow's resize(({w}, {h}), BILINEAR): antialiased, "
+    "the width first, rounded to whole numbers, then the height, rounded. The learner saw files "
+    "upright, as their EXIF orientation says (ImageOps.exif_transpose), and large JPEG files "
+    "decoded at 1/2, 1/4 or 1/8 of their size, as Image.draft(None, ({d}, {d})) does"
 )
+
+
+def rule(size: tuple[int, int]) -> str:
+    """Say how images become `(h, w)`, in words for those who use an exported file."""
+    h, w = size
+    return _RULE.format(h=h, w=w, d=2 * max(h, w))
 
 
 class AnySize(nn.Module):
@@ -27,9 +36,15 @@ class AnySize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Classify images `(n, any height, any width, c)`, uint8."""
         x = images.permute(0, 3, 1, 2).to(torch.float32)
-        x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
-        probabilities: Tensor = self.classifier(x.round().clamp(0, 255).permute(0, 2, 3, 1))
+        h, w = self.size
+        x = _resized(_resized(x, (x.shape[2], w)), (h, w))
+        probabilities: Tensor = self.classifier(x.permute(0, 2, 3, 1))
         return probabilities
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+    return (x + 0.5).floor().clamp(0, 255)
 
 
 def takes_any_size(inputs: Inputs) -> bool:
@@ -37,4 +52,4 @@ def takes_any_size(inputs: Inputs) -> bool:
     return inputs.dtype == "uint8"
 
 
-__all__ = ["RULE", "AnySize", "takes_any_size"]
+__all__ = ["AnySize", "rule", "takes_any_size"]

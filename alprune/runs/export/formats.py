@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from alprune import __version__
-from alprune.runs.export.any_size import RULE, takes_any_size
+from alprune.runs.export.any_size import rule, takes_any_size
 from alprune.runs.load import Learned
 
 Run = Callable[[Tensor], Tensor]
@@ -53,7 +53,7 @@ def description(learned: Learned) -> dict[str, Any]:
             "shape": ["batch", len(classifier.classes)],
             "dtype": "float32",
         },
-        "resize": RULE.format(h=h, w=w) if takes_any_size(classifier.inputs) else None,
+        "resize": rule((h, w)) if takes_any_size(classifier.inputs) else None,
         "temperature": classifier.temperature,
         "model": learned.model,
         "learner": learned.state,
