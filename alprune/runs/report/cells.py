@@ -88,7 +88,7 @@ def estimate_cell(found: Estimate | None, form: str, pairs: int) -> Cell:
     if found.low is not None and found.high is not None:
         told.append(f"{form.format(found.low)} to {form.format(found.high)}")
     if found.pairs < FEW_PAIRS and found.interval is not None:
-        told.append("t " + " to ".join(_end(end, form) for end in found.interval))
+        told.append("t " + " to ".join(interval_end(end, form) for end in found.interval))
     if found.pairs != pairs:
         told.append(f"{found.pairs} pair" + "s" * (found.pairs > 1))
     if found.p is not None:
@@ -97,5 +97,6 @@ def estimate_cell(found: Estimate | None, form: str, pairs: int) -> Cell:
     return Cell(form.format(found.value) + brackets, found.value)
 
 
-def _end(value: float, form: str) -> str:
+def interval_end(value: float, form: str) -> str:
+    """Write an end of an interval, cut off where it is large."""
     return form.format(value) if abs(value) < _WIDE else f"over {_WIDE:,}"

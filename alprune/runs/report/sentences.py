@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alprune.runs.report.cells import seconds_text
+from alprune.runs.report.cells import interval_end, seconds_text
 from alprune.runs.report.groups import Group
 from alprune.runs.report.statistics import FEW_PAIRS, Estimate, mean_and_error
 from alprune.runs.report.tables import Findings, catch_up, gain
@@ -30,8 +30,7 @@ def headline(findings: Findings) -> list[str]:
         if base is not None and (more := gain(base, group)):
             text += f" That is {_points(more)} {base.name}."
             if sooner := catch_up(base, group):
-                pairs = "" if sooner.pairs == more.pairs else f" ({_pairs(sooner)})"
-                text += f" It reached {base.name}'s final accuracy {_pace(sooner.value)}{pairs}."
+                text += f" It reached {base.name}'s final accuracy {_pace(sooner, more.pairs)}."
         told.append((mean, text))
     lines = [text for _, text in sorted(told, key=lambda entry: -entry[0])]
     rest = len(lines) - _LINES
@@ -66,16 +65,30 @@ def _points(found: Estimate) -> str:
     if found.interval is None:
         return f"{size} (one pair of seeds, so its spread is not known) {side}"
     low, high = found.interval
-    kind = "t-interval" if found.pairs < FEW_PAIRS else "interval"
     unclear = "; no clear difference" if low <= 0 <= high else ""
-    return f"{size} (95% {kind} {low:+.1f} to {high:+.1f}, {_pairs(found)}{unclear}) {side}"
+    return f"{size} (95% {_kind(found)} {low:+.1f} to {high:+.1f}, {_pairs(found)}{unclear}) {side}"
 
 
-def _pace(sooner: float) -> str:
-    """Write a ratio of times, the other's over its own, as people say it."""
-    if f"{sooner:.1f}" == "1.0" or f"{1 / sooner:.1f}" == "1.0":
-        return "in about the same time"
-    return f"{sooner:.1f} times faster" if sooner > 1 else f"{1 / sooner:.1f} times slower"
+def _pace(sooner: Estimate, pairs: int) -> str:
+    """Write a ratio of times, the other's over its own, as people say it, and how sure it is."""
+    same = "1.0" in (f"{sooner.value:.1f}", f"{1 / sooner.value:.1f}")
+    slower = sooner.value < 1 and not same
+    text = f"{1 / sooner.value if slower else sooner.value:.1f} times"
+    text = "in about the same time" if same else f"{text} {'slower' if slower else 'faster'}"
+    told = []
+    if sooner.interval is not None:
+        low, high = sooner.interval
+        ends = (1 / high, 1 / low) if slower else (low, high)
+        told.append(f"95% {_kind(sooner)} {' to '.join(interval_end(x, '{:.1f}') for x in ends)}")
+    if sooner.pairs != pairs:
+        told.append(_pairs(sooner))
+    text += f" ({', '.join(told)}" if told else ""
+    unclear = sooner.interval is not None and low <= 1 <= high
+    return text + ("; no clear difference" if unclear else "") + (")" if told else "")
+
+
+def _kind(found: Estimate) -> str:
+    return "t-interval" if found.pairs < FEW_PAIRS else "interval"
 
 
 def _pairs(found: Estimate) -> str:

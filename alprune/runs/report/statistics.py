@@ -204,7 +204,7 @@ def speed_up(base: Mapping[int, float], other: Mapping[int, float]) -> Estimate 
         return None
     logs = estimate(np.log(ours) - np.log(theirs))
     low, high, t_low, t_high = (
-        None if end is None else math.exp(min(end, _LOG_MOST))
+        None if end is None else math.exp(max(-_LOG_MOST, min(end, _LOG_MOST)))
         for end in (logs.low, logs.high, logs.t_low, logs.t_high)
     )
     return Estimate(math.exp(logs.value), low, high, logs.pairs, logs.p, t_low, t_high)

@@ -141,7 +141,7 @@ def test_what_was_done_is_said(report):
     said = " ".join(Page(report).said)
     assert "3sp-ca ended at 72.0% ± 1.2 after 31.0 s (3 runs)." in said
     assert "21.0 points (95% t-interval +18.5 to +23.5, 3 pairs of seeds) above dense" in said
-    assert "It reached dense's final accuracy 2.0 times faster." in said
+    assert "It reached dense's final accuracy 2.0 times faster (95% t-interval 2.0 to 2.0)." in said
     assert "% of the time" not in said
     assert "bootstrap" in said and "Wilcoxon" in said
     assert "with 75% certainty, not 95%" in said
@@ -203,7 +203,27 @@ def test_a_slower_group_is_called_so_many_times_slower(tmp_path):
         write_run(tmp_path / f"3sp{seed}", "3sp", seed, [(5, 0.2), (20, 0.4), (21, 0.5), (31, 0.6)])
     groups = group_runs(find_runs([tmp_path])[0])
     said = " ".join(headline(Findings.of(groups, baseline_of(groups))))
-    assert "It reached dense's final accuracy 4.2 times slower." in said
+    assert "It reached dense's final accuracy 4.2 times slower (95% interval 4.2 to 4.2)." in said
+
+
+@pytest.mark.parametrize(
+    ("reached_s", "said"),
+    [
+        ([20, 10, 6], "2.8 times faster (95% t-interval 0.6 to 12.7; no clear difference)."),
+        ([40, 48, 90], "1.9 times slower (95% t-interval 0.6 to 5.3; no clear difference)."),
+        ([20, 45, 30], "in about the same time (95% t-interval 0.4 to 2.7; no clear difference)."),
+        ([15], "2.0 times faster."),  # whose sentence before says that it is one pair
+    ],
+)
+def test_the_lead_says_how_sure_a_speed_up_is(tmp_path, reached_s, said):
+    for seed, reached in enumerate(reached_s):
+        dense = [(2, 0.2), (28, 0.4), (30, 0.5), (95, 0.5)]
+        other = [(2, 0.2), (reached - 2, 0.4), (reached, 0.5), (95, 0.6)]
+        write_run(tmp_path / f"dense{seed}", "dense", seed, dense)
+        write_run(tmp_path / f"3sp{seed}", "3sp", seed, other)
+    groups = group_runs(find_runs([tmp_path])[0])
+    text = " ".join(headline(Findings.of(groups, baseline_of(groups))))
+    assert f"It reached dense's final accuracy {said}" in text
 
 
 def test_of_many_groups_pictures_show_the_best_and_the_baselines(tmp_path):
