@@ -252,6 +252,13 @@ def test_a_run_is_not_extended_by_another_kind_of_limit(tmp_path):
         assert alprune.resume(tmp_path / "run", budget=60.0).steps == 1
 
 
+def test_a_run_that_met_another_limit_is_not_extended_by_a_budget(tmp_path):
+    first = alprune.run(options(tmp_path / "run", steps=None, budget=600.0, stop_labels=110))
+    assert first.reason == "label budget"
+    with pytest.warns(UserWarning, match="has ended .label budget.*nothing is left to do"):
+        assert alprune.resume(tmp_path / "run", budget=1200.0) == first
+
+
 def damage(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

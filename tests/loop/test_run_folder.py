@@ -72,6 +72,17 @@ def test_a_damaged_line_is_named(tmp_path):
         read_events(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [{"elapsed_s": True}, {"elapsed_s": "1"}, {"elapsed_s": float("nan")}, {"steps": False}],
+)
+def test_an_event_of_other_types_is_damaged(tmp_path, value):
+    line = json.dumps({"event": "step", "elapsed_s": 1.0} | value)
+    (tmp_path / "events.jsonl").write_text('{"event": "start"}\n' + line + "\n")
+    with pytest.raises(StoreError, match="line 2 is damaged"):
+        read_events(tmp_path)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(StoreError, match="holds no readable run"):
         read_events(tmp_path)

@@ -2,6 +2,7 @@ import csv
 import functools
 import itertools
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from alprune import models
 from alprune.errors import AcquisitionError, StoreError, TrainError
 from alprune.loop import learner as learners
 from alprune.loop import setup, timing
+from alprune.loop.checkpoint import CheckpointWriter, load_checkpoint
 from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
 from alprune.loop.oracle import Simulation
@@ -89,6 +91,19 @@ def test_the_saved_model_is_rebuilt_from_its_builder_and_plan(tmp_path, digits):
         rebuilt, digits.train, session_like.learner.settings, torch.device("cpu"), torch.float32
     )
     assert learner.evaluate(digits.test).accuracy == result.test_accuracy
+
+
+def test_the_first_state_is_on_the_disk_before_the_first_batch(tmp_path, monkeypatch):
+    write = CheckpointWriter._write
+
+    def slowly(*args):
+        time.sleep(0.5)
+        write(*args)
+
+    monkeypatch.setattr(CheckpointWriter, "_write", slowly)
+    session, _ = open_session(complete(options(tmp_path / "run")))
+    assert load_checkpoint(tmp_path / "run") is not None
+    session.record.folder.close()
 
 
 def test_a_budget_ends_a_run_on_time(tmp_path, monkeypatch):

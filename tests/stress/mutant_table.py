@@ -224,7 +224,8 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("isinstance(value, float) and not math.isfinite(value)", "False"),
         ("if len(line) > LINE_BYTES or left < 0:", "if False:"),
     ]),
-    ("loop/session.py", "loop/test_session.py loop/test_faults.py loop/test_resume.py", [
+    ("loop/session.py",
+     "loop/test_session.py loop/test_faults.py loop/test_resume.py loop/test_signals.py", [
         ("        self.learning.checkpoints.wait()\n\n    def restore", "\n    def restore"),
         ("if not isinstance(error, Diverged):", "if True:"),
         ("written = bool(self._answers.spare)", "written = False"),

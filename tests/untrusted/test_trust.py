@@ -116,7 +116,8 @@ def test_no_function_imports_what_a_folder_names(here: Path, name: str) -> None:
     assert not (here / "ran").exists()
 
 
-@pytest.mark.parametrize("args", [["predict", "run", "x"], ["export", "run", "--format", "safetensors"], ["ask", "people"],
+@pytest.mark.parametrize("args", [["predict", "run", "x"], ["ask", "people"],
+                                  ["export", "run", "--format", "safetensors"],
                                   ["label", "people"], ["tell", "people", "answers.csv"],
                                   ["compare", "--resume", "grid"]])  # fmt: skip
 def test_neither_do_the_other_commands(here: Path, args: list[str]) -> None:
