@@ -93,7 +93,7 @@ def test_the_saved_model_is_rebuilt_from_its_builder_and_plan(tmp_path, digits):
     assert learner.evaluate(digits.test).accuracy == result.test_accuracy
 
 
-def test_the_first_state_is_on_the_disk_before_the_first_batch(tmp_path, monkeypatch):
+def test_the_first_state_is_on_the_disk_before_the_first_batch(tmp_path, digits, monkeypatch):
     write = CheckpointWriter._write
 
     def slowly(*args):
@@ -101,7 +101,7 @@ def test_the_first_state_is_on_the_disk_before_the_first_batch(tmp_path, monkeyp
         write(*args)
 
     monkeypatch.setattr(CheckpointWriter, "_write", slowly)
-    session, _ = open_session(complete(options(tmp_path / "run")))
+    session = open_session(complete(options(tmp_path / "run")), digits)
     assert load_checkpoint(tmp_path / "run") is not None
     session.record.folder.close()
 

@@ -27,6 +27,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def label(load: Load, name: str, seed: int) -> None:
                 state = client.get("state")
                 continue
             state = turn(load, client, state, mine, unsure, draws)
-        except (OSError, urllib.error.URLError, json.JSONDecodeError) as error:
+        except (OSError, HTTPException, json.JSONDecodeError) as error:
             killed = isinstance(error, ConnectionError) or not isinstance(
                 error, urllib.error.HTTPError
             )
