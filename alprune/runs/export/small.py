@@ -250,7 +250,7 @@ def _pruned(
         resize(normalise(train.x.index_select(0, part).to(device), *_scale(train, device)))
         for part in some.split(_BATCH)
     ]
-    scored = batches[: max(1, _SCORED // _BATCH)]
+    scored = [part for part in batches[: _SCORED // _BATCH] if len(part) > 1]
     unused = torch.zeros(_BATCH, dtype=torch.int64, device=device)  # labels
     pruned = prune(
         body,
