@@ -160,7 +160,7 @@ def _shrunk(found: "Shrunk") -> str:
 
 def _tuned(found: "FineTuned") -> str:
     lines = [f"chosen     {found.chosen}: {found.reason}"]
-    if found.accuracy_before is not None and found.accuracy_after is not None:
+    if found.passes and found.accuracy_before is not None and found.accuracy_after is not None:
         lines.append(
             f"accuracy   {found.accuracy_before:.1%} before, {found.accuracy_after:.1%} after "
             f"fine-tuning, of {found.tested:,} {found.tested_on}"
