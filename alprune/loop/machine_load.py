@@ -37,11 +37,12 @@ class MachineLoad:
         return busy_with_others(share)
 
 
-def busy_with_others(share: float) -> str:
-    """Say that others took a share of the processors during a run."""
+def busy_with_others(share: float, budget: bool = True) -> str:
+    """Say that others took a share of the processors during a run, under a budget or without."""
+    harm = "it got less done in its budget" if budget else "it took more seconds"
     return (
         f"other processes took {share:.0%} of this machine's processors while the run's clock "
-        "went: it got less done in its budget than it would have alone."
+        f"went: {harm} than it would have alone."
     )
 
 

@@ -293,10 +293,10 @@ def _facts(start: Mapping[str, Any]) -> str:
 
 
 def _warnings(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return what a run warned of, and whether others kept the machine busy during its budget."""
+    """Return what a run warned of, and whether others kept the machine busy."""
     told = [str(event.get("message", "")) for event in events if event["event"] == "warning"]
     share = events[-1].get("others_share")
     budget = next((e["config"].get("budget") for e in events if e["event"] == "start"), None)
-    if budget is not None and isinstance(share, float) and share > OTHERS_MOST:
-        told.append(busy_with_others(min(share, 1.0)))
+    if isinstance(share, float) and share > OTHERS_MOST:
+        told.append(busy_with_others(min(share, 1.0), budget is not None))
     return tuple(told)
