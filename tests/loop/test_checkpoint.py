@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -162,6 +163,22 @@ def test_other_programs_can_read_the_tensors(tmp_path):
     assert torch.equal(
         weights["state/learner/model/0.weight"], STATE["learner"]["model"]["0.weight"]
     )
+
+
+def test_states_are_written_one_after_the_other(folder, monkeypatch):
+    writer, written = CheckpointWriter(folder), []
+    write = folder.write
+
+    def slowly(name, *pieces):
+        time.sleep(0.0 if written else 0.5)
+        write(name, *pieces)
+        written.append(name)
+
+    monkeypatch.setattr(folder, "write", slowly)
+    for number in range(3):
+        writer.save(number, {"weights": torch.zeros(3)})
+    writer.wait()
+    assert written == [SLOTS[0], SLOTS[1], SLOTS[0]]
 
 
 def test_a_state_that_is_written_meanwhile_is_that_of_the_call(folder, monkeypatch):

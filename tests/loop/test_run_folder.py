@@ -83,6 +83,22 @@ def test_an_event_of_other_types_is_damaged(tmp_path, value):
         read_events(tmp_path)
 
 
+def test_a_record_of_other_bytes_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("alprune.loop.run_folder.LINE_BYTES", 100)
+    line = json.dumps({"event": "step", "acquired": list(range(50))})
+    (tmp_path / "events.jsonl").write_text('{"event": "start"}\n' + line + "\n")
+    with pytest.raises(StoreError, match="no record of a run: it has a line of more than 100"):
+        read_events(tmp_path)
+
+
+def test_an_empty_record_without_options_is_no_run(tmp_path):
+    (tmp_path / "events.jsonl").touch()
+    with pytest.raises(StoreError, match="holds no run to resume"):
+        RunFolder(tmp_path, resume=True)
+    RunFolder(tmp_path).event("start", 0.0)
+    assert len(read_events(tmp_path)) == 1
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(StoreError, match="holds no readable run"):
         read_events(tmp_path)
