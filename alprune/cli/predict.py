@@ -61,7 +61,8 @@ def predict_command(
     IMAGES are folders (or folder:PATH), image files, npz:PATH with an array x, or csv:, parquet:,
     hf: and shards: as for --dataset. DIR may also be
     a file made by alprune export --format safetensors. The run's own images are not needed; images
-    that the run has decoded are not decoded again.
+    that the run has decoded are not decoded again, and what a frozen learner has embedded passes
+    through its head only.
 
     One row per image: path, class, its probability (from the network), its confidence (calibrated;
     empty unless the run used --hold-out), the entropy in nats, the label if the image is in a
@@ -70,21 +71,21 @@ def predict_command(
     from tqdm import tqdm
 
     from alprune.runs.load import find_learner
-    from alprune.runs.predict import open_source, write_file, write_stream
+    from alprune.runs.predict import kept_embeddings, open_source, write_file, write_stream
     from alprune.training.device import pick_device
 
     if out == "-" and (as_json or resume):
         raise click.UsageError("--out - writes the table to where --json prints, with no --resume.")
     found = find_learner(learner)
     found.warn()
-    classifier = found.classifier
+    classifier, kept = found.classifier, kept_embeddings(found)
     cache = found.config.cache if found.config else None
     source = open_source(images, classifier.inputs, follow_links, cache)
     if not source.is_described:
         click.echo(printable(source.described()), err=True)
     place = pick_device(device)
     if out == "-":
-        write_stream(classifier, source, sys.stdout.buffer, place, every)
+        write_stream(classifier, source, sys.stdout.buffer, place, every, kept)
         return
     begin = time.monotonic()
     bar = tqdm(total=source.total, desc="classifying", unit="img", disable=None)
@@ -99,7 +100,7 @@ def predict_command(
 
     with _terminated(), bar:
         try:
-            tally = write_file(classifier, source, Path(out), place, every, resume, tick)
+            tally = write_file(classifier, source, Path(out), place, every, resume, tick, kept)
         except KeyboardInterrupt as interrupt:
             bar.close()
             again = _again(learner, images, out, every, follow_links)

@@ -67,10 +67,7 @@ class Embedder:
         self.dimensions = head.in_features
         chunk = good_chunk(device, image_shape)
         self._predictor = Predictor(*scale, device, torch.float32, chunk)
-        what = f"{digest} {image_shape} {mean} {std}"
-        key = hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
-        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:40]
-        self.folder = store_folder(f"{plain}-{image_shape[1]}x{image_shape[2]}-{key}", where)
+        self.folder = folder_of(image_shape, mean, std, name, digest, where)
         self.neighbours: tuple[tuple[bytes, HeadSettings], Neighbours] | None = None
         self._tables: list[tuple[weakref.ref[Tensor], VectorTable]] = []
 
@@ -143,6 +140,21 @@ class Embedder:
         return found
 
 
+def folder_of(
+    image_shape: tuple[int, int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    name: str,
+    digest: str,
+    where: str | Path | None = None,
+) -> Path:
+    """Return where embeddings by some weights are kept; the arguments are as for `Embedder`."""
+    what = f"{digest} {image_shape} {mean} {std}"
+    key = hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:40]
+    return store_folder(f"{plain}-{image_shape[1]}x{image_shape[2]}-{key}", where)
+
+
 def keys_of(x: Tensor, files: Files | None = None) -> np.ndarray:
     """Return a hash of each image's pixels, `(n, 16)` uint8.
 
@@ -203,4 +215,4 @@ def _headless(model: nn.Module) -> ModelError:
     )
 
 
-__all__ = ["Embedder", "keys_of", "last_linear", "split"]
+__all__ = ["Embedder", "folder_of", "keys_of", "last_linear", "split"]

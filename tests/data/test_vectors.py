@@ -124,3 +124,15 @@ def test_no_images_make_an_empty_table(tmp_path):
     table(tmp_path, 1).fill(np.array([0]), values(1))
     empty.refresh()
     assert not len(empty.missing())
+
+
+def test_all_vectors_of_a_store_are_found_by_their_keys(tmp_path):
+    table(tmp_path, 1, 2, 3).fill(np.array([0, 2]), values(1, 3))
+    table(tmp_path, 3, 4).fill(np.array([0, 1]), values(3, 4))
+    whole = VectorTable.whole(VectorStore(tmp_path, 3))
+    assert len(whole) == 3 and not len(whole.missing())
+    places = whole.find(keys(4, 2, 1, 3, 9))
+    assert (places >= 0).tolist() == [True, False, True, True, False]
+    assert (whole.of(places[[0, 2, 3]]) == values(4, 1, 3)).all()
+    empty = VectorTable.whole(VectorStore(tmp_path / "none", 3))
+    assert empty.find(keys(1, 2)).tolist() == [-1, -1]

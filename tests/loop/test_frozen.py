@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from tiny_run import events_of, options
 
 import alprune
-from alprune.acquisition import ACQUISITIONS
 from alprune.errors import AlpruneError, ConfigError, ModelError
 from alprune.loop import frozen
 from alprune.loop.config import RunConfig
@@ -78,17 +77,6 @@ def test_each_image_passes_the_backbone_once_in_a_run_and_never_again(
     second = alprune.run(start(tmp_path, weights, "again"))
     assert sum(seen) == 0
     assert second.test_accuracy == first.test_accuracy
-
-
-@pytest.mark.parametrize("acquisition", sorted(ACQUISITIONS))
-def test_every_acquisition_function_chooses_without_a_forward_pass(
-    tmp_path, weights, monkeypatch, acquisition
-):
-    alprune.run(start(tmp_path, weights, "first", steps=0))
-    seen = forwards(monkeypatch)
-    result = alprune.run(start(tmp_path, weights, acquisition=acquisition, score_subset=200))
-    assert result.labelled == 60 and result.steps == 2
-    assert sum(seen) == 0
 
 
 def test_it_learns_more_than_chance_and_says_what_it_knows(tmp_path, weights):

@@ -231,6 +231,16 @@ class VectorTable:
         self._row = np.zeros(len(self._first), np.int32)
         self.refresh()
 
+    @classmethod
+    def whole(cls, store: VectorStore) -> "VectorTable":
+        """Make the table of all images whose vectors a store holds, in any order."""
+        parts = list(store.news())
+        keys = [np.empty((0, KEY_BYTES), np.uint8), *(keys for keys, _ in parts)]
+        table = cls(np.concatenate(keys), store)
+        for part in parts:
+            table._enter(*part)
+        return table
+
     def __len__(self) -> int:
         """Count the different images."""
         return len(self._first)
@@ -242,12 +252,12 @@ class VectorTable:
     def refresh(self) -> None:
         """Take over what other processes have written."""
         for keys, piece in self._store.news():
-            numbers = _numbers(keys)
-            places = np.searchsorted(self._numbers, numbers)
-            places[places == len(self._numbers)] = 0
-            found = (self._keys[places] == keys).all(1) if len(self._keys) else places < 0
-            self._piece[places[found]] = piece
-            self._row[places[found]] = np.nonzero(found)[0]
+            self._enter(keys, piece)
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return the index of an image with each of some hashes `(m, 16)`, `(m,)`; -1: none."""
+        places, found = self._places(keys)
+        return np.where(found, self._first[places], -1) if len(self) else places - 1
 
     def of(self, images: np.ndarray) -> np.ndarray:
         """Return the vectors of some images, `(k, dimensions)` float16.
@@ -290,6 +300,18 @@ class VectorTable:
     def close(self) -> None:
         """Close the store's files."""
         self._store.close()
+
+    def _enter(self, keys: np.ndarray, piece: int) -> None:
+        places, found = self._places(keys)
+        self._piece[places[found]] = piece
+        self._row[places[found]] = np.nonzero(found)[0]
+
+    def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where hashes are among the different ones, and whether they are there at all."""
+        places = np.searchsorted(self._numbers, _numbers(keys))
+        places[places == len(self._numbers)] = 0
+        found = (self._keys[places] == keys).all(1) if len(self._keys) else places < 0
+        return places, found
 
 
 def list_stores(where: Path | str | None = None) -> list[CacheInfo]:

@@ -27,24 +27,29 @@ class AnySize(nn.Module):
     Args:
         classifier: Takes images `(n, h, w, c)`.
         size: Its `(h, w)`.
+        in_bytes: Whether bytes are resized as they are: ONNX Runtime's values are then Pillow's,
+            or 1 apart where a value lies halfway between two whole numbers (none to 4% of them, by
+            the sizes). Floating point, which all devices can, has a few that are 2 apart.
     """
 
-    def __init__(self, classifier: nn.Module, size: tuple[int, int]) -> None:
+    def __init__(self, classifier: nn.Module, size: tuple[int, int], in_bytes: bool) -> None:
         super().__init__()
-        self.classifier, self.size = classifier, size
+        self.classifier, self.size, self.in_bytes = classifier, size, in_bytes
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images `(n, any height, any width, c)`, uint8."""
-        x = images.permute(0, 3, 1, 2).to(torch.float32)
-        h, w = self.size
-        x = _resized(_resized(x, (x.shape[2], w)), (h, w))
+        x, (h, w) = images.permute(0, 3, 1, 2), self.size
+        if self.in_bytes:
+            x = _interpolated(x, (h, w))
+        else:
+            for size in ((x.shape[2], w), (h, w)):
+                x = (_interpolated(x.to(torch.float32), size) + 0.5).floor().clamp(0, 255)
         probabilities: Tensor = self.classifier(x.permute(0, 2, 3, 1))
         return probabilities
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-    return (x + 0.5).floor().clamp(0, 255)
+def _interpolated(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def takes_any_size(inputs: Inputs) -> bool:

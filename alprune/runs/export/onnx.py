@@ -32,7 +32,7 @@ def require() -> None:
 
 def write(learned: Learned) -> bytes:
     """Return the file's content; classes and what goes in stand in its metadata."""
-    program = traced(learned)
+    program = traced(learned, in_bytes=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -33,8 +33,12 @@ def example(inputs: Inputs) -> torch.Tensor:
     return images if inputs.dtype == "uint8" else images.to(inputs.torch_dtype) / 255
 
 
-def traced(learned: Learned) -> "ExportedProgram":
+def traced(learned: Learned, in_bytes: bool = False) -> "ExportedProgram":
     """Trace a learner, ready to compute, for any number of images, of any size if they are uint8.
+
+    Args:
+        learned: The learner.
+        in_bytes: How images are resized, see `AnySize`.
 
     Raises:
         ModelError: torch.export cannot; the message says why.
@@ -44,7 +48,7 @@ def traced(learned: Learned) -> "ExportedProgram":
     model: torch.nn.Module = learned.classifier.plain()
     inputs, dynamic = learned.classifier.inputs, {0: Dim("batch")}
     if takes_any_size(inputs):
-        model = AnySize(model, inputs.image_shape[1:])
+        model = AnySize(model, inputs.image_shape[1:], in_bytes)
         dynamic |= {1: Dim("height", min=1), 2: Dim("width", min=1)}
     try:
         with warnings.catch_warnings():

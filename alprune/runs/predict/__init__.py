@@ -11,13 +11,22 @@ from torch import Tensor
 from alprune.loop.trust import trusting
 from alprune.runs.load import find_learner
 from alprune.runs.predict.classify import classify
+from alprune.runs.predict.embedded import kept_embeddings
 from alprune.runs.predict.files import Source
 from alprune.runs.predict.sources import array_source, open_source
 from alprune.runs.predict.table import Tally, write_file, write_stream
 from alprune.training.classifier import Classifier
 from alprune.training.device import pick_device
 
-__all__ = ["Predictions", "Tally", "open_source", "predict", "write_file", "write_stream"]
+__all__ = [
+    "Predictions",
+    "Tally",
+    "kept_embeddings",
+    "open_source",
+    "predict",
+    "write_file",
+    "write_stream",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +92,7 @@ def predict(
         ConfigError: The folder names a network of your own, without `trust_code`.
         DataError: The images are not there, or not what the learner takes.
     """
-    cache = None
+    cache = kept = None
     if isinstance(learner, Classifier):
         classifier = learner
     else:
@@ -92,11 +101,12 @@ def predict(
         found.warn()
         classifier = found.classifier
         cache = found.config.cache if found.config else None
+        kept = kept_embeddings(found)
     source = _source(images, classifier, follow_links, cache)
     paths: list[str] = []
     rows: list[Tensor] = []
     errors: dict[int, str] = {}
-    for batch in classify(classifier, source, pick_device(device)):
+    for batch in classify(classifier, source, pick_device(device), kept=kept):
         full = torch.full((len(batch.entries), len(classifier.classes)), torch.nan)
         read = torch.tensor([entry.error is None for entry in batch.entries])
         full[read] = batch.probabilities

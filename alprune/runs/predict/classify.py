@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alprune.runs.predict.embedded import Kept
 from alprune.runs.predict.files import Entry, Source
 from alprune.training.classifier import Classifier
 from alprune.training.predict import Predictor, good_chunk
@@ -37,7 +38,11 @@ class Classified:
 
 
 def classify(
-    classifier: Classifier, source: Source, device: torch.device, begin: int = 0
+    classifier: Classifier,
+    source: Source,
+    device: torch.device,
+    begin: int = 0,
+    kept: Kept | None = None,
 ) -> Iterator[Classified]:
     """Classify images from the one of number `begin` on; memory does not grow with their number.
 
@@ -46,6 +51,7 @@ def classify(
         source: The images.
         device: Where to compute, in float32.
         begin: First image.
+        kept: Embeddings of images, which the network need not see again.
 
     Yields:
         Batches, on the CPU.
@@ -55,10 +61,13 @@ def classify(
     mean, std = (torch.tensor(v, device=device) for v in (inputs.mean, inputs.std))
     chunk = good_chunk(device, inputs.image_shape)
     predictor = Predictor(mean, std, device, torch.float32, chunk)
-    empty = torch.empty(0, len(inputs.classes))
+
+    def computed(images: Tensor) -> Tensor:
+        parts = [logits.cpu() for _, logits in predictor.stream(network, images)]
+        return torch.cat(parts) if parts else torch.empty(0, len(inputs.classes))
+
     for batch in source.batches(begin):
-        parts = [logits.cpu() for _, logits in predictor.stream(network, batch.images)]
-        logits = torch.cat(parts) if parts else empty
+        logits = computed(batch.images) if kept is None else kept.logits(batch.images, computed)
         softmax = logits.softmax(1)
         tempered = softmax
         if classifier.temperature is not None:

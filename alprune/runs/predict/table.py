@@ -17,6 +17,7 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import StoreError, quoted
 from alprune.loop.csv_tables import to_cell
 from alprune.runs.predict.classify import Classified, classify
+from alprune.runs.predict.embedded import Kept
 from alprune.runs.predict.files import Source
 from alprune.training.classifier import Classifier
 
@@ -109,12 +110,17 @@ class Table:
 
 
 def write_stream(
-    classifier: Classifier, source: Source, out: BinaryIO, device: torch.device, every: bool
+    classifier: Classifier,
+    source: Source,
+    out: BinaryIO,
+    device: torch.device,
+    every: bool,
+    kept: Kept | None = None,
 ) -> Tally:
-    """Write the table to a stream, such as the standard output."""
+    """Write the table to a stream, such as the standard output; `kept` as for `classify`."""
     table = Table(classifier, every)
     out.write(_csv([table.header]))
-    for batch in classify(classifier, source, device):
+    for batch in classify(classifier, source, device, kept=kept):
         out.write(_csv(table.rows(batch)))
     out.flush()
     return table.tally
@@ -128,6 +134,7 @@ def write_file(
     every: bool = False,
     resume: bool = False,
     tick: Callable[[Tally], None] = lambda tally: None,
+    kept: Kept | None = None,
 ) -> Tally:
     """Write the table to a file.
 
@@ -142,6 +149,7 @@ def write_file(
         every: Add a column for each class's probability.
         resume: Continue a table that was interrupted.
         tick: Called at the start and after each batch.
+        kept: As for `classify`.
 
     Raises:
         StoreError: The file is there already (without `resume`), is not that table, or cannot be
@@ -166,7 +174,7 @@ def write_file(
         writer = _Writer(out, note, identity, length)
         tick(table.tally)
         try:
-            for batch in classify(classifier, source, device, table.tally.images):
+            for batch in classify(classifier, source, device, table.tally.images, kept):
                 writer.add(_csv(table.rows(batch)), table.tally)
                 tick(table.tally)
         finally:  # also what Ctrl-C ends

@@ -94,7 +94,8 @@ def test_a_file_takes_images_of_any_size_as_pillow_would_resize_them(run, name, 
     pixels = [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in small]
     stored = torch.stack(pixels)
     expected = checking.reference(learned, stored.view(4, 8, 8, 1))
-    assert (FORMATS[name].run(file, learned)(images) - expected).abs().max() < 0.02
+    most = {"onnx": 1e-4, "pt2": 0.005}[name]
+    assert (FORMATS[name].run(file, learned)(images) - expected).abs().max() < most
     assert "8 x 8" in json.loads(formats.labels_json(learned))["resize"]
 
 
