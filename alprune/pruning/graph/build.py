@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from alprune.pruning.graph.calls import Work
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned, Product
 from alprune.pruning.graph.gates import Mix
-from alprune.pruning.graph.labels import PINNED, Axis
-from alprune.pruning.graph.partition import Partition, in_order
+from alprune.pruning.graph.labels import PINNED, Axis, in_order
+from alprune.pruning.graph.partition import Partition
 from alprune.pruning.graph.place import Spot
 from alprune.pruning.graph.tracer import Tracer
 

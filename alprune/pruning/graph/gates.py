@@ -260,10 +260,48 @@ def _attention(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
     return func(query * _shaped(query, gate), *args, **kwargs)
 
 
-def _softmax(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
-    """A softmax over the channels that are left."""
+def _neighbours(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """A convolution that slides over channels: over those that are left."""
+    args, kwargs, x = _first(args, kwargs)
+    x = x * _shaped(x, gate)
+    [(dim, values)] = gate.items()
+    kept = values.nonzero()[:, 0]
+    out = func(x.index_select(dim, kept), *args, **kwargs)
+    return _spread(out, dim, kept, len(values))
+
+
+def _parts(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """A split into equal parts of the channels that are left.
+
+    `gate` has the dimension that is split, and beyond the last one that of the parts.
+    """
+    args, kwargs, x = _first(args, kwargs)
+    given, made = sorted(gate)
+    kept = gate[given].nonzero()[:, 0]
+    count = len(func(x, *args, **kwargs))
+    parts = torch.chunk(x.index_select(given, kept), count, given)
+    places = gate[made].nonzero()[:, 0]
+    return tuple(_spread(part, given, places, len(gate[made])) for part in parts)
+
+
+def _spread(small: Tensor, dim: int, places: Tensor, size: int) -> Tensor:
+    """Put what was computed with fewer channels at their places, zeros elsewhere."""
+    if len(places) == size:
+        return small
+    shape = [size if d == dim else s for d, s in enumerate(small.shape)]
+    return small.new_zeros(shape).index_copy(dim, places, small)
+
+
+def _largest(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """A maximum or softmax over the channels that are left: no others weigh anything."""
     args, kwargs, x = _first(args, kwargs)
     return func(x + _shaped(x, gate).log(), *args, **kwargs)
+
+
+def _smallest(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """A minimum over the channels that are left."""
+    args, kwargs, x = _first(args, kwargs)
+    return func(x - _shaped(x, gate).log(), *args, **kwargs)
 
 
 def _standard(x: Tensor, weights: Tensor, dims: list[int], eps: float) -> Tensor:
@@ -312,7 +350,11 @@ KINDS: dict[str, Callable[[Any, Any, Any, Gate], Any]] = {
     "batch_norm": _batch_norm,
     "moments": _moments,
     "attention": _attention,
-    "softmax": _softmax,
+    "neighbours": _neighbours,
+    "parts": _parts,
+    "largest": _largest,
+    "smallest": _smallest,
+    "softmax": _largest,
     "einsum": _einsum,
     "added": _added,
 }

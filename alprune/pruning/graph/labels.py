@@ -45,6 +45,14 @@ def joined(parts: Sequence[tuple[Axis, int]]) -> Axis:
     )
 
 
+def in_order(values: Tensor) -> Tensor:
+    """Return the different values of `(k,)` in the order in which they first appear."""
+    unique, places = torch.unique(values, return_inverse=True)
+    first = torch.full_like(unique, len(values))
+    first.scatter_reduce_(0, places, torch.arange(len(values), device="cpu"), "amin")
+    return unique[torch.argsort(first)]
+
+
 class Couplings:
     """Nodes, the edges between them, and the nodes that are never pruned with the reason."""
 

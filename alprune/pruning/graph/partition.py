@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from alprune.pruning.graph.labels import PINNED, Axis
+from alprune.pruning.graph.labels import PINNED, Axis, in_order
 
 _ABSENT = -1  # pads the rows of components that stand for fewer parts than others
 
@@ -115,14 +115,6 @@ class Partition:
             if torch.equal(deeper, whole):
                 return whole.masked_fill(whole == _ABSENT, PINNED)
             whole = deeper
-
-
-def in_order(values: Tensor) -> Tensor:
-    """Return the different values of `(k,)` in the order in which they first appear."""
-    unique, places = torch.unique(values, return_inverse=True)
-    first = torch.full_like(unique, len(values))
-    first.scatter_reduce_(0, places, torch.arange(len(values), device="cpu"), "amin")
-    return unique[torch.argsort(first)]
 
 
 def _rows(roots: Tensor, parts: Tensor, chosen: Tensor) -> Iterator[list[int]]:

@@ -33,6 +33,7 @@ _OPERATORS = """
     mul ne neg or pos pow radd rdiv rfloordiv rmul rpow rsub rtruediv sub truediv div idiv rmod
 """.split()
 _REDUCTIONS = "all amax amin any argmax argmin count_nonzero logsumexp max median min mode prod"
+_EXTREMA = {"amax": "largest", "max": "largest", "amin": "smallest", "min": "smallest"}
 _SCANS = "cumsum cumprod logcumsumexp log_softmax softmin argsort sort gumbel_softmax topk"
 
 
@@ -56,8 +57,9 @@ def extremum(t: Tracer, call: Call) -> None:
 
 
 def reduction(t: Tracer, call: Call) -> None:
-    """Pin the channels that are reduced to one value."""
-    _reduce(t, call, call.get(1, "dim", call.kwargs.get("axis")), None)
+    """Pin the channels that are reduced to one value; an extremum is taken of those left."""
+    dims = call.get(1, "dim", call.kwargs.get("axis"))
+    _reduce(t, call, dims, _EXTREMA.get(call.name) if dims is not None else None)
 
 
 def total(t: Tracer, call: Call) -> None:

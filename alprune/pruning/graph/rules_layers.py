@@ -15,6 +15,7 @@ def conv(t: Tracer, call: Call) -> None:
     x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
     groups = call.get(6, "groups", 1)
     into, dim = _into(t, call, x, weight)
+    along = _positions(t, call, x, weight)
     per_in, per_out = weight.shape[1], weight.shape[0] // groups
     depthwise = groups > 1 and per_in == per_out == 1
     rows, columns = t.labels(weight)[:2]
@@ -39,7 +40,8 @@ def conv(t: Tracer, call: Call) -> None:
         computed(t, weight, made, into)
         t.mix(call, "zero", {dim: into}, counts=False)
     t.follow_axis(bias, made, call.name)
-    t.set(call.out, _laid(made, dim, call.out))
+    alone = call.out.shape[dim] == 1  # then it always stays
+    t.set(call.out, [*[()] * dim, () if alone else made, *along])
 
 
 def conv_transpose(t: Tracer, call: Call) -> None:
@@ -63,8 +65,10 @@ def conv_transpose(t: Tracer, call: Call) -> None:
     else:
         t.nodes.pin(into, "a transposed convolution whose weight is computed")
         t.nodes.pin(made, "a transposed convolution whose weight is computed")
+    for spatial in t.labels(x)[dim + 1 :]:
+        t.nodes.pin(spatial, f"positions of {call.name}")
     t.follow_axis(bias, made, call.name)
-    t.set(call.out, _laid(made, dim, call.out))
+    t.set(call.out, [made if d == dim else () for d in range(call.out.dim())])
 
 
 def embedding(t: Tracer, call: Call) -> None:
@@ -226,12 +230,10 @@ def whole_attention(t: Tracer, call: Call) -> None:
 
 
 def _into(t: Tracer, call: Call, x: Tensor, weight: Tensor) -> tuple[Axis, int]:
-    """Return the channels that a convolution reads and their dimension; pin its positions."""
+    """Return the channels that a convolution reads and their dimension."""
     labels = t.labels(x)
     dim = x.dim() - weight.dim() + 1
     owned(t, call, weight, labels[dim])
-    for spatial in labels[dim + 1 :]:
-        t.nodes.pin(spatial, f"positions of {call.name}")
     if not labels[dim] and t.carries(weight):
         return (), dim
     return labels[dim], dim
@@ -250,9 +252,23 @@ def _counted(t: Tracer, size: int, axis: Axis, reason: str) -> None:
         t.nodes.unite(known, axis, reason)
 
 
-def _laid(axis: Axis, dim: int, out: Tensor) -> list[Axis]:
-    """Lay an axis along one dimension of a result."""
-    return [axis if d == dim else () for d in range(out.dim())]
+def _positions(t: Tracer, call: Call, x: Tensor, weight: Tensor) -> list[Axis]:
+    """Return the channels along the positions of a result, as where ECA slides over channels.
+
+    A kernel of one position leaves them alone. To a wider one, those that are left become
+    neighbours; it is pinned where the number of positions changes.
+    """
+    found: list[Axis] = []
+    for dim in range(x.dim() - weight.dim() + 2, x.dim()):
+        axis, kernel = t.labels(x)[dim], weight.shape[dim - x.dim()]
+        same = x.shape[dim] == call.out.shape[dim] and x.shape[dim] > 1
+        if axis and kernel > 1 and same and t.registered(weight):
+            t.mix(call, "neighbours", {dim: axis}, counts=True)
+        elif not same or kernel > 1:
+            t.nodes.pin(axis, f"positions of {call.name}")
+            axis = ()
+        found.append(axis)
+    return found
 
 
 def _grouped(t: Tracer, rows: Axis, columns: Axis, into: Axis, count: int, reason: str) -> Axis:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alprune.pruning.graph.calls import Call
-from alprune.pruning.graph.labels import PINNED, Axis, slim, take
+from alprune.pruning.graph.labels import PINNED, Axis, in_order, slim, take
 from alprune.pruning.graph.sizes import Less, Part, Size, Times
 from alprune.pruning.graph.tracer import Rule, Tracer
 
@@ -32,6 +32,10 @@ def split(t: Tracer, call: Call) -> None:
                 if (whole := t.size_axis(source.of)) and not t.nodes.permuted(whole, axis):
                     t.nodes.unite(whole, axis, call.name)
         _named_parts(t, given, pieces, call.name)
+    elif axis and len(set(widths)) == 1 and (made := _rerouted(t, axis, pieces)):
+        t.mix(call, "parts", {dim: axis, x.dim(): made}, counts=True)
+        _keep_size(t, call.name, given, axis, made)
+        pieces = [made] * len(parts)
     elif axis and len(set(widths)) == 1:
         for piece in pieces[1:]:
             _balance(t, pieces[0], piece, "equal parts of the channels")
@@ -70,6 +74,29 @@ def _rest(t: Tracer, pieces: Sequence[Axis], reason: str) -> None:
         t.nodes.unite(equal[0], piece, f"{reason} into unequal parts")
     t.nodes.unite(take(equal[0], slice(0, len(rest[0]))), rest, f"{reason} into unequal parts")
     t.nodes.pin(take(rest, slice(0, 1)), f"{reason} into unequal parts, none of them empty")
+
+
+def _rerouted(t: Tracer, axis: Axis, pieces: Sequence[Axis]) -> Axis:
+    """Let equal parts be made of the channels that are left, wherever these come to lie.
+
+    After a chain of channel shuffles, equal parts at fixed places would leave together whole.
+    Where channels that leave together take as many places as there are parts, or a multiple,
+    the parts stay equal whatever leaves.
+
+    Returns:
+        What the places of each part leave with; () if the parts are to stay in place.
+    """
+    if not t.follow or len(axis) != 1:
+        return ()
+    of = t.nodes.components()[axis[0]]
+    found, counts = of.unique(return_counts=True)
+    even = [of[i * len(p[0]) : (i + 1) * len(p[0])] if p else of[:0] for i, p in enumerate(pieces)]
+    if bool((counts % len(pieces)).any()) or all(
+        torch.equal(part.sort().values, even[0].sort().values) for part in even
+    ):
+        return ()
+    times = (counts // len(pieces))[torch.searchsorted(found, in_order(of))]
+    return (in_order(of).repeat_interleave(times),)
 
 
 def _balance(t: Tracer, a: Axis, b: Axis, reason: str) -> None:

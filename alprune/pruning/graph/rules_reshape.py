@@ -31,6 +31,8 @@ def reshape(t: Tracer, call: Call) -> None:
     for before, after in _runs(x.shape, out.shape):
         if len(after) == 1:
             _factors(t, [(x.shape[d], labels[d]) for d in before], given[after[0]], call.name)
+        elif len(before) == 1:
+            t.multiples += [(given[d], found[d]) for d in after if _of_two(given[d])]
     t.set(out, found)
 
 
@@ -156,6 +158,32 @@ def _factors(t: Tracer, merged: list[tuple[int, Axis]], number: Any, reason: str
         for factor, (_, axis) in zip(factors, merged, strict=True):
             if (known := t.size_axis(factor)) and not t.nodes.permuted(known, axis):
                 t.nodes.unite(known, axis, reason)
+
+
+def _of_two(number: Any) -> bool:
+    """Whether a size is the product of two attributes."""
+    source = number.source if isinstance(number, Size) else None
+    return isinstance(source, Times) and all(
+        isinstance(part, Size) and isinstance(part.source, Whole) and bool(part.source.attribute)
+        for part in (source.of, source.by)
+    )
+
+
+def couple_multiples(t: Tracer) -> None:
+    """Couple dimensions whose size is a width times a number of parts, both attributes.
+
+    The number of parts is what nothing else counts, or the smaller of the two.
+    """
+    for number, axis in t.multiples:
+        pair = sorted((number.source.of, number.source.by))
+        counted = [size.source.attribute in t.sizes for size in pair]
+        if not axis or all(counted):
+            continue
+        parts, width = pair[::-1] if counted[0] else pair
+        t.fix(parts, "a number of parts")
+        tiled = tuple(column.repeat(int(parts)) for column in t.size_axis(width))
+        t.nodes.unite(tiled, axis, "a width and a number of parts")
+    t.multiples.clear()
 
 
 def _runs(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:

@@ -178,8 +178,14 @@ def channel_shuffle(t: Tracer, call: Call) -> None:
 
 
 def unfold(t: Tracer, call: Call) -> None:
-    """`F.unfold`: the patches of a channel leave together."""
+    """`F.unfold`: the patches of a channel leave together; `Tensor.unfold` slides along one."""
     x, out = call.args[0], call.out
+    if call.func is Tensor.unfold:
+        labels, dim = list(t.labels(x)), call.get(1, "dimension") % x.dim()
+        t.nodes.pin(labels[dim], f"{call.name} along channels")
+        labels[dim] = ()
+        t.set(out, [*labels, ()])
+        return
     times = out.shape[1] // x.shape[1]
     axis = tuple(column.repeat_interleave(times) for column in t.labels(x)[1])
     t.set(out, [(), axis, ()])

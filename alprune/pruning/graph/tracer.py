@@ -32,6 +32,7 @@ from alprune.pruning.graph.calls import (
 from alprune.pruning.graph.labels import Axis, Couplings, Labels
 from alprune.pruning.graph.place import Place, Spot
 from alprune.pruning.graph.sizes import Key, Size, Whole, get_size
+from alprune.pruning.graph.stand_ins import stand_in
 
 Rule = Callable[["Tracer", Call], None]
 
@@ -49,6 +50,7 @@ class Tracer(TorchFunctionMode):
             True: the i-th channels of all groups leave together.
         follow: Whether channels over which an operation normalises may leave.
         one_path: Accept forwards that read values of their input into Python.
+        exact: Compute large products, in place of noise of the same shape.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Tracer(TorchFunctionMode):
         symmetric: bool = False,
         follow: bool = False,
         one_path: bool = False,
+        exact: bool = True,
     ) -> None:
         super().__init__()
+        self._exact = exact
         self.symmetric, self.follow, self.one_path = symmetric, follow, one_path
         self.model = model
         self.nodes = Couplings()
@@ -73,6 +77,7 @@ class Tracer(TorchFunctionMode):
         self.axes: dict[tuple[str, int], Axis] = {}
         self.roles: dict[tuple[str, int], str] = {}
         self.works: list[Work] = []
+        self.multiples: list[tuple[Any, Axis]] = []  # sizes that are products of two attributes
         self.macs: Mapping[Spot, int] | None = None  # what each call costs for one example
         self.governed: dict[str, nn.Module] = {}  # modules that a rule of one's own governs
         self.makers: dict[str, list[Axis]] = {}
@@ -92,7 +97,7 @@ class Tracer(TorchFunctionMode):
         self._foreign = foreign
         self._ran: set[str] = set()
         self._owners = {n for n, module in model.named_modules() if hasattr(module, "weight")}
-        self._torchs = {
+        self.torchs = {
             name
             for name, module in model.named_modules()
             if type(module).__module__.startswith("torch.nn.")
@@ -118,7 +123,8 @@ class Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         name = operation(func)
         self.place.count(name)
-        out = func(*args, **kwargs)
+        out = None if self._exact else stand_in(name, func, args, kwargs)
+        out = func(*args, **kwargs) if out is None else out
         if name in SHAPES:
             return self._sourced(args[0], out, args[1:] or tuple(kwargs.values()))
         if name in COUNTS:
@@ -197,7 +203,7 @@ class Tracer(TorchFunctionMode):
         if not any(t in self._stems for t in operands):
             return
         if call.name in READS:
-            if self.module in self._torchs or self.one_path or only_raises():
+            if self.module in self.torchs or self.one_path or only_raises():
                 return  # an LSTM looks up how many sequences are packed; no branch of the user's
             self.decided = self.decided or f"{call.name} in {self.module or 'its forward'}"
         elif call.name not in VALUELESS:

@@ -15,6 +15,7 @@ from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned
 from alprune.pruning.graph.counts import macs_by_spot, whole
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
+from alprune.pruning.graph.rules_reshape import couple_multiples
 from alprune.pruning.graph.sizes import comparisons, mark_attributes
 from alprune.pruning.graph.surgery import computed_attributes, copied, registered, unwrap
 from alprune.pruning.graph.tracer import Rule, Tracer
@@ -25,6 +26,7 @@ __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
 
 
 NORMALISED = ("auto", "pinned", "follow")
+_LARGE = 4_000_000_000  # multiply-accumulates from which a network is tried on one example
 
 
 @torch.inference_mode(False)
@@ -81,10 +83,16 @@ def trace(
     example = _checked(model, example)
     own = dict(rules or {})
 
+    def traced(symmetric: bool, follow: bool) -> Tracer:
+        if not one_path:
+            with contextlib.suppress(ModelError):  # an assertion on values may refuse noise
+                return _traced(model, example, own, symmetric, follow, one_path, exact=False)
+        return _traced(model, example, own, symmetric, follow, one_path, exact=True)
+
     def build(follow: bool) -> tuple[ChannelGraph, Tracer]:
-        tracers = [_traced(model, example, own, False, follow, one_path)]
+        tracers = [traced(False, follow)]
         if tracers[0].grouped:
-            tracers.append(_traced(model, example, own, True, follow, one_path))
+            tracers.append(traced(True, follow))
         return _largest(tracers, model, example, verify)
 
     graph, tracer = build(normalised == "follow")
@@ -108,7 +116,8 @@ def _largest(
             break
         blamed: dict[int, str] = {}
         if check and graph.channels:
-            verdict = try_out(model, example, graph, not tracer.trains_alike)
+            large = tracer.macs is not None and graph.macs(graph.all_kept()) > _LARGE
+            verdict = try_out(model, example, graph, not tracer.trains_alike, large)
             blamed = verdict.blamed
             graph = replace(graph, numbers=verdict.numbers)
             if verdict.numbers and not tracer.follow:
@@ -147,8 +156,12 @@ def _traced(
     symmetric: bool,
     follow: bool,
     one_path: bool,
+    exact: bool,
 ) -> Tracer:
-    """Run forward passes of a copy, and follow its channels."""
+    """Run forward passes of a copy, and follow its channels.
+
+    Unless `exact`, large products are noise: where channels go does not depend on their values.
+    """
     aliases: dict[int, Any] = {
         id(p): nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
         for p in model.parameters()  # a forward may write into them, as averages of weights do
@@ -164,22 +177,29 @@ def _traced(
     foreign = {id(tensor): name for name, tensor in registered(model).items()}
     named = {name: rule for name, rule in rules.items() if isinstance(name, str)}
     tracer = Tracer(
-        probe, {**RULES, **named}, ALWAYS | set(named), foreign, symmetric, follow, one_path
+        probe, {**RULES, **named}, ALWAYS | set(named), foreign, symmetric, follow, one_path, exact
     )
     tracer.stale = stale
     tracer.place.watch(probe)
     _apply_to_modules(tracer, probe, rules)
     _follow_forward(tracer, probe, example)
-    in_evaluation = tracer.place.counts()
+    in_evaluation = _written(tracer)
     tracer.counting = False  # what only runs in training costs nothing afterwards
-    with contextlib.suppress(ModelError):  # a batch of two can be too small for training
+    # a batch of two can be too small for training
+    with contextlib.suppress(ModelError) if exact else contextlib.nullcontext():
         _follow_forward(tracer, probe.train(), example)
-    tracer.trains_alike = tracer.place.counts() == in_evaluation
+    tracer.trains_alike = _written(tracer) == in_evaluation
     _refuse_branches(tracer, type(model).__name__)
     for module in tracer.governed.values():
         del module.forward
     tracer.macs = macs_by_spot(probe, example[:1], tracer.place, tracer.governed)
     return tracer
+
+
+def _written(tracer: Tracer) -> dict[tuple[str, str], int]:
+    """Return how often each operation ran, those within layers of torch's left out."""
+    counts = tracer.place.counts()
+    return {key: times for key, times in counts.items() if key[0] not in tracer.torchs}
 
 
 def _apply_to_modules(
@@ -231,6 +251,7 @@ def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
     tracer.place.start()
     with comparisons() as compared, tracer:
         out = run(probe, example)
+    couple_multiples(tracer)
     tracer.couple_sizes(compared)
     leaves = outputs(out)
     if not leaves:

@@ -17,11 +17,11 @@ from alprune.pruning.graph.channels import ChannelGraph
 from alprune.pruning.graph.gates import attach
 from alprune.pruning.graph.numbers import Numbers, different
 from alprune.pruning.graph.place import Spot
+from alprune.pruning.graph.stand_ins import noise
 from alprune.pruning.graph.surgery import copied, narrow, silence
 
 _CLOSE = 0.1  # relative differences up to which rounding is ruled out first
 _ROUNDING = 1e-5  # differences beyond which a number computed from a width counts
-_PERIOD = 65537  # noise is drawn once and repeated; a prime period lines up with no dimension
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class Verdict:
 
 
 def try_out(
-    model: nn.Module, example: Tensor, graph: ChannelGraph, training: bool = True
+    model: nn.Module,
+    example: Tensor,
+    graph: ChannelGraph,
+    training: bool = True,
+    one: bool = False,
 ) -> Verdict:
     """Find the groups whose channels cannot leave, whatever the trace says.
 
@@ -51,7 +55,9 @@ def try_out(
         example: `(b, ...)`.
         graph: Its graph.
         training: Also run the narrowed model in training mode.
+        one: Compare the outputs for the first example only.
     """
+    compared = example[:1] if one else example
     generator = torch.Generator("cpu").manual_seed(0)
     leaving = []
     for group in graph.groups:
@@ -63,7 +69,7 @@ def try_out(
         keep = graph.all_kept()
         for group in groups:
             keep[leaving[group]] = False
-        reason, computed = _difference(model, example, graph, keep, training)
+        reason, computed = _difference(model, compared, graph, keep, example if training else None)
         numbers.extend(computed)
         return reason
 
@@ -97,7 +103,11 @@ def _bisect(failure: Callable[[Sequence[int]], str | None], groups: list[int]) -
 
 
 def _difference(
-    model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Tensor, training: bool
+    model: nn.Module,
+    example: Tensor,
+    graph: ChannelGraph,
+    keep: Tensor,
+    training: Tensor | None,
 ) -> tuple[str | None, list[Spot]]:
     """Say how the narrowed forward differs from the masked one, None if it does not.
 
@@ -125,8 +135,9 @@ def _difference(
             return found, computed
         if finite:
             break
-    failed = _in_training(whole.train(), small.train(), example) if training else None
-    return failed, computed
+    if training is None:
+        return None, computed
+    return _in_training(whole.train(), small.train(), training), computed
 
 
 def _equal_in_double(whole: nn.Module, small: nn.Module, example: Tensor) -> bool:
@@ -240,19 +251,17 @@ def _tensors(out: Any) -> list[Tensor]:
 
 def _noise(model: nn.Module) -> dict[int, Any]:
     """Map each parameter to noise of He's scale; single numbers keep their value."""
-    generator = torch.Generator("cpu").manual_seed(1)
-    pool = torch.randn(_PERIOD, generator=generator, device="cpu")
     memo: dict[int, Any] = {}
     for name, old in model.named_parameters():
         if old.numel() < 2 or not old.is_floating_point():
             continue
+        new = noise(old.numel())
         if old.dim() > 1:
-            noise = pool * (2 * old.shape[0] / old.numel()) ** 0.5
+            new *= (2 * old.shape[0] / old.numel()) ** 0.5
         else:
-            noise = 0.2 * pool + (0 if "bias" in name else 1)
-        noise = noise.to(old.device, old.dtype).repeat(-(-old.numel() // _PERIOD))
-        noise = noise[: old.numel()].view(old.shape)
-        memo[id(old)] = nn.Parameter(noise, requires_grad=old.requires_grad)
+            new = new.mul_(0.2).add_(0 if "bias" in name else 1)
+        new = new.to(old.device, old.dtype).view(old.shape)
+        memo[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
     return memo
 
 
