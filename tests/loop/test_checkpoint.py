@@ -157,6 +157,24 @@ def test_a_crafted_file_with_a_right_checksum_is_refused(tmp_path, text):
         decode(tmp_path / "file")
 
 
+def test_of_two_the_whole_one_is_loaded(folder):
+    for number in (1, 2):
+        save_checkpoint(folder, number, {"step": number})
+    (folder.path / SLOTS[0]).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is damaged: .* The one before it is used"):
+        assert load_checkpoint(folder.path)["step"] == 1
+    (folder.path / SLOTS[1]).write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="There is no other"):
+        load_checkpoint(folder.path)
+
+
+def test_a_state_of_endless_text_is_not_read(folder, monkeypatch):
+    save_checkpoint(folder, 0, {"step": 1})
+    monkeypatch.setattr("alprune.loop.checkpoint._TEXT_MOST", 10)
+    with pytest.raises(StoreError, match="characters of text; allowed: 10"):
+        load_checkpoint(folder.path)
+
+
 def test_other_programs_can_read_the_tensors(tmp_path):
     (tmp_path / "file").write_bytes(encode({"number": 1, "state": STATE}))
     weights = load_file(tmp_path / "file")
