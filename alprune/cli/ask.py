@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alprune.cli.common import tell
+from alprune.cli.common import fine_tuning_hint, tell
 from alprune.cli.options import Command, given_options, run_options, trust_option
 from alprune.errors import ConfigError, StoreError, printable
 from alprune.loop.observers import Observer
@@ -183,7 +183,8 @@ def tell_command(
                 user=user,
             )
         total = len(asking.labels)
-    click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total))
+    hint = fine_tuning_hint(shlex.quote(str(path)), total, asking.config.learner)
+    click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total) + hint)
 
 
 def _record(path: Path, asked: "Round") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from alprune.cli.ask import asking_options, opened
+from alprune.cli.common import fine_tuning_hint
 from alprune.cli.options import Command
 from alprune.errors import ConfigError
 from alprune.loop.signals import Stopped
@@ -134,5 +135,6 @@ def label_command(
     raise Stopped(
         ended,
         f"Ended. {total} labels, in {path / 'labels.csv'}.\n{agreed}"
-        f"Next: alprune label {where}, or alprune predict {where} IMAGES",
+        f"Next: alprune label {where}, or alprune predict {where} IMAGES"
+        + fine_tuning_hint(where, total, asking.config.learner),
     )

@@ -39,6 +39,8 @@ _LOCAL: dict[str, Any] = _CA | {"model": "resnet9", "local": True}
 ROWS: dict[str, dict[str, Any]] = {
     "vgg19": {"model": "vgg19"} | _PLAIN,
     "vgg19-90": {"model": "vgg19", "flops_reduction": 0.9} | _CA,
+    "vgg19-94": {"model": "vgg19", "flops_reduction": 0.94} | _CA,
+    "vgg19-local-94": {"model": "vgg19", "local": True, "flops_reduction": 0.94} | _CA,
     "vgg19-local-90": {"model": "vgg19", "local": True, "flops_reduction": 0.9} | _CA,
     "vgg19-quarter": {"model": "recipes.networks:vgg19_quarter"} | _REINIT,
     "resnet20": {"model": "resnet20"} | _PLAIN,

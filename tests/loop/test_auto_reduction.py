@@ -167,11 +167,12 @@ def test_model_auto_narrows_every_layer_of_resnet9_by_the_same_share(tmp_path, s
     speed["macs_per_s"] = 1.5e8
     event = run(tmp_path, method="3sp-ca", model="auto", image_size=8, budget=600.0)
     kept = RunConfig.from_toml(tmp_path / "run" / "config.toml")
-    assert (kept.model, kept.local) == ("resnet9", True)
+    assert (kept.model, kept.local, kept.round_to) == ("resnet9", True, 16)
     assert 0 < kept.flops_reduction < 1
     assert event["flops_reduction"] >= kept.flops_reduction
     first, *between, last, _ = event["widths"].values()
-    assert first / 64 == pytest.approx(last / 512, rel=0.2)
+    assert first / 64 == pytest.approx(last / 512, abs=0.25)
+    assert all(width % 16 == 0 for width in (first, *between, last))
     assert "images" in event["chosen_because"]
 
 
@@ -181,8 +182,8 @@ def test_model_auto_needs_a_method_that_narrows():
 
 
 def test_model_auto_keeps_a_reduction_that_is_given():
-    whole = complete(RunConfig(model="auto", method="3sp", flops_reduction=0.5))
-    assert (whole.model, whole.flops_reduction) == ("resnet9", 0.5)
+    whole = complete(RunConfig(model="auto", method="3sp", flops_reduction=0.5, round_to=8))
+    assert (whole.model, whole.flops_reduction, whole.round_to) == ("resnet9", 0.5, 8)
 
 
 def test_model_auto_is_refused_in_labelling():
