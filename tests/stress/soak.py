@@ -10,9 +10,9 @@ Needs Linux (/proc). Exits with 1 if memory grew by 1% or more after the first 1
 handles at all, the median step by half, or if the record is not sound. Ctrl-C or SIGTERM
 ends it after the current batch, with the figures until then.
 
-Measured (5000 steps, one thread of an Intel Xeon at 2.3 GHz, 42 s): memory 828.2 to 828.4 MiB
-(+0.02%), 7 handles throughout, 7.8 and 7.7 ms a step in the first and the last quarter, the record
-sound.
+Measured (5000 steps, one thread of an Intel Xeon at 2.3 GHz that other programs shared, 47 s of the
+processor): memory 851.8 to 847.5 MiB (-0.50%), 7 handles throughout, 9.2 and 9.4 ms a step in the
+first and the last quarter, the record sound.
 """
 
 import argparse
