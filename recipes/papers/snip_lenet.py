@@ -35,6 +35,7 @@ as training goes on, and is not closed here. Random masks of 98% err 4 to 7 time
 
 import argparse
 import json
+import math
 import statistics
 import time
 import warnings
@@ -52,6 +53,7 @@ from alprune.pruning import prune
 from alprune.pruning.criteria.base import Batch
 from alprune.training import FitSettings, Learner
 from alprune.training.augment import normalise
+from alprune.training.settings import Diverged
 
 SETTINGS = FitSettings(batch_size=100, warmup_batches=100, averaging=0.0, pad=0, flip=False)
 
@@ -100,7 +102,7 @@ def test_error(
     seed: int,
     init: str = "default",
 ) -> float:
-    """Prune a fresh network, train it and return its test error in percent."""
+    """Prune a fresh network, train it and return its test error in percent; NaN if it diverged."""
     train = splits.train
     generator = torch.Generator().manual_seed(seed)
     model = build(name, len(train.classes), train.image_shape, seed)
@@ -115,8 +117,18 @@ def test_error(
     )
     settings = replace(SETTINGS, lr=lr)
     learner = Learner(pruned.model, train, settings, torch.device("cpu"), torch.float32)
-    learner.fit(torch.arange(len(train)), train.y, epochs, generator, progress=lambda done: done)
+    everything = torch.arange(len(train))
+    try:
+        learner.fit(everything, train.y, epochs, generator, progress=lambda done: done)
+    except Diverged:
+        return math.nan
     return 100 * (1 - learner.evaluate(splits.test).accuracy)
+
+
+def from_0_to_1(dataset: Dataset) -> Dataset:
+    """Return the images to be used as they are, between 0 and 1."""
+    channels = len(dataset.mean)
+    return replace(dataset, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
 def main() -> None:
@@ -128,6 +140,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--init", choices=INITS, default="default", help="vs-l: LeCun's scale")
+    parser.add_argument("--unit", action="store_true", help="images from 0 to 1, not standardised")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
         "--rows", help="file of results so far, to go on with after an interruption"
@@ -140,6 +153,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # emptied layers show in the error
     splits = load(f"npz:{asked.data}")
+    if asked.unit:
+        splits = replace(splits, train=from_0_to_1(splits.train), test=from_0_to_1(splits.test))
     results = Rows(asked.rows)
     controls = asked.sparsities if asked.controls is None else asked.controls
     rows = [("dense", 0.0), *(("snip", s) for s in asked.sparsities)]
@@ -155,6 +170,8 @@ def main() -> None:
                 settings["init"] = asked.init
             measure = partial(test_error, splits, asked.model, method, sparsity, **settings)
             row = {"model": asked.model, "method": method, "sparsity": sparsity, **settings}
+            if asked.unit:
+                row["unit"] = True
             errors.append(results.get(measure, **row))
         each = "  ".join(f"{error:.2f}" for error in errors)
         print(
