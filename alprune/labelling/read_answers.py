@@ -216,6 +216,8 @@ def _chosen(where: str, annotation: Mapping[str, Any], names: Sequence[str]) -> 
     others = set()
     for part in results:
         kind = part.get("type", "choices") if isinstance(part, Mapping) else None
+        if not isinstance(kind, str | None):
+            raise DataError(f"{where}: the type of a result is no text.")
         if kind != "choices" and kind is not None:
             others.add(kind)
             continue

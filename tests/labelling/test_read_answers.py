@@ -99,6 +99,11 @@ def test_label_studios_short_forms_are_read(tmp_path):
         (json.dumps([{"data": {"path": "x"}, "annotations": 3}]), "a.json", "are no list"),
         (json.dumps([{"data": {"path": "x"}, "annotations": [3]}]), "a.json", "is no object"),
         (
+            json.dumps([{"data": {"path": "x"}, "annotations": [{"result": [{"type": [1]}]}]}]),
+            "a.json",
+            "the type of a result is no text",
+        ),
+        (
             json.dumps([task("a.png", "cat") | {"annotations": [{"result": 3}]}]),
             "a.json",
             "no list",

@@ -45,9 +45,12 @@ def test_a_class_without_labels_is_made_unlikely():
     x, y = clouds(40)
     layer = torch.nn.Linear(8, 5)
     fit_linear(x, y, torch.ones(40), PLAIN, layer)
-    probabilities = (x @ layer.weight.T + layer.bias).softmax(1)
+    probabilities = (x @ layer.weight.T + layer.bias).softmax(1).detach()
     assert float(probabilities[:, 3:].max()) < 0.05
     assert layer.bias.isfinite().all()
+    # The derivative by the bias of a class without labels: its probabilities against the pull.
+    pull = -1e-3 * layer.bias[3:] / PLAIN.strength
+    assert torch.allclose(probabilities[:, 3:].sum(0), pull, rtol=0.1)
 
 
 def test_head_computes_what_its_plain_weights_compute():
@@ -88,6 +91,13 @@ def test_spreading_agrees_with_the_closed_form():
     assert torch.allclose(guess, exact, atol=1e-4)
 
 
+def test_neighbourhood_is_mutual_and_nothing_is_its_own_neighbour():
+    x, _ = clouds(30, spread=1.5)
+    graph = Neighbours(x, HeadSettings(neighbours=4, components=8))._graph.toarray()
+    assert np.allclose(graph, graph.T) and not graph.diagonal().any()
+    assert (graph > 0).sum(1).min() >= 4
+
+
 def test_neighbours_are_the_same_in_blocks(monkeypatch):
     x, _ = clouds(50)
     whole = Neighbours(x, HeadSettings(neighbours=4, components=8))._graph.toarray()
@@ -116,6 +126,17 @@ def test_principal_components_keep_distances():
     all_of_them = principal(x, 6)
     assert all_of_them.shape == (40, 6)
     assert torch.allclose(all_of_them.norm(dim=1), torch.ones(40), atol=1e-5)
+
+
+def test_principal_components_are_those_of_the_spread_around_the_middle():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(200, 5, generator=generator).pow(4) * torch.tensor([9.0, 3.0, 2.0, 1.0, 1.0])
+    found = principal(x, 2)
+    points = torch.nn.functional.normalize(x - x.mean(0), dim=1).double()
+    points -= points.mean(0)
+    theirs = points @ torch.linalg.svd(points, full_matrices=False).Vh[:2].T
+    theirs = torch.nn.functional.normalize(theirs, dim=1)
+    assert torch.allclose(found.double() @ found.double().T, theirs @ theirs.T, atol=1e-3)
 
 
 def test_impossible_settings_are_refused():

@@ -95,7 +95,10 @@ def test_the_time_to_an_accuracy_lies_between_tests(run):
     assert time_to(one, 0.1) == 10
     assert time_to(one, 0.3) == 15  # the first time
     assert time_to(one, 0.5) == pytest.approx(30 + 10 * 2 / 3)
+    assert time_to(one, 0.6) == 40
     assert time_to(one, 0.7) == math.inf
+    late = run(points=[(10, 0.2), (20, 0.4), (50, None), (90, 0.6)], elapsed=100)
+    assert time_to(late, 0.3) == 15 and math.isnan(time_to(late, 0.5))
     assert math.isnan(time_to(run(points=[(10, 0.2), (50, None), (90, 0.4)]), 0.3))
     assert time_to(run(points=[(10, None)], end=None), 0.1) == math.inf
 
@@ -114,6 +117,9 @@ def test_speed_ups_are_geometric_means():
     assert (found.low, found.high) == (pytest.approx(2), pytest.approx(4))
     assert speed_up({0: 10.0}, {0: math.inf}) is None
     assert speed_up({0: 10.0, 1: 10.0}, {0: 5.0, 1: NAN}).pairs == 1
+    assert speed_up({0: 10.0}, {0: 0.0}) is None and speed_up({0: 0.0}, {0: 10.0}) is None
+    apart = speed_up({0: 1.0, 1: 1e80}, {0: 1.0, 1: 1.0})  # whose interval exceeds any number
+    assert apart.t_low > 0 and math.isfinite(apart.t_high)
 
 
 def test_three_pairs_reach_from_the_smallest_to_the_largest():
