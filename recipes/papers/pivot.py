@@ -72,6 +72,10 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="say what is left of the network")
     asked = parser.parse_args()
     runs, missing = ended_runs(asked.folder)
+    if not runs:
+        parser.error(f"{asked.folder} holds no ended run ({missing} that have not ended).")
+    if unknown := set(asked.down + asked.across) - set().union(*(run.config for run in runs)):
+        parser.error(f"no run has the option {', '.join(sorted(unknown))}.")
     table: dict[tuple[Key, Key], list[RunHistory]] = defaultdict(list)
     for run in runs:
         down, across = (
@@ -86,7 +90,7 @@ def main() -> None:
         cells = [cell(table.get((down, across), []), asked.cost) for across in columns]
         print(f"| {' '.join(down)} | {' | '.join(cells)} |")
     if missing:
-        print(f"\n{missing} runs have not ended.")
+        print(f"\nRuns that have not ended: {missing}.")
 
 
 if __name__ == "__main__":

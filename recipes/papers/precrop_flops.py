@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the run folders of both recipes")
     asked = parser.parse_args()
     runs, missing = ended_runs(asked.folder)
+    if not runs:
+        parser.error(f"{asked.folder} holds no ended run ({missing} that have not ended).")
     groups: dict[tuple[str, float], list[RunHistory]] = defaultdict(list)
     for run in runs:
         by_flops = run.config.get("flops_reduction")
@@ -71,7 +73,7 @@ def main() -> None:
             f"{statistics.mean(sizes):.1%} | {accuracy} |"
         )
     if missing:
-        print(f"\n{missing} runs have not ended.")
+        print(f"\nRuns that have not ended: {missing}.")
 
 
 if __name__ == "__main__":
