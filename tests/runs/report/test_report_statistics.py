@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -125,6 +126,14 @@ def test_speed_ups_are_geometric_means():
 def test_three_pairs_reach_from_the_smallest_to_the_largest():
     found = estimate(np.array([1.0, 2.0, 6.0]))
     assert (found.value, found.low, found.high, found.p) == (3.0, 1.0, 6.0, None)
+
+
+def test_of_five_pairs_all_resamples_count():
+    values = np.array([1.0, 2.5, 4.0, 8.0, 16.0])
+    means = sorted(sum(chosen) / 5 for chosen in itertools.product(values, repeat=5))
+    found = estimate(values)
+    assert found.low == pytest.approx(means[math.ceil(0.025 * 5**5) - 1])
+    assert found.high == pytest.approx(means[math.ceil(0.975 * 5**5) - 1])
 
 
 def test_many_pairs_agree_with_scipy_s_bootstrap_and_wilcoxon():
