@@ -102,6 +102,14 @@ def test_a_plan_round_trips_as_json_and_refuses_another_network(graph):
         plan.keep(other)
 
 
+def test_a_plan_of_a_network_with_one_other_width_is_refused(graph):
+    plan = search(graph, scores_of(graph), Target("flops", 0.5, Limits(min_channels=1)))
+    name = graph.groups[1].name
+    other = replace(plan, sizes=plan.sizes | {name: plan.sizes[name] + 1})
+    with pytest.raises(PruneError, match=rf"groups and sizes differ, first \[\('{name}', 9\)\]"):
+        other.keep(graph)
+
+
 @pytest.mark.parametrize(
     "text",
     [
