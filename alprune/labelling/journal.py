@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from alprune.errors import StoreError, quoted
@@ -62,7 +63,8 @@ class Journal:
     """All questions and answers, in a run folder's events.jsonl; what is added is on the disk.
 
     Args:
-        folder: Opened for writing. A line that a killed process left half written is cut off.
+        folder: Opened for writing: a line that a killed process left half written is cut off. Or
+            the path of one, which may belong to another process: nothing can be added then.
 
     Attributes:
         classes: Names in the order in which they came, the order of the learner's outputs.
@@ -87,7 +89,7 @@ class Journal:
         StoreError: The record is damaged, or is that of something else.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder | Path) -> None:
         self.folder = folder
         self.classes: list[str] = []
         self.round = 0
@@ -110,13 +112,15 @@ class Journal:
         self._left_now: set[str] = set()
         self._declared: set[str] = set()
         self._told_in_round = False
-        folder.rewind(sound_bytes(folder.path))
-        for number, event in enumerate(read_events(folder.path), start=1):
+        path = folder if isinstance(folder, Path) else folder.path
+        if not isinstance(folder, Path):
+            folder.rewind(sound_bytes(path))
+        for number, event in enumerate(read_events(path), start=1):
             try:
                 self._apply(event)
             except (ValueError, TypeError, AttributeError) as error:
                 raise StoreError(
-                    f"{folder.path / EVENTS} line {number} is no record of asking: {error}."
+                    f"{path / EVENTS} line {number} is no record of asking: {error}."
                 ) from error
 
     @property
@@ -235,6 +239,7 @@ class Journal:
         self.elapsed_s += seconds
 
     def _add(self, name: str, **fields: Any) -> None:
+        assert not isinstance(self.folder, Path), "opened to read only"
         self.folder.event(name, self.elapsed_s, **fields)
         self._apply({"event": name, "elapsed_s": self.elapsed_s, **fields})
 

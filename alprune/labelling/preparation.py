@@ -26,7 +26,7 @@ from alprune.training.budget import Budget
 
 
 class NothingLeft(DataError):
-    """All images have labels."""
+    """All images have labels, or were skipped lately."""
 
 
 class Preparation:
@@ -79,7 +79,7 @@ class Preparation:
         labelled = len(today.labelled) + len(today.held)
         if config.stop_labels is not None and config.stop_labels > labelled:
             count = min(count, config.stop_labels - labelled)
-        rest = self._candidates(today, count)
+        rest = self._open(today)
         generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
         drawn = queries.drawn_at_random(config, today, rest, count, generator)
         rest, count = rest[~torch.isin(rest, drawn)], count - len(drawn)
@@ -162,15 +162,16 @@ class Preparation:
             learning.interrupt()
         return learning, record
 
-    def _candidates(self, today: ImagePool, count: int) -> torch.Tensor:
-        found = queries.candidates(today, count)
-        if not len(found):
+    def _open(self, today: ImagePool) -> torch.Tensor:
+        if not len(today.open):
+            skipped = len(today.resting)
+            but = f" but {skipped:,} that were skipped" if skipped else ""
             raise NothingLeft(
-                f"all {len(today.train):,} images in {str(self._root)!r} have labels: nothing is "
-                "left to ask. Put more into unlabelled/; or, to try things out, begin again in "
+                f"all {len(today.train):,} images in {str(self._root)!r} have labels{but}: nothing "
+                "is left to ask. Put more into unlabelled/; or, to try things out, begin again in "
                 "another folder with --initial 50, which hides all labels but 50."
             )
-        return found
+        return today.open
 
     def halt(self) -> None:
         """End `prepare` within a batch, now and ever after, from another thread.

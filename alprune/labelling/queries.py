@@ -16,13 +16,6 @@ _RANDOM_SHARE = 5  # of a round, at most one image in N is drawn at random to be
 _DIGITS = 6
 
 
-def candidates(images: ImagePool, count: int) -> Tensor:
-    """Return what may be asked for: skipped images only where there is little else, `(k,)`."""
-    if len(images.open) >= count:
-        return images.open
-    return torch.cat([images.open, images.resting]).sort().values
-
-
 def drawn_at_random(
     config: ResolvedLabelling,
     images: ImagePool,
@@ -91,4 +84,4 @@ def described(
     ]
 
 
-__all__ = ["candidates", "described", "drawn_at_random", "typical"]
+__all__ = ["described", "drawn_at_random", "typical"]

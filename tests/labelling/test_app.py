@@ -268,6 +268,17 @@ def test_the_review_shows_the_most_suspect_labels_first(client, queue, overview)
     assert get(client, "review?class=light").json["total"] == 1
 
 
+def test_the_review_shows_what_was_skipped(client):
+    post(client, "answers", {"labels": [{"number": 0, "label": "dark"}]})
+    post(client, "answers", {"labels": [{"number": 2, "label": None}]})
+    found = get(client, "review?order=skipped&class=dark").json
+    assert [(image["number"], image["label"]) for image in found["images"]] == [(2, None)]
+    assert [image["number"] for image in get(client, "review?order=newest").json["images"]] == [0]
+    given = {"labels": [{"number": 2, "label": "light"}], "review": True}
+    assert post(client, "answers", given).status_code == 200
+    assert get(client, "review?order=skipped").json["total"] == 0
+
+
 def test_the_map_shows_classes_where_they_are_known(client, queue, overview):
     contents = [queue.query(n).content for n in range(3)]
     places = {c: (n / 2, 0.5) for n, c in enumerate(contents)}

@@ -192,6 +192,20 @@ def test_a_changed_image_loses_its_label_until_it_is_back(tmp_path, root):
         assert asking.ask().labelled == 12
 
 
+def test_what_was_skipped_is_not_asked_again_when_nothing_else_is_left(tmp_path, root):
+    with begin(tmp_path, root, query_size=30) as asking:
+        queries = asking.ask().queries
+        skipped = {query.path: None for query in queries[:4]}
+        asking.tell({q.path: photos.truth(q.path) for q in queries[4:]} | skipped, new_classes=True)
+        rest = asking.ask().queries
+        assert not skipped.keys() & {query.path for query in rest}
+        answer(asking, rest)
+        with pytest.raises(DataError, match=r"all 36 .* labels but 4 that were skipped"):
+            asking.ask()
+        asking.tell({path: photos.truth(path) for path in skipped})
+        assert len(asking.labels) == 36
+
+
 def test_equal_images_are_asked_for_once_and_share_their_label(tmp_path):
     root = photos.make(tmp_path / "photos", each=3)
     for path in list((root / "unlabelled").iterdir()):

@@ -190,9 +190,8 @@ def test_a_suspect_label_is_corrected_in_the_review(start, open_page):
     assert list(asking.labels.values()).count("light") == 2
 
 
-def test_images_selected_on_the_map_are_labelled_together(start, open_page):
-    server, asking, _ = start()
-    page = open_page(server.url)
+def show_four_on_the_map(server, page):
+    """Open the map with three images close together and one apart."""
     some = [server.queue.query(n) for n in range(4)]
     server._overview.update(
         Insight(
@@ -202,6 +201,12 @@ def test_images_selected_on_the_map_are_labelled_together(start, open_page):
     )
     page.click("#to-map")
     page.wait_for_selector("#map-legend >> text=light")
+
+
+def test_images_selected_on_the_map_are_labelled_together(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    show_four_on_the_map(server, page)
     box = page.locator("#map").bounding_box()
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
@@ -217,15 +222,7 @@ def test_images_selected_on_the_map_are_labelled_together(start, open_page):
 def test_images_are_selected_on_the_map_by_the_keyboard(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)
-    some = [server.queue.query(n) for n in range(4)]
-    server._overview.update(
-        Insight(
-            places={q.content: (0.1 + 0.05 * n if n < 3 else 0.9, 0.5) for n, q in enumerate(some)},
-            paths={q.content: q.path for q in some},
-        )
-    )
-    page.click("#to-map")
-    page.wait_for_selector("#map-legend >> text=light")
+    show_four_on_the_map(server, page)
     page.focus("#map")
     for _ in range(7):  # each moves the frame, at first in the middle, by a twentieth
         page.keyboard.press("ArrowLeft")

@@ -84,10 +84,12 @@ class BackgroundFit:
 
 def all_labelled(asking: Asking) -> str:
     """Say that the work is done, and what one may do then."""
-    labels = asking.path / "labels.csv"
+    labels, skipped = asking.path / "labels.csv", asking.journal.counts[None]
+    but = f" but {skipped:,} that you skipped (Review shows them, too)" if skipped else ""
     return (
-        f"Done: all images have labels. Ctrl-C in the terminal writes them to {labels}. Review "
-        "shows labels that are doubtful; images that come into the folder are asked about here."
+        f"Done: all images have labels{but}. Ctrl-C in the terminal writes them to {labels}. "
+        "Review shows labels that are doubtful; images that come into the folder are asked about "
+        "here."
     )
 
 

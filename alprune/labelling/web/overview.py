@@ -83,13 +83,14 @@ class Overview:
 
         Args:
             name: Of a class; empty: all.
-            order: "suspect", "newest", or "disagreements" for what two people answered
-                differently and nobody has settled.
+            order: "suspect", "newest", "disagreements" for what two people answered differently
+                and nobody has settled, or "skipped".
             start: Place of the first one in that order.
         """
         journal = self._asking.journal
         with self._asking.lock:
-            some = [answer for answer in self._in_order(order) if name in ("", answer.label)]
+            any_class = name == "" or order == "skipped"
+            some = [answer for answer in self._in_order(order) if any_class or answer.label == name]
             opinions = journal.opinions.of if order == "disagreements" else {}
             shown = []
             for answer in some[start : start + _PAGE]:
@@ -118,7 +119,9 @@ class Overview:
         if order == "disagreements":
             contents = journal.opinions.unsettled
             return [journal.answers[c] for c in contents if c in journal.answers]
-        some = [answer for answer in reversed(journal.answers.values()) if answer.label is not None]
+        skipped = order == "skipped"
+        answers = reversed(journal.answers.values())
+        some = [answer for answer in answers if (answer.label is None) == skipped]
         if order == "suspect":
             checked = self._insight.checked
             some.sort(

@@ -70,6 +70,7 @@ class Run:
         facts: Hardware, precision and versions, as text.
         digest: Of the data: training and test images, in old runs of the former alone.
         warnings: Messages.
+        is_labelling: Whether people label in this folder; it has rounds instead of steps.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class Run:
     facts: str
     digest: str
     warnings: tuple[str, ...]
+    is_labelling: bool = False
 
     @property
     def ended(self) -> bool:
@@ -169,6 +171,7 @@ def read_run(path: Path) -> Run:
         facts=_facts(start),
         digest=str(start.get("data_digest", "")),
         warnings=_warnings(events),
+        is_labelling=start.get("asking") is True,
     )
 
 

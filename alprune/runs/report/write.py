@@ -1,7 +1,7 @@
 """Put a report together and write it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -20,9 +20,10 @@ from alprune.runs.report.figures import (
     width_steps,
 )
 from alprune.runs.report.groups import Group, baseline_of, group_runs
+from alprune.runs.report.labelled import journals, labelled_tables, labelled_text
 from alprune.runs.report.markdown import markdown, summary
 from alprune.runs.report.page import Content, Shown, render
-from alprune.runs.report.runs import find_runs
+from alprune.runs.report.runs import Run, find_runs
 from alprune.runs.report.statistics import GAP
 from alprune.runs.report.tables import Findings, tables
 
@@ -62,23 +63,24 @@ def write_report(
     if not runs:
         told = "; ".join(f"{path}: {why}" for path, why in list(left_out.items())[:3])
         raise StoreError(f"there is no run to report on. {told or 'No folder was given.'}")
-    groups = group_runs(runs)
-    findings = Findings.of(groups, baseline_of(groups, baseline))
-    pictures = _pictures(findings)
+    people = journals(runs)
+    groups = group_runs([run for run in runs if run not in people])
+    findings = Findings.of(groups, baseline_of(groups, baseline) if groups else {})
+    pictures = _pictures(findings) if groups else []
     remarks = []
     if len(groups) > _DRAWN:
         remarks.append(
             f"Of {len(groups)} groups the pictures show the {_DRAWN} with the highest final "
             "accuracy, baselines first; the tables show all."
         )
-    if images:
+    if images and groups:
         sheets, missing = _sheets(groups)
         pictures, remarks = pictures + sheets, remarks + missing
     content = Content(
-        title=_title(groups),
-        lead=words.headline(findings),
-        facts=_facts(groups),
-        tables=tables(findings),
+        title=_title(groups, people),
+        lead=[*labelled_text(people), *words.headline(findings)],
+        facts=_facts([*(run for group in groups for run in group.runs), *people]),
+        tables=[*labelled_tables(people), *(tables(findings) if groups else [])],
         left_out=left_out,
         remarks=remarks,
         warnings={r.path: r.warnings[:_WARNINGS] for r in runs if r.warnings},
@@ -215,7 +217,9 @@ def _adapted(opening: str, rest: str) -> str:
     return f"{opening}><style>{style}</style>{rest}"
 
 
-def _title(groups: Sequence[Group]) -> str:
+def _title(groups: Sequence[Group], people: Collection[Run]) -> str:
+    if not groups:
+        return f"Labelling: {', '.join(run.path.name for run in people)}"
     runs = sum(len(group.runs) for group in groups)
     number = f"{runs} run" + "s" * (runs > 1)
     if len(groups) <= 4:
@@ -223,9 +227,8 @@ def _title(groups: Sequence[Group]) -> str:
     return f"{len(groups)} groups, {number}"
 
 
-def _facts(groups: Sequence[Group]) -> list[str]:
+def _facts(runs: Sequence[Run]) -> list[str]:
     """Say what was learnt, how long and on what, if it is the same for all."""
-    runs = [run for group in groups for run in group.runs]
     told = []
     for option, form in (("dataset", "Data set {}"), ("model", "learner {}")):
         found = {str(run.config[option]) for run in runs}

@@ -20,7 +20,10 @@ export async function open(more = false) {
   const tiles = found.images.map((image) => tile(image, described(image), image.suspect || Boolean(image.answers)));
   if (more) $("review").append(...tiles); else $("review").replaceChildren(...tiles);
   $("review-more").hidden = shown.length >= found.total;
-  $("review-said").textContent = $("review-order").value === "disagreements"
+  const order = $("review-order").value;
+  $("review-said").textContent = order === "skipped"
+    ? `${found.total} skipped. The key of a class labels the selected one.`
+    : order === "disagreements"
     ? `${found.total} answered differently by two people. The first answer holds until you press the key of a class, or Enter to keep it.`
     : `${found.total} labelled, ${found.suspects} suspect`
       + (found.checked ? "" : " (labels are checked once every class has five)");
@@ -29,7 +32,7 @@ export async function open(more = false) {
 function described(image) {
   const said = (label) => label === null ? "skipped" : label;
   if (image.answers) return Object.entries(image.answers).map(([who, label]) => `${who}: ${said(label)}`).join("; ");
-  return image.suspect ? `${image.label}; taken for ${image.predicted}, ${percent(image.probability)}` : image.label;
+  return image.suspect ? `${image.label}; taken for ${image.predicted}, ${percent(image.probability)}` : said(image.label);
 }
 
 const selected = () => $("review").querySelector('.tile[aria-pressed="true"]');
