@@ -196,7 +196,8 @@ class RunConfig:
         "pruning",
         "auto",
         "Channels that a normalisation such as LayerNorm spans: pinned (they stay), follow (they "
-        "may leave; it then spans the others) or auto (pinned, unless nothing could be pruned).",
+        "may leave; it then spans the others) or auto (pinned, unless less than half of the "
+        "FLOPs could be removed then).",
     )
     after_pruning: str | None = option(
         "pruning", None, "What happens to the weights that are left."

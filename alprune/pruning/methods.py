@@ -42,7 +42,8 @@ class Tracing:
 
     Attributes:
         normalised: What becomes of channels over which an operation normalises, as LayerNorm
-            does: "pinned", "follow", or "auto", which pins them unless nothing could be pruned.
+            does: "pinned", "follow", or "auto", which pins them unless less than half of the
+            FLOPs could be removed then.
         rules: Rules of your own, for module classes or names of operations.
         one_path: Accept a forward that reads values of its input into Python, on your word that
             every input takes the same path.

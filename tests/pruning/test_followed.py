@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alprune.pruning import prune, rebuild
 from alprune.pruning.graph import masked, narrow, trace
 from alprune.pruning.graph.verify import NoDropout
 from alprune.pruning.methods import pinned_share
@@ -132,8 +133,36 @@ def test_what_is_left_equals_the_masked_network(name: str, normalised: str) -> N
         small(x).sum().backward()
 
 
+def test_where_hardly_anything_could_be_pruned_what_is_normalised_may_leave() -> None:
+    torch.manual_seed(0)
+    norm = nn.utils.parametrizations.spectral_norm
+    wide = [norm(nn.Conv2d(16, 16, 3)), nn.ReLU(), norm(nn.Conv2d(16, 16, 3)), nn.ReLU()]
+    model = nn.Sequential(conv(3, 16), *wide, head(16))
+    batch = (torch.randn(4, 3, 16, 16), torch.arange(4))
+    graph = trace(model, batch[0])
+    assert graph.normalised == "follow" and pinned_share(graph) == 0
+    pruned = prune(model, batch=batch, flops_reduction=0.5)
+    assert pruned.flops_reduction >= 0.5 and pruned.plan.normalised == "follow"
+    rebuilt = rebuild(model, pruned.plan, pruned.model.state_dict()).eval()
+    torch.testing.assert_close(rebuilt(batch[0]), pruned.model.eval()(batch[0]))
+
+
 def test_equal_parts_after_many_shuffles_are_made_of_what_is_left() -> None:
     torch.manual_seed(0)
     graph = trace(shuffled(), torch.randn(2, 3, 8, 8), normalised="follow")
     width = {g.name: len(g.channels) for g in graph.groups}["0.0"]
     assert width >= 6  # in place, all 24 would leave together
+
+
+@pytest.mark.parametrize("norm", ["spectral_norm", "weight_norm"])
+def test_narrowing_a_network_in_training_moves_nothing_that_its_norms_remember(norm: str) -> None:
+    torch.manual_seed(0)
+    for normed in (getattr(nn.utils.parametrizations, norm), getattr(nn.utils, norm)):
+        layers = [normed(nn.Conv2d(3, 16, 3)), nn.ReLU(), normed(nn.Conv2d(16, 12, 3)), nn.ReLU()]
+        model, x = nn.Sequential(*layers, head(12)).double(), torch.randn(4, 3, 8, 8).double()
+        graph = trace(model, x, normalised="follow")
+        keep = torch.arange(graph.channels) % 2 == 0
+        small, whole = narrow(model.train(), graph, keep), masked(model, graph, keep)
+        for training in (False, True):
+            a, b = small.train(training)(x), whole.train(training)(x)
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)

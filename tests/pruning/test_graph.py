@@ -305,7 +305,7 @@ def test_what_a_computed_weight_normalises_over_is_pinned_and_counted(
     plain = make("vgg")
     model = copy.deepcopy(plain)
     model[4] = normed(model[4])
-    graph = trace(model, images())
+    graph = trace(model, images(), normalised="pinned")
     assert [g.name for g in graph.groups] == groups
     assert graph.macs(graph.all_kept()) == (g := trace(plain, images())).macs(g.all_kept())
     keep = random_keep(graph)

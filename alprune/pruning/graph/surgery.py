@@ -56,9 +56,13 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     if not bool(keep.all()):
         open_attention(small)
     _resize(small, graph, keep)
+    modes = [(module, module.training) for module in small.modules()]
+    for module, _ in modes:  # reading a weight in training moves what a spectral norm remembers
+        module.training = False
     recompute(small)
-    for module in small.modules():
+    for module, training in modes:
         _resize_by_weight(module)
+        module.training = training
     return small
 
 

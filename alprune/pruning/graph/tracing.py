@@ -65,7 +65,7 @@ def trace(
             the narrowed model equals the masked one, in which removed channels are zeros where
             they are read. "follow": they may leave; then the narrowed model equals one in which
             they are zeros and every such operation normalises over the others only. "auto":
-            pinned, unless nothing could be pruned then.
+            pinned, unless less than half of the multiply-accumulates could be removed then.
         rules: Rules of your own, for module classes or names of operations (see `Rule`).
         one_path: Accept a forward that reads values of its input into Python, on your word that
             every input takes the path of the example.
@@ -96,11 +96,18 @@ def trace(
         return _largest(tracers, model, example, verify)
 
     graph, tracer = build(normalised == "follow")
-    if normalised == "auto" and not graph.channels and tracer.renormalised:
+    if normalised == "auto" and tracer.renormalised and _removable(graph) < 0.5:
         graph, tracer = build(follow=True)
     idle = tuple(Pinned(name, "never ran on the example") for name in tracer.idle())
     dtype = str(example.dtype).removeprefix("torch.")
     return replace(graph, pinned=graph.pinned + idle, example_dtype=dtype)
+
+
+def _removable(graph: ChannelGraph) -> float:
+    """Return the share of the multiply-accumulates that goes with all channels but one a group."""
+    least = torch.zeros(graph.channels, dtype=torch.bool, device="cpu")
+    least[[int(group.channels[0]) for group in graph.groups]] = True
+    return 1 - graph.macs(least) / max(graph.macs(graph.all_kept()), 1)
 
 
 def _largest(
