@@ -123,7 +123,7 @@ class Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         name = operation(func)
         self.place.count(name)
-        out = None if self._exact else stand_in(name, func, args, kwargs)
+        out: Any = None if self._exact else stand_in(name, func, args, kwargs)
         out = func(*args, **kwargs) if out is None else out
         if name in SHAPES:
             return self._sourced(args[0], out, args[1:] or tuple(kwargs.values()))
