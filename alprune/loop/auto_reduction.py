@@ -19,7 +19,7 @@ from alprune.loop.machine_load import OTHERS_MOST, MachineLoad
 from alprune.loop.option_text import duration
 from alprune.pruning import find_method
 
-IMAGES_PER_MAC = 2.5e-3
+IMAGES_PER_MAC = 2e-2
 """Training images that a network should see in its time for each multiply-accumulate of one."""
 _LEAST_SAVED = 2.0  # times as fast a pruned network must be, or its channels are worth more
 _NEAR = 1.2  # the proportion is met within this factor

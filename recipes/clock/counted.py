@@ -40,6 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "vgg19": {"model": "vgg19"} | _PLAIN,
     "vgg19-90": {"model": "vgg19", "flops_reduction": 0.9} | _CA,
     "vgg19-94": {"model": "vgg19", "flops_reduction": 0.94} | _CA,
+    "vgg19-98": {"model": "vgg19", "flops_reduction": 0.98} | _CA,
     "vgg19-94-warm": {"model": "vgg19", "flops_reduction": 0.94, "warmup_batches": 200} | _CA,
     "vgg19-local-94": {"model": "vgg19", "local": True, "flops_reduction": 0.94} | _CA,
     "vgg19-local-90": {"model": "vgg19", "local": True, "flops_reduction": 0.9} | _CA,
