@@ -8,6 +8,13 @@ Each mutant is made in a copy of the package. Of the tests named beside its file
 the changed lines are run on it, the shortest first; all of them, if none seems to (in another
 process, for example). A mutant that they let pass is printed, and the exit code is 1. A mutant that
 no longer fits its file is an error: mend the list.
+
+Of the 413, an earlier list tried 85: 74 killed, tests written for the other 11, which were not
+tried again. Since then 128 of other files were tried: 102 killed, 26 let pass. For 13 of these,
+tests were written and not all tried again; 2 change nothing that can be seen (whether five pairs
+are enumerated or drawn, a guard against a race of the journal's clock); 11 of pruning/plan.py are
+open, eight of them checks of a plan's text. The others were not tried: most of pruning/graph,
+pruning/criteria, pruning/layer_limits.py, training/learner.py and loop/state.py.
 """
 
 import argparse
