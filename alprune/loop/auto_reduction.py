@@ -19,8 +19,11 @@ from alprune.loop.machine_load import OTHERS_MOST, MachineLoad
 from alprune.loop.option_text import duration
 from alprune.pruning import find_method
 
-IMAGES_PER_MAC = 2e-2
+IMAGES_PER_MAC = 8e-3
 """Training images that a network should see in its time for each multiply-accumulate of one."""
+IMAGES_PER_MAC_LOCAL = 2e-2
+"""The same where all layers lose the same share: such networks may be smaller, as no layer of them
+becomes a bottleneck."""
 _LEAST_SAVED = 2.0  # times as fast a pruned network must be, or its channels are worth more
 _NEAR = 1.2  # the proportion is met within this factor
 _ROUNDS = 4
@@ -85,7 +88,9 @@ class Choice:
     prunable: bool = True
 
 
-def choose(measure: Callable[[float], Measured], training_s: float, batch_size: int) -> Choice:
+def choose(
+    measure: Callable[[float], Measured], training_s: float, batch_size: int, local: bool = False
+) -> Choice:
     """Choose the reduction with which a network sees as many images as its size asks for.
 
     Where that cannot be measured the choice is the plain one, and the reason says why.
@@ -95,6 +100,7 @@ def choose(measure: Callable[[float], Measured], training_s: float, batch_size: 
             that is out of reach.
         training_s: Part of the budget in which the network trains; the rest goes into scoring.
         batch_size: Of its training.
+        local: Whether all layers lose the same share.
     """
     load = MachineLoad()
     try:
@@ -107,7 +113,9 @@ def choose(measure: Callable[[float], Measured], training_s: float, batch_size: 
             f"the method's own: {duration(round(training_s, 1))} of training are too short for a "
             "choice by measurement",
         )
-    choice = _by_speed(measure, whole, training_s)
+    choice = _by_speed(
+        measure, whole, training_s, IMAGES_PER_MAC_LOCAL if local else IMAGES_PER_MAC
+    )
     share = load.ended()["others_share"]
     if share is not None and share > OTHERS_MOST:
         return Choice(
@@ -118,8 +126,10 @@ def choose(measure: Callable[[float], Measured], training_s: float, batch_size: 
     return choice
 
 
-def _by_speed(measure: Callable[[float], Measured], whole: Measured, training_s: float) -> Choice:
-    balance = _balance(whole, training_s)
+def _by_speed(
+    measure: Callable[[float], Measured], whole: Measured, training_s: float, per_mac: float
+) -> Choice:
+    balance = _balance(whole, training_s, per_mac)
     seen_whole = training_s / whole.image_s
     if balance >= 1:
         return Choice(
@@ -130,7 +140,7 @@ def _by_speed(measure: Callable[[float], Measured], whole: Measured, training_s:
     pruned, share = whole, 1.0
     for _ in range(_ROUNDS):
         pruned, share = _within_reach(measure, max(_LEAST_LEFT, share * balance**0.5))
-        balance = _balance(pruned, training_s)
+        balance = _balance(pruned, training_s, per_mac)
         if 1 / _NEAR < balance < _NEAR:
             break
     faster = whole.image_s / pruned.image_s
@@ -141,21 +151,21 @@ def _by_speed(measure: Callable[[float], Measured], whole: Measured, training_s:
             f"{faster:.1f} times as fast",
         )
     return Choice(
-        round(1 - share, 2),
+        round(1 - share, 3),
         f"it will train on some {training_s / pruned.image_s:,.0f} images, the whole network would "
         f"on {seen_whole:,.0f}",
     )
 
 
-def _balance(network: Measured, training_s: float) -> float:
+def _balance(network: Measured, training_s: float, per_mac: float) -> float:
     """Return the images seen as a multiple of those that the size asks for."""
-    return training_s / network.image_s / (IMAGES_PER_MAC * network.macs)
+    return training_s / network.image_s / (per_mac * network.macs)
 
 
 def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[Measured, float]:
     """Measure the network that keeps a share of the FLOPs, or the least that can be kept."""
     while True:
-        share = round(share, 2)
+        share = round(share, 3)
         try:
             return measure(1 - share), share
         except PruneError:
@@ -164,4 +174,12 @@ def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[M
             share = min(0.9, share * 1.3 + 0.01)
 
 
-__all__ = ["AUTO", "IMAGES_PER_MAC", "Choice", "Measured", "choose", "with_model"]
+__all__ = [
+    "AUTO",
+    "IMAGES_PER_MAC",
+    "IMAGES_PER_MAC_LOCAL",
+    "Choice",
+    "Measured",
+    "choose",
+    "with_model",
+]

@@ -117,7 +117,8 @@ def with_reduction(
         with autocast(device, pick_precision(config.precision, device)):
             return Measured(pruned.macs_after, step_ms(pruned.model, batch) / 1e3 / size)
 
-    choice = team.same(choose(measure, config.budget * (1 - config.score_share), size))
+    training_s = config.budget * (1 - config.score_share)
+    choice = team.same(choose(measure, training_s, size, config.local))
     options: dict[str, Any] = {"flops_reduction": choice.flops_reduction}
     if choice.flops_reduction == 0 and config.warmup_batches == DEFAULTS["warmup_batches"]:
         options["warmup_batches"] = DENSE_WARMUP

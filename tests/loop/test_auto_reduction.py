@@ -176,6 +176,11 @@ def test_model_auto_narrows_every_layer_of_resnet9_by_the_same_share(tmp_path, s
     assert "images" in event["chosen_because"]
 
 
+def test_networks_whose_layers_all_lose_the_same_share_are_cut_further():
+    across, equal = (choose(machine(25e9), 450, 64, local) for local in (False, True))
+    assert 0 < across.flops_reduction < equal.flops_reduction
+
+
 def test_model_auto_needs_a_method_that_narrows():
     with pytest.raises(ConfigError, match=r"--model auto is narrowed .* method 'dense' leaves"):
         complete(RunConfig(model="auto", method="dense"))

@@ -173,7 +173,7 @@ def test_what_can_be_narrowed_is_found_and_equals_masking(forward: Callable[...,
         torch.manual_seed(0)
         model = Net(forward, **layers()).double().eval()
     x = images().double()
-    graph = trace(model, x)
+    graph = trace(model, x, normalised="pinned")
     assert graph.channels == prunable
     for seed in range(3):
         keep = torch.rand(prunable, generator=torch.Generator().manual_seed(seed)) < 0.6
