@@ -31,6 +31,8 @@ _LEAST_LEFT = 0.01
 _LEAST_STEPS = 3  # of the whole network
 
 AUTO = "auto"
+PLAIN = {"resnet9": 0.935}
+"""What is removed of a network where measuring says nothing; it then is resnet9-small."""
 _AT_ONCE = 16  # channels in a vector register of AVX-512, or a tile of a tensor core
 _TRAINS_BEST = "resnet9"  # of the built-in networks, for what it learns in minutes on a processor
 
@@ -89,7 +91,11 @@ class Choice:
 
 
 def choose(
-    measure: Callable[[float], Measured], training_s: float, batch_size: int, local: bool = False
+    measure: Callable[[float], Measured],
+    training_s: float,
+    batch_size: int,
+    local: bool = False,
+    plain: float | None = None,
 ) -> Choice:
     """Choose the reduction with which a network sees as many images as its size asks for.
 
@@ -101,7 +107,9 @@ def choose(
         training_s: Part of the budget in which the network trains; the rest goes into scoring.
         batch_size: Of its training.
         local: Whether all layers lose the same share.
+        plain: The choice where measuring says nothing; None: the method's own.
     """
+    named = "the method's own" if plain is None else f"{plain:.0%}, which is right for minutes"
     load = MachineLoad()
     try:
         whole = measure(0.0)
@@ -109,8 +117,8 @@ def choose(
         return Choice(0.0, f"the whole network, which cannot be pruned: {error}", prunable=False)
     if training_s < _LEAST_STEPS * batch_size * whole.image_s:
         return Choice(
-            None,
-            f"the method's own: {duration(round(training_s, 1))} of training are too short for a "
+            plain,
+            f"{named}: {duration(round(training_s, 1))} of training are too short for a "
             "choice by measurement",
         )
     choice = _by_speed(
@@ -119,8 +127,8 @@ def choose(
     share = load.ended()["others_share"]
     if share is not None and share > OTHERS_MOST:
         return Choice(
-            None,
-            f"the method's own: other processes took {share:.0%} of this machine's processors "
+            plain,
+            f"{named}: other processes took {share:.0%} of this machine's processors "
             f"while it was measured, and that would have chosen {choice.flops_reduction:.0%}",
         )
     return choice
@@ -178,6 +186,7 @@ __all__ = [
     "AUTO",
     "IMAGES_PER_MAC",
     "IMAGES_PER_MAC_LOCAL",
+    "PLAIN",
     "Choice",
     "Measured",
     "choose",

@@ -9,7 +9,7 @@ from torch import nn
 from alprune import models
 from alprune.data import Dataset
 from alprune.errors import ConfigError, PruneError
-from alprune.loop.auto_reduction import Measured, choose
+from alprune.loop.auto_reduction import PLAIN, Measured, choose
 from alprune.loop.defaults import DEFAULTS, DENSE_WARMUP, PRUNE_OPTIONS, REDUCTIONS, Resolved
 from alprune.loop.frozen import FROZEN, frozen_learner
 from alprune.loop.start_weights import start_from
@@ -118,7 +118,8 @@ def with_reduction(
             return Measured(pruned.macs_after, step_ms(pruned.model, batch) / 1e3 / size)
 
     training_s = config.budget * (1 - config.score_share)
-    choice = team.same(choose(measure, training_s, size, config.local))
+    plain = PLAIN.get(config.model)
+    choice = team.same(choose(measure, training_s, size, config.local, plain))
     options: dict[str, Any] = {"flops_reduction": choice.flops_reduction}
     if choice.flops_reduction == 0 and config.warmup_batches == DEFAULTS["warmup_batches"]:
         options["warmup_batches"] = DENSE_WARMUP

@@ -9,7 +9,7 @@ import alprune
 from alprune.errors import ConfigError, PruneError
 from alprune.labelling.options import completed
 from alprune.loop import auto_reduction, learner
-from alprune.loop.auto_reduction import IMAGES_PER_MAC, Measured, choose
+from alprune.loop.auto_reduction import IMAGES_PER_MAC, PLAIN, Measured, choose
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import complete
 from alprune.pruning.latency import step_ms
@@ -179,6 +179,13 @@ def test_model_auto_narrows_every_layer_of_resnet9_by_the_same_share(tmp_path, s
 def test_networks_whose_layers_all_lose_the_same_share_are_cut_further():
     across, equal = (choose(machine(25e9), 450, 64, local) for local in (False, True))
     assert 0 < across.flops_reduction < equal.flops_reduction
+
+
+def test_resnet9_that_cannot_be_measured_is_as_narrow_as_its_small_version(monkeypatch):
+    monkeypatch.setattr(Quiet, "share", 0.9)
+    choice = choose(machine(25e9), 450, 64, local=True, plain=PLAIN["resnet9"])
+    assert choice.flops_reduction == 0.935
+    assert "94%, which is right for minutes: other processes took 90%" in choice.reason
 
 
 def test_model_auto_needs_a_method_that_narrows():

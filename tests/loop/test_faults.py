@@ -395,6 +395,7 @@ def script(name, *args):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_runs_killed_at_random_instants_equal_the_one_that_was_not():
     done = script("kill.py", "--kills", 3)
@@ -402,6 +403,7 @@ def test_runs_killed_at_random_instants_equal_the_one_that_was_not():
     assert "3 kills" in done.stdout and "all equal" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_embeddings_that_were_kept_survive_kills_at_random_instants():
     done = script("kill_embed.py", "--kills", 3)

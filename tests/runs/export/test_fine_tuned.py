@@ -80,7 +80,10 @@ def call(*args):
     return CliRunner().invoke(main, [str(a) for a in args])
 
 
-@pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("pt2", "safetensors")]
+
+
+@pytest.mark.parametrize("name", ["onnx", *_SLOW])
 def test_fine_tuning_an_untrained_backbone_is_chosen_and_helps(run, tmp_path, name):
     if name == "onnx":
         pytest.importorskip("onnxruntime")
