@@ -1,9 +1,6 @@
 """Fine-tuning: a pretrained network with a fitted head learns from the labels, backbone and all."""
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +8,10 @@ from torch.nn import functional as F
 
 from alprune.errors import ConfigError
 from alprune.training.augment import Augment, normalise
-from alprune.training.budget import Budget
 from alprune.training.embeddings import last_linear
 from alprune.training.halves import halves
-from alprune.training.settings import SCHEDULES, Diverged
+from alprune.training.passes import Passes
 
-_CHECKED_EVERY = 20  # batches between looks at the loss, which waits for the device
 _KEPT_BYTES = 2**30  # of what the lower half makes of images
 
 
@@ -114,8 +109,8 @@ class Examples:
         return made
 
 
-class FineTuning:
-    """The fine-tuning of one network, a batch at a time; `state` and `restore` resume it.
+class FineTuning(Passes):
+    """The fine-tuning of one network, a batch at a time.
 
     BatchNorms keep their statistics, which are those of many more images than have labels.
 
@@ -128,11 +123,9 @@ class FineTuning:
         augment: Crops, flips and normalises, on the device.
         seed: Decides the order of the images and their views.
         settings: How it is fine-tuned.
-
-    Attributes:
-        done: Batches so far.
-        planned: Batches in all, unless the budget ends before.
     """
+
+    what = "the loss of fine-tuning"
 
     def __init__(
         self,
@@ -145,7 +138,15 @@ class FineTuning:
         settings: FineTuneSettings | None = None,
     ) -> None:
         chosen = self.settings = settings or FineTuneSettings()
-        self._network, self._labels, self._seed = network.eval(), labels, seed
+        super().__init__(
+            network.eval(),
+            len(rows),
+            chosen.batch_size,
+            chosen.passes,
+            chosen.warmup_batches,
+            seed,
+        )
+        self._labels = labels
         self._device = augment.mean.device
         network.requires_grad_(False)
         some = rows[torch.linspace(0, len(rows) - 1, 2).long()]
@@ -155,80 +156,20 @@ class FineTuning:
             lower, self._upper = halves(network, still, chosen.frozen_share)
         self._upper.requires_grad_(True)
         self._examples = Examples(x, rows, lower, augment, chosen.views, seed)
-        self.size = min(chosen.batch_size, len(rows))
-        self._per_pass = len(rows) // self.size
-        self.done, self.planned = 0, chosen.passes * self._per_pass
         head = {id(p) for p in last_linear(network)[1].parameters()}
         parts: tuple[list[Tensor], list[Tensor]] = [], []
         for parameter in self._upper.parameters():
             parts[id(parameter) in head].append(parameter)
         rates = chosen.lr, chosen.head_lr
-        self._peaks = [rate for rate, part in zip(rates, parts, strict=True) if part]
-        self._optimiser = torch.optim.AdamW(
-            [{"params": part} for part in parts if part], weight_decay=chosen.weight_decay
-        )
+        groups = [{"params": p, "lr": rate} for p, rate in zip(parts, rates, strict=True) if p]
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=chosen.weight_decay)
 
-    def run(self, budget: Budget, tick: Callable[[float | None], None] = lambda loss: None) -> None:
-        """Fine-tune until all passes are done or the budget is spent.
-
-        Args:
-            budget: Checked before every batch; the rates fall with it.
-            tick: Called after each batch; with its loss after every 20th.
-
-        Raises:
-            Diverged: The loss became infinite or NaN.
-        """
-        while self.done < self.planned and not budget.expired:
-            warm = min(1.0, (self.done + 1) / max(1, self.settings.warmup_batches))
-            progress = max(self.done / self.planned, budget.fraction)
-            share = warm * SCHEDULES["cosine"](progress)
-            for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
-                group["lr"] = share * peak
-            loss = self._step()
-            self.done += 1
-            found = None
-            if self.done % _CHECKED_EVERY == 0:
-                found = loss.item()
-                if not math.isfinite(found):
-                    what = "the loss of fine-tuning became infinite or NaN"
-                    raise Diverged(what, self.done, share * self.settings.lr)
-            tick(found)
-
-    def _step(self) -> Tensor:
+    def loss(self, places: Tensor) -> Tensor:
+        """Return the cross-entropy of one view of each image."""
         generator = torch.Generator().manual_seed((self._seed + self.done) % 2**63)
-        places = self._batch(self.done)
         views = torch.randint(self.settings.views, places.shape, generator=generator)
         logits = self._upper(self._examples(places, views))
-        loss = F.cross_entropy(logits, self._labels[places].to(self._device))
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        return loss.detach()
-
-    def _batch(self, number: int) -> Tensor:
-        """Return the places of a batch; each pass has an order of its own, which the seed gives."""
-        turn, place = divmod(number, self._per_pass)
-        generator = torch.Generator().manual_seed((self._seed + turn) % 2**63)
-        order = torch.randperm(len(self._labels), generator=generator)
-        return order[place * self.size : (place + 1) * self.size]
-
-    def state(self) -> dict[str, Any]:
-        """Return all that fine-tuning changes: tensors and plain values."""
-        return {
-            "done": self.done,
-            "network": self._network.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Bring the fine-tuning to a state that `state` returned.
-
-        Raises:
-            RuntimeError, KeyError, ValueError: It belongs to another network.
-        """
-        self._network.load_state_dict(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self.done = state["done"]
+        return F.cross_entropy(logits, self._labels[places].to(self._device))
 
 
 __all__ = ["Examples", "FineTuneSettings", "FineTuning"]

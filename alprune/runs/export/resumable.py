@@ -16,6 +16,7 @@ from alprune.data import atomic_io
 from alprune.errors import StoreError
 from alprune.training.budget import Budget
 
+_FORMAT = 2  # of what `Work.state` returns; work that was kept in another one begins again
 BUDGET_S = 600.0  # unless another one is asked for
 _SAVED_EVERY_S = 15.0  # the most that a kill costs
 
@@ -117,7 +118,7 @@ class Progress:
 
 def key_of(network: nn.Module, *what: object) -> str:
     """Identify a piece of work by the network that it begins with and what else decides it."""
-    digest = hashlib.blake2b(repr(what).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((_FORMAT, *what)).encode(), digest_size=16)
     for tensor in network.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

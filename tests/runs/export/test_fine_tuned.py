@@ -147,15 +147,15 @@ def test_an_interrupted_fine_tuning_resumes_where_it_was(run, tmp_path, monkeypa
     quick = replace(QUICK, settings=replace(QUICK.settings, passes=6))
     [whole] = alprune.export(run, "safetensors", tmp_path / "whole.safetensors", tune=quick)
     monkeypatch.setattr(resumable, "_SAVED_EVERY_S", 0.0)
-    real, steps = FineTuning._step, []
+    real, steps = FineTuning.loss, []
 
-    def interrupted(self):
+    def interrupted(self, places):
         steps.append(self.done)
         if len(steps) == 70:  # in the second fold, of 60 batches each
             raise KeyboardInterrupt
-        return real(self)
+        return real(self, places)
 
-    monkeypatch.setattr(FineTuning, "_step", interrupted)
+    monkeypatch.setattr(FineTuning, "loss", interrupted)
     with pytest.raises(KeyboardInterrupt, match="The same command resumes"):
         alprune.export(run, "safetensors", tmp_path / "resumed.safetensors", tune=quick)
     assert not (tmp_path / "resumed.safetensors").exists()

@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_file(run, tmp_path):
 def test_an_interrupted_teaching_resumes_and_ends_as_if_it_had_not_been(run, tmp_path, monkeypatch):
     [whole] = alprune.export(run, "safetensors", tmp_path / "whole.safetensors", small=QUICK)
     monkeypatch.setattr(resumable, "_SAVED_EVERY_S", 0.0)
-    real, steps = Distillation._step, []
+    real, steps = Distillation.loss, []
 
     def interrupted(self, rows):
         steps.append(len(rows))
@@ -157,7 +157,7 @@ def test_an_interrupted_teaching_resumes_and_ends_as_if_it_had_not_been(run, tmp
             raise KeyboardInterrupt
         return real(self, rows)
 
-    monkeypatch.setattr(Distillation, "_step", interrupted)
+    monkeypatch.setattr(Distillation, "loss", interrupted)
     with pytest.raises(KeyboardInterrupt, match="The same command resumes"):
         alprune.export(run, "safetensors", tmp_path / "resumed.safetensors", small=QUICK)
     assert not (tmp_path / "resumed.safetensors").exists()
