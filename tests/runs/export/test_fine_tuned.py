@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from click.testing import CliRunner
+from frozen_run import call, frozen_run, weights_of
 from photos import make, truth
 from photos import options as asking_options
 from safetensors.torch import load_file, save_file
@@ -13,7 +13,6 @@ from tiny_run import options
 
 import alprune
 from alprune import data
-from alprune.cli import main
 from alprune.errors import ConfigError, DataError
 from alprune.labelling.classes import rename_class
 from alprune.loop import frozen
@@ -43,41 +42,18 @@ def cache(folder, monkeypatch):
     monkeypatch.setattr(frozen, "_latest", None)
 
 
-def frozen_run(folder, name, **changes):
-    path, weights = folder / name, folder / "w.safetensors"
-    if not path.exists():
-        save_file(build("tiny_learner:build", 10, (1, 8, 8), 9).state_dict(), weights)
-        base = {
-            **dict.fromkeys(["min_channels", "initial_epochs", "epochs"]),
-            "learner": "frozen",
-            "method": "dense",
-            "pretrained": str(weights),
-            "initial": 300,
-            "steps": 0,
-            "acquisition": "margin",
-            "start": "random",
-        }
-        alprune.run(options(path, **base | changes))
+@pytest.fixture
+def run(folder):
+    return without_state(frozen_run(folder, "run", hold_out=60))
+
+
+def without_state(path):
     (path / fine_tuned.STATE).unlink(missing_ok=True)
     return path
 
 
-@pytest.fixture
-def run(folder):
-    return frozen_run(folder, "run", hold_out=60)
-
-
 def tiny():
     return build("tiny_learner:build", 10, (1, 8, 8))
-
-
-def weights(made):
-    """Return the weights in a file; its header is in no order."""
-    return {name: tensor.tolist() for name, tensor in load_file(made.path).items()}
-
-
-def call(*args):
-    return CliRunner().invoke(main, [str(a) for a in args])
 
 
 _SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("pt2", "safetensors")]
@@ -112,7 +88,7 @@ def test_without_a_clear_gain_the_learner_stays_as_it_is(run, tmp_path):
     assert found.chosen == "frozen head" and found.tuned_accuracy == found.frozen_accuracy
     assert found.passes == 0 and found.accuracy_after == found.accuracy_before
     assert "does not exceed its standard error" in found.reason
-    assert weights(made) == weights(plain)
+    assert weights_of(made) == weights_of(plain)
     assert json.loads(made.labels.read_text())["learner"] == "the end of the run"
 
 
@@ -186,7 +162,7 @@ def test_a_small_learner_can_be_fine_tuned(run, tmp_path):
 
 
 def test_what_cannot_be_fine_tuned_is_refused_with_advice(folder, run, tmp_path):
-    few = frozen_run(folder, "few", initial=20)
+    few = without_state(frozen_run(folder, "few", initial=20))
     with pytest.raises(DataError, match=r"has 20 label\(s\).* needs at least 30"):
         alprune.export(few, tune=QUICK)
     trained = alprune.run(options(tmp_path / "trained", steps=0))

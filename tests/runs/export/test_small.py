@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from click.testing import CliRunner
+from frozen_run import call, frozen_run, weights_of
 from photos import NAMES, make, truth
 from photos import options as asking_options
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny_run import options
 
 import alprune
-from alprune.cli import main
 from alprune.data import Dataset
 from alprune.errors import ConfigError, DataError, PruneError
 from alprune.loop import frozen
@@ -39,31 +38,9 @@ def cache(folder, monkeypatch):
 
 @pytest.fixture
 def run(folder):
-    path, weights = folder / "run", folder / "w.safetensors"
-    if not path.exists():
-        save_file(build("tiny_learner:build", 10, (1, 8, 8), 9).state_dict(), weights)
-        base = {
-            **dict.fromkeys(["min_channels", "initial_epochs", "epochs"]),
-            "learner": "frozen",
-            "method": "dense",
-            "pretrained": str(weights),
-            "initial": 300,
-            "steps": 0,
-            "acquisition": "margin",
-            "start": "random",
-        }
-        alprune.run(options(path, **base))
+    path = frozen_run(folder, "run")
     (path / small.STATE).unlink(missing_ok=True)
     return path
-
-
-def weights(made):
-    """Return the weights in a file; its header is in no order."""
-    return {name: tensor.tolist() for name, tensor in load_file(made.path).items()}
-
-
-def call(*args):
-    return CliRunner().invoke(main, [str(a) for a in args])
 
 
 @pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
@@ -139,11 +116,11 @@ def test_the_same_seed_gives_the_same_file(run, tmp_path):
     files = []
     for name in ("a", "b"):
         [made] = alprune.export(run, "safetensors", tmp_path / f"{name}.safetensors", small=QUICK)
-        files.append(weights(made))
+        files.append(weights_of(made))
     assert files[0] == files[1]
     other = replace(QUICK, seed=1)
     [made] = alprune.export(run, "safetensors", tmp_path / "c.safetensors", small=other)
-    assert weights(made) != files[0]
+    assert weights_of(made) != files[0]
 
 
 def test_an_interrupted_teaching_resumes_and_ends_as_if_it_had_not_been(run, tmp_path, monkeypatch):
@@ -163,7 +140,7 @@ def test_an_interrupted_teaching_resumes_and_ends_as_if_it_had_not_been(run, tmp
     assert not (tmp_path / "resumed.safetensors").exists()
     [resumed] = alprune.export(run, "safetensors", tmp_path / "resumed.safetensors", small=QUICK)
     assert len(steps) == 10 * 36 + 1  # of 10 passes over 1,168 images; one was interrupted
-    assert weights(resumed) == weights(whole)
+    assert weights_of(resumed) == weights_of(whole)
     assert resumed.small == whole.small
 
 
@@ -172,7 +149,7 @@ def test_what_another_teaching_left_is_not_resumed(run, tmp_path):
     [one] = alprune.export(run, "safetensors", tmp_path / "1.safetensors", small=QUICK)
     (run / small.STATE).write_bytes(b"torn")
     [two] = alprune.export(run, "safetensors", tmp_path / "2.safetensors", small=QUICK)
-    assert weights(one) == weights(two)
+    assert weights_of(one) == weights_of(two)
 
 
 def test_the_command_says_what_the_small_learner_is_worth(run, tmp_path):
