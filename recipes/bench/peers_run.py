@@ -232,6 +232,16 @@ def with_baal(options: argparse.Namespace, splits: Splits) -> dict[str, Any]:
     }
 
 
+def arrays(train: Dataset, first: Tensor) -> tuple[Any, Any]:
+    """Return all images as one float array, and their labels, -1 where not yet known."""
+    import numpy as np
+
+    mean, std = torch.tensor(train.mean), torch.tensor(train.std)
+    y = np.full(len(train), -1)
+    y[first] = train.y[first]
+    return normalise(train.x, mean, std).contiguous().numpy(), y
+
+
 def with_activeml(options: argparse.Namespace, splits: Splits) -> dict[str, Any]:
     import numpy as np
     from skactiveml.classifier import SkorchClassifier
@@ -241,10 +251,7 @@ def with_activeml(options: argparse.Namespace, splits: Splits) -> dict[str, Any]
     train = splits.train
     model, first = start(options, splits)
     varied = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
-    mean, std = torch.tensor(train.mean), torch.tensor(train.std)
-    x = normalise(train.x, mean, std).contiguous().numpy()
-    y = np.full(len(train), -1)
-    y[first] = train.y[first]
+    x, y = arrays(train, first)
 
     classifier = SkorchClassifier(
         module=model,
@@ -420,16 +427,12 @@ def baal_defaults(options: argparse.Namespace, splits: Splits) -> dict[str, Any]
 
 def activeml_defaults(options: argparse.Namespace, splits: Splits) -> dict[str, Any]:
     """With skorch's defaults: SGD at 0.01, batches of 128, 10 epochs from fresh weights."""
-    import numpy as np
     from skactiveml.classifier import SkorchClassifier
     from skactiveml.pool import UncertaintySampling
 
     train = splits.train
     model, first = start(options, splits)
-    mean, std = torch.tensor(train.mean), torch.tensor(train.std)
-    x = normalise(train.x, mean, std).contiguous().numpy()
-    y = np.full(len(train), -1)
-    y[first] = train.y[first]
+    x, y = arrays(train, first)
     classifier = SkorchClassifier(
         module=model,
         criterion=nn.CrossEntropyLoss,
