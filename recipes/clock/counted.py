@@ -3,12 +3,15 @@
     python recipes/clock/counted.py measure --dataset npz:cifar10.npz      # alone, two minutes
     python recipes/clock/counted.py run --dataset npz:cifar10.npz --rows resnet9-small --seeds 110
     python recipes/clock/counted.py table
+    python recipes/clock/counted.py curves --eval-every 10                 # at equal labels
 
 `measure` times a training step, a scored chunk and a re-estimation of statistics of each network,
 with nothing else running, and writes outputs/counted/speeds.json. `run` makes real runs whose
 budget is spent by these times for each batch that they train on and each chunk that they score, so
 that they may share a machine and still give the same numbers again; a run that is finished is not
-made again. Beside the work of the network, each step costs STEP_S.
+made again. Beside the work of the network, each step costs STEP_S. `curves` compares at the same
+numbers of labels what was run with `--eval-every`. `--lagging` keeps the running averages of a
+young network instead of re-estimating its BatchNorm statistics.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +43,7 @@ _LOCAL: dict[str, Any] = _CA | {"model": "resnet9", "local": True}
 ROWS: dict[str, dict[str, Any]] = {
     "vgg19": {"model": "vgg19"} | _PLAIN,
     "vgg19-90": {"model": "vgg19", "flops_reduction": 0.9} | _CA,
+    "vgg19-92": {"model": "vgg19", "flops_reduction": 0.92} | _CA,
     "vgg19-94": {"model": "vgg19", "flops_reduction": 0.94} | _CA,
     "vgg19-98": {"model": "vgg19", "flops_reduction": 0.98} | _CA,
     "vgg19-94-warm": {"model": "vgg19", "flops_reduction": 0.94, "warmup_batches": 200} | _CA,
@@ -168,30 +173,52 @@ def run(args: argparse.Namespace) -> None:
     splits = load_splits(complete(config_of(args.rows[0], args)))
     for seed in args.seeds:
         for row in args.rows:
-            name = f"{row}-{args.acquisition}-{args.epochs:g}-{args.budget:g}-{seed}"
+            lagging = "-lagging" * args.lagging
+            name = f"{row}{lagging}-{args.acquisition}-{args.epochs:g}-{args.budget:g}-{seed}"
             if (OUT / name / "done").exists():
                 continue
             options = {key: getattr(args, key) for key in ("budget", "acquisition", "epochs")}
             config = config_of(
-                row, args, out=str(OUT / name), seed=seed, eval_every=1000, **options
+                row, args, out=str(OUT / name), seed=seed, eval_every=args.eval_every, **options
             )
             clock = Counted(speeds[row])
             session = session_of(config, splits, clock)
             clock.watch(session.learner)
+            if args.lagging:
+                assert isinstance(session.learner, Learner)
+                session.learner.batches = 10**6
             clock.oracle = simulation(complete(config), splits.train)
             result = session.run(clock.answer)
             (OUT / name / "done").touch()
             print(name, f"{result.test_accuracy:.2%}", session.pool.labelled_count, flush=True)
 
 
-def table(args: argparse.Namespace) -> None:
-    """Print what the runs ended with, by row."""
-    found: dict[tuple[str, ...], list[tuple[int, float, int]]] = {}
+def finished() -> dict[tuple[str, ...], list[tuple[int, list[dict[str, Any]]]]]:
+    """Return seed and events of the finished runs, by row, acquisition, epochs and budget."""
+    found: dict[tuple[str, ...], list[tuple[int, list[dict[str, Any]]]]] = {}
     for done in sorted(OUT.glob("*/done")):
         *row, seed = done.parent.name.rsplit("-", 4)
-        end = json.loads((done.parent / "events.jsonl").read_text().splitlines()[-1])
-        found.setdefault(tuple(row), []).append((int(seed), end["test_accuracy"], end["labelled"]))
-    for row, ends in found.items():
+        events = map(json.loads, (done.parent / "events.jsonl").read_text().splitlines())
+        found.setdefault(tuple(row), []).append((int(seed), list(events)))
+    return found
+
+
+def curves(args: argparse.Namespace) -> None:
+    """Print accuracies at each thousand labels, between the tests before and after it."""
+    for row, runs in finished().items():
+        for seed, events in runs:
+            tests = [event for event in events if event.get("test_accuracy") is not None]
+            labels = [test["labelled"] for test in tests]
+            at = [n for n in range(2000, 50_001, 1000) if labels[0] <= n <= labels[-1]]
+            values = np.interp(at, labels, [100 * test["test_accuracy"] for test in tests])
+            shown = ", ".join(f"{n}: {v:.1f}" for n, v in zip(at, values, strict=True))
+            print(f"| {' | '.join(row)} | {seed} | {shown} |")
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print what the runs ended with, by row."""
+    for row, runs in finished().items():
+        ends = [(s, events[-1]["test_accuracy"], events[-1]["labelled"]) for s, events in runs]
         accuracies = [100 * accuracy for _, accuracy, _ in ends]
         shown = ", ".join(f"{accuracy:.1f}" for accuracy in accuracies)
         labels = statistics.mean(labelled for *_, labelled in ends)
@@ -203,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=("measure", "run", "table"))
+    parser.add_argument("command", choices=("measure", "run", "table", "curves"))
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS))
     parser.add_argument("--budget", type=float, default=450.0)
@@ -212,8 +239,10 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[110]
     )
+    parser.add_argument("--eval-every", type=int, default=1000, help="steps between tests")
+    parser.add_argument("--lagging", action="store_true", help="re-estimate no statistics")
     args = parser.parse_args()
-    {"measure": measure, "run": run, "table": table}[args.command](args)
+    {"measure": measure, "run": run, "table": table, "curves": curves}[args.command](args)
 
 
 if __name__ == "__main__":
