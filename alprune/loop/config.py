@@ -179,7 +179,7 @@ class RunConfig:
     round_to: int | None = option(
         "pruning",
         None,
-        "Make widths multiples of this; 0: of 8 in wide layers, of less in narrow ones.",
+        "Make widths multiples of this; 0: of 16 in wide layers, of less in narrow ones.",
         least=0,
     )
     ignore: str | None = option(

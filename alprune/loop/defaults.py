@@ -200,7 +200,7 @@ _RUN = (
     ),
     Case("for lenet-5-caffe", lambda f: f.config.model == "lenet-5-caffe", {"lr": 0.01}),
     Case("with --imbalance", lambda f: f.config.imbalance != 1, {"start": "random"}),
-    # In narrow networks multiples of 8 train faster, and no wide layer may become a bottleneck.
+    # Multiples of 16 train faster, and no wide layer may become a bottleneck.
     Case(
         "",
         _always,

@@ -20,7 +20,7 @@ class Limits:
 
     Attributes:
         min_channels: Floor of channels that every layer keeps; 0: a sixteenth of them, at least 4.
-        round_to: Widths are multiples of this where the layer is large enough; 0: multiples of 8
+        round_to: Widths are multiples of this where the layer is large enough; 0: multiples of 16
             in wide layers, of less in narrow ones. Layers in `layer_reductions` round down.
         ignore: Layers that keep all their output channels, as a list or separated by commas.
             What they read may still shrink. Kept as a tuple.
@@ -90,13 +90,13 @@ def multiple_for(channels: int, round_to: int) -> int:
 
     Args:
         channels: The layer's width before pruning.
-        round_to: The multiple itself, or `AUTO`: 8 from 64 channels on, and in narrower layers
-            the power of two that is at most an eighth of their channels.
+        round_to: The multiple itself, or `AUTO`: the power of two that is at most an eighth of
+            the channels, up to 16, as many numbers as a vector register of AVX-512 holds.
     """
-    return round_to if round_to != AUTO else 1 << max(0, min(3, channels.bit_length() - 4))
+    return round_to if round_to != AUTO else 1 << max(0, min(4, channels.bit_length() - 4))
 
 
 def named(min_channels: int, round_to: int) -> str:
     """Name the limits in a message."""
     least = f"{min_channels}" if min_channels != AUTO else "a sixteenth of the"
-    return f"{least} channels a layer in steps of {round_to if round_to != AUTO else 'up to 8'}"
+    return f"{least} channels a layer in steps of {round_to if round_to != AUTO else 'up to 16'}"

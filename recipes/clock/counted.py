@@ -1,7 +1,7 @@
 """Networks against each other at equal time, on a clock that counts their work.
 
     python recipes/clock/counted.py measure --dataset npz:cifar10.npz      # alone, two minutes
-    python recipes/clock/counted.py run --dataset npz:cifar10.npz --rows resnet9-small --seeds 110
+    python recipes/clock/counted.py run --dataset npz:cifar10.npz --rows vgg19,vgg19-90 --seeds 110
     python recipes/clock/counted.py table
     python recipes/clock/counted.py curves --eval-every 10                 # at equal labels
 
@@ -32,6 +32,7 @@ from alprune.data import Splits
 from alprune.loop import Oracle, Session
 from alprune.loop.run_folder import NullRunFolder
 from alprune.loop.setup import complete, load_splits, open_session, simulation
+from alprune.models import MODELS
 from alprune.models.cost import cost
 from alprune.training import Learner
 from alprune.training.interface import Trainable
@@ -39,40 +40,40 @@ from alprune.training.interface import Trainable
 _CA: dict[str, Any] = {"method": "3sp-ca"}
 _PLAIN: dict[str, Any] = {"method": "dense"}
 _REINIT: dict[str, Any] = _PLAIN | {"after_pruning": "reinit"}
-_LOCAL: dict[str, Any] = _CA | {"model": "resnet9", "local": True}
 ROWS: dict[str, dict[str, Any]] = {
-    "vgg19": {"model": "vgg19"} | _PLAIN,
-    "vgg19-90": {"model": "vgg19", "flops_reduction": 0.9} | _CA,
-    "vgg19-92": {"model": "vgg19", "flops_reduction": 0.92} | _CA,
-    "vgg19-94": {"model": "vgg19", "flops_reduction": 0.94} | _CA,
-    "vgg19-98": {"model": "vgg19", "flops_reduction": 0.98} | _CA,
     "vgg19-94-warm": {"model": "vgg19", "flops_reduction": 0.94, "warmup_batches": 200} | _CA,
-    "vgg19-local-94": {"model": "vgg19", "local": True, "flops_reduction": 0.94} | _CA,
-    "vgg19-local-90": {"model": "vgg19", "local": True, "flops_reduction": 0.9} | _CA,
     "vgg19-quarter": {"model": "recipes.networks:vgg19_quarter"} | _REINIT,
-    "resnet20": {"model": "resnet20"} | _PLAIN,
     "wrn-16-1": {"model": "recipes.networks:wrn_16_1"} | _REINIT,
     "mobilenet-half": {"model": "recipes.networks:mobilenet_v2_half"} | _REINIT,
-    "resnet9-small": {"model": "resnet9-small"} | _PLAIN,
-    "resnet9-90": {"model": "resnet9", "flops_reduction": 0.9} | _CA,
-    "resnet9-95": {"model": "resnet9", "flops_reduction": 0.95} | _CA,
     "resnet9-precrop": {"model": "resnet9", "method": "precrop-flops", "flops_reduction": 0.935},
     "resnet9-iterative": {"model": "resnet9", "method": "3sp-iterative", "flops_reduction": 0.935},
-    "resnet9-local-75": {"flops_reduction": 0.75} | _LOCAL,
-    "resnet9-local-86": {"flops_reduction": 0.86} | _LOCAL,
-    "resnet9-local-93": {"flops_reduction": 0.935} | _LOCAL,
-    "resnet9-local-96": {"flops_reduction": 0.96} | _LOCAL,
-    "resnet9-local-98": {"flops_reduction": 0.98} | _LOCAL,
-    "resnet18-95": {"model": "resnet18", "flops_reduction": 0.95} | _CA,
-    "wrn-16-8-97": {"model": "wrn-16-8", "flops_reduction": 0.97} | _CA,
+    "resnet9-local-93.5": {"model": "resnet9", "local": True, "flops_reduction": 0.935} | _CA,
 }
+"""What a model's name, and a percentage to remove by 3sp-ca, do not say."""
 STEP_S = 0.015
 OUT = Path("outputs/counted")
 
 
+def options_of(row: str) -> dict[str, Any]:
+    """Return the options of a row.
+
+    One of ROWS, MODEL, or MODEL-PERCENT with -local, -r16 (widths in multiples of 16) between.
+    """
+    if row in ROWS:
+        return ROWS[row]
+    if row in MODELS:
+        return {"model": row} | _PLAIN
+    model, _, percent = row.rpartition("-")
+    options = _CA | {"flops_reduction": float(percent) / 100}
+    while model not in MODELS:
+        model, _, change = model.rpartition("-")
+        options |= {"local": True} if change == "local" else {"round_to": int(change[1:])}
+    return options | {"model": model}
+
+
 def config_of(row: str, args: argparse.Namespace, **changes: Any) -> RunConfig:
     """Return the options of a run."""
-    return RunConfig(dataset=args.dataset, **ROWS[row], **changes)
+    return RunConfig(dataset=args.dataset, **options_of(row), **changes)
 
 
 class Counted:
@@ -232,7 +233,12 @@ def main() -> None:
     )
     parser.add_argument("command", choices=("measure", "run", "table", "curves"))
     parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS))
+    parser.add_argument(
+        "--rows",
+        type=lambda text: text.split(","),
+        default=["vgg19-90"],
+        help="MODEL, MODEL-PERCENT removed, or a name from this file",
+    )
     parser.add_argument("--budget", type=float, default=450.0)
     parser.add_argument("--acquisition", default="entropy")
     parser.add_argument("--epochs", type=float, default=0.5, help="passes over the labels per step")

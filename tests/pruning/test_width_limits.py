@@ -11,9 +11,9 @@ from alprune.models import MODELS, build
 from alprune.pruning.width_limits import AUTO, floor_for, multiple_for
 
 
-def test_wide_layers_are_rounded_to_eight_and_narrow_ones_to_less():
-    assert [multiple_for(n, AUTO) for n in (1, 8, 16, 31, 32, 63, 64, 512)] == [
-        *(1, 1, 2, 2, 4, 4, 8, 8)
+def test_wide_layers_are_rounded_to_sixteen_and_narrow_ones_to_less():
+    assert [multiple_for(n, AUTO) for n in (1, 8, 16, 31, 32, 64, 127, 128, 512)] == [
+        *(1, 1, 2, 2, 4, 8, 8, 16, 16)
     ]
     assert [multiple_for(n, 3) for n in (1, 512)] == [3, 3]
 
