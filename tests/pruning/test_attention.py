@@ -1,6 +1,7 @@
 """Attention is pruned by heads and by widths, and what is cut equals what is silenced."""
 
 import copy
+import functools
 import io
 
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from zoo import images
 
 import alprune
+from alprune.pruning.criteria import costs
 from alprune.pruning.criteria.base import ScoreOptions
+from alprune.pruning.criteria.grasp import structured_grasp
 from alprune.pruning.criteria.three_sp import mask_gradients, three_sp
 from alprune.pruning.graph import ChannelGraph, masked, narrow, trace
 from alprune.pruning.graph.gates import gated
@@ -45,9 +48,13 @@ def random_keep(graph: ChannelGraph, seed: int = 0, share: float = 0.6) -> Tenso
     return keep
 
 
+@functools.cache
+def _graph(kind: str, normalised: str) -> ChannelGraph:
+    return trace(network(kind).double(), images().double(), normalised=normalised)
+
+
 def traced(kind: str, normalised: str = "pinned") -> tuple[nn.Module, ChannelGraph, Tensor]:
-    model, x = network(kind).double(), images().double()
-    return model, trace(model, x, normalised=normalised), x
+    return network(kind).double(), _graph(kind, normalised), images().double()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,33 +128,65 @@ def test_prune_and_rebuild_give_the_same_network(kind: str) -> None:
     torch.testing.assert_close(again.eval()(x), made.model.eval()(x))
 
 
-def test_a_score_is_the_derivative_of_the_loss_by_what_removing_a_channel_does() -> None:
+@pytest.mark.parametrize("normalised", ["pinned", "follow"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_over_tokens_cost_what_they_multiply_at_each(kind: str, normalised: str) -> None:
+    _, graph, _ = traced(kind, normalised)
+    places = {t.name: t.places for t in graph.tensors}
+    assert (places["up.weight"], places["down.weight"], places["head.weight"]) == (17, 17, 1)
+    up = next(group for group in graph.groups if group.name == "up")
+    assert costs.made(graph)[up.channels].tolist() == [16 * 17] * len(up.channels)
+    # 16 weights make such a channel and 16 read it, each at 17 places.
+    price = 2 * 16 * (17 + costs.A_WEIGHT) + 17 * costs.AN_ACTIVATION
+    assert costs.step(graph)[up.channels].tolist() == [price] * len(up.channels)
+
+
+def loss_with_gates(
+    model: nn.Module, graph: ChannelGraph, batch: tuple[Tensor, Tensor], gates: Tensor
+) -> Tensor:
+    """The loss of a network whose channels are multiplied by gates wherever they are read."""
+    readers = {t.name: t for t in graph.tensors if "reads" in t.roles.values()}
+    padded = torch.cat([gates, gates.new_ones(1)])
+    gone: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for dim, ids in readers[name].axes.items() if name in readers else ():
+            if readers[name].roles[dim] == "reads":
+                view = [1] * parameter.dim()
+                view[dim] = -1
+                factor = padded[ids].view(-1, ids.shape[-1]).prod(0)
+                gone[name] = gone.get(name, parameter) * factor.view(view)
+    with gated(model, graph.mixes, gates):
+        out = torch.func.functional_call(model, gone, (batch[0],))
+    return nn.functional.cross_entropy(out, batch[1])
+
+
+@pytest.mark.parametrize("criterion", ["3sp", "grasp"])
+def test_a_score_is_the_derivative_by_what_removing_a_channel_does(criterion: str) -> None:
     """Checked against finite differences of the gates, re-normalisation included."""
     model, graph, x = traced("fused", "follow")
     batch = x, torch.tensor([0, 1, 2])
-    scores = mask_gradients(model, graph, batch)
     whole = copy.deepcopy(model).train()
-    readers = {t.name: t for t in graph.tensors if "reads" in t.roles.values()}
+    weights = {t.name for t in graph.tensors if t.trainable and t.places}
 
-    def loss(channel: int, gate: float) -> float:
+    def value(channel: int, gate: float) -> float:
         gates = torch.ones(graph.channels, dtype=torch.float64)
         gates[channel] = gate
-        probe = copy.deepcopy(whole)
-        with torch.no_grad(), gated(probe, graph.mixes, gates):
-            for name, parameter in probe.named_parameters():
-                for dim, ids in readers[name].axes.items() if name in readers else ():
-                    if readers[name].roles[dim] == "reads":
-                        view = [1] * parameter.dim()
-                        view[dim] = -1
-                        factor = torch.cat([gates, gates.new_ones(1)])[ids]
-                        parameter.mul_(factor.view(-1, ids.shape[-1]).prod(0).view(view))
-            return float(nn.functional.cross_entropy(probe(batch[0]), batch[1]))
+        loss = loss_with_gates(whole, graph, batch, gates)
+        if criterion == "3sp":
+            return loss.item()
+        chosen = [p for name, p in whole.named_parameters() if name in weights]
+        return sum((g**2).sum().item() for g in torch.autograd.grad(loss, chosen))
 
+    if criterion == "3sp":
+        scores = mask_gradients(model, graph, batch)
+        assert torch.equal(three_sp(model, graph, batch, ScoreOptions()), scores.abs())
+    else:
+        scores = structured_grasp(model, graph, batch, ScoreOptions(temperature=1.0))
+    assert graph.mixes
     for group in graph.groups:
         channel = int(group.channels[0])
-        slope = (loss(channel, 1 + 1e-5) - loss(channel, 1 - 1e-5)) / 2e-5
+        slope = (value(channel, 1 + 1e-5) - value(channel, 1 - 1e-5)) / 2e-5
         assert float(scores[channel]) == pytest.approx(slope, rel=1e-4, abs=1e-7)
-    assert torch.equal(three_sp(model, graph, batch, ScoreOptions()), scores.abs())
 
 
 def test_a_multi_head_attention_written_out_computes_what_pytorch_computes() -> None:

@@ -26,7 +26,7 @@ def flow_norm(model, graph, batch, temperature, channel=None, mask=1.0):
     """|d loss / d W|^2 by autograd, a channel's mask standing on the weights that read it."""
     model = copy.deepcopy(model).train()
     model.drop.eval()
-    weights = [t.name for t in graph.tensors if t.trainable and t.macs_per_element]
+    weights = [t.name for t in graph.tensors if t.trainable and t.places]
     weights = {name: dict(model.named_parameters())[name] for name in weights}
     masked = {}
     for tensor in graph.tensors:

@@ -188,14 +188,6 @@ class Dropping(nn.Module):
 
 @pytest.mark.parametrize("name", SCORED)
 def test_dropout_of_every_kind_is_off_while_scoring(name):
-    if name in ("structured-grasp", "grasp"):
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            check_scores_repeat(name)
-    else:
-        check_scores_repeat(name)
-
-
-def check_scores_repeat(name):
     model, state = Dropping(), torch.random.get_rng_state()
     quantity = "params" if name in ("snip", "grasp") else "flops"
     reductions = {f"{quantity}_reduction": 0.4}

@@ -68,6 +68,14 @@ def test_a_model_is_given_back_as_it_was(fails: bool) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_scripted_part_is_given_back_in_its_mode() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Linear(2, 2)).eval())
+    with scoring_state(model):
+        assert model[1].training
+    assert not model[1].training
+
+
 def test_a_sum_that_overflows_is_of_finite_numbers_all_the_same() -> None:
     large = torch.full((4,), 3e38)
     assert large.sum().isinf() and all_finite(large)
@@ -84,9 +92,9 @@ class Fixed(nn.Module):
         return self.value
 
 
-@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan])
 def test_a_loss_that_is_not_finite_is_refused(value: float) -> None:
-    model = Fixed(torch.tensor([[0.0, value]] * 2))
+    model = Fixed(torch.tensor([[value, 0.0]] * 2))
     with pytest.raises(PruneError, match="scores need a finite loss"):
         loss_on(model, (torch.zeros(2, 1), torch.tensor([0, 0])))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alprune.errors import AlpruneError, PruneError, failure
 from alprune.models.init import forked_rng
@@ -79,7 +80,6 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         ):
             module.eval()
     inner = [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.MultiheadAttention)]
-    rates = [(module, module.dropout) for module in inner]
     for module in inner:  # these drop inside one operation
         module.dropout = 0.0
     for parameter in parameters.values():
@@ -89,19 +89,24 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         with torch.inference_mode(False), torch.enable_grad(), forked_rng(0, devices), NoDropout():
             yield parameters
     finally:
-        for module, rate in rates:
-            module.dropout = rate
         for module, kept in attributes.items():
             for attribute in _attributes(module).keys() - kept.keys():
                 delattr(module, attribute)
             vars(module).update(kept)
-        for module, mode in modes.items():
+        for module, mode in modes.items():  # of scripted modules, no attribute
             module.training = mode
         for name, parameter in parameters.items():
             parameter.requires_grad_(required[name])
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Leave out the fast kernels that have no second derivative: recurrent layers', attention's."""
+    with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -46,14 +46,14 @@ def step(graph: ChannelGraph) -> Tensor:
         `(channels,)` float64, >= 0.
     """
 
-    def each(role: str, weights: int, places: int) -> float:
+    def each(role: str, weights: int, places: float) -> float:
         values = places if role == "makes" else 0
         return weights * (places + A_WEIGHT) + AN_ACTIVATION * values
 
     return _summed(graph, each)
 
 
-def _summed(graph: ChannelGraph, each: Callable[[str, int, int], float]) -> Tensor:
+def _summed(graph: ChannelGraph, each: Callable[[str, int, float], float]) -> Tensor:
     """Sum what a channel costs over the weights that make or read it.
 
     Args:
@@ -63,12 +63,12 @@ def _summed(graph: ChannelGraph, each: Callable[[str, int, int], float]) -> Tens
     """
     cost = torch.zeros(graph.channels, dtype=torch.float64)
     for tensor in graph.tensors:
-        if not tensor.macs_per_element:
+        if not tensor.places:
             continue
         elements = torch.Size(tensor.shape).numel()
         for dim, role in tensor.roles.items():
             weights = elements // tensor.shape[dim]
-            price = float(each(role, weights, tensor.macs_per_element))
+            price = float(each(role, weights, tensor.places))
             for ids in rows(tensor.axes[dim]):
                 ids = ids[ids >= 0]  # -1 is pinned
                 cost.index_add_(0, ids, torch.full((len(ids),), price, dtype=cost.dtype))

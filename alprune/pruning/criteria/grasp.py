@@ -11,6 +11,7 @@ from alprune.pruning.criteria.base import (
     gradients,
     loss_on,
     scoring_state,
+    twice_differentiable,
 )
 from alprune.pruning.graph import ChannelGraph
 from alprune.pruning.graph.gates import gated
@@ -55,10 +56,9 @@ def structured_grasp(
     temperature = options.temperature
     if not temperature > 0:
         raise PruneError(f"the temperature of GraSP must be more than 0, got {temperature:g}.")
-    # cuDNN's recurrent kernels have no second derivative; PyTorch's own have.
-    with scoring_state(model) as parameters, torch.backends.cudnn.flags(enabled=False):
+    with scoring_state(model) as parameters, twice_differentiable():
         weights: dict[str, Tensor] = {
-            t.name: parameters[t.name] for t in graph.tensors if t.trainable and t.macs_per_element
+            t.name: parameters[t.name] for t in graph.tensors if t.trainable and t.places
         }
         gates = torch.ones(graph.channels, requires_grad=True)
         with gated(model, graph.mixes, gates):

@@ -42,7 +42,7 @@ def magnitude(model: nn.Module, graph: ChannelGraph, batch: Batch, options: Scor
     made = {
         t.name: parameters[t.name].detach()
         for t in graph.tensors
-        if t.macs_per_element and "makes" in t.roles.values()
+        if t.places and "makes" in t.roles.values()
     }
     squares = {name: weight.double() ** 2 for name, weight in made.items()}
     ones = {name: torch.ones_like(weight) for name, weight in made.items()}

@@ -1,5 +1,6 @@
 """From what a traced forward pass gathered to the channel graph."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -188,9 +189,10 @@ def _tensors(
     tracer: Tracer, model: nn.Module, numbers: _Numbers, works: Sequence[Work]
 ) -> tuple[ChannelTensor, ...]:
     trainable = {name for name, _ in model.named_parameters()}
-    macs: dict[str, float] = {}
+    macs, factors = defaultdict[str, float](float), defaultdict[str, float](float)
     for work in works:
-        macs[work.weight] = macs.get(work.weight, 0) + work.macs
+        macs[work.weight] += work.macs
+        factors[work.factor] += work.macs
     found = []
     for name, shape in tracer.shapes.items():
         axes = {
@@ -203,8 +205,9 @@ def _tensors(
                 shape=shape,
                 axes=axes,
                 roles={d: tracer.roles.get((name, d), "follows") for d in axes},
-                macs_per_element=round(macs.get(name, 0) / max(prod(shape), 1)),
+                macs_per_element=round(macs[name] / max(prod(shape), 1)),
                 trainable=name in trainable,
+                places=factors[name] / max(prod(shape), 1),
             )
         )
     return tuple(found)

@@ -75,12 +75,14 @@ class Work:
         spot: Where.
         weight: Name of the parameter whose elements share it out; "" if none.
         axes: Axes that may be narrowed and share it out otherwise.
+        factor: Name of the parameter whose elements are multiplied; "" if none.
     """
 
     macs: float
     spot: Spot
     weight: str = ""
     axes: tuple[Axis, ...] = ()
+    factor: str = ""
 
 
 def operation(func: Callable[..., Any]) -> str:

@@ -28,9 +28,12 @@ class ChannelTensor:
             ids are `(m, shape[dim])` and the index stays if all of them do. Dimensions that
             carry no prunable channel are absent.
         roles: `{dim: "makes" | "reads" | "follows"}` for the dimensions in `axes`.
-        macs_per_element: Multiply-accumulates one element costs in a forward of one example;
-            0 for biases, norms, embeddings and buffers.
+        macs_per_element: Multiply-accumulates one element costs in a forward of one example,
+            whatever else is kept; 0 for biases, norms, embeddings and buffers, and for weights
+            whose cost is among the graph's `products`.
         trainable: True for a parameter (frozen ones too), False for a buffer.
+        places: Places at which each element is multiplied in a forward of one example of the
+            traced model; 0 for biases, norms, embeddings and buffers.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ChannelTensor:
     roles: Mapping[int, str]
     macs_per_element: int
     trainable: bool
+    places: float = 0.0
 
 
 @dataclass(frozen=True)

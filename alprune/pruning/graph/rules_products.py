@@ -89,7 +89,7 @@ def _count(
     if weight is not None and not any(axes[c] for c in axes if c not in its):
         t.count(weight, macs / weight.numel())
     else:
-        t.work(macs, *axes.values())
+        t.work(macs, *axes.values(), factor=weight)
 
 
 def _pairs(terms: Sequence[str], out: str) -> list[str]:

@@ -407,13 +407,15 @@ class Tracer(TorchFunctionMode):
         """Add the multiply-accumulates that each element of a registered weight took part in."""
         if self.counting:
             name = self.names[id(weight)]
-            self.works.append(Work(positions * weight.numel(), self.place.last, name))
+            macs = positions * weight.numel()
+            self.works.append(Work(macs, self.place.last, name, factor=name))
 
-    def work(self, macs: float, *axes: Axis) -> None:
+    def work(self, macs: float, *axes: Axis, factor: Tensor | None = None) -> None:
         """Add the multiply-accumulates of a product whose size follows several axes."""
         if self.counting:
             found = tuple(axis for axis in axes if axis)
-            self.works.append(Work(macs, self.place.last, axes=found))
+            name = "" if factor is None else self.names[id(factor)]
+            self.works.append(Work(macs, self.place.last, axes=found, factor=name))
 
 
 def _same(a: Axis, b: Axis) -> bool:

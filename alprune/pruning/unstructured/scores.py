@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from alprune.errors import PruneError
-from alprune.pruning.criteria.base import Batch, gradients, logits, loss_on, scoring_state
+from alprune.pruning.criteria.base import (
+    Batch,
+    gradients,
+    logits,
+    loss_on,
+    scoring_state,
+    twice_differentiable,
+)
 from alprune.pruning.unstructured.masks import check_sparsity, largest, scorable_weights
 
 Batches = Batch | Sequence[Batch]
@@ -108,8 +115,7 @@ def grasp(
         model = _linear_redrawn(model, generator or torch.Generator().manual_seed(0))
     batches = _as_list(batch)
     examples = sum(len(labels) for _, labels in batches)
-    # cuDNN's recurrent kernels have no second derivative; PyTorch's own have.
-    with scoring_state(model), torch.backends.cudnn.flags(enabled=False):
+    with scoring_state(model), twice_differentiable():
         found = scorable_weights(model)
         flow = _gradients(model, found, batches, temperature)
         curvature = [torch.zeros_like(g) for g in flow]
