@@ -1,5 +1,8 @@
 """The store of vectors: kept by content, filled by several processes, sound after a kill."""
 
+import gc
+import warnings
+
 import numpy as np
 import pytest
 
@@ -48,6 +51,19 @@ def test_two_tables_at_once_see_what_the_other_writes(tmp_path):
     one.fill(np.array([2]), values(3))
     other.refresh()
     assert not len(other.missing())
+
+
+def test_a_store_that_is_left_closes_its_files_and_lets_its_folder_go(tmp_path):
+    left = table(tmp_path, 1, 2)
+    left.fill(np.array([0]), values(1))
+    assert (left.of(np.array([0])) == values(1)).all()
+    assert list(tmp_path.glob("*.lock"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        del left
+        gc.collect()
+    assert not [w for w in caught if str(tmp_path) in str(w.message)]
+    assert not list(tmp_path.glob("*.lock"))
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])

@@ -12,6 +12,7 @@ import re
 import secrets
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class _Piece:
 class VectorStore:
     """The vectors of one kind, on disk.
 
-    What is on disk is not kept in memory: a round reads the vectors that it looks at.
+    What is on disk is not kept in memory: a round reads the vectors that it looks at. Files are
+    closed by `close`, or when the store is no longer referenced.
 
     Args:
         folder: Of the store; made when something is written. None keeps nothing on disk.
@@ -70,10 +72,11 @@ class VectorStore:
         self._record = np.dtype([("key", "u1", KEY_BYTES), ("vector", _TYPE, dimensions)])
         self._parts: dict[str, _Part] = {}
         self._own: tuple[str, BlockWriter] | None = None
-        self._lock: FileLock | None = None  # held while this process may write
+        self._writing = ExitStack()  # ends what `_begun` begins
         self._pieces: list[_Piece] = []
         self._open_files: dict[Path, BinaryIO] = {}
         self._reading = threading.Lock()
+        weakref.finalize(self, _close_all, self._writing, self._open_files)
 
     def news(self) -> Iterator[tuple[np.ndarray, int]]:
         """Yield what was written since the last call, by any process.
@@ -136,16 +139,9 @@ class VectorStore:
 
     def close(self) -> None:
         """Close the file that this process writes, and those that it reads."""
-        if self._own is not None:
-            self._own[1].close()
-            self._own = None
-            if self._lock is not None:
-                self._lock.release()
-                with suppress(OSError):
-                    os.unlink(self._lock.lock_file)
+        self._own = None
         with self._reading:
-            while self._open_files:
-                self._open_files.popitem()[1].close()
+            _close_all(self._writing, self._open_files)
 
     def _written(self, keys: np.ndarray, vectors: np.ndarray) -> _Piece:
         if self.folder is None:
@@ -199,10 +195,13 @@ class VectorStore:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it may not be written", str(folder))
         token = secrets.token_hex(8)
-        self._lock = FileLock(folder / f"{token}{_LOCK}")
+        lock = FileLock(folder / f"{token}{_LOCK}")  # held while this process may write
         with suppress(NotImplementedError, OSError, Timeout):  # a file system without locks
-            self._lock.acquire(timeout=0)
-        return f"{token}{SUFFIX}", BlockWriter(folder / f"{token}{SUFFIX}", None, self._header)
+            lock.acquire(timeout=0)
+        self._writing.callback(_let_go, lock)
+        writer = BlockWriter(folder / f"{token}{SUFFIX}", None, self._header)
+        self._writing.callback(writer.close)
+        return f"{token}{SUFFIX}", writer
 
 
 class VectorTable:
@@ -359,6 +358,18 @@ def remove_store(path: Path) -> int:
     except OSError as error:
         raise DataError(f"{path} cannot be removed: {error.strerror or error}.") from error
     return freed
+
+
+def _close_all(writing: ExitStack, reading: dict[Path, BinaryIO]) -> None:
+    writing.close()
+    while reading:
+        reading.popitem()[1].close()
+
+
+def _let_go(lock: FileLock) -> None:
+    lock.release()
+    with suppress(OSError):
+        os.unlink(lock.lock_file)
 
 
 def _is_part(name: str) -> bool:
