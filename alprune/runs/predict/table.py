@@ -236,13 +236,16 @@ def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> 
         raise StoreError(f"{out} is no table of predictions that was interrupted.")
     try:
         record = json.loads(read_whole(note, _STATE_MOST).decode())
-        then, tally = record["identity"], Tally(**record["tally"])
-        length, images = int(record["bytes"]), int(tally.images)
+        then, tally, length = dict(record["identity"]), Tally(**record["tally"]), record["bytes"]
+        counts = [length, tally.images, tally.errors, tally.labelled, tally.right]
+        counts += dict(tally.classes).values()
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"its counts are {quoted(counts)}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{note} is damaged: {error!r}. Remove it and {out}.") from error
     now = json.loads(json.dumps(identity))
     changed = [name for name in now if then.get(name) != now[name]]
-    if changed or images < 0 or not tally.classes.keys() == table.tally.classes.keys():
+    if changed or not tally.classes.keys() == table.tally.classes.keys():
         raise StoreError(
             f"{out} was begun with other {' and '.join(changed) or 'classes'}: "
             f"{quoted([then.get(name) for name in changed], 300)}. Give the same, or choose "

@@ -208,13 +208,27 @@ def test_another_learner_does_not_go_on_with_a_table(run, photos, tmp_path):
         write_file(learner, open_source([photos], learner.inputs), out, CPU, resume=True)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"identity": {}, "tally": {}, "bytes": "x"}', "[]"])
-def test_a_damaged_note_is_told(run, photos, tmp_path, content):
-    out = tmp_path / "p.csv"
+def test_a_damaged_note_is_named_and_nothing_is_changed(run, photos, tmp_path):
+    out, note = tmp_path / "p.csv", tmp_path / ".p.csv.progress"
     interrupted(run, photos, out, 10)
-    (tmp_path / ".p.csv.progress").write_text(content)
-    done = call("predict", run, photos, "--out", out, "--resume")
-    assert done.exit_code == 1 and len(re.findall("Error: ", done.stderr)) >= 1
+    sound, table = json.loads(note.read_text()), out.read_bytes()
+    tally = sound["tally"]
+    odd = [
+        *("", "{}", "[]", "[" * 100_000, "9" * 5000),
+        *(sound | {"identity": value} for value in (5, [1], None)),
+        *(sound | {"bytes": value} for value in ("7", -1, True, None, 1.0)),
+        *(sound | {"tally": value} for value in (5, [], {"other": 1})),
+        *(sound | {"tally": tally | {name: "1"}} for name in ("images", "labelled", "classes")),
+        sound | {"tally": tally | {"images": -1}},
+        sound | {"tally": tally | {"classes": dict.fromkeys(tally["classes"], "1")}},
+    ]
+    learner = load_learner(run)
+    source = open_source([photos], learner.inputs)
+    for content in odd:
+        note.write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(StoreError, match="is damaged"):
+            write_file(learner, source, out, CPU, resume=True)
+    assert out.read_bytes() == table
 
 
 @pytest.mark.slow
