@@ -33,6 +33,18 @@ Label Studio: make a project with the interface {path}/label-studio.xml, import
 """
 
 
+class _Port(click.IntRange):
+    """A port, or DIR where the user left the port out before it."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Return the number."""
+        try:
+            int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no port. Give DIR first: alprune label DIR --label-studio.")
+        return int(super().convert(value, param, ctx))
+
+
 @click.command("label", cls=Command, epilog=_EXAMPLES)
 @click.argument("path", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @asking_options
@@ -64,7 +76,7 @@ Label Studio: make a project with the interface {path}/label-studio.xml, import
     "--label-studio",
     is_flag=False,
     flag_value=9090,
-    type=click.IntRange(0, 65535),
+    type=_Port(0, 65535),
     metavar="[PORT]",
     help="Also sort and fill in the tasks of Label Studio, as its model on this port [9090].",
 )

@@ -1,16 +1,11 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import photos
 import pytest
 from click.testing import CliRunner
 
-import alprune
 from alprune.cli import main
 
 
@@ -170,22 +165,9 @@ def test_every_command_has_help(command):
     assert "Points labelled at the start" not in done.stdout
 
 
-@pytest.mark.slow
-def test_a_console_that_lacks_a_letter_still_says_what_was_taken(tmp_path):
-    photos.make(tmp_path / "photos", each=2)
-    package = Path(alprune.__file__).parents[1]
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(package)}
-
-    def call_alprune(*words):
-        command = [sys.executable, "-m", "alprune", *words]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
-
-    asked = call_alprune("ask", "d", "--dataset", "folder:photos", "--model", "lenet-300-100")
-    assert asked.returncode == 0, asked.stderr
-    with open(tmp_path / "d" / "queries.csv", encoding="utf-8-sig", newline="") as file:
-        paths = [row["path"] for row in csv.DictReader(file)]
-    rows = "".join(f"{path},猫 кошка\n" for path in paths)
-    (tmp_path / "filled.csv").write_text(f"path,label\n{rows}", encoding="utf-8")
-    told = call_alprune("tell", "d", "filled.csv")
-    assert told.returncode == 0, told.stderr
-    assert rb"\u732b" in told.stdout and b"Traceback" not in told.stderr
+@pytest.mark.parametrize(
+    ("port", "message"), [("birds", "'birds' is no port. Give DIR first"), ("70000", "65535")]
+)
+def test_what_follows_label_studio_is_a_port(port, message):
+    done = call("label", "--label-studio", port)
+    assert done.exit_code == 2 and message in " ".join(done.stderr.split())

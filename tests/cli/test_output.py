@@ -1,5 +1,6 @@
 """What cannot be printed, on a full device or into a closed pipe, ends in a line or in silence."""
 
+import io
 import os
 import signal
 import sys
@@ -110,6 +111,19 @@ def test_a_run_ends_well_though_nobody_can_read_how_it_goes(
     with open(os.devnull, "w") as out:
         assert run(["run", "--recipe", str(recipe)], out, monkeypatch) in (0, None)
     assert alprune.load_run(tmp_path / "new").reason == "steps"
+
+
+def test_a_console_that_lacks_a_letter_still_says_what_was_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_asking(tmp_path / "d", dataset=f"folder:{folder}/pile") as asking:
+        rows = "".join(f"{question.path},猫 кошка\n" for question in asking.ask())
+    (tmp_path / "filled.csv").write_text(f"path,label\n{rows}", encoding="utf-8")
+    out, err = (io.TextIOWrapper(io.BytesIO(), "cp1252") for _ in range(2))
+    monkeypatch.setattr(sys, "stderr", err)
+    command = ["tell", str(tmp_path / "d"), str(tmp_path / "filled.csv")]
+    assert run(command, out, monkeypatch) in (0, None)
+    assert rb"\u732b" in out.buffer.getvalue() and b"Traceback" not in err.buffer.getvalue()
 
 
 def test_without_any_output_a_command_works(monkeypatch: pytest.MonkeyPatch) -> None:
