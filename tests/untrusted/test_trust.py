@@ -15,9 +15,11 @@ from tiny_run import options
 
 import alprune
 from alprune.cli import main
-from alprune.errors import ConfigError
+from alprune.errors import ConfigError, DataError
 from alprune.labelling import open_asking
 from alprune.loop.trust import check_trust, code_name
+from alprune.runs.export.run_images import images_of
+from alprune.runs.load import find_learner
 
 # Writes a file when it is imported, and has whatever attribute it is asked for.
 TRAP = """\
@@ -69,6 +71,7 @@ COMMANDS: dict[str, list[str]] = {
     "run a recipe": ["run", "--recipe", "run/config.toml", "--out", "new"],
     "prune a recipe": ["prune", "--recipe", "run/config.toml"],
     "compare a recipe": "compare --recipe run/config.toml --seeds 1 --out new".split(),
+    "embed by a recipe": ["embed", "--recipe", "run/config.toml"],
     "ask by a recipe": "ask new --recipe run/config.toml --dataset folder:photos".split(),
 }
 
@@ -118,6 +121,8 @@ def test_no_function_imports_what_a_folder_names(here: Path, name: str) -> None:
 
 @pytest.mark.parametrize("args", [["predict", "run", "x"], ["ask", "people"],
                                   ["export", "run", "--format", "safetensors"],
+                                  ["export", "run", "--small", "--format", "safetensors"],
+                                  ["export", "run", "--fine-tune", "--format", "safetensors"],
                                   ["label", "people"], ["tell", "people", "answers.csv"],
                                   ["compare", "--resume", "grid"]])  # fmt: skip
 def test_neither_do_the_other_commands(here: Path, args: list[str]) -> None:
@@ -129,6 +134,14 @@ def test_neither_do_the_other_commands(here: Path, args: list[str]) -> None:
     (here / "grid" / "compare.toml").write_text(tomli_w.dumps(grid))
     code, said = command(*args)
     assert code == 1 and "would import the module 'trap'" in said, said
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize("flag", ["--small", "--fine-tune"])
+def test_an_export_that_learns_calls_no_data_set_that_a_folder_names(here: Path, flag: str) -> None:
+    config = alprune.RunConfig(dataset="trap:photos", learner="frozen")
+    with pytest.raises(DataError, match=f"is a function, and an export with {flag} runs no code"):
+        images_of(config, find_learner(here / "run"), flag)
     assert not (here / "ran").exists()
 
 
