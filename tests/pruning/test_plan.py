@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from torch import nn
 
 from alprune.errors import PruneError
 from alprune.pruning.graph import trace
+from alprune.pruning.inputs import Part
 from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.width_limits import Limits
 
@@ -63,6 +65,20 @@ def test_the_floor_keeps_the_best_of_a_group_and_is_reported(graph):
     assert list(plan.kept[weak.name]) == best.tolist()
 
 
+def test_what_the_user_keeps_or_sets_is_not_reported_as_the_floor(graph):
+    scores = scores_of(graph)
+    scores[graph.groups[0].channels] -= 10
+    for chosen in ({"ignore": ("0",)}, {"layer_reductions": {"0": 0.5}}):
+        plan = search(graph, scores, Target("channels", 0.3, Limits(min_channels=3, **chosen)))
+        assert plan.floored == ()
+
+
+@pytest.mark.parametrize("least", [3, 8])
+def test_where_nothing_leaves_no_floor_is_reported(graph, least):
+    plan = search(graph, scores_of(graph), Target("flops", 0.0, Limits(min_channels=least)))
+    assert plan.keep(graph).all() and plan.floored == ()
+
+
 def test_a_target_out_of_reach_says_how_far_it_goes(graph):
     with pytest.raises(PruneError, match=r"0\.9 is out of reach.*the most is 0\.\d+"):
         search(graph, scores_of(graph), Target("flops", 0.9, Limits(min_channels=4)))
@@ -73,6 +89,9 @@ def test_widths_are_rounded_up_to_the_multiple(graph):
     plan = search(graph, scores, Target("flops", 0.5, Limits(min_channels=1, round_to=4)))
     sizes = [len(kept) for kept in plan.kept.values()]
     assert all(s % 4 == 0 or s == 6 for s in sizes)
+    for group, kept in zip(graph.groups, plan.kept.values(), strict=True):
+        best = scores[group.channels].topk(len(kept)).indices.sort().values
+        assert list(kept) == best.tolist()
     assert graph.macs(plan.keep(graph)) <= 0.5 * graph.macs(all_kept(graph))
 
 
@@ -110,17 +129,69 @@ def test_a_plan_of_a_network_with_one_other_width_is_refused(graph):
         other.keep(graph)
 
 
+SOUND = {"kind": "channels", "kept": {"a": [0, 1]}, "sizes": {"a": 2}, "example_shape": [3, 4, 4],
+         "floored": [], "layer_widths": {}, "sparsity": 0.0}  # fmt: skip
+
+
+def test_what_every_plan_holds_is_enough():
+    assert Plan.from_json(json.dumps(SOUND)) == Plan(
+        "channels", (3, 4, 4), kept={"a": (0, 1)}, sizes={"a": 2}
+    )
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "message"),
     [
-        "", "[]", "{}", "null", '{"kept": {}, "sizes": {"a": 2}, "example_shape": []}',
-        '{"kept": {"a": [5]}, "sizes": {"a": 2}, "example_shape": []}',
-        '{"kept": {"a": [1, 0]}, "sizes": {"a": 2}, "example_shape": []}',
+        ("", "Expecting value"), ("[]", "list indices"), ("{}", "'sizes'"), ("null", "NoneType"),
+        ("[" * 100_000, "RecursionError"),
+        ("9" * 5000, "digits"),
+        (" " * 2**24 + "{}", "16,777,218 characters, and no plan has more than 16,777,216"),
     ],
+    ids=repr,
 )  # fmt: skip
-def test_text_that_is_no_plan_is_refused(text):
-    with pytest.raises(PruneError, match="not a plan"):
+def test_text_that_is_no_plan_is_refused(text, message):
+    with pytest.raises(PruneError, match=f"not a plan.*{message}"):
         Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kept": {"a": [5]}}, r"outside 0\.\.1"), ({"kept": {"a": [2]}}, r"outside 0\.\.1"),
+        ({"kept": {"a": [1, 0]}}, "unsorted"), ({"kept": {"a": [1, 1]}}, "unsorted"),
+        ({"kept": {"a": [-1]}}, "whole numbers from 0, got -1"),
+        ({"kept": {"a": [True]}}, "whole numbers from 0, got True"),
+        ({"kept": {"a": "01"}}, "must be a list"), ({"kept": {}}, "KeyError: 'a'"),
+        ({"kept": {"a": [0], "b": [0]}}, "different groups"),
+        ({"sizes": {"a": 2**31}}, "whole numbers from 0, got 2147483648"),
+        ({"example_shape": [3, 0]}, "whole numbers from 1, got 0"),
+        ({"example_shape": [1.5]}, "whole numbers from 1, got 1.5"),
+        ({"example_shape": [3, 2**14, 2**14]}, "too large to build"),
+        ({"layer_widths": {"0": [2**15, 2**15]}}, "would be 32768 x 32768: too large to build"),
+        ({"layer_widths": {"0": [0, 2]}}, "whole numbers from 1, got 0"),
+        ({"layer_widths": {"0": [1, 2, 3]}}, "too many values"),
+        ({"sparsity": 1.5}, "got 1.5"), ({"sparsity": float("nan")}, "got nan"),
+        ({"sparsity": True}, "got True"),
+        ({"kind": "cut"}, "kind 'cut' is none of"), ({"kind": ["widths"]}, "is none of"),
+        ({"floored": ["b"]}, "floored group 'b' is none of"),
+        ({"normalised": "no"}, "normalised 'no' is none of"),
+        ({"example_dtype": "object"}, "example_dtype 'object' is none of"),
+        ({"inputs": [["x", [4], "float32"]]}, "do not make an example of shape"),
+        ({"inputs": [["x.y", [48], "float32"]]}, "names of arguments"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_plan_with_one_impossible_entry_is_refused(changes, message):
+    with pytest.raises(PruneError, match=message):
+        Plan.from_json(json.dumps(SOUND | changes))
+
+
+def test_every_field_of_a_plan_is_written_and_read():
+    plan = Plan(
+        "channels", (6,), {"a": (1,)}, {"a": 2}, ("a",), {"b": (1, 2)}, 0.5, "float64", "follow",
+        (Part("x", (2,), "int64"), Part("y", (4,), "float32")),
+    )  # fmt: skip
+    assert Plan.from_json(plan.to_json()) == plan
 
 
 def test_a_group_that_an_earlier_plan_does_not_name_keeps_all_its_channels(graph):

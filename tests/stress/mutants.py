@@ -6,8 +6,11 @@
 
 Each mutant is made in a copy of the package. Of the tests named beside its file, those that run
 the changed lines are run on it, the shortest first; all of them, if none seems to (in another
-process, for example). A mutant that they let pass is printed, and the exit code is 1. A mutant that
-no longer fits its file is an error: mend the list.
+process, for example). A mutant is killed where a test fails (pytest's exit code 1). Where they take
+far longer than without it, or pytest cannot run them at all (a file that cannot be imported, a name
+that is none: any other exit code), it is "undecided" and counts as neither. A mutant that they let
+pass, or that is undecided, makes the exit code 1. One that no longer fits its file, or is no
+Python, is an error: mend the list.
 
 Of the 413, an earlier list tried 85: 74 killed, tests written for the other 11, which were not
 tried again. Since then 128 of other files were tried: 102 killed, 26 let pass. For 13 of these,
@@ -18,6 +21,7 @@ pruning/criteria, pruning/layer_limits.py, training/learner.py and loop/state.py
 """
 
 import argparse
+import ast
 import contextlib
 import importlib
 import json
@@ -29,6 +33,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +45,8 @@ from mutant_table import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 TraceFunction = Callable[[FrameType, str, Any], Any]
+STATES = {0: "SURVIVED", 1: "killed"}  # by pytest's exit code
+UNDECIDED = "undecided"
 WAIT_S = 1800  # for tests without a mutant; with one, they may take much longer than without
 
 
@@ -123,13 +130,13 @@ def run_tests(place: Path, tests: list[str], plugin: Lines | None) -> None:
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
-        options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", "--no-header"]
+        options = ["-q", "-x", "-n0", "-p", "no:cacheprovider", "--no-header", "--timeout=0"]
         code = pytest.main([*options, *tests], plugins=[plugin] if plugin else [])
     os._exit(int(code))
 
 
-def passes(place: Path, tests: list[str], wait_s: float, plugin: Lines | None = None) -> bool:
-    """Run tests on the copy of the package; a test that hangs does not pass."""
+def outcome(place: Path, tests: list[str], wait_s: float, plugin: Lines | None = None) -> str:
+    """Run tests on the copy of the package; return "killed", "SURVIVED" or "undecided"."""
     context = multiprocessing.get_context("fork")
     process = context.Process(target=run_tests, args=(place, tests, plugin))
     process.start()
@@ -137,7 +144,8 @@ def passes(place: Path, tests: list[str], wait_s: float, plugin: Lines | None = 
     if process.is_alive():
         process.kill()
         process.join()
-    return process.exitcode == 0
+        return UNDECIDED
+    return STATES.get(process.exitcode, UNDECIDED)
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ class Usual:
 
 def usual(place: Path, file: str, tests: str) -> Usual:
     """Run the tests on the sound package, which they have to pass."""
-    if not passes(place, named(tests), WAIT_S, Lines(place / "alprune" / file)):
+    if outcome(place, named(tests), WAIT_S, Lines(place / "alprune" / file)) != STATES[0]:
         log = (place / "log").read_text()[-2000:]
         raise SystemExit(f"{log}\n{tests} fails without any mutant: nothing to learn.")
     found = json.loads((place / "lines.json").read_text())
@@ -169,14 +177,14 @@ def named(tests: str) -> list[str]:
     return [f"tests/{name}" for name in tests.split()]
 
 
-def survives(place: Path, file: str, change: tuple[str, str], without: Usual) -> bool:
-    """Return whether the tests pass though a piece of a file of the copy is changed."""
+def tried(place: Path, file: str, change: tuple[str, str], without: Usual) -> str:
+    """Change a piece of a file of the copy, run the tests, and undo it; return their outcome."""
     path = place / "alprune" / file
     sound = path.read_text()
     tests = without.reaching(sound, change[0])
     path.write_text(sound.replace(*change, 1))
     try:
-        return passes(place, tests, 60 + 5 * sum(without.seconds[test] for test in tests))
+        return outcome(place, tests, 60 + 5 * sum(without.seconds[test] for test in tests))
     finally:
         path.write_text(sound)
 
@@ -189,21 +197,27 @@ def copied(place: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", place)
 
 
-def missing(place: Path) -> list[str]:
-    """Return the mutants whose piece is no longer in its file."""
-    return [
-        f"{file}: {old!r}"
-        for file, _, changes in MUTANTS
-        for old, _ in changes
-        if old not in (place / "alprune" / file).read_text()
-    ]
+def unusable(place: Path) -> list[str]:
+    """Return the mutants whose piece is no longer in its file, or that are no Python."""
+    found = []
+    for file, _, changes in MUTANTS:
+        sound = (place / "alprune" / file).read_text()
+        for change in changes:
+            if change[0] not in sound:
+                found.append(f"{file}: {change[0]!r} is gone")
+            else:
+                try:
+                    ast.parse(sound.replace(*change, 1))
+                except SyntaxError as error:
+                    found.append(f"{file}: {change[0]!r} -> {change[1]!r}: {error}")
+    return found
 
 
 def killed_before(record: Path | None) -> set[tuple[str, str, str]]:
     """Read which mutants a record calls killed: `(file, old, new)`."""
     lines = record.read_text().splitlines() if record and record.exists() else []
-    tried = map(json.loads, lines)
-    return {(t["file"], t["old"], t["new"]) for t in tried if t["state"] == "killed"}
+    before = map(json.loads, lines)
+    return {(t["file"], t["old"], t["new"]) for t in before if t["state"] == "killed"}
 
 
 def main() -> None:
@@ -215,20 +229,19 @@ def main() -> None:
     chosen = {id(e): e for part in options.only for e in MUTANTS if part in e[0]}
     done = killed_before(options.record)
     import_others()
-    alive = total = 0
+    found = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         copied(place)
-        if gone := missing(place):
-            raise SystemExit("Mend the list of mutants, these are gone:\n" + "\n".join(gone))
+        if odd := unusable(place):
+            raise SystemExit("Mend the list of mutants:\n" + "\n".join(odd))
         for file, tests, changes in chosen.values():
             left = [change for change in changes if (file, *change) not in done]
             without = usual(place, file, tests) if left else Usual({}, {})
             for change in left:
                 begin = time.monotonic()
-                lives = survives(place, file, change, without)
-                alive, total = alive + lives, total + 1
-                state = "SURVIVED" if lives else "killed"
+                state = tried(place, file, change, without)
+                found[state] += 1
                 seconds = time.monotonic() - begin
                 print(f"{state} {file}: {change[0]!r} -> {change[1]!r} {seconds:.0f} s", flush=True)
                 if options.record:
@@ -236,8 +249,8 @@ def main() -> None:
                     line = {"file": file, "old": old, "new": new, "state": state}
                     with options.record.open("a") as record:
                         record.write(json.dumps(line) + "\n")
-    print(f"{total - alive} of {total} killed")
-    sys.exit(alive > 0)
+    print(f"{found['killed']} of {found.total()} killed, {found[UNDECIDED]} undecided")
+    sys.exit(found["killed"] < found.total())
 
 
 if __name__ == "__main__":
