@@ -11,12 +11,13 @@ from torch import nn
 from alprune.errors import PruneError
 from alprune.models import build
 from alprune.models.cost import cost
+from alprune.models.wrn import wide_resnet
 from alprune.pruning.graph import trace
 from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.precrop.allocate import first_channels, precrop, synexp
 from alprune.pruning.precrop.crop import at_widths
 
-NETS = ["lenet-5-caffe", "resnet20", "resnet18", "wrn-16-8", "mobilenet-v2", "mobilenet-v3-small"]
+NETS = ["lenet-5-caffe", "resnet20", "resnet18", "wrn-16-1", "mobilenet-v2", "mobilenet-v3-small"]
 SMALL = ["resnet20", "lenet-5-caffe"]
 
 
@@ -150,6 +151,8 @@ def example(model_name):
 
 
 def dense(name):
+    if name == "wrn-16-1":
+        return wide_resnet(16, 1, 10, (3, 32, 32))
     return build(name, 10, (1, 28, 28) if name.startswith("lenet") else (3, 32, 32))
 
 

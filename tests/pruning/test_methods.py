@@ -1,6 +1,7 @@
 """What every entry of METHODS must do, and what `prune` refuses."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -43,28 +44,33 @@ def pruned_by(name, learner="plain", **options):
     return model, prune(model, name, batch=batch_of(), generator=generator, **options)
 
 
+@functools.cache
+def once(name, learner):
+    """Prune once for several tests, which leave both networks as they are."""
+    return pruned_by(name, learner, min_channels=2)
+
+
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("name", BEFORE_TRAINING)
 def test_every_method_prunes_and_can_be_rebuilt(name, learner):
-    model, pruned = pruned_by(name, learner, min_channels=2)
-    x, y = batch_of()
-    nn.functional.cross_entropy(pruned.model(x), y).backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in pruned.model.parameters())
+    _, pruned = once(name, learner)
+    small, (x, y) = copy.deepcopy(pruned.model), batch_of()
+    nn.functional.cross_entropy(small(x), y).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in small.parameters())
     plan = Plan.from_json(pruned.plan.to_json())
     assert plan == pruned.plan
-    again = rebuild(LEARNERS[learner](), plan, pruned.model.state_dict())
-    assert torch.allclose(again.eval()(x), pruned.model.eval()(x), atol=1e-6)
+    again = rebuild(LEARNERS[learner](), plan, small.state_dict())
+    assert torch.allclose(again.eval()(x), small.eval()(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("name", BEFORE_TRAINING)
 def test_every_method_leaves_the_model_alone_and_repeats_by_generator(name, learner):
+    _, first = once(name, learner)
     model = LEARNERS[learner]()
     before = copy.deepcopy(model.state_dict())
-    runs = [
-        prune(model, name, batch=batch_of(), generator=torch.Generator().manual_seed(7))
-        for _ in range(2)
-    ]
+    generator = torch.Generator().manual_seed(2)
+    runs = [first, prune(model, name, batch=batch_of(), generator=generator, min_channels=2)]
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert runs[0].plan == runs[1].plan
@@ -75,7 +81,7 @@ def test_every_method_leaves_the_model_alone_and_repeats_by_generator(name, lear
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("name", [n for n in BEFORE_TRAINING if n != "dense"])
 def test_the_default_reduction_is_met_and_counted_right(name, learner):
-    model, pruned = pruned_by(name, learner, min_channels=2)
+    model, pruned = once(name, learner)
     entry = METHODS[name]
     example = batch_of()[0][:1]
     assert pruned.macs_before == cost.cost(model, example).macs

@@ -10,8 +10,9 @@ from alprune.models import MODELS, build
 from alprune.pruning import Plan, narrow, rebuild, trace
 from alprune.pruning.graph.surgery import masked
 
-# What takes more than a few seconds on one core.
-LARGE = {"wrn-16-8", "wrn-16-10", "wrn-22-8", "resnet50", "resnet34", "efficientnet-b0"}
+# What takes more than a few seconds on one core, or is a larger version of another network.
+LARGE = {"wrn-16-8", "wrn-16-10", "wrn-22-8", "resnet50", "resnet34", "efficientnet-b0",
+         "alexnet-b", "vgg-c", "vgg-d"}  # fmt: skip
 NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in MODELS]
 TORCHVISION = [
     pytest.param(f"torchvision:{name}", marks=pytest.mark.slow)
@@ -20,8 +21,17 @@ TORCHVISION = [
 ]  # fmt: skip
 
 
+def shape_of(name):
+    """The images of a network, or smaller ones where it takes them."""
+    if name not in MODELS:
+        return (3, 64, 64)
+    channels, *sides = MODELS[name].input_shape
+    least = max(16, MODELS[name].least)
+    return (channels, *(least if channels == 3 else side for side in sides))
+
+
 def case(name):
-    shape = MODELS[name].input_shape if name in MODELS else (3, 64, 64)
+    shape = shape_of(name)
     model = build(name, 10, shape, seed=1).eval()
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     graph = trace(model, example)
@@ -32,11 +42,16 @@ def case(name):
     return model, example, graph, keep, shape
 
 
-@pytest.mark.parametrize("name", NAMES + TORCHVISION)
-def test_the_narrowed_network_equals_the_masked_one_forward_and_backward(name):
-    model, example, graph, keep, _ = case(name)
+@pytest.fixture(scope="module", params=NAMES + TORCHVISION)
+def named(request):
+    """A network's name and its case, which tests leave as it is."""
+    return request.param, case(request.param)
+
+
+def test_the_narrowed_network_equals_the_masked_one_forward_and_backward(named):
+    _, (model, example, graph, keep, _) = named
     # In float32 rounding alone can move a max-pooling's choice and with it a gradient.
-    model, example = model.double(), example.double()
+    model, example = copy.deepcopy(model).double(), example.double()
     assert graph.channels > 0
     small, silent = narrow(model, graph, keep), masked(model, graph, keep)
     out, expected = small(example), silent(example)
@@ -59,9 +74,8 @@ def test_the_narrowed_network_equals_the_masked_one_forward_and_backward(name):
     assert compared > 2
 
 
-@pytest.mark.parametrize("name", NAMES + TORCHVISION)
-def test_a_pruned_checkpoint_loads_from_name_plan_and_safe_state(name):
-    model, example, graph, keep, shape = case(name)
+def test_a_pruned_checkpoint_loads_from_name_plan_and_safe_state(named):
+    name, (model, example, graph, keep, shape) = named
     small = narrow(model, graph, keep)
     file = io.BytesIO()
     torch.save(small.state_dict(), file)

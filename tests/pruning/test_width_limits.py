@@ -34,14 +34,22 @@ def test_automatic_rounding_leaves_narrow_networks_prunable():
     assert narrow % 2 == 0 and wide % 8 == 0 and wide < 64
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+# Larger versions of networks that are among the others, which take a second or two.
+LARGE = {"alexnet-b", "gru-b", "lstm-b", "resnet34", "resnet50", "vgg-c", "vgg-d", "wrn-16-10",
+         "wrn-22-8"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in sorted(MODELS)],
+)
 def test_what_a_run_removes_by_default_is_within_reach_of_every_model_of_ours(name):
     config = complete(RunConfig(method="3sp-ca", model=name, dataset="digits"))
     found = (config.flops_reduction, config.smoothing, config.min_channels, config.round_to)
     assert found == (0.9, 0.01, AUTO, AUTO) and config.channel_cost == "step"
     shape = MODELS[name].input_shape
     model = build(name, 10, shape, seed=0)
-    batch = (torch.randn(4, *shape), torch.arange(4))
+    batch = (torch.randn(2, *shape), torch.arange(2))
     limits = {"min_channels": AUTO, "round_to": AUTO, "smoothing": 0.01}
     limits["channel_cost"] = "step"
     pruned = prune(model, "3sp-ca", batch=batch, flops_reduction=0.9, **limits)

@@ -25,7 +25,7 @@ from alprune.training.fine_tune import FineTuneSettings, FineTuning
 pytestmark = pytest.mark.filterwarnings("ignore:.*weights to start from")
 QUICK = FineTuneOptions(
     settings=FineTuneSettings(
-        lr=0.003, head_lr=0.01, batch_size=16, passes=20, warmup_batches=5, pad=0.0
+        lr=0.003, head_lr=0.01, batch_size=16, passes=10, warmup_batches=5, pad=0.0
     )
 )
 IDLE = FineTuneOptions(settings=FineTuneSettings(lr=1e-9, head_lr=1e-9, passes=1))
