@@ -19,15 +19,9 @@ from alprune.loop.machine_load import OTHERS_MOST, MachineLoad
 from alprune.loop.option_text import duration
 from alprune.pruning import find_method
 
-IMAGES_PER_MAC = 8e-3
-"""Training images that a network should see in its time for each multiply-accumulate of one."""
-IMAGES_PER_MAC_LOCAL = 2e-2
-"""The same where all layers lose the same share: such networks may be smaller, as no layer of them
-becomes a bottleneck."""
 _LEAST_SAVED = 2.0  # times as fast a pruned network must be, or its channels are worth more
 _NEAR = 1.2  # the proportion is met within this factor
 _ROUNDS = 4
-_LEAST_LEFT = 0.01
 _LEAST_STEPS = 3  # of the whole network
 
 AUTO = "auto"
@@ -60,6 +54,26 @@ def with_model(config: RunConfig) -> RunConfig:
     if config.round_to is None:
         asked["round_to"] = _AT_ONCE
     return replace(config, model=_TRAINS_BEST, local=True, **asked)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How small a network should be.
+
+    Attributes:
+        images_per_mac: Training images that it should see in its time for each multiply-accumulate
+            of one.
+        least_left: Share of the FLOPs that always stays.
+    """
+
+    images_per_mac: float
+    least_left: float
+
+
+ACROSS = Balance(8e-3, 0.04)
+"""Where scores are compared across layers: with more removed, some layers become bottlenecks."""
+WITHIN = Balance(2e-2, 0.01)
+"""Where all layers lose the same share: such networks may be smaller."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +135,7 @@ def choose(
             f"{named}: {duration(round(training_s, 1))} of training are too short for a "
             "choice by measurement",
         )
-    choice = _by_speed(
-        measure, whole, training_s, IMAGES_PER_MAC_LOCAL if local else IMAGES_PER_MAC
-    )
+    choice = _by_speed(measure, whole, training_s, WITHIN if local else ACROSS)
     share = load.ended()["others_share"]
     if share is not None and share > OTHERS_MOST:
         return Choice(
@@ -135,9 +147,9 @@ def choose(
 
 
 def _by_speed(
-    measure: Callable[[float], Measured], whole: Measured, training_s: float, per_mac: float
+    measure: Callable[[float], Measured], whole: Measured, training_s: float, wanted: Balance
 ) -> Choice:
-    balance = _balance(whole, training_s, per_mac)
+    balance = _balance(whole, training_s, wanted)
     seen_whole = training_s / whole.image_s
     if balance >= 1:
         return Choice(
@@ -147,8 +159,8 @@ def _by_speed(
         )
     pruned, share = whole, 1.0
     for _ in range(_ROUNDS):
-        pruned, share = _within_reach(measure, max(_LEAST_LEFT, share * balance**0.5))
-        balance = _balance(pruned, training_s, per_mac)
+        pruned, share = _within_reach(measure, max(wanted.least_left, share * balance**0.5))
+        balance = _balance(pruned, training_s, wanted)
         if 1 / _NEAR < balance < _NEAR:
             break
     faster = whole.image_s / pruned.image_s
@@ -165,9 +177,9 @@ def _by_speed(
     )
 
 
-def _balance(network: Measured, training_s: float, per_mac: float) -> float:
+def _balance(network: Measured, training_s: float, wanted: Balance) -> float:
     """Return the images seen as a multiple of those that the size asks for."""
-    return training_s / network.image_s / (per_mac * network.macs)
+    return training_s / network.image_s / (wanted.images_per_mac * network.macs)
 
 
 def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[Measured, float]:
@@ -183,10 +195,11 @@ def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[M
 
 
 __all__ = [
+    "ACROSS",
     "AUTO",
-    "IMAGES_PER_MAC",
-    "IMAGES_PER_MAC_LOCAL",
     "PLAIN",
+    "WITHIN",
+    "Balance",
     "Choice",
     "Measured",
     "choose",

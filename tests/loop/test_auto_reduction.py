@@ -9,7 +9,7 @@ import alprune
 from alprune.errors import ConfigError, PruneError
 from alprune.labelling.options import completed
 from alprune.loop import auto_reduction, learner
-from alprune.loop.auto_reduction import IMAGES_PER_MAC, PLAIN, Measured, choose
+from alprune.loop.auto_reduction import ACROSS, PLAIN, WITHIN, Balance, Measured, choose
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import complete
 from alprune.pruning.latency import step_ms
@@ -43,13 +43,19 @@ def machine(macs_per_s, macs=MACS, fixed_s=0.0, most=1.0):
     return measure
 
 
-@pytest.mark.parametrize("budget_s", [60.0, 450.0, 3600.0])
+@pytest.mark.parametrize("budget_s", [120.0, 450.0, 3600.0])
 def test_a_pruned_network_sees_the_images_that_its_size_asks_for(budget_s):
     measure = machine(25e9)
     choice = choose(measure, budget_s, 64)
     network = measure(choice.flops_reduction)
     seen = budget_s / network.image_s
-    assert seen / (IMAGES_PER_MAC * network.macs) == pytest.approx(1, rel=0.25)
+    assert seen / (ACROSS.images_per_mac * network.macs) == pytest.approx(1, rel=0.25)
+
+
+def test_what_is_left_has_a_floor_that_is_lower_where_no_layer_can_become_a_bottleneck():
+    across, within = (choose(machine(25e9), 5.0, 64, local=local) for local in (False, True))
+    assert across.flops_reduction == 1 - ACROSS.least_left
+    assert within.flops_reduction == 1 - WITHIN.least_left
 
 
 def test_less_is_pruned_for_a_longer_budget_and_on_a_faster_machine():
@@ -119,7 +125,7 @@ def run(tmp_path, **changed):
 
 def test_the_choice_is_in_the_options_of_a_run_and_in_its_record(tmp_path, speed, monkeypatch):
     monkeypatch.setattr(auto_reduction, "_LEAST_SAVED", 1.0)  # the tiny network is mostly its head
-    monkeypatch.setattr(auto_reduction, "IMAGES_PER_MAC", 10.0)
+    monkeypatch.setattr(auto_reduction, "ACROSS", Balance(10.0, 0.01))
     event = run(tmp_path, method="3sp")
     kept = RunConfig.from_toml(tmp_path / "run" / "config.toml", trust_code=True)
     assert isinstance(kept.flops_reduction, float)
