@@ -188,15 +188,54 @@ def latency_ms(model: nn.Module, example: Tensor, repeats: int = 30, warmup: int
 
 @contextmanager
 def forward_only(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode is restored on leaving."""
+    """Eval mode without gradients; modes and attributes of modules are restored on leaving."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        with torch.no_grad():
+        with keeping_state(model), torch.no_grad():
             yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def keeping_state(model: nn.Module) -> Iterator[None]:
+    """Restore what a forward may change, on leaving: attributes and buffers."""
+    before = {module: _attributes(module) for module in model.modules()}
+    scripted = torch.jit.ScriptModule  # cannot take other buffers
+    buffers = [(m, dict(m._buffers)) for m in before if not isinstance(m, scripted)]
+    values = [(b, b.detach().clone()) for b in model.buffers()]
+    filled: list[tuple[Any, Any]] = [
+        (value, value.copy())
+        for attributes in before.values()
+        for value in attributes.values()
+        if isinstance(value, dict | list | set)
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in before.items():
+            for name in _attributes(module).keys() - attributes.keys():
+                delattr(module, name)
+            vars(module).update(attributes)
+        for module, registered in buffers:
+            module._buffers.clear()
+            module._buffers.update(registered)
+        with torch.no_grad():
+            for buffer, content in values:
+                buffer.copy_(content)
+        for container, content in filled:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training"
+    }
 
 
 def _pass_ms(model: nn.Module, example: Tensor) -> float:

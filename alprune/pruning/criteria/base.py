@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alprune.errors import AlpruneError, PruneError, failure
+from alprune.models.cost import keeping_state
 from alprune.models.init import forked_rng
 from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.verify import NoDropout
@@ -67,11 +68,30 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         Its parameters by name, all requiring gradients.
     """
     modes = {module: module.training for module in model.modules()}
-    attributes = {module: _attributes(module) for module in model.modules()}
-    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     required = {name: p.requires_grad for name, p in parameters.items()}
-    model.train()
+    devices = sorted({p.device.index or 0 for p in parameters.values() if p.is_cuda})
+    try:
+        with keeping_state(model):
+            model.train()
+            _turn_dropout_off(model)
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                forked_rng(0, devices),
+                NoDropout(),
+            ):
+                yield parameters
+    finally:
+        for module, mode in modes.items():  # of scripted modules, no attribute
+            module.training = mode
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(required[name])
+
+
+def _turn_dropout_off(model: nn.Module) -> None:
     for module in model.modules():
         if (
             isinstance(module, nn.modules.dropout._DropoutNd)
@@ -79,27 +99,8 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
             or (_mode.get() == "eval" and isinstance(module, nn.modules.batchnorm._NormBase))
         ):
             module.eval()
-    inner = [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.MultiheadAttention)]
-    for module in inner:  # these drop inside one operation
-        module.dropout = 0.0
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    devices = sorted({p.device.index or 0 for p in parameters.values() if p.is_cuda})
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), forked_rng(0, devices), NoDropout():
-            yield parameters
-    finally:
-        for module, kept in attributes.items():
-            for attribute in _attributes(module).keys() - kept.keys():
-                delattr(module, attribute)
-            vars(module).update(kept)
-        for module, mode in modes.items():  # of scripted modules, no attribute
-            module.training = mode
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(required[name])
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+        if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+            module.dropout = 0.0  # these drop inside one operation
 
 
 @contextmanager
@@ -107,11 +108,6 @@ def twice_differentiable() -> Iterator[None]:
     """Leave out the fast kernels that have no second derivative: recurrent layers', attention's."""
     with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Return the plain attributes of a module, which a forward may set."""
-    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
 def loss_on(

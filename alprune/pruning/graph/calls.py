@@ -43,6 +43,21 @@ class Call:
     kwargs: Mapping[str, Any]
     out: Any
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
+    ) -> "Call":
+        """Note a call, its first operand by position, however it was given."""
+        if not args and "input" in kwargs:
+            rest = {key: value for key, value in kwargs.items() if key != "input"}
+            return cls(name, func, (kwargs["input"],), rest, out)
+        return cls(name, func, args, kwargs, out)
+
     def get(self, position: int, name: str, default: Any = None) -> Any:
         """Return an argument given by position or by name."""
         if position < len(self.args):

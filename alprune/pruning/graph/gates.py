@@ -284,6 +284,14 @@ def _parts(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
     return tuple(_spread(part, given, places, len(gate[made])) for part in parts)
 
 
+def _both(func: Any, args: Any, kwargs: Any, gate: Gate) -> Any:
+    """Distances and cosines of two operands, without the channels that are gone from both."""
+    args, kwargs, x = _first(args, kwargs, "x1")
+    args, kwargs, y = _first(args, kwargs, "x2")
+    theirs = {dim - x.dim() + y.dim(): values for dim, values in gate.items()}
+    return func(x * _shaped(x, gate), y * _shaped(y, theirs), *args, **kwargs)
+
+
 def _spread(small: Tensor, dim: int, places: Tensor, size: int) -> Tensor:
     """Put what was computed with fewer channels at their places, zeros elsewhere."""
     if len(places) == size:
@@ -352,6 +360,7 @@ KINDS: dict[str, Callable[[Any, Any, Any, Gate], Any]] = {
     "attention": _attention,
     "neighbours": _neighbours,
     "parts": _parts,
+    "both": _both,
     "largest": _largest,
     "smallest": _smallest,
     "softmax": _largest,

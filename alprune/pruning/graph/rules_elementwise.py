@@ -4,23 +4,27 @@ from torch import Tensor
 
 from alprune.pruning.graph import rules_layers as layers
 from alprune.pruning.graph import rules_products as products
+from alprune.pruning.graph import rules_rows as rows
 from alprune.pruning.graph import rules_shapes as moves
+from alprune.pruning.graph import rules_spectra as spectra
 from alprune.pruning.graph.calls import Call
 from alprune.pruning.graph.gates import moments_of
 from alprune.pruning.graph.labels import Axis, Labels
 from alprune.pruning.graph.tracer import Rule, Tracer
 
 _ELEMENTWISE = """
-    abs absolute add addcdiv addcmul alpha_dropout atan bernoulli bfloat16 bitwise_and bitwise_or
-    bitwise_not ceil celu clamp clamp_max clamp_min clip clone contiguous copy_ cos cpu cuda detach
-    div divide double dropout dropout1d dropout2d dropout3d elu empty_like eq erf exp exp2 expm1
-    feature_alpha_dropout feature_dropout fill_ float floor floor_divide fmod full_like ge gelu gt
-    half hardshrink hardsigmoid hardswish hardtanh heaviside isfinite isinf isnan le leaky_relu
-    lerp log log10 log1p log2 logical_and logical_not logical_or logit logsigmoid lt masked_fill
-    maximum minimum mish mul multiply nan_to_num ne neg negative ones_like positive pow quick_gelu
-    rand_like randn_like reciprocal relu relu6 remainder requires_grad_ round rrelu rsqrt rsub selu
-    sigmoid sign silu sin softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink
-    threshold _threshold to true_divide trunc type type_as where xlogy zero_ zeros_like
+    abs absolute acos acosh add addcdiv addcmul alpha_dropout angle asin asinh atan atan2 atanh
+    bernoulli bfloat16 bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max clamp_min clip
+    clone complex conj contiguous copy_ copysign cos cosh cpu cuda detach div divide double dropout
+    dropout1d dropout2d dropout3d elu empty_like eq erf erfc exp exp2 expm1 feature_alpha_dropout
+    feature_dropout fill_ float floor floor_divide fmax fmin fmod frac full_like ge gelu gt half
+    hardshrink hardsigmoid hardswish hardtanh heaviside hypot isfinite isinf isnan le leaky_relu
+    lerp log log10 log1p log2 logaddexp logical_and logical_not logical_or logit logsigmoid lt
+    masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative ones_like polar
+    positive pow quick_gelu rand_like randn_like reciprocal relu relu6 remainder requires_grad_
+    round rrelu rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign
+    sqrt square sub subtract tan tanh tanhshrink _threshold threshold to true_divide trunc type
+    type_as where xlogy zero_ zeros_like
 """.split()
 _INPLACE = """
     abs add addcdiv addcmul ceil celu clamp clamp_max clamp_min clip cos detach div divide dropout
@@ -137,6 +141,15 @@ def pool(t: Tracer, call: Call) -> None:
         t.set(result, [*labels[: x.dim() - spatial], *[()] * spatial])
 
 
+def unpool(t: Tracer, call: Call) -> None:
+    """Put values back where a pooling took them from, channel by channel."""
+    x, indices = call.get(0, "input"), call.get(1, "indices")
+    labels = t.nodes.broadcast((x.shape, t.labels(x)), (x.shape, t.labels(indices)), call.name)
+    spatial = int(call.name[-2])
+    _pin(t, labels, range(x.dim() - spatial, x.dim()), call.name)
+    t.set(call.out, [*labels[: x.dim() - spatial], *[()] * spatial])
+
+
 def unlabelled(t: Tracer, call: Call) -> None:
     """Leave the result without labels: channels it is combined with later are pinned then."""
 
@@ -194,7 +207,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, elementwise),
     **{f"{name}_": elementwise for name in _INPLACE},
     **{f"__{name}__": elementwise for name in _OPERATORS},
-    "get data": elementwise,
+    **{f"get {name}": elementwise for name in ("data", "real", "imag")},
     **dict.fromkeys(_REDUCTIONS.split(), reduction),
     **dict.fromkeys(("sum", "nansum"), total),
     **dict.fromkeys(("mean", "nanmean"), mean),
@@ -209,9 +222,12 @@ RULES: dict[str, Rule] = {
     "softmax": softmax,
     "normalize": normalize,
     **dict.fromkeys(_pools(), pool),
+    **{f"max_unpool{n}d": unpool for n in (1, 2, 3)},
     **moves.RULES,
     **products.RULES,
     **layers.RULES,
+    **rows.RULES,
+    **spectra.RULES,
 }
 # Rules that make channels run whatever their operands carry.
 ALWAYS = frozenset((*layers.RULES, *products.RULES))

@@ -169,29 +169,45 @@ def glu(t: Tracer, call: Call) -> None:
 
 
 def recurrent(t: Tracer, call: Call) -> None:
-    """Layers and directions of one LSTM, GRU or RNN share their width, so units i are coupled."""
+    """Layers and directions of one LSTM, GRU or RNN share their width, so units i are coupled.
+
+    So do their projections, which an LSTM may have: it reads and returns these instead of its
+    hidden units.
+    """
     packed = isinstance(call.args[3], (list, tuple))  # then the batch sizes stand second
     x, (state, weights, *rest) = call.args[0], call.args[2 if packed else 1 :]
     biased, layers, bidirectional = rest[0], rest[1], rest[4]
     sides = 2 if bidirectional else 1
-    per_side = 4 if biased else 2
-    if len(weights) != layers * sides * per_side or not all(t.registered(w) for w in weights):
-        t.give_up(call, "a recurrent layer with a projection or computed weights")
+    per_side = len(weights) // (layers * sides)
+    projected = per_side > (4 if biased else 2)
+    if not all(t.registered(w) for w in weights):
+        t.give_up(call, "a recurrent layer with computed weights")
         return
-    [hidden] = t.axis(weights[1], 1, "reads")
+    [out] = t.axis(weights[1], 1, "reads")
+    [hidden] = t.axis(weights[per_side - 1], 1, "reads") if projected else [out]
     rows = x.numel() / x.shape[-1]
     into = t.labels(x)[-1]
     for layer in range(layers):
         for side in range(sides):
             at = (layer * sides + side) * per_side
-            _cell(t, weights[at : at + per_side], into, hidden, rows)
-        into = (hidden.repeat(sides),)
+            own = weights[at : at + per_side]
+            if projected:
+                *own, projection = own
+                t.nodes.unite(t.axis(projection, 0, "makes"), (out,), "recurrent layer")
+                t.nodes.unite(t.axis(projection, 1, "reads"), (hidden,), "recurrent layer")
+                t.count(projection, rows)
+            _cell(t, own, into, hidden, out, rows)
+        into = (out.repeat(sides),)
     t.make(weights[0], (hidden,), whole_module=True)
-    _states(t, state, hidden, call.name)
-    for index, result in enumerate(call.results()):
-        if result.is_floating_point():
-            last = into if index == 0 else (hidden,)
-            t.set(result, [*[()] * (result.dim() - 1), last])
+    if projected:
+        t.make(weights[per_side - 1], (out,))
+    states = [state] if isinstance(state, Tensor) else list(state)
+    widths = [out, hidden][: len(states)]
+    for given, width in zip(states, widths, strict=True):
+        _state(t, given, width, call.name)
+    results = [result for result in call.results() if result.is_floating_point()]
+    for result, last in zip(results, [into, *[(width,) for width in widths]], strict=False):
+        t.set(result, [*[()] * (result.dim() - 1), last])
 
 
 def cell(t: Tracer, call: Call) -> None:
@@ -202,9 +218,10 @@ def cell(t: Tracer, call: Call) -> None:
         t.give_up(call, "a recurrent cell with computed weights")
         return
     [hidden] = t.axis(weights[1], 1, "reads")
-    _cell(t, weights, t.labels(x)[-1], hidden, x.numel() / x.shape[-1])
+    _cell(t, weights, t.labels(x)[-1], hidden, hidden, x.numel() / x.shape[-1])
     t.make(weights[0], (hidden,), whole_module=True)
-    _states(t, state, hidden, call.name)
+    for given in (state,) if isinstance(state, Tensor) else state:
+        _state(t, given, hidden, call.name)
     for result in call.results():
         t.set(result, [*[()] * (result.dim() - 1), (hidden,)])
 
@@ -301,12 +318,17 @@ def _leave_whole(t: Tracer, into: Axis, made: Axis, groups: int) -> None:
     t.resize(t.module, "groups", heads[1], reason)
 
 
-def _cell(t: Tracer, weights: Sequence[Tensor], into: Axis, hidden: Tensor, rows: float) -> None:
-    """Couple the gates of one layer and direction; `weights` is w_ih, w_hh and both biases."""
+def _cell(
+    t: Tracer, weights: Sequence[Tensor], into: Axis, hidden: Tensor, out: Tensor, rows: float
+) -> None:
+    """Couple the gates of one layer and direction; `weights` is w_ih, w_hh and both biases.
+
+    `out` is what it reads of its last step: its `hidden` units, or their projection.
+    """
     w_ih, w_hh, *biases = weights
     gates = (hidden.repeat(w_ih.shape[0] // len(hidden)),)
     t.nodes.unite(t.axis(w_ih, 1, "reads"), into, "recurrent layer")
-    t.nodes.unite(t.axis(w_hh, 1, "reads"), (hidden,), "recurrent layer")
+    t.nodes.unite(t.axis(w_hh, 1, "reads"), (out,), "recurrent layer")
     for weight in (w_ih, w_hh):
         t.nodes.unite(t.axis(weight, 0, "makes"), gates, "recurrent layer")
         t.count(weight, rows)
@@ -314,11 +336,10 @@ def _cell(t: Tracer, weights: Sequence[Tensor], into: Axis, hidden: Tensor, rows
         t.follow_axis(bias, gates, "recurrent layer")
 
 
-def _states(t: Tracer, state: Tensor | Sequence[Tensor], hidden: Tensor, reason: str) -> None:
+def _state(t: Tracer, state: Tensor, units: Tensor, reason: str) -> None:
     """Couple a given initial state; the zeros a module makes itself put no constraint."""
-    for tensor in (state,) if isinstance(state, Tensor) else state:
-        if t.carries(tensor):
-            t.nodes.unite(t.labels(tensor)[-1], (hidden,), reason)
+    if t.carries(state):
+        t.nodes.unite(t.labels(state)[-1], (units,), reason)
 
 
 RULES: dict[str, Rule] = {

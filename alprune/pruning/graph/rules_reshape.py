@@ -137,8 +137,24 @@ def _counted(t: Tracer, before: Labels, axis: Axis, number: Any, reason: str) ->
         and not isinstance(source.by, Size)
         and (whole := t.size_axis(source.of))
     ):
-        t.nodes.unite(tuple(c.repeat(source.by) for c in whole), axis, reason)
+        _multiple(t, whole, source.by, axis, reason)
     return axis
+
+
+def _multiple(t: Tracer, whole: Axis, times: int, axis: Axis, reason: str) -> None:
+    """Couple a dimension whose size is a number of times what another axis counts.
+
+    Its channels lie in runs where other dimensions were merged into theirs, as where channels and
+    rows become the features of a sequence, and else one after the other, again and again.
+    """
+    runs = all(_in_runs(column.view(-1, times)) for column in axis)
+    laid = tuple(c.repeat_interleave(times) if runs else c.repeat(times) for c in whole)
+    if not t.nodes.permuted(laid, axis):
+        t.nodes.unite(laid, axis, reason)
+
+
+def _in_runs(rows: torch.Tensor) -> bool:
+    return bool((rows == rows[:, :1]).all())
 
 
 def _factors(t: Tracer, merged: list[tuple[int, Axis]], number: Any, reason: str) -> None:

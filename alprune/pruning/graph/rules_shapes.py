@@ -50,11 +50,14 @@ def repeat(t: Tracer, call: Call) -> None:
     x, out = call.args[0], call.out
     labels = ((),) * (out.dim() - x.dim()) + t.labels(x)
     shape = (1,) * (out.dim() - x.dim()) + tuple(x.shape)
+    given = _sizes(t, call, out)
     found: list[Axis] = []
-    for size, axis, after in zip(shape, labels, out.shape, strict=True):
+    for size, axis, after, number in zip(shape, labels, out.shape, given, strict=True):
         if size == 1 and after > 1:
             t.nodes.pin(axis, f"a single channel that {call.name} repeats")
-            axis = ()
+            axis = t.size_axis(number)
+            found.append(axis)
+            continue
         found.append(tuple(column.repeat(after // size) for column in axis))
     t.set(out, found)
 
@@ -107,6 +110,8 @@ def repack(t: Tracer, call: Call) -> None:
 def cat(t: Tracer, call: Call) -> None:
     """Join the labels; what lies beside each other in the other dimensions is coupled."""
     tensors, dim = call.get(0, "tensors"), call.get(1, "dim", call.kwargs.get("axis", 0))
+    if call.name in ("hstack", "vstack"):
+        dim = int(call.name == "hstack" and tensors[0].dim() > 1)
     tensors = [x for x in tensors if x.numel() or x.dim() > 1]
     dim %= tensors[0].dim()
     parts = [t.labels(x) for x in tensors]
@@ -191,14 +196,28 @@ def unfold(t: Tracer, call: Call) -> None:
     t.set(out, [(), axis, ()])
 
 
+def fold(t: Tracer, call: Call) -> None:
+    """`F.fold` adds the patches of a channel up again: they leave together."""
+    x, out = call.args[0], call.out
+    labels = list(t.labels(x))
+    times = x.shape[-2] // out.shape[-3]
+    for column in labels[-2]:
+        t.nodes.tie(column.view(-1, times), [1], call.name)
+    t.nodes.pin(labels[-1], f"positions of {call.name}")
+    made = tuple(column.view(-1, times)[:, 0] for column in labels[-2])
+    t.set(out, [*labels[:-2], made, (), ()])
+
+
 def _sizes(t: Tracer, call: Call, out: Tensor) -> list[Any]:
     """Return the sizes that a call gives for the dimensions of its result, as it wrote them."""
     given: list[Any] = []
-    for name in ("size", "shape", "sizes"):
+    for name in ("size", "shape", "sizes", "dims"):
         if name in call.kwargs:
             given = list(call.kwargs[name])
-    for arg in call.args if not given else ():
+    for place, arg in enumerate(call.args if not given else ()):
         if isinstance(arg, Tensor):
+            if place and arg.dim() == 0:
+                given.append(arg)  # a size that was computed, as of the first step of a sequence
             continue
         if isinstance(arg, list | tuple):
             given = list(arg)
@@ -218,7 +237,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("repeat", "tile"), repeat),
     "repeat_interleave": repeat_interleave,
     "flip": flip,
-    **dict.fromkeys(("cat", "concat", "concatenate"), cat),
+    **dict.fromkeys(("cat", "concat", "concatenate", "hstack", "vstack"), cat),
     **dict.fromkeys(("roll", "rot90"), roll),
     **dict.fromkeys(
         "new_zeros new_ones new_full new_empty zeros ones full empty".split(), constant
@@ -231,6 +250,7 @@ RULES: dict[str, Rule] = {
     "pixel_unshuffle": pixel_unshuffle,
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
     "unfold": unfold,
+    "fold": fold,
     **RESHAPES,
     **PARTS,
 }

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from alprune.pruning.graph.labels import Axis
 
@@ -124,6 +126,19 @@ class Size(int):
         return Size(int.__neg__(self), Computed())
 
 
+_COUNTED: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
+    nn.Linear: {"in_features": ("weight", 1), "out_features": ("weight", 0)},
+    nn.Embedding: {"embedding_dim": ("weight", 1)},
+    nn.RNNBase: {
+        "input_size": ("weight_ih_l0", 1),
+        "hidden_size": ("weight_hh_l0", 1),
+        "proj_size": ("weight_hh_l0", 1),
+    },
+    nn.RNNCellBase: {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)},
+    _NormBase: {"num_features": ("weight", 0)},
+}
+_WIDTHS = {"in_channels", "out_channels", "d_model", *(a for d in _COUNTED.values() for a in d)}
+
 _comparing: list[list[tuple[Size, Size]]] = []
 
 
@@ -143,11 +158,16 @@ def _derived(value: Any, source: Source) -> Any:
 
 
 def mark_attributes(model: nn.Module) -> None:
-    """Replace the integers that a model's own modules hold, also in tuples and lists."""
+    """Replace the integers that a model's own modules hold, also in tuples and lists.
+
+    Of PyTorch's layers, those that say how wide they are.
+    """
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
-            if isinstance(module, nn.Transformer):  # it compares its inputs with the attribute
-                vars(module)["d_model"] = Size(module.d_model, Whole(attribute=(name, "d_model")))
+            for attribute in _WIDTHS & vars(module).keys():
+                value = vars(module)[attribute]
+                if _counts(value):
+                    vars(module)[attribute] = Size(value, Whole(attribute=(name, attribute)))
             continue
         for attribute, value in list(vars(module).items()):
             if attribute.startswith("_") or attribute == "training":
@@ -159,6 +179,18 @@ def mark_attributes(model: nn.Module) -> None:
                     Size(v, Whole(attribute=(name, f"{attribute}[{i}]"))) if _counts(v) else v
                     for i, v in enumerate(value)
                 )
+
+
+def counted_dimension(module: nn.Module, attribute: str) -> tuple[str, int] | None:
+    """Return the weight and its dimension that an attribute of one of PyTorch's layers counts."""
+    transposed = isinstance(module, _ConvTransposeNd)
+    if isinstance(module, _ConvNd) and attribute in ("in_channels", "out_channels"):
+        dim = int((attribute == "in_channels") != transposed)
+        return None if dim and module.groups > 1 else ("weight", dim)
+    for kind, found in _COUNTED.items():
+        if isinstance(module, kind):
+            return found.get(attribute)
+    return None
 
 
 def get_size(module: nn.Module, attribute: str) -> Any:

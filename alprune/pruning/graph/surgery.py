@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from alprune.errors import ModelError, PruneError
 from alprune.pruning.graph.attention import OpenAttention, open_attention
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor
+from alprune.pruning.graph.closures import follow_functions
 from alprune.pruning.graph.gates import attach
 from alprune.pruning.graph.numbers import Numbers
 from alprune.pruning.graph.sizes import get_size, set_size
@@ -162,6 +163,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             f"{type(model).__name__} cannot be deep-copied: {error}. Pruning works on a copy: "
             "give the model no open handles."
         ) from error
+    follow_functions(copied_model, memo)
     if left:  # modules clear what they cache for predicting once they train
         modes = [(module, module.training) for module in copied_model.modules()]
         copied_model.train()
@@ -266,11 +268,16 @@ def _resize_by_weight(module: nn.Module) -> None:
         module.in_channels, module.out_channels = sizes
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = module.weight.shape
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.RNNBase):
-        for name in ("input_size", "hidden_size"):
-            setattr(module, name, getattr(module, _RECURRENT[name] + "_l0").shape[1])
+        kinds = ("ih", "hh", "hr") if module.proj_size else ("ih", "hh")
+        widths = [getattr(module, f"weight_{kind}_l0").shape[1] for kind in kinds]
+        module.input_size, *returned, module.hidden_size = widths
+        if returned:
+            [module.proj_size] = returned
         module.flatten_parameters()
     elif isinstance(module, OpenAttention):
         module.embed_dim = module.out_proj.weight.shape[0]

@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from alprune.errors import ModelError
 from alprune.pruning.graph.branches import only_raises
 from alprune.pruning.graph.calls import (
     COMPARISONS,
@@ -29,9 +28,10 @@ from alprune.pruning.graph.calls import (
     Work,
     operation,
 )
+from alprune.pruning.graph.foreign import refuse_foreign, refuse_stale
 from alprune.pruning.graph.labels import Axis, Couplings, Labels
 from alprune.pruning.graph.place import Place, Spot
-from alprune.pruning.graph.sizes import Key, Size, Whole, get_size
+from alprune.pruning.graph.sizes import Key, Size, Whole, counted_dimension, get_size
 from alprune.pruning.graph.stand_ins import stand_in
 
 Rule = Callable[["Tracer", Call], None]
@@ -129,7 +129,7 @@ class Tracer(TorchFunctionMode):
             return self._sourced(args[0], out, args[1:] or tuple(kwargs.values()))
         if name in COUNTS:
             return self._counted(args[0], out)
-        call = Call(name, func, args, kwargs, out)
+        call = Call.of(name, func, args, kwargs, out)
         self._note(call)
         if call.results() or name == "__setitem__":
             self.apply(call)
@@ -187,13 +187,10 @@ class Tracer(TorchFunctionMode):
                 if id(tensor) in self.names:
                     self._ran.add(self.names[id(tensor)])
                 elif id(tensor) in self._foreign:
-                    self._refuse_foreign(self._foreign[id(tensor)])
+                    where = self.module or type(self.model).__name__
+                    refuse_foreign(self._foreign[id(tensor)], where)
                 elif id(tensor) in self.stale:
-                    raise ModelError(
-                        f"{self.stale[id(tensor)]!r} is a tensor computed from parameters before "
-                        "the forward, so a pruned copy would use one of the old size. Compute it "
-                        "in the forward, or register it as a buffer."
-                    )
+                    refuse_stale(self.stale[id(tensor)])
         for tensor in operands:
             for axis, reason, compared in self._looked_at.get(tensor, ()):
                 if call.name in COMPARISONS and compared:
@@ -212,15 +209,6 @@ class Tracer(TorchFunctionMode):
         by_mask = call.name == "__getitem__" and any(t.dtype == torch.bool for t in operands[1:])
         if by_mask or call.name in SIZED_BY_VALUES:
             self.sized = self.sized or f"{call.name} in {self.module or 'its forward'}"
-
-    def _refuse_foreign(self, name: str) -> None:
-        where = self.module or type(self.model).__name__
-        raise ModelError(
-            f"layer {name.rpartition('.')[0] or name!r} is called through a function that a copy "
-            f"of the network does not take along (a lambda or local function kept in {where!r}): "
-            f"the pruned copy would still use {name!r} of the original. Write the function as a "
-            "method, or as an nn.Module that owns the layer."
-        )
 
     def apply(self, call: Call, rule: Rule | None = None) -> None:
         """Apply the rule of an operation; what has none pins whatever it touches."""
@@ -309,8 +297,16 @@ class Tracer(TorchFunctionMode):
         if source.attribute is None:
             return source.axis
         if source.attribute not in self.sizes:
-            self.sizes[source.attribute] = (self.nodes.new(int(size)),)
+            self.sizes[source.attribute] = self._weight_axis(source.attribute, int(size))
         return self.sizes[source.attribute]
+
+    def _weight_axis(self, key: Key, size: int) -> Axis:
+        module = self.model.get_submodule(key[0])
+        name, dim = counted_dimension(module, key[1]) or ("", 0)
+        weight = getattr(module, name) if name else None
+        if weight is not None and self.registered(weight) and weight.shape[dim] == size:
+            return self.axis(weight, dim)
+        return (self.nodes.new(size),)
 
     def fix(self, size: Any, reason: str) -> None:
         """Never change an attribute, because more than sizes depend on it."""
@@ -356,6 +352,8 @@ class Tracer(TorchFunctionMode):
 
     def make(self, weight: Tensor, axis: Axis, whole_module: bool = False) -> None:
         """Note that a weight makes the channels of an axis, or the layer that computes it."""
+        if not axis:
+            return
         name = self.origin(weight)
         if self.module in self._owners and not self.registered(weight) or not name:
             name = f"{self.module}.weight".lstrip(".")

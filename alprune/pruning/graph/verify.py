@@ -1,6 +1,7 @@
 """Try a graph out: narrow a little of every group, compare, and name what does not hold."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -236,10 +237,16 @@ class NoDropout(TorchFunctionMode):
 
 def outputs(out: Any) -> list[Tensor]:
     """Return the tensors in what a network returns: also those that an object's fields hold."""
-    found = []
+    found: list[Tensor] = []
     for leaf in tree_leaves(out):
         if isinstance(leaf, Tensor):
             found.append(leaf)
+        elif isinstance(leaf, Mapping):  # of a class of one's own, unknown to PyTorch's trees
+            found += outputs(list(leaf.values()))
+        elif isinstance(leaf, tuple | list):
+            found += outputs(list(leaf))
+        elif dataclasses.is_dataclass(leaf):
+            found += outputs([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
         elif hasattr(leaf, "__dict__"):
             found += [x for x in tree_leaves(vars(leaf)) if isinstance(x, Tensor)]
     return found
