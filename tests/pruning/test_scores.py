@@ -1,18 +1,22 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from alprune.errors import ConfigError, PruneError
 from alprune.models import build
 from alprune.pruning.criteria import costs
 from alprune.pruning.criteria.base import ScoreOptions
+from alprune.pruning.criteria.grasp import structured_grasp
 from alprune.pruning.criteria.magnitude import magnitude, uniform
 from alprune.pruning.criteria.three_sp import mask_gradients, three_sp, three_sp_ca
 from alprune.pruning.graph import trace
 from alprune.pruning.registry import CHANNEL_COSTS
+from alprune.pruning.unstructured.scores import snip
 
 
 class Mixed(nn.Module):
@@ -194,3 +198,34 @@ def test_a_batch_of_another_shape_is_an_error(case):
     model, graph, (inputs, labels) = case
     with pytest.raises(PruneError, match="fails on the pruning batch"):
         three_sp(model, graph, (inputs[:, :1], labels), ScoreOptions())
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_computed_weight_costs_what_a_stored_one_does_and_is_scored(norm):
+    def network(wrap):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            wrap(nn.Conv2d(2, 6, 3)), nn.ReLU(), wrap(nn.Conv2d(6, 8, 3)), nn.ReLU(),
+            nn.Flatten(), wrap(nn.Linear(8, 3)),
+        )  # fmt: skip
+
+    batch = torch.randn(4, 2, 5, 5), torch.tensor([0, 1, 2, 0])
+    plain, model = trace(network(lambda layer: layer), batch[0]), network(norm)
+    graph = trace(model, batch[0])
+    assert torch.equal(costs.made(graph), costs.made(plain))
+    for score in (three_sp_ca, structured_grasp, magnitude):
+        scores = score(model, graph, batch, ScoreOptions())
+        assert scores.isfinite().all() and all(
+            len(scores[group.channels].unique()) > 1 for group in graph.groups
+        )
+    with pytest.raises(PruneError, match="parametrised already|computed from 2 parameters"):
+        snip(model, batch)
+
+
+def test_where_no_cost_is_known_channels_are_scored_by_the_loss_alone(case):
+    model, graph, batch = case
+    free = replace(graph, tensors=tuple(replace(t, places=0.0) for t in graph.tensors))
+    plain = three_sp(model, free, batch, ScoreOptions())
+    assert torch.equal(three_sp_ca(model, free, batch, ScoreOptions(smoothing=0.0)), plain)
+    with pytest.raises(PruneError, match="Mixed multiplies by none that is a parameter"):
+        structured_grasp(model, free, batch, ScoreOptions())

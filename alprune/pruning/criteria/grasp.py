@@ -60,6 +60,11 @@ def structured_grasp(
         weights: dict[str, Tensor] = {
             t.name: parameters[t.name] for t in graph.tensors if t.trainable and t.places
         }
+        if not weights:
+            raise PruneError(
+                f"GraSP follows the gradients of weights, and {type(model).__name__} multiplies by "
+                "none that is a parameter. Choose another method, 3sp for example."
+            )
         gates = torch.ones(graph.channels, requires_grad=True)
         with gated(model, graph.mixes, gates):
             flow = gradients(loss_on(model, batch, temperature), weights, create_graph=True)

@@ -78,6 +78,8 @@ def three_sp_ca(
     cost = lookup("channel cost", options.channel_cost, CHANNEL_COSTS)(graph)
     layer_cost = torch.zeros(len(graph.groups), dtype=torch.float64)
     layer_cost.scatter_reduce_(0, graph.group_of, cost, "amax")
+    if not bool((layer_cost > 0).any()):  # products whose cost no weight tells, if any
+        return three_sp(model, graph, batch, options)
     share = cost / layer_cost.sum() + options.smoothing
     share = share / (layer_cost / layer_cost.sum() + options.smoothing).max()
     return (mask_gradients(model, graph, batch).abs() / share.float()).float()

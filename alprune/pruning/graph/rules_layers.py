@@ -260,7 +260,7 @@ def _weigh(t: Tracer, weight: Tensor, positions: float) -> None:
     if t.registered(weight):
         t.count(weight, positions)
     else:
-        t.work(positions * weight.numel(), *t.labels(weight))
+        t.work(positions * weight.numel(), *t.labels(weight), factor=weight)
 
 
 def _counted(t: Tracer, size: int, axis: Axis, reason: str) -> None:

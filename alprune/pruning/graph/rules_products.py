@@ -63,9 +63,11 @@ def contract(
                 t.make(weight, t.axis(weight, dim, "makes"))
     elif call.name != "linear" and not among_weights:
         _made_by_computed(t, operands, out, axes)
+    factors = [x for x, _ in operands if t.origin(x) and not t.stems(x)]
+    factor = factors[0] if len(factors) == 1 and len(operands) == 2 else None
     for pair in _pairs([letters for _, letters in operands], out):
         whole = weight if len(operands) == 2 else None
-        _count(t, {c: axes[c] for c in pair}, sizes, whole, its)
+        _count(t, {c: axes[c] for c in pair}, sizes, whole, its, factor)
     t.set(call.out, [axes[c] if sizes[c] > 1 else () for c in out])
     return axes
 
@@ -83,13 +85,18 @@ def _made_by_computed(
 
 
 def _count(
-    t: Tracer, axes: dict[str, Axis], sizes: dict[str, int], weight: Tensor | None, its: str
+    t: Tracer,
+    axes: dict[str, Axis],
+    sizes: dict[str, int],
+    weight: Tensor | None,
+    its: str,
+    factor: Tensor | None,
 ) -> None:
     macs = math.prod(sizes[c] for c in axes)
     if weight is not None and not any(axes[c] for c in axes if c not in its):
         t.count(weight, macs / weight.numel())
     else:
-        t.work(macs, *axes.values(), factor=weight)
+        t.work(macs, *axes.values(), factor=factor)
 
 
 def _pairs(terms: Sequence[str], out: str) -> list[str]:

@@ -409,10 +409,19 @@ class Tracer(TorchFunctionMode):
             self.works.append(Work(macs, self.place.last, name, factor=name))
 
     def work(self, macs: float, *axes: Axis, factor: Tensor | None = None) -> None:
-        """Add the multiply-accumulates of a product whose size follows several axes."""
+        """Add the multiply-accumulates of a product whose size follows several axes.
+
+        Args:
+            macs: How many.
+            *axes: The axes.
+            factor: The weight that takes part; one that is computed stands for the parameter of
+                its shape.
+        """
         if self.counting:
             found = tuple(axis for axis in axes if axis)
-            name = "" if factor is None else self.names[id(factor)]
+            name = "" if factor is None else self.origin(factor)
+            if name and self.shapes[name] != tuple(factor.shape):  # type: ignore[union-attr]
+                name = ""
             self.works.append(Work(macs, self.place.last, axes=found, factor=name))
 
 

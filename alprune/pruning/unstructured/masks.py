@@ -241,9 +241,17 @@ def _weight_slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 def _stored(module: nn.Module, attribute: str) -> nn.Parameter:
     """Return the parameter behind a weight, below its parametrisation if it has one."""
-    if parametrize.is_parametrized(module, attribute):
-        return module.get_parameter(f"parametrizations.{attribute}.original")
-    return module.get_parameter(attribute)
+    if not parametrize.is_parametrized(module, attribute):
+        return module.get_parameter(attribute)
+    originals = [*module.parametrizations[attribute].parameters(recurse=False)]  # type: ignore[index, union-attr]
+    if len(originals) != 1:
+        raise PruneError(
+            f"the {attribute} of a {type(module).__name__} is computed from {len(originals)} "
+            "parameters, as with weight_norm, and a mask needs a weight that is stored. Take that "
+            "off (torch.nn.utils.parametrize.remove_parametrizations), or choose a method that "
+            "removes channels."
+        )
+    return originals[0]
 
 
 def _effective(module: nn.Module, attribute: str) -> Tensor:
