@@ -237,10 +237,12 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "run" / "events.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(("prune_at", "epoch"), [("epi", None), ("2", 2), ("random", None)])
-def test_a_run_can_prune_during_training(tmp_path, digits, prune_at, epoch):
+@pytest.mark.parametrize(
+    ("prune_at", "epoch", "epochs"), [("epi", None, 40.0), ("2", 2, 4.0), ("random", None, 40.0)]
+)
+def test_a_run_can_prune_during_training(tmp_path, digits, prune_at, epoch, epochs):
     config = complete(
-        options(tmp_path / "run", method="epi", prune_at=prune_at, initial_epochs=40.0)
+        options(tmp_path / "run", method="epi", prune_at=prune_at, initial_epochs=epochs, steps=1)
     )
     result = alprune.run(config)
     [early] = events_of(result.path, "prune")

@@ -74,7 +74,15 @@ def assert_same_logits(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=3e-4 * float(expected.abs().max()))
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+# Larger versions of networks that are among the others.
+LARGE = {"alexnet-b", "gru-b", "lstm-b", "resnet34", "resnet50", "vgg-c", "vgg-d", "wrn-16-10",
+         "wrn-22-8"}  # fmt: skip
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in sorted(MODELS)],
+)
 def named_model(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     return request.param, build(request.param, 10, seed=3)
 
