@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 import torch
+from attentions import network
 from torch import nn
+from zoo import images
 
 from alprune import models
 from alprune.errors import ConfigError, PruneError
@@ -228,3 +230,10 @@ def test_no_part_of_what_a_layer_makes_is_emptied(reverse):
     pruned = prune(Parts(), one_end_first, batch=batch(), channels_reduction=0.7, min_channels=1)
     assert pruned.model.alone.weight.shape[0] >= 1
     assert pruned.model(batch()[0]).shape == (8, 10)
+
+
+def test_in_a_grid_of_heads_and_places_within_them_the_places_have_the_floor():
+    graph = trace(network("grouped"), images())  # 2 heads of keys, of 4 places each
+    best = floors(graph, torch.arange(graph.channels).float(), Limits(min_channels=3))
+    kept = {len(g.channels): int(best[g.channels].sum()) for g in graph.groups}
+    assert kept == {2: 1, 4: 3, 24: 3}

@@ -277,7 +277,9 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("taken > _TENSOR_MOST", "False"),
     ]),
     ("pruning/criteria/base.py",
-     "pruning/test_scores.py pruning/test_grasp.py pruning/test_scoring_state.py", [
+     "pruning/test_scores.py pruning/test_grasp.py pruning/test_scoring_state.py"
+     " pruning/test_attention.py::test_a_score_is_the_derivative_by_what_removing_a_channel_does", [
+        (", sdpa_kernel(SDPBackend.MATH):", ":"),
         ("requires_grad_(required[name])", "requires_grad_(True)"),
         ("buffer.copy_(buffers[name])", "pass"),
         ("module.training = mode", "pass"),
@@ -296,13 +298,14 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('values = places if role == "makes" else 0', "values = places"),
         ("weights = elements // tensor.shape[dim]", "weights = elements"),
     ]),
-    ("pruning/criteria/grasp.py", "pruning/test_grasp.py"
+    ("pruning/criteria/grasp.py", "pruning/test_grasp.py pruning/test_scores.py"
      " pruning/test_attention.py::test_a_score_is_the_derivative_by_what_removing_a_channel_does", [
         ("2 * flow[name].detach().double() ** 2 +", "flow[name].detach().double() ** 2 +"),
         ("+ weight.detach() * bend", "- weight.detach() * bend"),
         ("loss_on(model, batch, temperature)", "loss_on(model, batch)"),
         ('+ bend["the gates"]', ""),
         ("if not temperature > 0:", "if temperature < 0:"),
+        ("if not weights:", "if False:"),
     ]),
     ("pruning/criteria/magnitude.py", "pruning/test_scores.py", [
         ("weight.double() ** 2", "weight.double().abs()"),
@@ -325,6 +328,14 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('return (channel_sums(graph, products, "reads") + found["the gates"])',
          'return (channel_sums(graph, products, "reads"))'),
         ("batch).abs()\n", "batch)\n"),
+        ("if not bool((layer_cost > 0).any()):", "if False:"),
+    ]),
+    ("pruning/graph/build.py", "pruning/test_scores.py"
+     " pruning/test_attention.py::test_layers_over_tokens_cost_what_they_multiply_at_each", [
+        ("places=factors[name]", "places=macs[name]"),
+    ]),
+    ("pruning/graph/tracer.py", "pruning/test_scores.py", [
+        ("self.shapes[name] != tuple(factor.shape)", "True"),
     ]),
     ("pruning/graph/channels.py", "pruning/test_graph.py pruning/test_counts.py", [
         (" if t.trainable)", ")"),
