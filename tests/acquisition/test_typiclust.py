@@ -56,15 +56,15 @@ def test_of_a_huge_cluster_a_random_part_is_judged_by_all_its_points(monkeypatch
 
 
 def test_clusters_are_visited_by_fewest_labels_then_most_points():
-    # Clusters 0 (8 points), 1 (7), 2 (9, labelled twice), 3 (3: small), 4 (6, labelled once).
-    sizes, labelled = [8, 7, 9, 3, 6], torch.tensor([0, 0, 2, 0, 1])
+    # Clusters 0 (8 points), 1 (7), 2 (9, labelled twice), 3 (5: small), 4 (6, labelled once).
+    sizes, labelled = [8, 7, 9, 5, 6], torch.tensor([0, 0, 2, 0, 1])
     groups = torch.repeat_interleave(torch.arange(5), torch.tensor(sizes))
-    points = make_points(normal(33, 3))
+    points = make_points(normal(35, 3))
     chosen = typical(points, groups, labelled, 6, seeded())
     assert groups[chosen].tolist() == [0, 1, 4, 2, 0, 1]
     everything = typical(points, groups, labelled, 99, seeded())
-    assert sorted(everything.tolist()) == list(range(33))
-    assert groups[everything[-3:]].tolist() == [3, 3, 3]
+    assert sorted(everything.tolist()) == list(range(35))
+    assert groups[everything[-5:]].tolist() == [3] * 5
 
 
 def test_a_second_visit_judges_what_is_left():

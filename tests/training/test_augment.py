@@ -159,7 +159,7 @@ def test_augment_of_a_data_set_takes_its_statistics_and_its_flip() -> None:
     x, y = images(20, 6, 6, 3, torch.uint8), torch.arange(20) % 2
     splits = make_splits((x, y), (x, y), ("a", "b"), flip=False)
     augment = Augment.of(splits.train, pad=0)
-    assert not augment.flip
+    assert augment.flip is False
     assert Augment.of(splits.train, flip=True).flip
     out = augment(x, Generator().manual_seed(0))
     assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from attacks import run_attacks
 from tiny_run import options
+from torch import nn
 
 import alprune
 from alprune.data.shards.tar import list_samples
@@ -86,6 +87,21 @@ def test_usual_sizes_are_let_pass_without_being_tried() -> None:
     with pytest.raises(ModelError, match="cannot be tried out"):
         check_memory(never, (3, 1024, 1024))
     check_memory(lambda: alprune.build("resnet20", 10), (3, 600, 600))  # large, and fits
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "message"),
+    [
+        (lambda: nn.Conv2d(3, 64, 3, padding=1), (3, 2048, 2048), "one tensor alone .* 2.0 GiB"),
+        (lambda: nn.Sequential(*(nn.Linear(2**14, 2**14) for _ in range(5))), (1,),
+         "its weights would take 5.0 GiB"),
+    ],
+)  # fmt: skip
+def test_what_takes_gigabytes_is_refused_without_being_made(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_memory(make, shape, classes=5000)
 
 
 # --- tar files ---
