@@ -201,11 +201,15 @@ def forward_only(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def keeping_state(model: nn.Module) -> Iterator[None]:
-    """Restore what a forward may change, on leaving: attributes and buffers."""
-    before = {module: _attributes(module) for module in model.modules()}
+    """Restore what a forward may change, on leaving: attributes and buffers.
+
+    Lazy layers, to which their first forward gives a shape, stay as it leaves them.
+    """
+    modules = [module for module in model.modules() if not _is_lazy(module)]
+    before = {module: _attributes(module) for module in modules}
     scripted = torch.jit.ScriptModule  # cannot take other buffers
     buffers = [(m, dict(m._buffers)) for m in before if not isinstance(m, scripted)]
-    values = [(b, b.detach().clone()) for b in model.buffers()]
+    values = [(b, b.detach().clone()) for m in modules for b in m.buffers(recurse=False)]
     filled: list[tuple[Any, Any]] = [
         (value, value.copy())
         for attributes in before.values()
@@ -224,10 +228,18 @@ def keeping_state(model: nn.Module) -> Iterator[None]:
             module._buffers.update(registered)
         with torch.no_grad():
             for buffer, content in values:
-                buffer.copy_(content)
+                if buffer.shape == content.shape:
+                    buffer.copy_(content)
+                else:  # as observers of ranges, which take the size of what they see
+                    buffer.data = content
         for container, content in filled:
             container.clear()
             container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(nn.parameter.is_lazy(tensor) for tensor in own)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -72,8 +72,14 @@ def checked_model(model: nn.Module) -> nn.Module:
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"the model must be an nn.Module, built and ready to run; got {what}.")
     model = unwrap(model)
+    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise ModelError(
+            f"{len(lazy)} weights have no shape yet, {lazy[0]!r} first: their layers are lazy. Run "
+            "the network once, model(inputs), before it is pruned."
+        )
     for name, parameter in model.named_parameters():
-        if nn.parameter.is_lazy(parameter) or parameter.is_meta:
+        if parameter.is_meta:
             continue  # tracing names these
         if not all_finite(parameter.detach()):
             raise PruneError(

@@ -3,7 +3,7 @@
 `alprune.pruning.METHODS` names them, with the criterion that each is called with first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from alprune.errors import PruneError
 from alprune.models.cost import cost
 from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions, channel_scores
 from alprune.pruning.graph import trace
-from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.channels import OUTPUT, ChannelGraph
 from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.graph.tracer import Rule
+from alprune.pruning.graph.verify import faults
 from alprune.pruning.iterative import search_in_rounds
 from alprune.pruning.latency import (
     Latency,
@@ -34,6 +35,8 @@ from alprune.pruning.unstructured.masks import apply_masks, weight_masks
 from alprune.pruning.unstructured.scores import Scorer, grasp
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup
+
+_TRIES = 4  # plans that are tried until one holds
 
 
 @dataclass(frozen=True)
@@ -180,11 +183,13 @@ def by_channels(criterion: Criterion | str, model: nn.Module, request: Request) 
         channel_scores(score, model, graph, batch, request.scoring) for batch in request.batches
     ]
     scores = torch.stack(drawn).mean(0)
-    if request.latency.aware or request.reductions.keys() & set(MEASURED):
-        plan = _by_time(model, graph, scores, request)
-    else:
-        plan = search(graph, scores, request.target)
-    return _narrowed(model, graph, plan)
+
+    def plan(request: Request) -> Plan:
+        if request.latency.aware or request.reductions.keys() & set(MEASURED):
+            return _by_time(model, graph, scores, request)
+        return search(graph, scores, request.target)
+
+    return _verified(model, graph, plan, request)
 
 
 def in_rounds(criterion: Criterion | str, model: nn.Module, request: Request) -> Cut:
@@ -192,9 +197,12 @@ def in_rounds(criterion: Criterion | str, model: nn.Module, request: Request) ->
     _refuse_unused(request, "latency_aware", "layer_reductions")
     score = _resolved(criterion)
     graph = prunable(model, request)
-    target, options = request.target, request.scoring
-    plan = search_in_rounds(model, graph, request.batches, score, target, options, request.rounds)
-    return _narrowed(model, graph, plan)
+
+    def plan(request: Request) -> Plan:
+        batches, target, options = request.batches, request.target, request.scoring
+        return search_in_rounds(model, graph, batches, score, target, options, request.rounds)
+
+    return _verified(model, graph, plan, request)
 
 
 def by_weights(scorer: Scorer | str, model: nn.Module, request: Request) -> Cut:
@@ -344,6 +352,37 @@ def _by_time(model: nn.Module, graph: ChannelGraph, scores: Tensor, request: Req
     ).plan
 
 
+def _verified(
+    model: nn.Module, graph: ChannelGraph, find: Callable[[Request], Plan], request: Request
+) -> Cut:
+    """Try the plan that was found; layers that cannot be as narrow as it says stay whole.
+
+    Raises:
+        PruneError: There are such layers time and again.
+    """
+    whole: dict[str, str] = {}
+    ignored = tuple(request.limits.ignore or ())
+    for _ in range(_TRIES):
+        limits = replace(request.limits, ignore=(*ignored, *whole))
+        try:
+            plan = find(replace(request, limits=limits))
+        except PruneError as error:
+            reasons = [f" Layer {name!r} stays whole: {why}." for name, why in whole.items()]
+            raise PruneError(str(error) + "".join(reasons)) from error
+        blamed = faults(model, request.example, graph, plan.keep(graph))
+        if not blamed:
+            cut = _narrowed(model, graph, plan)
+            stays = tuple(f"{name}: at the width planned, {why}" for name, why in whole.items())
+            return replace(cut, pinned=cut.pinned + stays)
+        names = [graph.groups[group].name.partition("#")[0] for group in blamed]
+        whole |= dict(zip(names, blamed.values(), strict=True))
+    name, reason = next(iter(whole.items()))
+    raise PruneError(
+        f"at the widths that meet the target, layer {name!r} cannot be cut: {reason}. Its forward "
+        "may branch on widths. Ask for another reduction, or name the layer in ignore."
+    )
+
+
 def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = True) -> Cut:
     keep = plan.keep(graph)
     return Cut(
@@ -355,9 +394,6 @@ def _narrowed(model: nn.Module, graph: ChannelGraph, plan: Plan, fresh: bool = T
         widths_before=graph.widths(graph.all_kept()),
         pinned_share=pinned_share(graph),
     )
-
-
-OUTPUT = "output of the model"  # the reason that `trace` gives for these
 
 
 def pinned_share(graph: ChannelGraph) -> float:

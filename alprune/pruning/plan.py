@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alprune.errors import PruneError, quoted
 from alprune.pruning.graph import ChannelGraph
+from alprune.pruning.graph.channels import OUTPUT
 from alprune.pruning.inputs import Part
 from alprune.pruning.layer_limits import floors, ignored, ranks_by_layer, set_layers
 from alprune.pruning.registry import TARGETS
@@ -333,7 +334,7 @@ def _floored(
 
 
 def _out_of_reach(graph: ChannelGraph, target: Target, before: float, least: float) -> PruneError:
-    limits, pinned = target.limits, len(graph.pinned)
+    limits = target.limits
     lower = "min_channels"
     if limits.round_to != 1:
         lower = f"round_to (now {limits.round_to}) or min_channels (now {limits.min_channels})"
@@ -343,5 +344,12 @@ def _out_of_reach(graph: ChannelGraph, target: Target, before: float, least: flo
         f"{named(limits.min_channels, limits.round_to)} the most is {1 - least / before:.3f}. Ask "
         f"for less, or lower {lower}."
         + (" The limits of single layers count, too." if by_layer else "")
-        + (f" Layers with channels that cannot be pruned: {pinned}." if pinned else "")
+        + _named_reasons(graph)
     )
+
+
+def _named_reasons(graph: ChannelGraph) -> str:
+    """Name the layers that cannot be pruned, outputs aside, and why."""
+    found = [f"{p.name}: {p.reason}" for p in graph.pinned if p.reason != OUTPUT]
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return f" These layers cannot be pruned: {'; '.join(found[:3])}{more}." if found else ""

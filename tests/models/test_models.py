@@ -279,6 +279,38 @@ def with_a_tuple(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     return nn.Sequential(nn.Flatten(2), nn.Flatten(1), nn.Unflatten(1, (1, -1)), nn.LSTM(12, 5))
 
 
+class Changes(nn.Module):
+    def __init__(self, in_training) -> None:
+        super().__init__()
+        self.head, self.in_training = nn.LazyLinear(5), in_training
+        self.register_buffer("last", torch.zeros(1))
+
+    def forward(self, x):
+        logits = self.head(x.flatten(1))
+        return self.in_training(self, logits) if self.training else logits
+
+
+def with_side_outputs(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    return Changes(lambda model, logits: [logits, logits])
+
+
+def with_a_buffer_that_grows(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    def keep(model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
+        model.last = logits.detach().mean(1)
+        return logits
+
+    return Changes(keep)
+
+
+def lazy_model(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    return Changes(lambda model, logits: logits)
+
+
+def test_lazy_layers_of_a_users_network_get_their_shapes():
+    model = build(f"{__name__}:lazy_model", 5, (1, 3, 4))
+    assert (model.head.in_features, model.head.weight.shape) == (12, (5, 12))
+
+
 NOT_CALLABLE = 3
 
 
@@ -296,6 +328,8 @@ def test_a_users_function_gets_classes_and_input_shape_by_name():
         ("NOT_CALLABLE", ConfigError, "is a int"),
         ("not_a_module", ModelError, "returned a str"),
         ("with_a_tuple", ModelError, "maps an input of shape .* to tuple"),
+        ("with_side_outputs", ModelError, "returns list in training mode for 2 inputs"),
+        ("with_a_buffer_that_grows", ModelError, r"buffer 'last' .*, from \(1,\) to \(2,\)"),
     ],
 )
 def test_a_users_function_that_breaks_the_contract_is_refused(function, error, message):

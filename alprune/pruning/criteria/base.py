@@ -130,7 +130,14 @@ def loss_on(
     """
     inputs, labels = batch
     try:
-        loss = F.cross_entropy(logits(model, inputs) / temperature, labels)
+        out = logits(model, inputs)
+        if out.dim() != 2 or len(out) != len(labels):
+            raise PruneError(
+                f"{type(model).__name__} returned logits of shape {tuple(out.shape)} for "
+                f"{len(labels)} examples; scores need (b, classes), one column for each class, two "
+                "for a yes or no. Give logits=function that makes them of the output."
+            )
+        loss = F.cross_entropy(out / temperature, labels)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise PruneError(
             f"the model fails on the pruning batch {tuple(inputs.shape)}: {error}. The batch must "
@@ -249,11 +256,17 @@ def gradients(
     """Differentiate a scalar by tensors; by those it does not depend on the result is zero.
 
     Raises:
-        PruneError: A gradient is not finite.
+        PruneError: The backward pass fails, or a gradient is not finite.
     """
-    found = torch.autograd.grad(
-        value, list(wanted.values()), create_graph=create_graph, materialize_grads=True
-    )
+    try:
+        found = torch.autograd.grad(
+            value, list(wanted.values()), create_graph=create_graph, materialize_grads=True
+        )
+    except RuntimeError as error:
+        raise PruneError(
+            f"the backward pass of the network fails on the pruning batch, and so would training: "
+            f"{str(error).partition(' Hint:')[0]}"
+        ) from error
     for name, gradient in zip(wanted, found, strict=True):
         if not all_finite(gradient):
             raise PruneError(

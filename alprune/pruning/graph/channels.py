@@ -15,6 +15,9 @@ from torch import Tensor
 from alprune.errors import PruneError
 from alprune.pruning.graph.gates import Mix
 
+OUTPUT = "output of the model"
+"""The reason why what a network returns is pinned."""
+
 
 @dataclass(frozen=True)
 class ChannelTensor:

@@ -5,16 +5,18 @@ objects, ordinary integers otherwise. A `view` or `split` then says which attrib
 with the channels, and which number is written into the code.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from alprune.pruning.graph.labels import Axis
+from alprune.pruning.graph.labels import Axis, Labels
 
 Key = tuple[str, str]  # a module's name and an attribute, "num_heads" or "sizes[1]"
 
@@ -179,6 +181,34 @@ def mark_attributes(model: nn.Module) -> None:
                     Size(v, Whole(attribute=(name, f"{attribute}[{i}]"))) if _counts(v) else v
                     for i, v in enumerate(value)
                 )
+
+
+def sized(out: Any, labels: Labels, chosen: tuple[Any, ...]) -> Any:
+    """Let the sizes of channel dimensions know where they come from.
+
+    Args:
+        out: The shape of a tensor, or its size along one dimension.
+        labels: Of the tensor.
+        chosen: That dimension, where `out` is one size.
+    """
+    if isinstance(out, int):
+        axis = labels[chosen[0]]
+        return Size(out, Whole(axis)) if axis else out
+    return torch.Size(
+        Size(size, Whole(axis)) if axis else size for size, axis in zip(out, labels, strict=True)
+    )
+
+
+def counted(out: int, shape: Sequence[int], labels: Labels) -> Any:
+    """Let the number of elements of a tensor know which channels it counts."""
+    found = [(size, axis) for size, axis in zip(shape, labels, strict=True) if axis]
+    if not out:
+        return out
+    number: Any = out // math.prod(size for size, _ in found)
+    for size, axis in found:
+        whole = Size(size, Whole(axis))
+        number = whole if number == 1 else whole * number
+    return number
 
 
 def counted_dimension(module: nn.Module, attribute: str) -> tuple[str, int] | None:

@@ -5,9 +5,8 @@ what it does to the labels of its operands; an operation without a rule pins wha
 so nothing is ever guessed.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,15 @@ from alprune.pruning.graph.calls import (
 from alprune.pruning.graph.foreign import refuse_foreign, refuse_stale
 from alprune.pruning.graph.labels import Axis, Couplings, Labels
 from alprune.pruning.graph.place import Place, Spot
-from alprune.pruning.graph.sizes import Key, Size, Whole, counted_dimension, get_size
+from alprune.pruning.graph.sizes import (
+    Key,
+    Size,
+    Whole,
+    counted,
+    counted_dimension,
+    get_size,
+    sized,
+)
 from alprune.pruning.graph.stand_ins import stand_in
 
 Rule = Callable[["Tracer", Call], None]
@@ -100,7 +107,7 @@ class Tracer(TorchFunctionMode):
         self.torchs = {
             name
             for name, module in model.named_modules()
-            if type(module).__module__.startswith("torch.nn.")
+            if type(module).__module__.startswith(("torch.nn.", "torch.ao."))
         }
         self._stems: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._rules = rules
@@ -125,39 +132,17 @@ class Tracer(TorchFunctionMode):
         self.place.count(name)
         out: Any = None if self._exact else stand_in(name, func, args, kwargs)
         out = func(*args, **kwargs) if out is None else out
-        if name in SHAPES:
-            return self._sourced(args[0], out, args[1:] or tuple(kwargs.values()))
+        if name in SHAPES and self.carries(args[0]):
+            return sized(out, self.labels(args[0]), args[1:] or tuple(kwargs.values()))
         if name in COUNTS:
-            return self._counted(args[0], out)
+            return counted(out, args[0].shape, self.labels(args[0]))
+        if name in SHAPES:
+            return out
         call = Call.of(name, func, args, kwargs, out)
         self._note(call)
         if call.results() or name == "__setitem__":
             self.apply(call)
         return out
-
-    def _sourced(self, x: Tensor, out: Any, chosen: tuple[Any, ...]) -> Any:
-        """Let the sizes of channel dimensions know where they come from."""
-        if not self.carries(x):
-            return out
-        labels = self.labels(x)
-        if isinstance(out, int):
-            axis = labels[chosen[0]]
-            return Size(out, Whole(axis)) if axis else out
-        return torch.Size(
-            Size(size, Whole(axis)) if axis else size
-            for size, axis in zip(out, labels, strict=True)
-        )
-
-    def _counted(self, x: Tensor, out: int) -> int:
-        """Let the number of elements know which channels it counts."""
-        counted = [(s, a) for s, a in zip(x.shape, self.labels(x), strict=True) if a]
-        if not out:
-            return out
-        found: Any = out // math.prod(size for size, _ in counted)
-        for size, axis in counted:
-            whole = Size(size, Whole(axis))
-            found = whole if found == 1 else whole * found
-        return cast(int, found)
 
     def look(self, tensor: Tensor, axis: Axis, reason: str, compared: bool = True) -> None:
         """Pin an axis once the values of a tensor are used.

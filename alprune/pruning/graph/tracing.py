@@ -12,21 +12,20 @@ from alprune.errors import ModelError
 from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.build import assemble
 from alprune.pruning.graph.calls import Call
-from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor, Group, Pinned
+from alprune.pruning.graph.channels import OUTPUT, ChannelGraph, ChannelTensor, Group, Pinned
 from alprune.pruning.graph.counts import macs_by_spot, whole
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
 from alprune.pruning.graph.rules_reshape import couple_multiples
 from alprune.pruning.graph.sizes import comparisons, mark_attributes
 from alprune.pruning.graph.surgery import computed_attributes, copied, registered, unwrap
 from alprune.pruning.graph.tracer import Rule, Tracer
-from alprune.pruning.graph.verify import outputs, run, try_out
+from alprune.pruning.graph.verify import LARGE, outputs, run, try_out
 from alprune.registry import unknown
 
 __all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
 
 
 NORMALISED = ("auto", "pinned", "follow")
-_LARGE = 4_000_000_000  # multiply-accumulates from which a network is tried on one example
 
 
 @torch.inference_mode(False)
@@ -123,7 +122,7 @@ def _largest(
             break
         blamed: dict[int, str] = {}
         if check and graph.channels:
-            large = tracer.macs is not None and graph.macs(graph.all_kept()) > _LARGE
+            large = tracer.macs is not None and graph.macs(graph.all_kept()) > LARGE
             verdict = try_out(model, example, graph, not tracer.trains_alike, large)
             blamed = verdict.blamed
             graph = replace(graph, numbers=verdict.numbers)
@@ -242,7 +241,8 @@ def _refuse_branches(tracer: Tracer, name: str) -> None:
             f"{name}'s forward reads values that stem from its input into Python "
             f"({tracer.decided}), so it may branch on them, and one pass shows only one branch. "
             "Compute both branches and choose with torch.where, or take such checks and logging "
-            "(also in hooks) out while pruning; branching on shapes is fine."
+            "(also in hooks) out while pruning; branching on shapes is fine. If every input takes "
+            "the same branch, one_path=True says so, in Python."
         )
     if tracer.sized and tracer.idle():
         raise ModelError(
@@ -267,4 +267,4 @@ def _follow_forward(tracer: Tracer, probe: nn.Module, example: Tensor) -> None:
             "tuple, list, dict or object that holds tensors."
         )
     for leaf in leaves:
-        tracer.pin(leaf, "output of the model")
+        tracer.pin(leaf, OUTPUT)

@@ -21,6 +21,7 @@ from alprune.pruning.graph.place import Spot
 from alprune.pruning.graph.stand_ins import noise
 from alprune.pruning.graph.surgery import copied, narrow, silence
 
+LARGE = 4_000_000_000  # multiply-accumulates from which a network is tried on one example
 _CLOSE = 0.1  # relative differences up to which rounding is ruled out first
 _ROUNDING = 1e-5  # differences beyond which a number computed from a width counts
 
@@ -81,6 +82,34 @@ def try_out(
     except PruneError:  # a layer would be empty: leave out the groups of a single channel
         blamed = _bisect(failure, several)
     return Verdict(blamed, bool(numbers))
+
+
+def faults(model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Tensor) -> dict[int, str]:
+    """Find the groups whose channels cannot leave as a plan says.
+
+    A forward may take another path at some widths only, as where it adds a shortcut if two of
+    them happen to be equal; `try_out` sees one width of each layer.
+
+    Args:
+        model: The traced model; left untouched.
+        example: `(b, ...)`.
+        graph: Its graph.
+        keep: `(N,)` bool, True where the channel stays.
+
+    Returns:
+        `{index of the group: what went wrong}`, empty where the plan holds.
+    """
+    training = None if graph.macs(graph.all_kept()) > LARGE else example
+
+    def failure(groups: Sequence[int]) -> str | None:
+        kept = graph.all_kept()
+        for group in groups:
+            channels = graph.groups[group].channels
+            kept[channels] = keep[channels]
+        return _difference(model, example[:1], graph, kept, training)[0]
+
+    losing = [i for i, group in enumerate(graph.groups) if not bool(keep[group.channels].all())]
+    return _bisect(failure, losing)
 
 
 def _bisect(failure: Callable[[Sequence[int]], str | None], groups: list[int]) -> dict[int, str]:
