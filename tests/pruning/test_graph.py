@@ -58,6 +58,14 @@ def test_vgg19_has_the_published_size(vgg_graph: ChannelGraph) -> None:
     assert vgg_graph.example_shape == (3, 32, 32)
 
 
+def test_an_index_of_several_channels_stays_where_all_of_them_do(vgg_graph: ChannelGraph) -> None:
+    keep = torch.zeros(vgg_graph.channels, dtype=torch.bool)
+    keep[[0, 2]] = True
+    grid = torch.tensor([[0, 0, 1, 1, -1], [2, 3, 2, 3, 2]])  # heads and places; -1 always stays
+    assert vgg_graph.kept(grid, keep).tolist() == [True, False, False, False, True]
+    assert vgg_graph.kept(grid[0], keep).tolist() == [True, True, False, False, True]
+
+
 def test_removing_one_vgg19_channel_costs_what_its_rows_and_columns_cost(
     vgg_graph: ChannelGraph,
 ) -> None:

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from alprune import prune
+from alprune.errors import PruneError
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import complete
 from alprune.models import MODELS, build
-from alprune.pruning.width_limits import AUTO, floor_for, multiple_for
+from alprune.pruning.width_limits import AUTO, Limits, floor_for, multiple_for
 
 
 def test_wide_layers_are_rounded_to_sixteen_and_narrow_ones_to_less():
@@ -21,6 +22,14 @@ def test_wide_layers_are_rounded_to_sixteen_and_narrow_ones_to_less():
 def test_wide_layers_keep_a_sixteenth():
     assert [floor_for(n, AUTO) for n in (3, 64, 128, 512)] == [4, 4, 8, 32]
     assert [floor_for(n, 6) for n in (3, 512)] == [6, 6]
+
+
+@pytest.mark.parametrize("name", ["min_channels", "round_to"])
+def test_a_limit_that_is_no_whole_number_from_zero_is_refused(name):
+    assert getattr(Limits(**{name: 0}), name) == AUTO
+    for wrong in (-1, 2.0, True):
+        with pytest.raises(PruneError, match=f"{name} must be .*at least 0.* got {wrong}"):
+            Limits(**{name: wrong})
 
 
 def test_automatic_rounding_leaves_narrow_networks_prunable():
