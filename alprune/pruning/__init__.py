@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from alprune.pruning.methods import (
         Cut,
         Request,
-        Tracing,
         by_channels,
         by_weights,
         by_widths,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         summaries,
     )
     from alprune.pruning.report import describe, figures
+    from alprune.pruning.tracing import Tracing
     from alprune.pruning.width_limits import Limits
 
 _MODULES = {
@@ -43,7 +43,6 @@ _MODULES = {
     "alprune.pruning.methods": [
         "Cut",
         "Request",
-        "Tracing",
         "by_channels",
         "by_weights",
         "by_widths",
@@ -60,6 +59,7 @@ _MODULES = {
         "summaries",
     ],
     "alprune.pruning.report": ["describe", "figures"],
+    "alprune.pruning.tracing": ["Tracing"],
     "alprune.pruning.width_limits": ["Limits"],
 }
 

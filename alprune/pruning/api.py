@@ -19,10 +19,11 @@ from alprune.pruning.graph import narrow
 from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.inputs import Inputs, taking_one, taking_several
 from alprune.pruning.latency import Latency
-from alprune.pruning.methods import Cut, Request, Tracing
+from alprune.pruning.methods import Cut, Request
 from alprune.pruning.plan import Plan
 from alprune.pruning.precrop import crop
 from alprune.pruning.registry import AFTER_PRUNING, Method, find_method
+from alprune.pruning.tracing import Tracing
 from alprune.pruning.unstructured.masks import load_masked
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup, unknown
@@ -301,6 +302,9 @@ Records = tuple[Limits, ScoreOptions, Latency, Tracing]
 def _records(model: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> Records:
     """Put the options given by name into their records."""
     kinds = (Limits, ScoreOptions, Latency, Tracing)
+    for record, kind in zip(given, kinds, strict=True):
+        if not isinstance(record, kind | None):
+            raise PruneError(f"expected alprune.pruning.{kind.__name__}(...), got {record!r}.")
     records: list[Any] = [record or kind() for record, kind in zip(given, kinds, strict=True)]
     if "ignore" in options:
         options["ignore"] = _names(model, options["ignore"])

@@ -107,4 +107,6 @@ def _is_batch(pair: Any) -> bool:
         return False
     if isinstance(pair[0], Tensor) and pair[0].ndim < 2:
         return False
+    if isinstance(pair[0], Mapping) and not all(isinstance(name, str) for name in pair[0]):
+        return False
     return all(x.ndim and len(x) >= 2 and labels.shape == x.shape[:1] for x in inputs)

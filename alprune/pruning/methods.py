@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from alprune.errors import PruneError
 from alprune.models.cost import cost
 from alprune.pruning.criteria.base import Batch, Criterion, ScoreOptions, channel_scores
-from alprune.pruning.graph import trace
 from alprune.pruning.graph.channels import OUTPUT, ChannelGraph
 from alprune.pruning.graph.surgery import narrow
-from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.graph.verify import faults
 from alprune.pruning.iterative import search_in_rounds
 from alprune.pruning.latency import (
@@ -31,40 +29,13 @@ from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.precrop import crop
 from alprune.pruning.precrop.allocate import Allocation, precrop
 from alprune.pruning.registry import MEASURED
+from alprune.pruning.tracing import Tracing
 from alprune.pruning.unstructured.masks import apply_masks, weight_masks
 from alprune.pruning.unstructured.scores import Scorer, grasp
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup
 
 _TRIES = 4  # plans that are tried until one holds
-
-
-@dataclass(frozen=True)
-class Tracing:
-    """How a network's channels are found; see `alprune.pruning.trace`.
-
-    Attributes:
-        normalised: What becomes of channels over which an operation normalises, as LayerNorm
-            does: "pinned", "follow", or "auto", which pins them unless less than half of the
-            FLOPs could be removed then.
-        rules: Rules of your own, for module classes or names of operations.
-        one_path: Accept a forward that reads values of its input into Python, on your word that
-            every input takes the same path.
-    """
-
-    normalised: str = "auto"
-    rules: Mapping[type[nn.Module] | str, Rule] | None = None
-    one_path: bool = False
-
-    def graph(self, model: nn.Module, example: Tensor) -> ChannelGraph:
-        """Trace a network on an example `(b, ...)`."""
-        return trace(
-            model,
-            example,
-            normalised=self.normalised,
-            rules=self.rules,
-            one_path=self.one_path,
-        )
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("min_channels", "round_to"):
             _check_count(name, getattr(self, name))
+        if not isinstance(self.local, bool):
+            raise PruneError(f"local must be True or False, got {quoted(self.local)}.")
         ignore = self.ignore
         if ignore is None or isinstance(ignore, str):
             ignore = [name.strip() for name in (ignore or "").split(",") if name.strip()]
