@@ -344,7 +344,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("keep.dtype != torch.bool", "False"),
         ("return weights + round(sum(products))", "return weights"),
     ]),
-    ("pruning/graph/gates.py", "pruning/test_graph.py pruning/test_attention.py", [
+    ("pruning/graph/gates.py", "pruning/test_gates.py pruning/test_attention.py", [
         ("eps = 1e-5 if call.get", "eps = 1e-2 if call.get"),
         ("(count - correction)", "count"),
         ("{**kwargs, \"scale\": 1.0}", "kwargs"),
