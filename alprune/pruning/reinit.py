@@ -1,11 +1,11 @@
 """The weights after the cut: inherited, re-initialised or re-scaled."""
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from alprune.models.copies import copy_network
 from alprune.models.init import reinit as initialise
 from alprune.pruning.precrop.crop import Cropped
 from alprune.pruning.unstructured.masks import apply_masks, masks_of
@@ -32,7 +32,7 @@ def reinit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init
     Source: "3SP + re-init", van Amersfoort et al. 2020, table 1; the authors' code of SNIP.
     """
     masks = masks_of(pruned)
-    fresh = copy.deepcopy(dense) if masks else pruned
+    fresh = copy_network(dense) if masks else pruned
     frozen = {p: p.detach().clone() for p in fresh.parameters() if not p.requires_grad}
     initialise(fresh, generator, init)
     with torch.no_grad():

@@ -1,11 +1,10 @@
 """A trained network with all that goes before and after it: images in, probabilities out."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from alprune.errors import DataError
+from alprune.models.copies import copy_network
 from alprune.pruning.unstructured.masks import bake_masks
 from alprune.training.fold_batchnorm import fold
 from alprune.training.input_spec import Inputs
@@ -82,7 +81,7 @@ class Classifier(nn.Module):
 
     def plain(self) -> "Classifier":
         """Return a copy for computing only: weight masks applied, BatchNorms folded away."""
-        baked = bake_masks(copy.deepcopy(self.network)).eval()
+        baked = bake_masks(copy_network(self.network)).eval()
         c, h, w = self.inputs.image_shape
         device = self.scale.device
         example = torch.rand(2, c, h, w, generator=torch.Generator().manual_seed(0)).to(device)

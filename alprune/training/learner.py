@@ -1,6 +1,5 @@
 """Fit under a deadline with a warm start, predict in a stream, evaluate."""
 
-import copy
 import math
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from alprune.data import Dataset
 from alprune.errors import TrainError
+from alprune.models.copies import copy_network
 from alprune.models.init import forked_rng
 from alprune.pruning.epi import EarlyPruner
 from alprune.pruning.graph.rebase import narrow_optimiser
@@ -69,7 +69,7 @@ class Learner:
         self.model = model.to(device).to(memory_format=torch.channels_last)
         team.align(self.model)
         self._young = young_batches(self.model)
-        self.averaged = copy.deepcopy(self.model) if settings.averaging else self.model
+        self.averaged = copy_network(self.model) if settings.averaging else self.model
         self.x = moved(train.x, device)
         self.mean = torch.tensor(train.mean, device=device)
         self.std = torch.tensor(train.std, device=device)
@@ -163,7 +163,7 @@ class Learner:
         self.team.align(self.averaged)
         self._check_weights()
         if self.snapshots.maxlen:
-            self.snapshots.append(copy.deepcopy(self.averaged))
+            self.snapshots.append(copy_network(self.averaged))
         return FitReport(loss, done * size / indices.numel(), done, done < planned)
 
     def _estimate_statistics(self, indices: Tensor, most: int, generator: torch.Generator) -> None:

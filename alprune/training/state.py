@@ -1,6 +1,5 @@
 """The state of a learner, from which another one continues exactly as it would have."""
 
-import copy
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from alprune.models.copies import copy_network
 from alprune.models.load_state import load_state
 from alprune.pruning.epi import EarlyPruner
 from alprune.pruning.graph.rebase import narrow_graph
@@ -58,7 +58,7 @@ def restore_learner(learner: "Learner", state: Mapping[str, Any]) -> None:
     load_state(learner.averaged, state["model"] if average is None else average)
     learner.snapshots = deque(maxlen=learner.snapshots.maxlen)
     for weights in state["snapshots"]:
-        learner.snapshots.append(copy.deepcopy(learner.averaged))
+        learner.snapshots.append(copy_network(learner.averaged))
         load_state(learner.snapshots[-1], weights)
     learner.optimiser = new_optimiser(learner.model, learner.settings)
     parameters = dict(learner.model.named_parameters())

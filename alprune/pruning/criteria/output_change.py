@@ -1,10 +1,9 @@
 """Importance of channels for all outputs of a trained network at once, without labels."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from alprune.models.copies import copy_network
 from alprune.pruning.criteria.base import Batch, ScoreOptions, channel_sums, gradients
 from alprune.pruning.graph import ChannelGraph
 
@@ -35,7 +34,7 @@ def output_change(
     squared as in Molchanov et al. 2019, with a random projection of the outputs as the loss.
     """
     generator = options.generator or torch.Generator().manual_seed(0)
-    model = copy.deepcopy(model).eval().requires_grad_(True)
+    model = copy_network(model).eval().requires_grad_(True)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     readers = [t.name for t in graph.tensors if t.trainable and "reads" in t.roles.values()]
     wanted: dict[str, Tensor] = {name: parameters[name] for name in readers}

@@ -11,9 +11,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import ModelError, PruneError
+from alprune.models.copies import follow_functions
 from alprune.pruning.graph.attention import OpenAttention, open_attention
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor
-from alprune.pruning.graph.closures import follow_functions
 from alprune.pruning.graph.gates import attach
 from alprune.pruning.graph.numbers import Numbers
 from alprune.pruning.graph.sizes import get_size, set_size

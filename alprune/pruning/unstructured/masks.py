@@ -5,7 +5,6 @@ normalisation and embeddings never are, as in the papers. Masked weights save no
 memory: every product is still computed, with zeros. Their use here is comparison.
 """
 
-import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from alprune.errors import PruneError
+from alprune.models.copies import copy_network
 from alprune.models.load_state import load_state
 
 _SINGLE = nn.modules.conv._ConvNd | nn.Linear
@@ -109,7 +109,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
                 f"the mask of {name!r} must be bool of shape {tuple(found[name].shape)}, got "
                 f"{mask.dtype} of {tuple(mask.shape)}."
             )
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     sharers = defaultdict(list)
     for prefix, module, attribute in _weight_slots(model):
         sharers[id(_stored(module, attribute))].append((prefix, module, attribute))
@@ -164,7 +164,7 @@ def bake_masks(model: nn.Module) -> nn.Module:
 
     Export, narrow or share the result: its state dict has the names of the unmasked model.
     """
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     baked: dict[nn.Parameter, nn.Parameter] = {}  # shared weights stay shared
     for module in list(model.modules()):
         if isinstance(module, nn.RNNBase):

@@ -5,7 +5,6 @@ all can be called alike; each says which arguments it uses. Biases, normalisatio
 are never scored, as in the papers.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from alprune.errors import PruneError
+from alprune.models.copies import copy_network
 from alprune.pruning.criteria.base import (
     Batch,
     gradients,
@@ -176,7 +176,7 @@ def synflow(
     scorable_weights(model)
     inputs = _as_list(batch)[0][0]
     for attempt in (torch.float32, torch.float64) if dtype is None else (dtype,):
-        linear = _absolute(copy.deepcopy(model).to(attempt).eval())
+        linear = _absolute(copy_network(model).to(attempt).eval())
         ones = torch.ones(1, *inputs.shape[1:], dtype=attempt, device=inputs.device)
         try:
             return _flow_in_rounds(linear, ones, sparsity, rounds)
@@ -229,7 +229,7 @@ def magnitude(
 
 def _linear_redrawn(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """Copy a model and draw the weights of its linear layers as Glorot and Bengio do."""
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, nn.Linear):

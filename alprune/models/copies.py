@@ -1,18 +1,28 @@
-"""Functions that a copied network holds: what they remember of the original becomes the copy's.
+"""Copies of networks, whose hooks and functions remember the copy instead of the original.
 
 A deep copy leaves functions as they are. So a hook or a lambda that remembers the network around
 it, or one of its layers, would run on the original's.
 """
 
+import copy
 import functools
 from collections.abc import Mapping
 from types import CellType, FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_any, tree_map
 
+Network = TypeVar("Network", bound=nn.Module)
 _REGISTRIES = frozenset(("_parameters", "_buffers", "_modules"))
+
+
+def copy_network(network: Network) -> Network:
+    """Deep copy a network, the functions that it holds among it."""
+    twins: dict[int, Any] = {}
+    copied = copy.deepcopy(network, twins)
+    follow_functions(copied, twins)
+    return copied
 
 
 def follow_functions(model: nn.Module, twins: Mapping[int, Any]) -> None:
@@ -26,6 +36,8 @@ def follow_functions(model: nn.Module, twins: Mapping[int, Any]) -> None:
     """
     follower = _Follower(twins)
     for module in model.modules():
+        if "_orig_mod" in module._modules:  # what `torch.compile` made of a module copies itself
+            continue
         for name, value in list(vars(module).items()):
             if name not in _REGISTRIES:
                 found = follower.inside(value)
