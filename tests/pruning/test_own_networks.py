@@ -62,6 +62,8 @@ def test_what_is_cut_equals_what_is_silenced_in_both_modes(name: str) -> None:
             with NoDropout():
                 outs.append(logits(net.train(training)(x)))
         torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=1e-9)
+    one = [logits(net.eval()(x[:1])) for net in (small, whole)]
+    torch.testing.assert_close(one[0], one[1], rtol=0, atol=1e-9)
     nn.functional.cross_entropy(outs[0], y).backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in small.parameters())
 

@@ -145,8 +145,9 @@ def _shaped(x: Tensor, gate: Gate) -> Tensor:
     for dim, values in gate.items():
         view = [1] * x.dim()
         view[dim] = -1
-        times = x.shape[dim] // len(values)  # more than 1 where the batch is part of a dimension
-        total = total * values.to(x).repeat(times).view(view)
+        # where the batch is part of a dimension, it has the gates of two examples
+        times = -(-x.shape[dim] // len(values))
+        total = total * values.to(x).repeat(times)[: x.shape[dim]].view(view)
     return total
 
 

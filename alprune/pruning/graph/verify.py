@@ -99,14 +99,15 @@ def faults(model: nn.Module, example: Tensor, graph: ChannelGraph, keep: Tensor)
     Returns:
         `{index of the group: what went wrong}`, empty where the plan holds.
     """
-    training = None if graph.macs(graph.all_kept()) > LARGE else example
+    large = graph.macs(graph.all_kept()) > LARGE
+    compared, training = (example[:1], None) if large else (example, example)
 
     def failure(groups: Sequence[int]) -> str | None:
         kept = graph.all_kept()
         for group in groups:
             channels = graph.groups[group].channels
             kept[channels] = keep[channels]
-        return _difference(model, example[:1], graph, kept, training)[0]
+        return _difference(model, compared, graph, kept, training)[0]
 
     losing = [i for i, group in enumerate(graph.groups) if not bool(keep[group.channels].all())]
     return _bisect(failure, losing)
