@@ -351,7 +351,8 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         (") / share", ")"),
         ("spot(name, self._model.training)", "spot(name, False)"),
     ]),
-    ("pruning/graph/surgery.py", "pruning/test_surgery.py", [
+    ("pruning/graph/surgery.py", "pruning/test_surgery.py"
+     " pruning/test_attention.py::test_prune_and_rebuild_give_the_same_network", [
         ("data, requires_grad=tensor.requires_grad", "data, requires_grad=True"),
         ("contiguous(memory_format=layout)\n    return", "contiguous()\n    return"),
         ("        _refuse_empty(graph, entry, keep)\n", ""),

@@ -12,12 +12,13 @@ that is none: any other exit code), it is "undecided" and counts as neither. A m
 pass, or that is undecided, makes the exit code 1. One that no longer fits its file, or is no
 Python, is an error: mend the list.
 
-Of the 417, 305 have a recorded outcome. 293 are killed, some by tests that were written because of
-them. Of the 12 that were let pass, 10 belong to loop/: tests were written for most of these, and
+Of the 417, 311 have a recorded outcome. 296 are killed, some by tests that were written because of
+them. Of the 15 that were let pass, 10 belong to loop/: tests were written for most of these, and
 they were not tried again. One changes nothing that can be seen (whether five pairs are enumerated
-or drawn), and one is open (gates in training mode). 112 were not tried: most of them in
-loop/active_learner.py, loop/state.py, loop/oracle.py, pruning/graph/verify.py,
-pruning/graph/surgery.py, data/atomic_io.py, training/predict.py and labelling/web/.
+or drawn). Four are open: three of pruning/graph/surgery.py (what hooks compute again, modes after a
+copy, flattened recurrent weights) and one of gates.py (places in training mode). 106 were not
+tried: most of them in loop/active_learner.py, loop/state.py, loop/oracle.py, data/atomic_io.py,
+pruning/graph/verify.py, training/predict.py, training/batch_statistics.py and labelling/web/.
 """
 
 import argparse
