@@ -6,20 +6,22 @@
 Scoring: the network with its BatchNorm folded, channels-last, 64 images at a time; against it the
 network frozen by TorchScript, ONNX Runtime in fp32 and in int8 (static, per channel, calibrated
 on one chunk), bf16, fp16, channels-first, larger chunks, and the network before folding. Training:
-steps of 64 images, channels-last; against them channels-first, bf16 autocast and other batches, by
-images per second. `agreement` is the rank correlation of the entropies with those of fp32: a score
-needs only the ranking.
+steps of 64 images, channels-last; against them channels-first, bf16 autocast, other batches and,
+where there is a C++ compiler, torch.compile, by images per second. `agreement` is the rank
+correlation of the entropies with those of fp32: a score needs only the ranking.
 """
 
 import argparse
 import copy
 import logging
+import shutil
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,14 +85,17 @@ def scorers(model: nn.Module, x: Tensor) -> dict[str, Callable[[Tensor], Tensor]
     }
 
 
-def step_of(model: nn.Module, layout: torch.memory_format, bf16: bool) -> Callable[[Tensor], None]:
+def step_of(
+    model: nn.Module, layout: torch.memory_format, bf16: bool = False, compiled: bool = False
+) -> Callable[[Tensor], None]:
     """Return a training step on images."""
     own = copy.deepcopy(model).train().to(memory_format=layout)
+    forward = torch.compile(own) if compiled else own
     optimiser = torch.optim.SGD(own.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
 
     def step(images: Tensor) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = own(images.to(memory_format=layout))
+            logits = forward(images.to(memory_format=layout))
             loss = nn.functional.cross_entropy(logits, torch.arange(len(images)) % 10)
         optimiser.zero_grad()
         loss.backward()
@@ -132,7 +137,9 @@ def main() -> None:
     shape = MODELS[args.model].input_shape
     network = build(args.model, 10, shape)
     batch = torch.randn(32, *shape), torch.arange(32) % 10
-    asked = {} if args.method == "dense" else {"flops_reduction": args.flops_reduction}
+    asked: dict[str, Any] = {}
+    if args.method != "dense":
+        asked = {"flops_reduction": args.flops_reduction, "round_to": 0, "min_channels": 0}
     model = alprune.prune(network, args.method, batch=batch, after="reinit", **asked).model
 
     images = torch.randn(4 * CHUNK, *shape).to(memory_format=torch.channels_last)
@@ -154,12 +161,14 @@ def main() -> None:
             print(f"  {name:24}{ratio:6.2f}   agreement {spearmanr(truth, found)[0]:.4f}")
 
     steps = {
-        "channels-last": (step_of(model, torch.channels_last, False), CHUNK),
-        "channels-first": (step_of(model, torch.contiguous_format, False), CHUNK),
-        "bf16": (step_of(model, torch.channels_last, True), CHUNK),
-        "batches of 32": (step_of(model, torch.channels_last, False), CHUNK // 2),
-        "batches of 256": (step_of(model, torch.channels_last, False), 4 * CHUNK),
+        "channels-last": (step_of(model, torch.channels_last), CHUNK),
+        "channels-first": (step_of(model, torch.contiguous_format), CHUNK),
+        "bf16": (step_of(model, torch.channels_last, bf16=True), CHUNK),
+        "batches of 32": (step_of(model, torch.channels_last), CHUNK // 2),
+        "batches of 256": (step_of(model, torch.channels_last), 4 * CHUNK),
     }
+    if shutil.which("c++"):
+        steps["torch.compile"] = (step_of(model, torch.channels_last, compiled=True), CHUNK)
     training = {
         name: (lambda step=step, size=size: [step(images[:size]) for _ in range(3)], 3 * size)
         for name, (step, size) in steps.items()

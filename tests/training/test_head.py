@@ -1,5 +1,7 @@
 """The head of a frozen learner: the regression, the labels that spread, what is learnt from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,13 +46,15 @@ def test_a_weight_of_two_equals_the_image_twice():
 def test_a_class_without_labels_is_made_unlikely():
     x, y = clouds(40)
     layer = torch.nn.Linear(8, 5)
-    fit_linear(x, y, torch.ones(40), PLAIN, layer)
+    fit_linear(x, y, torch.ones(40), replace(PLAIN, iterations=1000), layer)
     probabilities = (x @ layer.weight.T + layer.bias).softmax(1).detach()
     assert float(probabilities[:, 3:].max()) < 0.05
     assert layer.bias.isfinite().all()
     # The derivative by the bias of a class without labels: its probabilities against the pull.
     pull = -1e-3 * layer.bias[3:] / PLAIN.strength
-    assert torch.allclose(probabilities[:, 3:].sum(0), pull, rtol=0.1)
+    # The fit ends where no derivative of the mean over 40 images exceeds 1e-5 by much.
+    assert torch.allclose(probabilities[:, 3:].sum(0), pull, atol=8e-4)
+    assert float(pull.min()) > 1.2e-3
 
 
 def test_head_computes_what_its_plain_weights_compute():
