@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from alprune.errors import AlpruneError, ConfigError, ModelError, failure, quoted
-from alprune.models.cost import forward_only, keeping_state
+from alprune.models.cost import forward_only, keeping_modes, keeping_state
 from alprune.models.init import forked_rng, he_normal_
 from alprune.models.registry import LIBRARIES, MODELS, ModelEntry, Shape
 from alprune.models.stems import replace_stem
@@ -218,29 +218,39 @@ def _checked(name: str, model: nn.Module, classes: int, shape: Shape) -> nn.Modu
 
 
 def _check_training(name: str, model: nn.Module, classes: int, shape: Shape) -> None:
-    """Refuse a network that returns or keeps something else in training than in evaluation."""
+    """Refuse a network that returns or keeps something else in training than in evaluation.
+
+    Buffers that take their shape from the first images have it afterwards.
+    """
+    changed = _after_training(name, model, classes, shape)
+    if changed:
+        with keeping_modes(model), torch.no_grad():
+            model.eval()(torch.zeros(1, *shape))
+        changed = _after_training(name, model, classes, shape)
+    for key, (size, after) in changed.items():
+        raise ModelError(
+            f"model {name!r} changes the shape of its buffer {key!r} in training, from {size} "
+            f"to {after}: checkpoints and averaged weights need one shape. Keep it as a "
+            "plain attribute."
+        )
+
+
+def _after_training(
+    name: str, model: nn.Module, classes: int, shape: Shape
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the buffers that a forward in training gives other shapes: both shapes, by name."""
     before = {key: tuple(buffer.shape) for key, buffer in model.named_buffers()}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with keeping_state(model), forked_rng(0), torch.no_grad():
-            try:
-                out = model.train()(torch.zeros(2, *shape))
-            except Exception:  # two images of zeros can be too few for it
-                return
-            after = {key: tuple(buffer.shape) for key, buffer in model.named_buffers()}
-    finally:
-        for module, training in modes:
-            module.training = training
+    with keeping_modes(model), keeping_state(model), forked_rng(0), torch.no_grad():
+        try:
+            out = model.train()(torch.zeros(2, *shape))
+        except Exception:  # two images of zeros can be too few for it
+            return {}
+        after = {key: tuple(buffer.shape) for key, buffer in model.named_buffers()}
     got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     if got != (2, classes):
         raise ModelError(
             f"model {name!r} returns {got} in training mode for 2 inputs; expected a tensor of "
             f"shape {(2, classes)}, as in evaluation. Leave outputs for further losses away."
         )
-    for key, size in before.items():
-        if after.get(key, size) != size:
-            raise ModelError(
-                f"model {name!r} changes the shape of its buffer {key!r} in training, from {size} "
-                f"to {after[key]}: checkpoints and averaged weights need one shape. Keep it as a "
-                "plain attribute."
-            )
+    sizes = {key: (size, after.get(key, size)) for key, size in before.items()}
+    return {key: (size, new) for key, (size, new) in sizes.items() if new != size}

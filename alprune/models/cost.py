@@ -189,11 +189,17 @@ def latency_ms(model: nn.Module, example: Tensor, repeats: int = 30, warmup: int
 @contextmanager
 def forward_only(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; modes and attributes of modules are restored on leaving."""
+    with keeping_modes(model), keeping_state(model), torch.no_grad():
+        model.eval()
+        yield
+
+
+@contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Restore every module's own mode on leaving."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
-        with keeping_state(model), torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training

@@ -494,3 +494,33 @@ def test_inits_on_cuda_leave_its_random_state_alone(init):
     assert torch.equal(before, torch.cuda.get_rng_state())
     for key, value in there.state_dict().items():
         assert init == "default" or torch.equal(value.cpu(), plain.state_dict()[key]), key
+
+
+class ByTheFirstImages(nn.Module):
+    """Has a buffer that takes its shape from the images, once."""
+
+    def __init__(self, settles):
+        super().__init__()
+        self.settles = settles
+        self.linear = nn.Linear(192, 10)
+        self.register_buffer("positions", torch.zeros(1))
+
+    def forward(self, x):
+        if len(self.positions) != x.shape[-1] or not self.settles:
+            self.positions = torch.zeros(x.shape[-1] + (0 if self.settles else len(self.positions)))
+        return self.linear(x.flatten(1))
+
+
+def settling(classes, input_shape):
+    return ByTheFirstImages(settles=True)
+
+
+def restless(classes, input_shape):
+    return ByTheFirstImages(settles=False)
+
+
+def test_a_buffer_may_take_its_shape_from_the_first_images_and_no_other_one_later():
+    model = build(f"{__name__}:settling", 10, (3, 8, 8))
+    assert model.positions.shape == (8,)
+    with pytest.raises(ModelError, match="changes the shape of its buffer 'positions'"):
+        build(f"{__name__}:restless", 10, (3, 8, 8))

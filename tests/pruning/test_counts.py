@@ -173,3 +173,13 @@ def test_what_was_asked_is_reached_where_the_search_is_wrong_about_the_cost():
     graph = trace(model, batch[0], rules=rules)
     pruned = prune(model, batch=batch, flops_reduction=0.5, rules=rules)
     assert graph.macs(pruned.plan.keep(graph)) < pruned.macs_after <= 0.5 * pruned.macs_before
+
+
+def test_large_linear_layers_whose_products_are_not_computed_are_counted():
+    model = nn.Sequential(
+        nn.Linear(8, 4096), nn.ReLU(), nn.Linear(4096, 4200), nn.ReLU(), nn.Linear(4200, 3)
+    )
+    x = torch.randn(2, 8)
+    graph = trace(model, x)
+    assert 4096 * 4200 > 1 << 24
+    assert graph.macs(torch.ones(graph.channels, dtype=torch.bool)) == cost(model, x).macs

@@ -45,11 +45,9 @@ def stand_in(
     wide = y.shape[0] if name[:4] in ("line", "conv") else y.shape[-1]
     if x.numel() * (y.shape[-2] if name.startswith("scaled") else wide) < _LEAST:
         return None
-    if name == "linear" and x.is_contiguous():  # what is asked for most, known without asking
-        out = x.new_empty((*x.shape[:-1], wide))
-    else:
-        shaped = func(*tree_map(_bare, tuple(args)), **tree_map(_bare, dict(kwargs)))
-        out = torch.empty_strided(shaped.shape, shaped.stride(), dtype=x.dtype, device=x.device)
+    # On the meta device, where PyTorch's own counter counts it.
+    shaped = func(*tree_map(_bare, tuple(args)), **tree_map(_bare, dict(kwargs)))
+    out = torch.empty_strided(shaped.shape, shaped.stride(), dtype=x.dtype, device=x.device)
     if out.is_contiguous():
         whole, pool = out.view(-1), _drawn().to(out)
         many = len(whole) // _PERIOD
