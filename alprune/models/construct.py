@@ -94,13 +94,18 @@ def check_name(name: str) -> None:
 
 
 def published_shape(name: str) -> Shape:
-    """Return the input `(c, h, w)` that a listed network was published for."""
+    """Return the input `(c, h, w)` that a listed network was published for.
+
+    Raises:
+        ConfigError: No library has a network of this name.
+    """
     if name in MODELS:
         return MODELS[name].input_shape
+    check_name(name)
     if name.startswith("timm:"):
         import timm
 
-        found = timm.get_pretrained_cfg(name.partition(":")[2], allow_unregistered=False)
+        found = timm.get_pretrained_cfg(name.partition(":")[2], allow_unregistered=True)
         if found is None:
             return (3, 224, 224)
         channels, height, width = found.input_size

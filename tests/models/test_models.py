@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from alprune.errors import ConfigError, ModelError
 from alprune.models import INITS, MODELS, build, he_normal_, reinit
+from alprune.models.construct import published_shape
 from alprune.models.cost import cost
 from alprune.models.vgg import vgg_c, vgg_d, vgg_like
 
@@ -524,3 +525,9 @@ def test_a_buffer_may_take_its_shape_from_the_first_images_and_no_other_one_late
     assert model.positions.shape == (8,)
     with pytest.raises(ModelError, match="changes the shape of its buffer 'positions'"):
         build(f"{__name__}:restless", 10, (3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["timm:resnt18", "torchvision:resnt18"])
+def test_a_misspelt_network_of_a_library_has_no_published_shape(name):
+    with pytest.raises(ConfigError, match="Did you mean .*resnet18"):
+        published_shape(name)
