@@ -7,6 +7,7 @@ from alprune.errors import ConfigError, quoted
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _NAMES = "|".join(sorted(_UNITS, key=len, reverse=True))
 _PART = re.compile(rf"(\d+(?:\.\d*)?|\.\d+)\s*({_NAMES})\s*")
+_MOST = 100  # characters of a duration; matching takes their square
 _YES_NO = {"true": True, "yes": True, "false": False, "no": False}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -25,8 +26,8 @@ def seconds_of(text: str, name: str) -> float:
     try:
         return float(plain)
     except ValueError:
-        parts = _PART.findall(plain)
-    if not parts or _PART.sub("", plain):
+        parts = _PART.findall(plain[:_MOST])
+    if not parts or len(plain) > _MOST or _PART.sub("", plain):
         raise ConfigError(
             f"{name} takes a duration, as in 90s, 10m, 2h or 1h30m, or a number of seconds; got "
             f"{quoted(text)}."

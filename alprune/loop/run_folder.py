@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import shlex
 import threading
 from collections.abc import Iterable, Iterator
@@ -191,10 +192,16 @@ class RunFolder:
             try:
                 yield
             except OSError as error:
-                raise StoreError(
-                    f"cannot write {self.path / name}: {error}. Once that is repaired, resume from "
-                    f"the last state that was written: {resume_command(self.path)}"
-                ) from error
+                repaired = f"cannot write {self.path / name}: {error}. Once that is repaired, "
+                if (
+                    kind_of(self.path) is LABELLING
+                ):  # ask, tell and label each carry on by themselves
+                    advice = "repeat the command; the answers that were written before are kept."
+                else:
+                    advice = (
+                        f"resume from the last state that was written: {resume_command(self.path)}"
+                    )
+                raise StoreError(repaired + advice) from error
 
 
 class NullRunFolder(RunFolder):
@@ -271,13 +278,22 @@ def check_new(path: Path) -> None:
     """Refuse a folder that a new run cannot have; nothing is made or changed.
 
     Raises:
-        StoreError: It holds a run (the message says how to resume it), or something else.
+        StoreError: It holds a run (the message says how to resume it) or something else, or
+            nothing can be written there.
     """
     try:
         if path.exists():
             _check(path, resume=False)
     except OSError as error:
         raise StoreError(f"cannot write a run to {path}: {error}.") from error
+    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not place.is_dir():
+        raise StoreError(f"cannot write a run to {path}: {place} is no folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"cannot write a run to {path}: nothing can be written to {place}. "
+            "Choose another --out."
+        )
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

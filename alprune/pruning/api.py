@@ -22,7 +22,7 @@ from alprune.pruning.latency import Latency
 from alprune.pruning.methods import Cut, Request
 from alprune.pruning.plan import Plan
 from alprune.pruning.precrop import crop
-from alprune.pruning.registry import AFTER_PRUNING, Method, find_method
+from alprune.pruning.registry import AFTER_PRUNING, CHANNEL_COSTS, Method, find_method
 from alprune.pruning.tracing import Tracing
 from alprune.pruning.unstructured.masks import load_masked
 from alprune.pruning.width_limits import Limits
@@ -188,16 +188,14 @@ def prune(
         reductions = {"channels": 0.0} if limits.layer_reductions else dict(entry.reductions)
     check_numbers(
         {f"{quantity}_reduction": r for quantity, r in reductions.items()},
-        {
-            "rounds": rounds,
-            "latency_batch": latency.batch,
-            "latency_step_batch": latency.step_batch,
-        },
+        {"rounds": rounds},
     )
+    lookup("channel cost", scoring.channel_cost, CHANNEL_COSTS)
     after_pruning = lookup("after-pruning treatment", after, AFTER_PRUNING)
     if init not in INITS:
         raise unknown("initialisation", init, INITS)
-    generator = generator or scoring.generator or torch.Generator().manual_seed(0)
+    if generator is None:
+        generator = scoring.generator or torch.Generator().manual_seed(0)
     batches, parts = as_batches(batch)
     model = taking_one(model, parts)
     request = Request(

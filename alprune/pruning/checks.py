@@ -10,6 +10,7 @@ from alprune.errors import ModelError, PruneError
 from alprune.pruning.criteria.base import Batch, all_finite
 from alprune.pruning.graph.surgery import unwrap
 from alprune.pruning.inputs import Inputs, Part, packed, parts_of
+from alprune.pruning.option_values import check_count
 
 
 def as_batches(
@@ -95,8 +96,7 @@ def check_numbers(reductions: Mapping[str, Any], counts: Mapping[str, Any]) -> N
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise PruneError(f"{name} must be a number in [0, 1), got {value!r}.")
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise PruneError(f"{name} must be a whole number, at least 1; got {value!r}.")
+        check_count(name, value, 1)
 
 
 def _is_batch(pair: Any) -> bool:

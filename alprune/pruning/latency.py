@@ -17,6 +17,7 @@ from alprune.models.cost import latency_ms
 from alprune.pruning.criteria.base import Batch, loss_on, scoring_state
 from alprune.pruning.graph import ChannelGraph
 from alprune.pruning.graph.surgery import narrow
+from alprune.pruning.option_values import check_count, check_flag, check_number
 from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.width_limits import Limits
 
@@ -39,6 +40,11 @@ class Latency:
     batch: int = 1
     step_batch: int = 64
     aware: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("latency_batch", self.batch, 1)
+        check_count("latency_step_batch", self.step_batch, 1)
+        check_flag("latency_aware", self.aware)
 
 
 @dataclass(frozen=True)
@@ -243,8 +249,7 @@ def latency_share(graph: ChannelGraph, measure: Stopwatch, smoothing: float = 0.
     Raises:
         PruneError: Negative smoothing, or no group saves a measurable time.
     """
-    if smoothing < 0:
-        raise PruneError(f"smoothing must be at least 0, got {smoothing:g}.")
+    check_number("smoothing", smoothing)
     dense_ms = measure(graph.all_kept())
     cost = torch.zeros(len(graph.groups), dtype=torch.float64)
     for index, group in enumerate(graph.groups):

@@ -10,6 +10,9 @@ from alprune.errors import PruneError
 from alprune.pruning.graph import trace
 from alprune.pruning.graph.channels import ChannelGraph
 from alprune.pruning.graph.tracer import Rule
+from alprune.pruning.graph.tracing import NORMALISED
+from alprune.pruning.option_values import check_flag
+from alprune.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Tracing:
                 "rules must map classes of modules, or names of operations, to functions "
                 f"(tracer, call); got {rules!r}."
             )
-        if not isinstance(self.one_path, bool):
-            raise PruneError(f"one_path must be True or False, got {self.one_path!r}.")
+        check_flag("one_path", self.one_path)
+        if self.normalised not in NORMALISED:
+            raise unknown("treatment of normalised channels", self.normalised, list(NORMALISED))
 
     def graph(self, model: nn.Module, example: Tensor) -> ChannelGraph:
         """Trace a network on an example `(b, ...)`."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from alprune.errors import PruneError, quoted
+from alprune.pruning.option_values import check_count, check_flag
 
 AUTO = 0
 LEAST = 4
@@ -41,9 +41,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("min_channels", "round_to"):
-            _check_count(name, getattr(self, name))
-        if not isinstance(self.local, bool):
-            raise PruneError(f"local must be True or False, got {quoted(self.local)}.")
+            check_count(name, getattr(self, name))
+        check_flag("local", self.local)
         ignore = self.ignore
         if ignore is None or isinstance(ignore, str):
             ignore = [name.strip() for name in (ignore or "").split(",") if name.strip()]
@@ -61,20 +60,13 @@ class Limits:
                     f"{name} must map layer names or patterns to numbers, got {quoted(value)}."
                 )
         for layer, count in self.layer_floors.items():
-            _check_count(f"layer_floors[{layer!r}]", count)
+            check_count(f"layer_floors[{layer!r}]", count)
         for layer, share in self.layer_reductions.items():
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
                 raise PruneError(
                     f"layer_reductions[{layer!r}] must be a share in [0, 1), got {share!r}: 0.8 "
                     "removes 80% of the layer's channels."
                 )
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise PruneError(f"{name} must be a whole number, at least {AUTO}; got {value!r}.")
-    if value < AUTO:
-        raise PruneError(f"{name} must be at least {AUTO}, got {value}.")
 
 
 def floor_for(channels: int, min_channels: int) -> int:

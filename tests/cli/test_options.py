@@ -64,7 +64,7 @@ def test_a_duration_is_read_with_its_unit(text, seconds):
     assert seconds_of(duration(seconds), "budget") == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "", "5 parsecs", "1m2", "-", "s"])
+@pytest.mark.parametrize("text", ["soon", "", "5 parsecs", "1m2", "-", "s", "9" * 30_000 + "x"])
 def test_what_is_no_duration_is_refused_with_examples(tmp_path, text):
     done = call("run", *FAST, "--budget", text, "--out", tmp_path / "run")
     assert done.exit_code == 2 and "as in 90s, 10m, 2h" in done.stderr

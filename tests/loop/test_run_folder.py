@@ -34,6 +34,35 @@ def test_a_taken_folder_is_refused_before_the_data_are_loaded(tmp_path, monkeypa
         alprune.run(options(tmp_path / "file"))
 
 
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_data_are_loaded(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("alprune.loop.setup.load_splits", None)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match=f"{tmp_path}/file is no folder"):
+        alprune.run(options(tmp_path / "file" / "runs" / "one"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # as on a read-only disk
+    with pytest.raises(StoreError, match=f"nothing can be written to {tmp_path}. Choose another"):
+        alprune.run(options(tmp_path / "runs" / "one"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [({}, "alprune run --resume"), ({"asking": True}, "repeat the command")],
+)
+def test_a_full_disk_is_reported_with_what_to_do_then(tmp_path, monkeypatch, fields, advice):
+    folder = RunFolder(tmp_path)
+    folder.event("start", 0.0, **fields)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("alprune.data.atomic_io.os.replace", full)
+    with pytest.raises(StoreError, match=f"No space left.*Once that is repaired, .*{advice}"):
+        folder.write("checkpoint", b"")
+
+
 def test_a_folder_with_a_users_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "labels.csv").write_text("mine")
     with pytest.raises(StoreError, match="not empty .it holds 'labels.csv'"):

@@ -7,7 +7,6 @@ from test_scores import Mixed
 from torch.nn import functional as F
 from zoo import images, make
 
-from alprune.errors import PruneError
 from alprune.pruning.criteria.base import ScoreOptions
 from alprune.pruning.criteria.grasp import structured_grasp
 from alprune.pruning.graph import trace
@@ -94,9 +93,3 @@ def test_every_kind_of_network_gets_finite_scores_that_differ(name):
     scores = structured_grasp(model, graph, (inputs, torch.tensor([0, 1, 2, 3])), ScoreOptions())
     assert scores.dtype == torch.float32 and torch.isfinite(scores).all()
     assert any(a != b for a, b in pairwise(scores.tolist()))
-
-
-def test_a_temperature_that_is_not_positive_is_refused(case):
-    model, graph, batch = case
-    with pytest.raises(PruneError, match="temperature of GraSP must be more than 0, got 0"):
-        structured_grasp(model, graph, batch, ScoreOptions(temperature=0))

@@ -148,6 +148,32 @@ def test_a_wrong_limit_is_refused_with_the_reason(options, message):
         prune(Net(), batch=batch(), **options)
 
 
+@pytest.mark.parametrize("method", ["dense", "3sp", "snip"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"smoothing": "a"}, "smoothing \\(lambda\\) must be a number, at least 0; got 'a'"),
+        ({"smoothing": -0.1}, "smoothing \\(lambda\\) must be at least 0, got -0.1"),
+        ({"temperature": -1}, "temperature must be more than 0, got -1"),
+        ({"temperature": float("nan")}, "temperature must be a number, more than 0; got nan"),
+        ({"latency_batch": 0}, "latency_batch must be at least 1, got 0"),
+        ({"latency_step_batch": 2.5}, "latency_step_batch must be a whole number, at least 1"),
+        ({"latency_aware": "yes"}, "latency_aware must be True or False, got 'yes'"),
+        ({"redraw_linear": 1}, "redraw_linear must be True or False, got 1"),
+        ({"one_path": None}, "one_path must be True or False, got None"),
+        ({"channel_cost": "mades"}, "unknown channel cost 'mades'. Did you mean 'made'"),
+        ({"score_mode": "evil"}, "unknown score mode 'evil'. Did you mean 'eval'"),
+        ({"normalised": "folow"}, "unknown treatment of normalised .* Did you mean 'follow'"),
+        ({"logits": "logits"}, "logits must be a function .* got 'logits'"),
+        ({"generator": 3}, "generator must be a torch.Generator, got 3"),
+        ({"rounds": 0}, "rounds must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_by_methods_that_do_not_use_it(method, options, message):
+    with pytest.raises((PruneError, ConfigError), match=message):
+        prune(Net(), method, batch=batch(), **options)
+
+
 def test_options_may_be_given_by_name_or_in_records():
     by_name = widths("3sp-ca", smoothing=0.01, channel_cost="step", min_channels=2, round_to=2)
     scoring, limits = ScoreOptions(smoothing=0.01, channel_cost="step"), Limits(2, 2)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from alprune.errors import AlpruneError, PruneError, failure
+from alprune.errors import AlpruneError, PruneError, failure, quoted
 from alprune.models.cost import keeping_state
 from alprune.models.init import forked_rng
 from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.verify import NoDropout
+from alprune.pruning.option_values import check_flag, check_number
 from alprune.registry import unknown
 
 Batch = tuple[Tensor, Tensor]
@@ -42,6 +43,18 @@ class ScoreOptions:
     logits: Callable[[Any], Tensor] | None = None
     score_mode: str = "train"
     redraw_linear: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("smoothing (lambda)", self.smoothing)
+        check_number("temperature", self.temperature, positive=True)
+        check_flag("redraw_linear", self.redraw_linear)
+        if not isinstance(self.generator, torch.Generator | None):
+            raise PruneError(f"generator must be a torch.Generator, got {quoted(self.generator)}.")
+        if self.logits is not None and not callable(self.logits):
+            raise PruneError(
+                "logits must be a function from what the network returns to its logits, got "
+                f"{quoted(self.logits)}."
+            )
 
 
 SCORE_MODES = {

@@ -48,14 +48,10 @@ def structured_grasp(
         `(channels,)`, float32, signed; larger is kept.
 
     Raises:
-        PruneError: The loss or a gradient is not finite, the batch does not fit the model, or the
-            temperature is not positive.
+        PruneError: The loss or a gradient is not finite, or the batch does not fit the model.
 
     Source: van Amersfoort et al. 2020, section 5, after Wang et al. 2020, equation 8.
     """
-    temperature = options.temperature
-    if not temperature > 0:
-        raise PruneError(f"the temperature of GraSP must be more than 0, got {temperature:g}.")
     with scoring_state(model) as parameters, twice_differentiable():
         weights: dict[str, Tensor] = {
             t.name: parameters[t.name] for t in graph.tensors if t.trainable and t.places
@@ -67,7 +63,7 @@ def structured_grasp(
             )
         gates = torch.ones(graph.channels, requires_grad=True)
         with gated(model, graph.mixes, gates):
-            flow = gradients(loss_on(model, batch, temperature), weights, create_graph=True)
+            flow = gradients(loss_on(model, batch, options.temperature), weights, create_graph=True)
         norm = torch.stack([(g * g).sum() for g in flow.values()]).sum()
         bend = gradients(norm, {**weights, "the gates": gates})  # 2 H g
         terms = {

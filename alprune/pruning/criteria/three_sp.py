@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from alprune.errors import PruneError
 from alprune.pruning.criteria.base import (
     Batch,
     ScoreOptions,
@@ -68,13 +67,11 @@ def three_sp_ca(
         `(channels,)`, float32, >= 0.
 
     Raises:
-        PruneError: As `three_sp`, or lambda is negative.
+        PruneError: As `three_sp`.
         ConfigError: Unknown cost.
 
     Source: van Amersfoort et al. 2020, section 3.2, equations 3 and 4.
     """
-    if options.smoothing < 0:
-        raise PruneError(f"smoothing (lambda) must be at least 0, got {options.smoothing:g}.")
     cost = lookup("channel cost", options.channel_cost, CHANNEL_COSTS)(graph)
     layer_cost = torch.zeros(len(graph.groups), dtype=torch.float64)
     layer_cost.scatter_reduce_(0, graph.group_of, cost, "amax")
