@@ -178,7 +178,8 @@ def _begin_trial(config: ResolvedLabelling, journal: Journal, files: Files, labe
         raise DataError(
             f"--initial {config.initial} is for trying things out on a folder in which more images "
             f"than that are labelled, and {len(known)} are: their other labels are hidden and "
-            "asked for. To label images of your own, put them into unlabelled/ and leave it out."
+            "asked for. To label images of your own, put them into unlabelled/ and begin without "
+            f"it, in another folder or after {config.out} is removed."
         )
     generator = torch.Generator().manual_seed(config.seed)
     drawn = known[torch.randperm(len(known), generator=generator)[: config.initial]].tolist()

@@ -4,7 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,29 @@ def _of_checkpoint(
         notes = (f"the run in {path} {why}: this is its learner of {when}.",)
     fits = [event for event in events if event["event"] == "fit"]  # of labelling, one per round
     fitted = saved.temperature or (fits[-1].get("temperature") if fits else None)
+    if fits:
+        inputs, merged = _renamed(inputs, events[events.index(fits[-1]) :])
+        notes += tuple(
+            f"class {name!r} was merged into {into!r} after this learner was trained, which still "
+            f"tells them apart. To train it anew: {resume_command(path)}"
+            for name, into in merged
+        )
     classifier = Classifier(network, inputs, _temperature(fitted))
     return Learned(classifier, config.model, plan, when, notes, config)
+
+
+def _renamed(
+    inputs: Inputs, events: Sequence[Mapping[str, Any]]
+) -> tuple[Inputs, list[tuple[str, str]]]:
+    """Give the outputs the names that people gave their classes since; return what they merged."""
+    names, merged = list(inputs.classes), []
+    for event in events:
+        if event["event"] == "rename_class" and event["of"] in names:
+            if event["to"] in names:
+                merged.append((event["of"], event["to"]))
+            else:
+                names[names.index(event["of"])] = event["to"]
+    return replace(inputs, classes=tuple(names)), merged
 
 
 def _built(name: str, inputs: Inputs, seed: int = 0) -> nn.Module:

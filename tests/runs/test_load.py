@@ -11,6 +11,7 @@ from safetensors.torch import load
 import alprune
 from alprune.errors import DataError, StoreError
 from alprune.labelling import open_asking
+from alprune.labelling.classes import merge_classes, rename_class
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.setup import complete, load_splits, open_session
 from alprune.runs.load import find_learner, load_learner
@@ -161,6 +162,16 @@ def test_people_who_are_asked_get_the_learner_of_the_last_round(tmp_path):
         for file, name in zip(predicted.paths, predicted.predicted, strict=True)
     ]
     assert len(right) == 36 and sum(right) > 24
+    first, second, *others = found.classifier.classes
+    with open_asking(path) as asking:
+        rename_class(asking, first, "new name")
+        rename_class(asking, "new name", "newest")
+        merge_classes(asking, second, others[0])
+    since = find_learner(path)  # of the same round, by the names of now
+    assert since.classifier.classes == ("newest", second, *others)
+    assert [note.split(" after")[0] for note in since.notes] == [
+        f"class {second!r} was merged into {others[0]!r}"
+    ]
 
 
 def test_a_run_of_an_older_version_looks_at_its_data(ended, tmp_path):
