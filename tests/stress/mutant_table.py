@@ -453,7 +453,6 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("slower = sooner.value < 1", "slower = sooner.value > 1"),
     ]),
     ("runs/report/statistics.py", "runs/report/test_report_statistics.py", [
-        ("pairs < FEW_PAIRS", "pairs > FEW_PAIRS"),
         ("stdtrit(freedom, 0.975)", "stdtrit(freedom, 0.95)"),
         ("values[(x < at[0]) | (x > end)]", "values[x > end]"),
         ("np.append(at[at < until_s], until_s)", "np.append(at, until_s)"),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alprune.runs.report.groups import Group, option_text
-from alprune.runs.report.statistics import FEW_PAIRS, Estimate, mean_and_error
+from alprune.runs.report.statistics import Estimate, mean_and_error
 
 NONE = "-"
 _WIDE = 1_000  # the end of an interval is not written out from here on
@@ -87,7 +87,7 @@ def estimate_cell(found: Estimate | None, form: str, pairs: int) -> Cell:
     told = []
     if found.low is not None and found.high is not None:
         told.append(f"{form.format(found.low)} to {form.format(found.high)}")
-    if found.pairs < FEW_PAIRS and found.interval is not None:
+    if found.interval is not None:
         told.append("t " + " to ".join(interval_end(end, form) for end in found.interval))
     if found.pairs != pairs:
         told.append(f"{found.pairs} pair" + "s" * (found.pairs > 1))

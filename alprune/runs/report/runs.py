@@ -70,6 +70,7 @@ class Run:
         facts: Hardware, precision and versions, as text.
         digest: Of the data: training and test images, in old runs of the former alone.
         warnings: Messages.
+        others_share: Share of the processors that other programs took, 0 to 1; None: unknown.
         is_labelling: Whether people label in this folder; it has rounds instead of steps.
     """
 
@@ -92,6 +93,7 @@ class Run:
     facts: str
     digest: str
     warnings: tuple[str, ...]
+    others_share: float | None
     is_labelling: bool = False
 
     @property
@@ -171,6 +173,7 @@ def read_run(path: Path) -> Run:
         facts=_facts(start),
         digest=str(start.get("data_digest", "")),
         warnings=_warnings(events),
+        others_share=_others_share(events),
         is_labelling=start.get("asking") is True,
     )
 
@@ -298,8 +301,13 @@ def _facts(start: Mapping[str, Any]) -> str:
 def _warnings(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return what a run warned of, and whether others kept the machine busy."""
     told = [str(event.get("message", "")) for event in events if event["event"] == "warning"]
-    share = events[-1].get("others_share")
+    share = _others_share(events)
     budget = next((e["config"].get("budget") for e in events if e["event"] == "start"), None)
-    if isinstance(share, float) and share > OTHERS_MOST:
-        told.append(busy_with_others(min(share, 1.0), budget is not None))
+    if share is not None and share > OTHERS_MOST:
+        told.append(busy_with_others(share, budget is not None))
     return tuple(told)
+
+
+def _others_share(events: Sequence[Mapping[str, Any]]) -> float | None:
+    share = events[-1].get("others_share")
+    return min(share, 1.0) if isinstance(share, float) else None

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from alprune.loop.machine_load import OTHERS_MOST
 from alprune.runs.report.cells import interval_end, seconds_text
 from alprune.runs.report.groups import Group
-from alprune.runs.report.statistics import FEW_PAIRS, Estimate, mean_and_error
+from alprune.runs.report.statistics import Estimate, mean_and_error
 from alprune.runs.report.tables import Findings, catch_up, gain
 
 _LINES = 8  # of the headline
@@ -12,8 +13,8 @@ _NAMED = 6  # groups that a picture's words tell of
 
 
 def headline(findings: Findings) -> list[str]:
-    """Return what was found, a sentence or two a group, the most accurate first."""
-    told = []
+    """Return what was found, the most accurate group first, and how far it can be relied on."""
+    told, compared = [], 0
     for group in findings.groups:
         final = [100 * run.final for run in group.ended if run.final is not None]
         if not final:
@@ -28,13 +29,46 @@ def headline(findings: Findings) -> list[str]:
         )
         base = findings.baselines.get(group.name)
         if base is not None and (more := gain(base, group)):
-            text += f" That is {_points(more)} {base.name}."
+            compared += 1
+            other = "" if _same_end(base, group) else ", which had another budget"
+            text += f" That is {_points(more)} {base.name}{other}."
             if sooner := catch_up(base, group):
                 text += f" It reached {base.name}'s final accuracy {_pace(sooner, more.pairs)}."
         told.append((mean, text))
     lines = [text for _, text in sorted(told, key=lambda entry: -entry[0])]
     rest = len(lines) - _LINES
-    return lines if rest <= 0 else [*lines[:_LINES], f"{rest} more groups are in the tables."]
+    if rest > 0:
+        lines = [*lines[:_LINES], f"{rest} more groups are in the tables."]
+    return [*lines, *_limits(findings, compared)]
+
+
+def _limits(findings: Findings, compared: int) -> list[str]:
+    """Say what ± and intervals cover, and whether other programs slowed the runs."""
+    lines = []
+    if any(len(group.ended) > 1 for group in findings.groups):
+        lines.append(
+            "± is the standard error over seeds; neither it nor an interval covers other test "
+            "images."
+        )
+        if compared > 1:
+            lines[-1] += (
+                f" Each of the {compared} comparisons has an interval of its own: where nothing "
+                "differs, one in 20 excludes zero by chance."
+            )
+    runs = [run for group in findings.groups for run in group.sound]
+    busy = [run.others_share for run in runs if (run.others_share or 0) > OTHERS_MOST]
+    if busy:
+        lines.append(
+            f"Other programs took up to {max(busy):.0%} of the processors during {len(busy)} of "
+            f"{len(runs)} runs: times, and what was reached in them, would differ on an idle "
+            "machine."
+        )
+    return lines
+
+
+def _same_end(base: Group, group: Group) -> bool:
+    ends = ("budget", "steps")
+    return all(base.options.get(option) == group.options.get(option) for option in ends)
 
 
 def curve_text(findings: Findings) -> str:
@@ -66,7 +100,7 @@ def _points(found: Estimate) -> str:
         return f"{size} (one pair of seeds, so its spread is not known) {side}"
     low, high = found.interval
     unclear = "; no clear difference" if low <= 0 <= high else ""
-    return f"{size} (95% {_kind(found)} {low:+.1f} to {high:+.1f}, {_pairs(found)}{unclear}) {side}"
+    return f"{size} (95% t-interval {low:+.1f} to {high:+.1f}, {_pairs(found)}{unclear}) {side}"
 
 
 def _pace(sooner: Estimate, pairs: int) -> str:
@@ -79,16 +113,12 @@ def _pace(sooner: Estimate, pairs: int) -> str:
     if sooner.interval is not None:
         low, high = sooner.interval
         ends = (1 / high, 1 / low) if slower else (low, high)
-        told.append(f"95% {_kind(sooner)} {' to '.join(interval_end(x, '{:.1f}') for x in ends)}")
+        told.append(f"95% t-interval {' to '.join(interval_end(x, '{:.1f}') for x in ends)}")
     if sooner.pairs != pairs:
         told.append(_pairs(sooner))
     text += f" ({', '.join(told)}" if told else ""
     unclear = sooner.interval is not None and low <= 1 <= high
     return text + ("; no clear difference" if unclear else "") + (")" if told else "")
-
-
-def _kind(found: Estimate) -> str:
-    return "t-interval" if found.pairs < FEW_PAIRS else "interval"
 
 
 def _pairs(found: Estimate) -> str:

@@ -11,7 +11,6 @@ from alprune.runs.report.runs import Run
 
 GAP = 0.4  # of a run: tests further apart, with untested steps between, are not joined by a line
 WILCOXON_PAIRS = 6  # with fewer, its smallest p is above 0.05
-FEW_PAIRS = 6  # with fewer, a bootstrap is too narrow to call its interval one of 95%
 _EXACT_PAIRS = 5  # up to which all resamples are enumerated, 5^5 of them
 _RESAMPLES = 10_000
 _LOG_MOST = 700.0  # whose exponential is a number still
@@ -56,10 +55,8 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95% interval: Student's t with few pairs, the bootstrap's else; None for one pair."""
-        few = self.pairs < FEW_PAIRS
-        low, high = (self.t_low, self.t_high) if few else (self.low, self.high)
-        return None if low is None or high is None else (low, high)
+        """The 95% interval to go by, Student's t; None for a single pair."""
+        return None if self.t_low is None or self.t_high is None else (self.t_low, self.t_high)
 
 
 def accuracy_at(run: Run, x: np.ndarray, by_labels: bool = False) -> np.ndarray:
@@ -213,9 +210,9 @@ def speed_up(base: Mapping[int, float], other: Mapping[int, float]) -> Estimate 
 def estimate(values: np.ndarray) -> Estimate:
     """Estimate the mean of paired differences `(pairs,)`, by a percentile bootstrap and by t.
 
-    Up to five pairs all resamples are enumerated; above, 10,000 are drawn, always the same. A
-    bootstrap of so few reaches no further than the smallest and the largest of them, so there the
-    interval by Student's t, which takes the differences for normal, is the more honest one.
+    Up to five pairs all resamples are enumerated; above, 10,000 are drawn, always the same. Below
+    some 20 pairs a percentile bootstrap covers the true mean less often than it says; Student's t,
+    which takes the differences for normal, allows for the number of pairs.
     """
     pairs = len(values)
     if pairs < 2:

@@ -156,9 +156,10 @@ def times(findings: Findings) -> Table:
         rows.append((name_cell(group), *cells))
     columns = ("Group", *(f"{level:.0%}" for level in findings.levels))
     note = (
-        "Seconds on the clock, the mean over runs, interpolated between tests; what stood at the "
-        "first test has the time of that test. - means not reached by all; ? reached between tests "
-        "too far apart to say when; 1 of 3 after a time, that the other two were so."
+        "Seconds on the clock, the mean over runs, interpolated between tests; an accuracy that "
+        "the first test already found has the time of that test. - means not reached by all runs; "
+        "? means reached between tests too far apart to say when; (1 of 3) after a time means "
+        "that the time is known of one run only."
     )
     return Table("times", "Seconds until an accuracy was reached", columns, tuple(rows), note)
 
@@ -313,12 +314,13 @@ def _levels(runs: Sequence[Run]) -> tuple[float, ...]:
 def _pairs_note(findings: Findings) -> str:
     note = (
         "Runs of the same seed are paired. In brackets the 95% interval of a percentile bootstrap "
-        "over pairs (all resamples up to 5 pairs, 10,000 above), below 6 pairs also the one by "
-        "Student's t, the number of pairs (beside a "
-        "ratio where it is another than beside the difference) and, from 6 pairs on, p of "
-        "Wilcoxon's two-sided signed-rank test; below 6 that test cannot fall under "
-        "0.05. Ratios are geometric means of the baseline's seconds over the group's; - means that "
-        "a run of either did not get there or no pair was tested often enough."
+        "over pairs (all resamples up to 5 pairs, 10,000 above); the one by Student's t, which "
+        "takes the differences for normal and which the sentences above quote, because a bootstrap "
+        "of few pairs is too narrow (of 10 it covers the true mean about 90 times in 100); the "
+        "number of pairs (beside a ratio where it is another than beside the difference) and, from "
+        "6 pairs on, p of Wilcoxon's two-sided signed-rank test, which cannot fall under 0.05 "
+        "below 6. Ratios are geometric means of the baseline's seconds over the group's; - means "
+        "that a run of either did not reach the accuracy or no pair was tested often enough."
     )
     estimates = [
         found
@@ -332,7 +334,6 @@ def _pairs_note(findings: Findings) -> str:
         note += (
             f" Few seeds: a bootstrap of {pairs} pairs reaches no further than the smallest and "
             "the largest of them, between which the true median lies with "
-            f"{1 - 2 ** (1 - pairs):.0%} certainty, not 95%; go by the interval after the t, which "
-            "takes the differences for normal."
+            f"{1 - 2 ** (1 - pairs):.0%} certainty, not 95%; go by the interval after the t."
         )
     return note

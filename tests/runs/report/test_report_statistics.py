@@ -168,6 +168,13 @@ def test_three_pairs_by_t_cover_the_truth_where_their_bootstrap_does_not():
     assert by_t >= 0.92 * 400 and sum(e.low <= 0 <= e.high for e in found) <= 0.80 * 400
 
 
+def test_ten_pairs_by_t_cover_the_truth_and_their_bootstrap_covers_it_too_seldom():
+    draws = np.random.default_rng(1).normal(size=(1_000, 10))
+    found = [estimate(values) for values in draws]
+    by_t = sum(e.interval[0] <= 0 <= e.interval[1] for e in found)
+    assert by_t >= 940 and 880 <= sum(e.low <= 0 <= e.high for e in found) <= 925  # as a note says
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(0, 1, size=(100, 20))
     covered = sum(e.low <= 0 <= e.high for e in map(estimate, draws))

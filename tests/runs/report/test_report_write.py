@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 import xml.etree.ElementTree as ET
 from base64 import b64decode, b64encode
@@ -178,7 +179,7 @@ def test_six_pairs_have_a_p(tmp_path):
             )
     groups = group_runs(find_runs([tmp_path])[0])
     table = speed_ups(Findings.of(groups, baseline_of(groups)))
-    assert table.rows[0][2].text == "+10.0 (+10.0 to +10.0; 6 pairs; p = 0.031)"
+    assert table.rows[0][2].text == "+10.0 (+10.0 to +10.0; t +10.0 to +10.0; 6 pairs; p = 0.031)"
     assert "certainty" not in table.note
 
 
@@ -197,13 +198,50 @@ def test_the_lead_claims_no_more_than_its_seeds_show(tmp_path, finals, said):
     assert said in " ".join(headline(Findings.of(groups, baseline_of(groups))))
 
 
+def test_the_lead_says_what_its_intervals_cover(tmp_path):
+    for seed in range(2):
+        for method in ("dense", "3sp"):
+            write_run(tmp_path / f"{method}{seed}", method, seed)
+    groups = group_runs(find_runs([tmp_path])[0])
+    last = headline(Findings.of(groups, baseline_of(groups)))[-1]
+    assert last == (
+        "± is the standard error over seeds; neither it nor an interval covers other test images."
+    )
+    write_run(tmp_path / "3sp-ca", "3sp-ca")
+    groups = group_runs(find_runs([tmp_path])[0])
+    last = headline(Findings.of(groups, baseline_of(groups)))[-1]
+    assert "Each of the 2 comparisons has an interval of its own" in last
+    alone = group_runs(find_runs([tmp_path / "3sp0"])[0])
+    assert len(headline(Findings.of(alone, {}))) == 1  # nothing to explain
+
+
+def test_the_lead_says_that_other_programs_slowed_runs(tmp_path):
+    for seed, share in enumerate((0.05, 0.4, 0.25)):
+        path = write_run(tmp_path / str(seed), "dense", seed) / "events.jsonl"
+        *events, end = path.read_text().splitlines()
+        end = json.dumps(json.loads(end) | {"others_share": share})
+        path.write_text("\n".join([*events, end, ""]))
+    groups = group_runs(find_runs([tmp_path])[0])
+    said = headline(Findings.of(groups, {}))[-1]
+    assert said.startswith("Other programs took up to 40% of the processors during 2 of 3 runs")
+
+
+@pytest.mark.parametrize(("budget", "differs"), [(60, True), (450, False)])
+def test_the_lead_says_that_a_baseline_had_another_budget(tmp_path, budget, differs):
+    write_run(tmp_path / "dense", "dense", config={"budget": budget})
+    write_run(tmp_path / "3sp", "3sp", config={"budget": 450})
+    groups = group_runs(find_runs([tmp_path])[0])
+    said = " ".join(headline(Findings.of(groups, baseline_of(groups))))
+    assert (", which had another budget." in said) is differs
+
+
 def test_a_slower_group_is_called_so_many_times_slower(tmp_path):
     for seed in range(6):
         write_run(tmp_path / f"dense{seed}", "dense", seed, [(5, 0.5), (31, 0.5)])
         write_run(tmp_path / f"3sp{seed}", "3sp", seed, [(5, 0.2), (20, 0.4), (21, 0.5), (31, 0.6)])
     groups = group_runs(find_runs([tmp_path])[0])
     said = " ".join(headline(Findings.of(groups, baseline_of(groups))))
-    assert "It reached dense's final accuracy 4.2 times slower (95% interval 4.2 to 4.2)." in said
+    assert "final accuracy 4.2 times slower (95% t-interval 4.2 to 4.2)." in said
 
 
 @pytest.mark.parametrize(
