@@ -56,7 +56,8 @@ def _limits(findings: Findings, compared: int) -> list[str]:
                 "differs, one in 20 excludes zero by chance."
             )
     runs = [run for group in findings.groups for run in group.sound]
-    busy = [run.others_share for run in runs if (run.others_share or 0) > OTHERS_MOST]
+    shares = [run.others_share for run in runs if run.others_share is not None]
+    busy = [share for share in shares if share > OTHERS_MOST]
     if busy:
         lines.append(
             f"Other programs took up to {max(busy):.0%} of the processors during {len(busy)} of "
