@@ -16,6 +16,7 @@ from torch import nn
 from alprune.cli import main
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import complete
+from alprune.pruning import trace
 from alprune.pruning.unstructured.masks import masks_of
 from alprune.runs.compare import read_grid_recipe
 from alprune.runs.compare.grid import cells
@@ -107,6 +108,28 @@ def test_a_lottery_ticket_has_its_first_weights_where_the_trained_ones_are_large
         kept = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[1, 0], [0, 1]])  # |4|, |3|, |2|, |5|
         for layer, first, mask in zip(found, start, kept, strict=True):
             assert torch.equal(layer.weight, first.weight * mask)
+
+
+def test_shuffled_scores_keep_the_structure_and_rescaled_ones_change_it(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes" / "papers")
+    same = importlib.import_module("same_structure")
+    model = nn.Sequential(
+        nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2)
+    )
+    graph = trace(model, torch.zeros(2, 3))
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(graph.channels, generator=generator)
+
+    def kept(scores):
+        return [int((scores[g.channels] >= scores.median()).sum()) for g in graph.groups]
+
+    found = same.shuffled(scores, graph, generator)
+    assert kept(found) == kept(scores) and not torch.equal(found, scores)
+    assert torch.equal(found.sort().values, scores.sort().values)
+    other = same.rescaled(scores, graph, generator, spread=2.0)
+    assert kept(other) != kept(scores)
+    for group in graph.groups:  # within a group the order stays
+        assert torch.equal(other[group.channels].argsort(), scores[group.channels].argsort())
 
 
 @pytest.mark.parametrize(
