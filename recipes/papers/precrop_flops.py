@@ -53,14 +53,14 @@ def main() -> None:
     runs, missing = ended_runs(asked.folder)
     if not runs:
         parser.error(f"{asked.folder} holds no ended run ({missing} that have not ended).")
-    groups: dict[tuple[str, float], list[RunHistory]] = defaultdict(list)
+    groups: dict[tuple[str, str, float], list[RunHistory]] = defaultdict(list)
     for run in runs:
         by_flops = run.config.get("flops_reduction")
         amount = run.config.get("params_reduction", 0.0) if by_flops is None else by_flops
-        groups[run.config["method"], amount].append(run)
-    print("| method | removed as asked | FLOPs left | parameters left | test accuracy |")
-    print("| --- | --- | --- | --- | --- |")
-    for (method, amount), group in sorted(groups.items()):
+        groups[run.config["model"], run.config["method"], amount].append(run)
+    print("| network | method | removed as asked | FLOPs left | parameters left | test accuracy |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (model, method, amount), group in sorted(groups.items()):
         left = statistics.mean(flops_left(run) for run in group)
         unit = "FLOPs" if group[0].config.get("flops_reduction") is not None else "parameters"
         sizes = [
@@ -69,7 +69,7 @@ def main() -> None:
         ]
         accuracy = mean_and_error([100 * run.end["test_accuracy"] for run in group])
         print(
-            f"| {method} | {amount:.0%} of the {unit} | {left:.1%} | "
+            f"| {model} | {method} | {amount:.0%} of the {unit} | {left:.1%} | "
             f"{statistics.mean(sizes):.1%} | {accuracy} |"
         )
     if missing:

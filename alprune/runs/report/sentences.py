@@ -6,7 +6,7 @@ from alprune.loop.machine_load import OTHERS_MOST
 from alprune.runs.report.cells import interval_end, seconds_text
 from alprune.runs.report.groups import Group
 from alprune.runs.report.statistics import Estimate, mean_and_error
-from alprune.runs.report.tables import Findings, catch_up, gain
+from alprune.runs.report.tables import Findings, at_first_test, catch_up, gain
 
 _LINES = 8  # of the headline
 _NAMED = 6  # groups that a picture's words tell of
@@ -32,8 +32,10 @@ def headline(findings: Findings) -> list[str]:
             compared += 1
             other = "" if _same_end(base, group) else ", which had another budget"
             text += f" That is {_points(more)} {base.name}{other}."
-            if sooner := catch_up(base, group):
-                text += f" It reached {base.name}'s final accuracy {_pace(sooner, more.pairs)}."
+            limits = at_first_test(base, group)
+            if not all(limits) and (sooner := catch_up(base, group)):
+                pace = _pace(sooner, more.pairs, *limits)
+                text += f" It reached {base.name}'s final accuracy {pace}."
         told.append((mean, text))
     lines = [text for _, text in sorted(told, key=lambda entry: -entry[0])]
     rest = len(lines) - _LINES
@@ -80,7 +82,9 @@ def curve_text(findings: Findings) -> str:
         if runs:
             first, _ = mean_and_error([100 * run.tested[0, 2] for run in runs])
             last, _ = mean_and_error([100 * run.tested[-1, 2] for run in runs])
-            told.append(f"{group.name} goes from {first:.0f}% to {last:.0f}%")
+            once = all(len(run.tested) == 1 for run in runs)
+            way = f"has {last:.0f}%" if once else f"goes from {first:.0f}% to {last:.0f}%"
+            told.append(f"{group.name} {way}")
     return _listed(told) or "No run was tested."
 
 
@@ -95,8 +99,8 @@ def labels_text(findings: Findings) -> str:
 
 
 def _points(found: Estimate) -> str:
-    side = "above" if found.value >= 0 else "below"
     size = f"{abs(found.value):.1f} points"
+    side = "away from" if size == "0.0 points" else "above" if found.value > 0 else "below"
     if found.interval is None:
         return f"{size} (one pair of seeds, so its spread is not known) {side}"
     low, high = found.interval
@@ -104,12 +108,24 @@ def _points(found: Estimate) -> str:
     return f"{size} (95% t-interval {low:+.1f} to {high:+.1f}, {_pairs(found)}{unclear}) {side}"
 
 
-def _pace(sooner: Estimate, pairs: int) -> str:
-    """Write a ratio of times, the other's over its own, as people say it, and how sure it is."""
+def _pace(sooner: Estimate, pairs: int, base_limit: bool, limit: bool) -> str:
+    """Write a ratio of times, the other's over its own, as people say it, and how sure it is.
+
+    Args:
+        sooner: The ratio.
+        pairs: Of the sentence before.
+        base_limit: Whether the baseline's times are upper limits.
+        limit: Whether the group's are.
+    """
     same = "1.0" in (f"{sooner.value:.1f}", f"{1 / sooner.value:.1f}")
     slower = sooner.value < 1 and not same
     text = f"{1 / sooner.value if slower else sooner.value:.1f} times"
-    text = "in about the same time" if same else f"{text} {'slower' if slower else 'faster'}"
+    if same:
+        text = "in about the same time"
+    else:
+        if base_limit or limit:
+            text = f"at {'least' if base_limit == slower else 'most'} {text}"
+        text += " slower" if slower else " faster"
     told = []
     if sooner.interval is not None:
         low, high = sooner.interval

@@ -281,6 +281,19 @@ def catch_up(base: Group, group: Group) -> Estimate | None:
     return speed_up(theirs, {seed: t for seed, t in ours.items() if seed in goals})
 
 
+def at_first_test(base: Group, group: Group) -> tuple[bool, bool]:
+    """Return whether a baseline's or a group's first test already found the final accuracies.
+
+    The times of `catch_up` are then upper limits on that side.
+    """
+    goals = _by_seed(base, _final)
+    sides = []
+    for side in (base, group):
+        runs = [run for run in side.ended if run.seed in goals and len(run.tested)]
+        sides.append(any(run.tested[0, 2] >= goals[run.seed] for run in runs))
+    return sides[0], sides[1]
+
+
 def _sooner(base: Group, group: Group, level: float) -> Estimate | None:
     return speed_up(*(_by_seed(g, lambda run: time_to(run, level)) for g in (base, group)))
 

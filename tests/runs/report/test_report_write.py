@@ -241,7 +241,7 @@ def test_a_slower_group_is_called_so_many_times_slower(tmp_path):
         write_run(tmp_path / f"3sp{seed}", "3sp", seed, [(5, 0.2), (20, 0.4), (21, 0.5), (31, 0.6)])
     groups = group_runs(find_runs([tmp_path])[0])
     said = " ".join(headline(Findings.of(groups, baseline_of(groups))))
-    assert "final accuracy 4.2 times slower (95% t-interval 4.2 to 4.2)." in said
+    assert "final accuracy at least 4.2 times slower (95% t-interval 4.2 to 4.2)." in said
 
 
 @pytest.mark.parametrize(
@@ -262,6 +262,33 @@ def test_the_lead_says_how_sure_a_speed_up_is(tmp_path, reached_s, said):
     groups = group_runs(find_runs([tmp_path])[0])
     text = " ".join(headline(Findings.of(groups, baseline_of(groups))))
     assert f"It reached dense's final accuracy {said}" in text
+
+
+@pytest.mark.parametrize(
+    ("dense", "other", "said"),
+    [
+        ([(30, 0.5)], [(20, 0.6)], None),  # each tested once: nothing says when it got there
+        ([(10, 0.2), (30, 0.5)], [(15, 0.6), (30, 0.7)], "at least 2.0 times faster."),
+        ([(10, 0.2), (15, 0.5)], [(30, 0.6), (40, 0.7)], "at most 2.0 times slower."),
+        ([(15, 0.5)], [(10, 0.2), (30, 0.5)], "at least 2.0 times slower."),
+        ([(30, 0.5)], [(10, 0.2), (15, 0.5)], "at most 2.0 times faster."),
+    ],
+)
+def test_times_of_a_first_test_are_limits(tmp_path, dense, other, said):
+    write_run(tmp_path / "dense", "dense", points=dense)
+    write_run(tmp_path / "3sp", "3sp", points=other)
+    groups = group_runs(find_runs([tmp_path])[0])
+    text = " ".join(headline(Findings.of(groups, baseline_of(groups))))
+    assert (f"It reached dense's final accuracy {said}" if said else "ended at") in text
+    assert ("reached" in text) is (said is not None)
+
+
+def test_equal_accuracies_are_not_above_each_other(tmp_path):
+    write_run(tmp_path / "dense", "dense")
+    write_run(tmp_path / "3sp", "3sp")
+    groups = group_runs(find_runs([tmp_path])[0])
+    said = " ".join(headline(Findings.of(groups, baseline_of(groups))))
+    assert "0.0 points" in said and "away from dense" in said
 
 
 def test_of_many_groups_pictures_show_the_best_and_the_baselines(tmp_path):
