@@ -108,3 +108,13 @@ def test_the_public_names_exist_and_are_sorted():
 def test_no_file_grows_past_bounds():
     longest = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert max(longest.values()) <= 420, max(longest, key=longest.get)
+
+
+def test_libraries_that_take_a_second_are_imported_only_where_they_are_used():
+    slow = {"cleanlab", "matplotlib", "onnx", "pandas", "timm", "torchvision"}
+    for path in MODULES.values():
+        for node in ast.parse(path.read_text()).body:
+            names = [entry.name for entry in getattr(node, "names", [])]
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert not slow & {name.partition(".")[0] for name in names}, path

@@ -6,10 +6,10 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 from alprune import __version__
@@ -288,7 +288,7 @@ def _machine(learner: Trainable) -> dict[str, Any]:
             "alprune": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),  # its import takes a second
         },
         "hardware": hardware(learner.device),
         "device": learner.device.type,

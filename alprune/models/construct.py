@@ -5,7 +5,6 @@ import inspect
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from alprune.errors import AlpruneError, ConfigError, ModelError, failure, quoted
@@ -114,7 +113,9 @@ def published_shape(name: str) -> Shape:
 
 
 def _torchvisions() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models  # takes more than a second to import
+
+    return models.list_models(module=models)
 
 
 def _timms() -> list[str]:
@@ -131,8 +132,10 @@ def _from_torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
         options = {"image_size": shape[1]}
     if name == "maxvit_t":
         options = {"input_size": shape[1:]}
+    from torchvision import models
+
     try:
-        model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+        model = models.get_model(name, weights=None, num_classes=classes, **options)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise _not_for_size(f"torchvision:{name}", shape, error) from error
     if shape[0] != 3:

@@ -1,6 +1,5 @@
 """Networks of depthwise convolutions for small images: MobileNetV1, V2, V3, EfficientNet."""
 
-import torchvision
 from torch import Tensor, nn
 
 from alprune.models.stems import keep_resolution, replace_stem
@@ -49,7 +48,7 @@ def mobilenet_v2(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     Source: Sandler et al. 2018; PreCrop (Cai et al. 2022) trains such a form on CIFAR-10
     without giving its strides.
     """
-    return _small(torchvision.models.mobilenet_v2(num_classes=classes), input_shape[0])
+    return _small(_torchvision("mobilenet_v2", classes), input_shape[0])
 
 
 def mobilenet_v3_small(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
@@ -60,7 +59,7 @@ def mobilenet_v3_small(classes: int, input_shape: tuple[int, int, int]) -> nn.Mo
 
     Source: Howard et al. 2019; used on ImageNet in the appendix of When to Prune.
     """
-    return _small(torchvision.models.mobilenet_v3_small(num_classes=classes), input_shape[0])
+    return _small(_torchvision("mobilenet_v3_small", classes), input_shape[0])
 
 
 def efficientnet_b0(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
@@ -71,8 +70,14 @@ def efficientnet_b0(classes: int, input_shape: tuple[int, int, int]) -> nn.Modul
 
     Source: Tan & Le 2019; PreCrop (Cai et al. 2022) reconfigures it on ImageNet.
     """
-    model = torchvision.models.efficientnet_b0(num_classes=classes, stochastic_depth_prob=0.0)
+    model = _torchvision("efficientnet_b0", classes, stochastic_depth_prob=0.0)
     return _small(model, input_shape[0])
+
+
+def _torchvision(name: str, classes: int, **options: float) -> nn.Module:
+    from torchvision import models  # here, as it takes more than a second
+
+    return models.get_model(name, weights=None, num_classes=classes, **options)
 
 
 def _small(model: nn.Module, channels: int) -> nn.Module:

@@ -1,6 +1,5 @@
 """Residual networks for small images: ResNet-20 and its wide form, ResNet-18/34/50."""
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -85,7 +84,9 @@ def resnet(name: str, classes: int, input_shape: tuple[int, int, int]) -> nn.Mod
     Source: He et al. 2016, table 1, for ImageNet; the stem is the field's custom for CIFAR. At
     224 pixels use `torchvision:resnet50`, as When to Prune (Shen et al. 2022) does.
     """
-    model = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    from torchvision import models  # here, as it takes more than a second
+
+    model = models.get_model(name, weights=None, num_classes=classes)
     model.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model
