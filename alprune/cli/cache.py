@@ -63,7 +63,10 @@ def list_command(where: Path | None, as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Remove all of them.")
 def remove_command(where: Path | None, names: tuple[str, ...], everything: bool) -> None:
-    """Remove caches by name; images are decoded and embedded again when they are needed."""
+    """Remove caches by name; images are decoded and embedded again when they are needed.
+
+    What is in use or cannot be removed stays, and the exit code is 1; all others are removed.
+    """
     from alprune.data.image_cache.store import caches_folder, list_caches, remove_cache
     from alprune.data.image_cache.vectors import list_stores, remove_store
     from alprune.data.memmap import gigabytes
@@ -78,9 +81,15 @@ def remove_command(where: Path | None, names: tuple[str, ...], everything: bool)
             raise DataError(
                 f"there is no cache {name!r} in {caches_folder(where).parent}; it has {listed}."
             )
+    kept = []
     for name in names or known:
         path, remove = known[name]
-        click.echo(f"{name}: {gigabytes(remove(path))} freed")
+        try:
+            click.echo(f"{name}: {gigabytes(remove(path))} freed")
+        except DataError as error:
+            kept.append(str(error))
+    if kept:
+        raise DataError(" ".join(kept))
 
 
 def _record(one: "CacheInfo") -> dict[str, object]:

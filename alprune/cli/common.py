@@ -12,6 +12,8 @@ import click
 from alprune.cli.options import given_options
 from alprune.errors import AlpruneError, printable
 from alprune.loop.config import RunConfig
+from alprune.loop.recipe import read_recipe
+from alprune.loop.trust import check_trust
 
 
 @contextmanager
@@ -58,10 +60,21 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def config_of(recipe: Path | None, given: dict[str, Any]) -> RunConfig:
-    """Make a configuration of a recipe and of the options given, which win."""
+    """Make a configuration of a recipe and of the options given, which win.
+
+    Args:
+        recipe: Its file, or None.
+        given: All options that the command takes; None or () where one is not given.
+
+    Raises:
+        ConfigError: As from `RunConfig.from_toml`.
+    """
     if recipe is None:
         return RunConfig.from_mapping(given_options(given))
-    return RunConfig.from_toml(recipe, **given_options(given))
+    chosen = given_options(given)
+    record = {name: value for name, value in read_recipe(recipe).items() if name not in chosen}
+    check_trust(record, recipe, chosen, takes=given)
+    return RunConfig.from_toml(recipe, trust_code=True, **chosen)
 
 
 __all__ = ["config_of", "ending", "show_warning", "tell"]

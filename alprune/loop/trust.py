@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.machinery import PathFinder
@@ -38,7 +38,10 @@ def trusted() -> bool:
 
 
 def check_trust(
-    options: Mapping[str, Any], source: str | Path, given: Mapping[str, Any] | None = None
+    options: Mapping[str, Any],
+    source: str | Path,
+    given: Mapping[str, Any] | None = None,
+    takes: Collection[str] | None = None,
 ) -> None:
     """Refuse options from a file that name code, before anything is imported; not in `trusting`.
 
@@ -47,6 +50,7 @@ def check_trust(
         source: The file.
         given: Options from the command line or from Python; None where none can be given beside
             the file. A name that is among them, too, is the user's own and needs no trust.
+        takes: Options that can be given beside the file, for the message; None for all.
 
     Raises:
         ConfigError: A value is `module:attribute`, which would be imported; the message lists
@@ -64,7 +68,8 @@ def check_trust(
             continue
         file = _file_of(module) or "not found in this folder or among the installed packages"
         flag = "--" + option.replace("_", "-")
-        or_name_it = "" if given is None else f", or name it yourself: {flag} {text}"
+        can_be_given = given is not None and (takes is None or option in takes)
+        or_name_it = f", or name it yourself: {flag} {text}" if can_be_given else ""
         raise ConfigError(
             f"{source} names code: {option} = {text!r} would import the module {module!r} ({file}),"
             " and code can do whatever you can. If you have read it and trust it, give "

@@ -91,6 +91,12 @@ def test_embeddings_that_are_being_written_stay(run, tmp_path):
     store.add(np.zeros((1, 16), np.uint8), np.zeros((1, DIMENSIONS)))
     refused = cached(tmp_path, "remove", embeddings["name"])
     assert refused.exit_code == 1 and "another process is embedding" in refused.output
+    refused = cached(tmp_path, "remove", "--all")
+    assert refused.exit_code == 1 and "another process is embedding" in refused.output
+    assert refused.stdout.count("freed") == 1  # the decoded images
+    assert [one["kind"] for one in json.loads(cached(tmp_path, "list", "--json").stdout)] == [
+        "embeddings"
+    ]
     store.close()
     assert cached(tmp_path, "remove", embeddings["name"]).exit_code == 0
 

@@ -1,12 +1,14 @@
 """Code that a recipe or a run folder names runs only where the user said that it may."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import tomli_w
 from click.testing import CliRunner
@@ -49,7 +51,7 @@ def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def change(path: Path, **changes: Any) -> None:
-    config = alprune.RunConfig.from_toml(path)
+    config = alprune.RunConfig.from_toml(path, trust_code=True)
     record = {k: v for k, v in vars(config).items() if v is not None} | changes
     path.write_text(tomli_w.dumps(record))
 
@@ -63,6 +65,12 @@ def asking(here: Path) -> None:
     write_tree(here / "photos")
     with open_asking(here / "people", dataset=f"folder:{here / 'photos'}", model="lenet-300-100"):
         pass
+
+
+def flags(name: str) -> list[str]:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return [flag for parameter in found.params for flag in parameter.opts]
 
 
 COMMANDS: dict[str, list[str]] = {
@@ -84,6 +92,8 @@ def test_no_command_imports_what_a_file_names(here: Path, name: str, option: str
     if not (name == "ask by a recipe" and option == "dataset"):  # given on the command line
         assert code == 1 and f"{option} = 'trap:thing'" in said and "--trust-code" in said
         assert str(here / "trap.py") in said.replace("\n", "")
+        if advised := re.search(r"name it yourself: (--[a-z-]+) trap:thing", said):
+            assert advised[1] in flags(COMMANDS[name][0])
     assert not (here / "ran").exists()
 
 
@@ -93,6 +103,9 @@ def test_only_what_can_be_named_on_the_command_line_is_advised(here: Path) -> No
         code, said = command(*COMMANDS[name])
         assert code == 1
         assert ("name it yourself" in said) == (name not in ("resume", "rerun")), said
+    change(here / "run" / "config.toml", model="lenet-300-100", acquisition="trap:best")
+    for name in ("prune a recipe", "embed by a recipe"):
+        assert "name it yourself" not in command(*COMMANDS[name])[1]
 
 
 def test_the_help_of_a_command_without_help_all_shows_every_option() -> None:
