@@ -84,16 +84,18 @@ class Counted:
 
     Attributes:
         oracle: Knows the labels.
+        spent: Seconds by what they were spent on.
     """
 
     oracle: Oracle
 
     def __init__(self, speed: dict[str, float]) -> None:
-        self.speed, self.time_s = speed, 0.0
+        self.speed = speed
+        self.spent = dict.fromkeys(("train_s", "score_s", "statistics_s", "step_s"), 0.0)
 
     def answer(self, points: Tensor) -> Tensor:
         """Return the labels of points; the rest of the step is counted with them."""
-        self.time_s += STEP_S
+        self.spent["step_s"] += STEP_S
         return self.oracle(points)
 
     def watch(self, learner: Trainable) -> None:
@@ -104,17 +106,17 @@ class Counted:
             (learner.network, "score_s"),
             (learner.averaged, "statistics_s"),
         ):
-            network.register_forward_hook(self._adding(self.speed[name]))
+            network.register_forward_hook(self._adding(name))
 
-    def _adding(self, image_s: float) -> Any:
+    def _adding(self, name: str) -> Any:
         def add(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.time_s += image_s * len(inputs[0])
+            self.spent[name] += self.speed[name] * len(inputs[0])
 
         return add
 
     def __call__(self) -> float:
         """Return the time in seconds."""
-        return self.time_s
+        return sum(self.spent.values())
 
 
 def session_of(
@@ -191,7 +193,10 @@ def run(args: argparse.Namespace) -> None:
             clock.oracle = simulation(complete(config), splits.train)
             result = session.run(clock.answer)
             (OUT / name / "done").touch()
-            print(name, f"{result.test_accuracy:.2%}", session.pool.labelled_count, flush=True)
+            shares = {kind: f"{value / clock():.1%}" for kind, value in clock.spent.items()}
+            print(
+                name, f"{result.test_accuracy:.2%}", session.pool.labelled_count, shares, flush=True
+            )
 
 
 def finished() -> dict[tuple[str, ...], list[tuple[int, list[dict[str, Any]]]]]:
