@@ -2,9 +2,10 @@
 
     python recipes/labelling/small.py --data cifar10.npz
 
-draws the photos of few_labels.py, labels some of them at random, and exports the learner small,
-with half of its FLOPs; fine-tuned; and both. It prints a table in Markdown as it goes. Budgets are
-seconds of this machine, so a slower one learns less; processor time is printed, too.
+draws the photos of few_labels.py, labels some of them, at random or as `--acquisition` says, and
+exports the learner small, with half of its FLOPs; fine-tuned; and both. It prints a table in
+Markdown as it goes. Budgets are seconds of this machine, so a slower one learns less; processor
+time is printed, too.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import time
 import warnings
 from pathlib import Path
 
-from few_labels import drawn, options
+from few_labels import MARKS, drawn, options
 
 import alprune
 from alprune.runs.export import Exported, FineTuneOptions, SmallOptions
@@ -30,6 +31,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--labels", type=int, nargs="+", default=LABELS)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--acquisition", default="random", help="chooses, after 50 by typiclust")
+    parser.add_argument("--imbalance", type=float, default=1, help="of the pool, not of the tests")
     parser.add_argument("--pool-seed", type=int, default=7, help="draws the photos")
     parser.add_argument("--flops-reduction", type=float, default=0.5)
     parser.add_argument("--image-size", type=int, help="of the small network [default: chosen]")
@@ -44,7 +47,7 @@ def main() -> None:
         data = drawn(given.data, given.pool_seed, Path(name) / "photos.npz")
         for seed in given.seeds:
             for count in given.labels:
-                full = run(Path(name) / f"{count}-{seed}", data, seed, count)
+                full = run(Path(name) / f"{count}-{seed}", data, seed, count, given)
                 for kind in given.kinds:
                     begin = time.process_time()
                     [made] = alprune.export(
@@ -58,10 +61,17 @@ def main() -> None:
                     print(f"| {' | '.join((*cells, taken))} |", flush=True)
 
 
-def run(out: Path, data: Path, seed: int, count: int) -> alprune.RunResult:
+def run(
+    out: Path, data: Path, seed: int, count: int, given: argparse.Namespace
+) -> alprune.RunResult:
     """Fit a frozen learner to some labels."""
-    chosen = options(data, seed, 1) | {"initial": count, "start": "random", "steps": 0}
-    return alprune.run(alprune.RunConfig(**chosen, out=str(out)))
+    chosen = options(data, seed, given.imbalance) | {"out": str(out)}
+    if given.acquisition == "random":
+        chosen |= {"initial": count, "start": "random", "steps": 0}
+    else:
+        steps = (count - MARKS[0]) // 50
+        chosen |= {"acquisition": given.acquisition, "start": "typiclust", "steps": steps}
+    return alprune.run(alprune.RunConfig(**chosen))
 
 
 def found(made: Exported, frozen: float) -> tuple[str, str, str]:
