@@ -14,6 +14,7 @@ from alprune.loop.config import RunConfig
 from alprune.loop.run_folder import CONFIG, LOCK, no_lock
 from alprune.loop.trackers import require_trackers
 from alprune.registry import lookup
+from alprune.runs.compare.choices import choose_once
 from alprune.runs.compare.engines import ENGINES, Resources, open_engine
 from alprune.runs.compare.forecast import Forecast, Monitor
 from alprune.runs.compare.grid import Cell, Grid, cells, name_of, seeds_of, values_of
@@ -102,6 +103,7 @@ def compare(
             stacklevel=2,
         )
     load = SharedData()
+    planned = choose_once(planned, load, monitor.chose)
     rehearse([cell for cell, state in planned if state == NEW], load, monitor.checks)
     with _locked(out):
         planned = [(cell, state_of(cell)) for cell, _ in planned]  # again, now that none can change

@@ -18,6 +18,9 @@ class Monitor:
     def checks(self, cell: Cell) -> None:
         """Hear of a run that is set up to see whether it can be, before the first begins."""
 
+    def chose(self, cell: Cell, choice: str) -> None:
+        """Hear what "auto" removes from a run and those like it, and why."""
+
     def planned(self, planned: Sequence[tuple[Cell, str]], jobs: int) -> None:
         """Hear of all runs and whether each is "new", "unended" or "ended" before the first."""
 

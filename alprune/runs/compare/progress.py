@@ -41,6 +41,10 @@ class Overview(Monitor):
         """Say which run is set up beforehand."""
         self._say(f"Checking that {cell.name} can be set up")
 
+    def chose(self, cell: Cell, choice: str) -> None:
+        """Say what "auto" removes."""
+        self._say(f"{cell.name} and runs like it: {choice}")
+
     def planned(self, planned: Sequence[tuple[Cell, str]], jobs: int) -> None:
         """Say how many runs there are and what is done with them."""
         self._forecast.planned(planned, jobs)

@@ -16,6 +16,7 @@ from alprune.acquisition import find_acquisition
 from alprune.data import Splits
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop import RunResult, Session
+from alprune.loop.auto_reduction import AUTO
 from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
 from alprune.loop.learner import early_pruner, fit_settings, prune_learner
@@ -31,6 +32,7 @@ from alprune.runs.report import plot_curves
 _NOT_OF_A_KIND = {"seed", "out", "budget", "steps", "acquisition"}
 NEW, UNENDED, ENDED = "new", "unended", "ended"
 DEATHS = 3  # in a row without a step, after which a run whose process died is not tried again
+CHOSEN = ("flops_reduction", "warmup_batches", "method")  # what flops_reduction "auto" decides
 _WHERE = {"out", "data_root", "pretrained"}  # options that say where things are, and may change
 
 
@@ -102,7 +104,8 @@ def state_of(cell: Cell) -> str:
         return NEW
     with trusting(True):  # nothing is imported before it is known to be what the cell names
         now, then = asdict(cell.config), asdict(options(cell.path))
-    changed = [name for name in now if name not in _WHERE and now[name] != then[name]]
+    may_differ = _WHERE | set(CHOSEN if cell.config.flops_reduction == AUTO else ())
+    changed = [name for name in now if name not in may_differ and now[name] != then[name]]
     if changed:
         told = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
         raise StoreError(
