@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from alprune.data import atomic_io
+from alprune.data.progress_bar import progress_bar
 from alprune.data.provenance import Files
 from alprune.data.safe_io import read_whole
 from alprune.errors import DataError
@@ -135,7 +135,9 @@ def _kept(images: Encoded, place: Path | None) -> tuple[list[str], bytes]:
 
 def _looked_at(images: Encoded, rows: np.ndarray, progress: bool) -> tuple[list[str], bytes]:
     names, contents = [], []
-    with tqdm(total=len(rows), desc="reading images", disable=not progress, leave=False) as bar:
+    with progress_bar(
+        total=len(rows), desc="reading images", disable=not progress, leave=False
+    ) as bar:
         for piece in images.pieces(rows, _AT_ONCE):
             for row, content in images.read(piece):
                 names.append(images.called(row).replace("\n", " "))

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from alprune.data.image_cache.store import caches_folder
+from alprune.data.progress_bar import progress_bar
 from alprune.errors import AlpruneError, ConfigError, StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.embed import Embedded, EmbeddingPlan, embed
@@ -61,7 +62,7 @@ def embed_in_shares(
     out = caches_folder(config.cache).with_name("embed")
     pool = Processes() if engine == PROCESSES else open_engine(engine, resources, out)
     try:
-        with tqdm(total=missing, desc="embedding", unit="image", file=sys.stderr) as bar:
+        with progress_bar(total=missing, desc="embedding", unit="image") as bar:
             seen = partial(plan.follow, bar)
             _follow(config, shares, pool.submit, resources.cpus, seen)
     finally:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from alprune.data import Files
 from alprune.data.image_cache.decode import hash_of
 from alprune.data.image_cache.vectors import VectorStore, VectorTable, store_folder
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.memmap import parts
+from alprune.data.progress_bar import progress_bar
 from alprune.errors import ModelError
 from alprune.training.budget import Budget
 from alprune.training.head import HeadSettings, Neighbours
@@ -120,8 +119,8 @@ class Embedder:
         start = int(np.random.default_rng().integers(len(missing)))
         todo = np.roll(missing, start)
         planned, done = len(todo), 0
-        with tqdm(
-            total=planned, desc=progress, unit="image", disable=progress is None, file=sys.stderr
+        with progress_bar(
+            total=planned, desc=progress, unit="image", disable=progress is None
         ) as bar:
             while len(todo):
                 some, todo = np.sort(todo[:_BLOCK]), todo[_BLOCK:]

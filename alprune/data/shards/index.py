@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from alprune.data.dataset import UNKNOWN
 from alprune.data.image_cache.append_log import Block, BlockWriter, read_blocks
@@ -32,6 +31,7 @@ from alprune.data.image_cache.pool import cores
 from alprune.data.image_cache.store import INDEX, clear, is_ours, locked
 from alprune.data.image_cache.worker import write_at
 from alprune.data.leftovers import SUFFIXES
+from alprune.data.progress_bar import progress_bar
 from alprune.data.safe_io import open_ordinary
 from alprune.data.shards.listing import Shard, Shards
 from alprune.data.shards.tar import BLOCK, Samples, list_samples, name_at
@@ -261,7 +261,9 @@ def _list(
             open(file_of(place, "places", log.token), "r+b", buffering=0) as places,
             open(file_of(place, "labels", log.token), "r+b", buffering=0) as labels,
         ):
-            bar = tqdm(todo, "listing shards", unit="shard", disable=not progress, leave=False)
+            bar = progress_bar(
+                todo, "listing shards", unit="shard", disable=not progress, leave=False
+            )
             for shard, samples in zip(bar, _listed(root, todo), strict=True):
                 known = len(codes)
                 coded = _coded(samples.labels, codes)

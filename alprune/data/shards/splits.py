@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from alprune.data.dataset import (
     UNKNOWN,
@@ -26,6 +25,7 @@ from alprune.data.image_cache.store import place_for, temporary, unwritable
 from alprune.data.lazy_rows import ChosenRows
 from alprune.data.leftovers import in_words
 from alprune.data.names import KnownNames, unified
+from alprune.data.progress_bar import progress_bar
 from alprune.data.safe_io import open_ordinary, read_whole, user_path
 from alprune.data.shards.index import TEXT, Index, open_index
 from alprune.data.shards.listing import list_shards
@@ -146,7 +146,7 @@ def _part(pixels: Pixels, rows: range, y: Tensor, options: LoadOptions) -> Part:
         return x, labels, numbers
     what = "test images" if of_test else "training images"
     held = torch.empty(x.shape, dtype=torch.uint8) if needed <= options.in_memory else None
-    bar = tqdm(
+    bar = progress_bar(
         total=len(rows),
         desc=what,
         unit=" images",
@@ -203,7 +203,7 @@ def _sample(x: Tensor, pixels: Pixels, progress: bool) -> Tensor:
     if not (isinstance(x, ChosenRows) and x.on_demand):
         return x[rows]
     found, parts = [], rows.split(_AT_ONCE)
-    for some in tqdm(parts, "looking at a sample", disable=not progress, leave=False):
+    for some in progress_bar(parts, "looking at a sample", disable=not progress, leave=False):
         images = x[some]
         readable = [row not in pixels.bad for row in (some + pixels.index.tests).tolist()]
         found.append(images[torch.tensor(readable)])

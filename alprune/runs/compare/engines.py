@@ -1,6 +1,9 @@
 """Engines that make runs on other machines: Ray, Slurm."""
 
+import logging
 import os
+import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -156,6 +159,9 @@ class _RayJob:
         self._ray.cancel(self._reference, force=False)
 
 
+_LOOK_S = 30.0  # between questions to Slurm about a job
+
+
 class _Submitit:
     """Slurm, by submitit."""
 
@@ -164,6 +170,8 @@ class _Submitit:
     def __init__(self, resources: Resources, out: Path) -> None:
         submitit = _package("submitit")
         self._errors = submitit.core.utils
+        # Where Slurm keeps no accounts it would warn of that at every look at the jobs.
+        logging.getLogger("submitit").setLevel(logging.ERROR)
         # Not within `out`: submitit keeps pickles, and a folder of runs holds none.
         folder = out.with_name(f"{out.name}-jobs")
         asked: dict[str, Any] = {"cpus_per_task": resources.cpus, "timeout_min": 24 * 60}
@@ -187,11 +195,36 @@ class _Submitit:
 class _SubmititJob:
     def __init__(self, job: Any, errors: Any) -> None:
         self._job, self._errors, self._stopped = job, errors, False
+        self._next_s = time.monotonic() + _LOOK_S
+        self._missing = self._gone = False
 
     def done(self) -> bool:
-        return bool(self._job.done())
+        return bool(self._job.done()) or self._is_gone()
+
+    def _is_gone(self) -> bool:
+        """Ask Slurm itself whether it still has the job.
+
+        Where it keeps no accounts, submitit waits for ever for a job that was cancelled, ran out
+        of its time, or whose node died.
+        """
+        if not self._gone and time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _LOOK_S
+            ask = ["squeue", "--noheader", "--format=%t", "--jobs", str(self._job.job_id)]
+            try:
+                said = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False)
+            except (OSError, subprocess.TimeoutExpired):
+                return False
+            known = not said.returncode or "Invalid job id" in said.stderr
+            missing = known and not said.stdout.strip()
+            # Twice: its result may still be on its way over the network's disk.
+            self._gone, self._missing = missing and self._missing, missing
+        return self._gone
 
     def outcome(self) -> Any:
+        if self._gone and not self._job.done():
+            if self._stopped:
+                return None
+            raise Lost(f"Slurm's job {self._job.job_id} is gone and has left no result")
         try:
             return self._job.result()
         except self._errors.FailedJobError as error:  # an exception, as text

@@ -11,7 +11,7 @@ from tiny_run import events_of, options
 
 from alprune.errors import ConfigError
 from alprune.loop.events import Observer
-from alprune.runs.compare import compare
+from alprune.runs.compare import compare, engines
 from alprune.runs.compare.engines import Lost, Resources, open_engine
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import cells
@@ -148,6 +148,36 @@ def test_resources_and_engines_are_checked(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "submitit", None)
     with pytest.raises(ConfigError, match="package submitit, which cannot be imported"):
         open_engine("slurm", Resources(), tmp_path)
+
+
+def test_a_job_that_slurm_no_longer_has_is_lost_where_it_keeps_no_accounts(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    answer = tmp_path / "answer"
+    commands = {
+        "srun": "exit 1",
+        "sbatch": "echo Submitted batch job 7",
+        "sacct": "echo Slurm accounting storage is disabled >&2; exit 1",
+        "squeue": f". {answer}",
+    }
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(engines, "_LOOK_S", 0.0)
+    job = open_engine("slurm", Resources(), tmp_path / "cmp").submit(os.getcwd, "run")
+    for said, known in [
+        ("echo PD", True),
+        ("echo R", True),
+        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", True),
+        ("", True),  # one look is not enough: the result may be on its way
+        ("echo R", True),
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", True),
+        ("", False),
+    ]:
+        answer.write_text(said)
+        assert job.done() is not known, said
+    with pytest.raises(Lost, match="job 7 is gone and has left no result"):
+        job.outcome()
 
 
 @pytest.mark.slow
