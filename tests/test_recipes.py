@@ -74,6 +74,27 @@ def test_the_commands_in_a_recipe_s_header_can_be_given(recipe, monkeypatch, tmp
             main.get_command(None, verb).make_context(verb, words)  # parses and begins nothing
 
 
+@pytest.mark.slow
+def test_the_commands_of_the_papers_contents_can_be_given(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "recipes" / "papers" / "README.md").read_text().replace("\\\n", " ")
+    size = "--image-size 16 --initial 2000 --initial-epochs 10"
+    lines = [line.strip().replace(" SIZE ", f" {size} ") for line in text.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("alprune ")]
+    assert len(commands) > 20
+    for _, verb, *words in commands:
+        if verb == "compare":
+            done = CliRunner().invoke(main, [verb, *words, "--dry-run", "--out", str(tmp_path)])
+            assert done.exit_code == 0, (words, done.output)
+        else:
+            main.get_command(None, verb).make_context(verb, words)
+    scripts = [shlex.split(line, comments=True) for line in lines if line.startswith("python ")]
+    for _, script, *_ in scripts:
+        assert (ROOT / script).is_file()
+    unnamed = {path.name for path in SCRIPTS} - {Path(script).name for _, script, *_ in scripts}
+    assert not unnamed
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=by_name)
 def test_recipe_says_on_top_what_it_does_and_the_command(recipe):
     header = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
