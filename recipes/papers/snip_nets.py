@@ -21,10 +21,10 @@ The data set comes with its validation images in one folder: sort them by class 
 
 Measured: the parameters of all twelve, which are the paper's to within 0.3%, but for WRN-16-8's
 10.0m (10,954,170 here; the paper's own 548k at 95% needs 11.0m); recipes/papers/README.md has them.
-The errors, seed 0, one core: by SGD on 54,000 images LSTM-s 0.86 -> 1.96% after 10 epochs and 0.86 ->
-1.52% after 40, GRU-s 0.75 -> 3.83% after 10; by Adam after 2 epochs LSTM-s 1.99 -> 7.12%, LSTM-b
-1.53 -> 3.95%, GRU-s 2.04 -> 26.3%; AlexNet-s, --points 5000 --epochs 8 --lr 0.02: 52.1 -> 53.8%. The
-others on CIFAR-10 take days on a CPU and were not measured.
+The errors, seed 0, one core: by SGD on 54,000 images LSTM-s 0.86 -> 1.96% after 10 epochs and
+0.86 -> 1.52% after 40, GRU-s 0.75 -> 3.83% after 10; by Adam after 2 epochs LSTM-s 1.99 -> 7.12%,
+LSTM-b 1.53 -> 3.95%, GRU-s 2.04 -> 26.3%; AlexNet-s, --points 5000 --epochs 8 --lr 0.02: 52.1 ->
+53.8%. The others on CIFAR-10 take days on a CPU and were not measured.
 """
 
 import argparse
