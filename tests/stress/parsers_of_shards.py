@@ -15,7 +15,13 @@ from alprune.data.image_cache.store import list_caches
 
 TAR = [b"ustar\0", b"ustar  \0", b"K", b"L", b"S", b"x", b"g", b"2", b"\x80\0\0\0", b"\xff" * 12]
 TAR += [b"7777777777777", b"-0000001", b"15 path=../../a\n", b"12 size=-9\n", b"\0" * 512]
-TAR += [b"30 size=99999999999999999999\n", b"25 GNU.sparse.size=9999\n", b".cls", b".jpg.png"]
+TAR += [
+    b"99999999999999999999 path=a\n",
+    b"30 size=99999999999999999999\n",
+    b"25 GNU.sparse.size=9999\n",
+    b".cls",
+    b".jpg.png",
+]
 _SIZE, _CHECKSUM = slice(124, 136), slice(148, 156)  # of a header of 512 bytes
 
 

@@ -132,6 +132,10 @@ def global_records(count: int) -> bytes:
     return header("records", b"g", len(text)) + text + b"\0" * (-len(text) % 512)
 
 
+def record(text: bytes) -> bytes:
+    return header("record", b"x", len(text)) + text + b"\0" * (-len(text) % 512)
+
+
 END = b"\0" * 1024
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "3,000 global headers": (lambda: global_records(1) * 3000 + END, "headers follow one another"),
@@ -145,6 +149,9 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a long name of negative size": (lambda: header("L", b"L", -512) + END, "states -512 bytes"),
     "thousands of records for every file": (
         lambda: global_records(5000) + a_file("a.png", b"x") * 9 + END, "more than 100 records"),
+    "a record of more bytes than 64 bits count": (
+        lambda: record(b"9" * 20 + b" path=a\n") + a_file("a.png", b"x") + END,
+        "number of more than 64 bits|invalid header"),
     "a file of 2^62 bytes": (
         lambda: header("a.txt", b"0", 2**62) + END, "unexpected end|Invalid|cut short"),
 }  # fmt: skip

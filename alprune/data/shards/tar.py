@@ -20,6 +20,8 @@ _LONGEST_HEADER = 2**16  # bytes of a name or of other text about a file; names 
 _MOST_RECORDS = 100  # that hold for all files of a shard
 _LONGEST_SUFFIX, _MOST_SUFFIXES = 16, 20
 _MOST_BLOCKS = 2**32  # that 32 bits can count: 2 TB
+# What tarfile raises for damaged headers; OverflowError for numbers of more than 64 bits.
+_BROKEN = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ def list_samples(path: Path) -> Samples:
                 if member.isfile():
                     _enter(found, tar, member, path)
             _check_end(file, tar.offset)
-    except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
+    except _BROKEN as error:
         raise DataError(
             f"{str(path)!r} cannot be read as a tar file: {_why(path, error)}."
         ) from error
@@ -103,7 +105,7 @@ def name_at(path: Path, block: int) -> str:
             file.seek((block - 1) * BLOCK)
             header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
         return printable(header.name)
-    except (tarfile.TarError, OSError):
+    except _BROKEN:
         return f"at byte {block * BLOCK}"
 
 
@@ -182,6 +184,8 @@ def _why(path: Path, error: Exception) -> str:
         return "a .cls file is no text"
     if isinstance(error, RecursionError):
         return "hundreds of headers follow one another without a file"
+    if isinstance(error, OverflowError):
+        return "a header states a number of more than 64 bits"
     return str(error) or type(error).__name__
 
 
