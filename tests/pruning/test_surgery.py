@@ -284,3 +284,18 @@ def test_narrowed_torchvision_model_equals_masked_model(name: str) -> None:
     expected = reference(x)
     assert (small(x) - expected).abs().max() <= 1e-9 * expected.abs().max()
     assert sum(p.numel() for p in small.parameters()) == graph.params(keep)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weights_that_hooks_compute_get_their_new_size_and_modes_stay() -> None:
+    first, second = (nn.utils.weight_norm(nn.Conv2d(*widths, 3)) for widths in ((3, 8), (8, 6)))
+    last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    model = nn.Sequential(first, nn.ReLU(), second, nn.Dropout(), last).eval()
+    model[3].train()  # as for an estimate by dropout
+    graph = trace(model, images())
+    small = narrow(model, graph, random_keep(graph))
+    for layer, whole in zip((small[0], small[2]), (first, second), strict=True):
+        assert layer.weight.shape == layer.weight_v.shape
+        assert len(layer.weight) == layer.out_channels < whole.out_channels
+    modes = [[module.training for module in network.modules()] for network in (model, small)]
+    assert modes[0] == modes[1] and sum(modes[0]) == 1

@@ -12,13 +12,14 @@ that is none: any other exit code), it is "undecided" and counts as neither. A m
 pass, or that is undecided, makes the exit code 1. One that no longer fits its file, or is no
 Python, is an error: mend the list.
 
-Of the 416, 310 have a recorded outcome. 295 are killed, some by tests that were written because of
-them. Of the 15 that were let pass, 10 belong to loop/: tests were written for most of these, and
-they were not tried again. One changes nothing that can be seen (whether five pairs are enumerated
-or drawn). Four are open: three of pruning/graph/surgery.py (what hooks compute again, modes after a
-copy, flattened recurrent weights) and one of gates.py (places in training mode). 106 were not
-tried: most of them in loop/active_learner.py, loop/state.py, loop/oracle.py, data/atomic_io.py,
-pruning/graph/verify.py, training/predict.py, training/batch_statistics.py and labelling/web/.
+Of the 416, 357 have a recorded outcome. 339 are killed, some by tests that were written because of
+them. Of the 18 that were let pass, 10 belong to loop/: tests were written for most of these, and
+they were not tried again. Two change nothing that a processor shows (whether five pairs are
+enumerated or drawn; how recurrent weights lie in memory). The others are open: files of data/
+atomic_io.py that are not written through (2) or are cut short (1), one in gates.py (places in
+training mode), one in labelling/opinions.py and one in labelling/web/leases.py. 59 were not tried:
+most of them in loop/active_learner.py, loop/state.py, loop/oracle.py, pruning/graph/verify.py,
+pruning/criteria/, pruning/precrop/ and training/predict.py.
 """
 
 import argparse
