@@ -1,7 +1,10 @@
 """One thread per test process, since several run side by side; tests never use the user's cache."""
 
+import gc
 import os
 import shutil
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for libraries and processes that tests start, too
 
 import pytest
 import torch
@@ -14,6 +17,12 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 torch.set_num_threads(1)
 os.environ["ALPRUNE_TRUST_CODE"] = ",".join(OWN_MODULES)  # which run folders of the tests name
+
+
+def pytest_collection_finish():
+    """Leave what has been imported out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,7 +76,8 @@ def assert_same_logits(got: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 # Larger versions of networks that are among the others.
-LARGE = {"alexnet-b", "gru-b", "lstm-b", "resnet34", "resnet50", "vgg-c", "vgg-d", "wrn-16-10",
+LARGE = {"alexnet-b", "efficientnet-lite0", "gru-b", "lstm-b", "mobilenet-v2", "resnet34",
+         "resnet50", "vgg-c", "vgg-d", "vgg-like", "wideresnet20", "wrn-16-10",
          "wrn-22-8"}  # fmt: skip
 
 

@@ -11,12 +11,13 @@ import alprune
 from alprune import models
 from alprune.errors import ConfigError, PruneError
 from alprune.models import cost
+from alprune.models.resnet import PaddedResNet
 from alprune.pruning import METHODS, Plan, prune, rebuild
 from alprune.pruning.unstructured.masks import maskable_weights
 
 LEARNERS = {
     "plain": lambda: small_vgg(),
-    "residual": lambda: models.build("resnet20", 10, (3, 16, 16)),
+    "residual": lambda: small_resnet(),
 }
 
 
@@ -30,6 +31,13 @@ def small_vgg():
         nn.Conv2d(24, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 40), nn.ReLU(), nn.Linear(40, 10),
     )  # fmt: skip
+
+
+def small_resnet():
+    """ResNet-20 with one block for each stage instead of three."""
+    model = PaddedResNet(3, 10, width=16, blocks_per_stage=1)
+    models.he_normal_(model, torch.Generator().manual_seed(0))
+    return model
 
 
 def batch_of(b=12, size=16):

@@ -44,8 +44,9 @@ def test_automatic_rounding_leaves_narrow_networks_prunable():
 
 
 # Larger versions of networks that are among the others, which take a second or two.
-LARGE = {"alexnet-b", "gru-b", "lstm-b", "resnet34", "resnet50", "vgg-c", "vgg-d", "wrn-16-10",
-         "wrn-22-8"}  # fmt: skip
+LARGE = {"alexnet-b", "efficientnet-b0", "efficientnet-lite0", "gru-b", "lstm-b", "mobilenet-v2",
+         "resnet34", "resnet50", "vgg-c", "vgg-d", "vgg-like", "wideresnet20", "wrn-16-8",
+         "wrn-16-10", "wrn-22-8"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_run_in_fp16_learns_and_is_resumed_exactly(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
 
     def config(name: str) -> alprune.RunConfig:
-        return options(tmp_path / name, precision="fp16", steps=2, initial_epochs=30.0)
+        return options(tmp_path / name, precision="fp16", steps=2, initial_epochs=15.0)
 
     whole = alprune.run(config("whole"))
     alprune.run(config("cut"), observer=Impatient())

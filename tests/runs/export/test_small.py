@@ -61,7 +61,7 @@ def test_a_small_file_costs_half_and_agrees_with_the_full_learner(run, tmp_path,
     assert not (run / small.STATE).exists()
 
 
-@pytest.mark.parametrize("name", ["onnx", "safetensors"])
+@pytest.mark.parametrize("name", [pytest.param("onnx", marks=pytest.mark.slow), "safetensors"])
 def test_a_small_learner_may_see_smaller_images(run, tmp_path, name):
     if name == "onnx":
         pytest.importorskip("onnxruntime")
