@@ -3,7 +3,6 @@
 import errno
 import re
 import threading
-import time
 from dataclasses import replace
 
 import photos
@@ -16,7 +15,7 @@ from alprune.labelling.web import Server
 from alprune.labelling.web.leases import Client
 from alprune.labelling.web.opener import write_opener
 
-WAIT_MS = 60_000
+WAIT_MS = 200_000  # as long as the other time-outs: the machine may be busy
 
 
 @pytest.fixture
@@ -85,6 +84,11 @@ def press(page, key):
     settle(page)
 
 
+def wait_until(page, script, arg=None):
+    """Wait for a condition; looking at it for every frame would keep the processor busy."""
+    page.wait_for_function(script, arg=arg, polling=100)
+
+
 def settle(page, ms=100):
     """Let the page itself wait, which it does after what it has to do already."""
     page.evaluate("ms => new Promise((done) => setTimeout(done, ms))", ms)
@@ -115,8 +119,9 @@ def test_keys_pressed_while_an_answer_is_on_its_way_count(start, open_page):
     settle(page)
     for key in "1212":
         page.keyboard.press(key)
-    page.wait_for_function(
-        "() => document.querySelector('#status').innerText.startsWith('4 of')", timeout=WAIT_MS
+    wait_until(
+        page,
+        "() => document.querySelector('#status').innerText.startsWith('4 of')",
     )
     assert list(asking.labels.values()) == ["dark", "light", "dark", "light"]
 
@@ -131,9 +136,7 @@ def test_any_of_the_last_answers_can_be_corrected(start, open_page):
     page.wait_for_selector("#past:not([hidden])")
     assert page.get_attribute("#classes button:nth-child(1)", "aria-pressed") == "true"
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function(
-        "(path) => document.querySelector('#caption').innerText === path", arg=first
-    )
+    wait_until(page, "(path) => document.querySelector('#caption').innerText === path", arg=first)
     press(page, "2")
     assert asking.labels[first] == "light"
     page.keyboard.press("ArrowRight")
@@ -166,6 +169,14 @@ def test_a_grid_labels_all_that_are_not_marked_as_wrong(start, open_page):
     guessed = [replace(server.queue.query(n), guess="dark", probability=0.9) for n in range(5)]
     server._overview.update(Insight(guessed=guessed))
     page.click("#to-grid")
+    page.wait_for_selector(".tile >> nth=4")
+    held = []  # an answer that is late, after that of a later question, is not shown
+    page.route("**/grid?class=light", lambda route: held.append(route))
+    page.select_option("#grid-class", "light")
+    page.select_option("#grid-class", "dark")
+    settle(page)
+    held[0].continue_()
+    settle(page)
     page.wait_for_selector(".tile >> nth=4")
     page.click(".tile >> nth=1")
     assert "Label 4 as dark" in page.inner_text("#grid-done")
@@ -259,22 +270,20 @@ def test_rounds_go_on_while_the_learner_learns_and_nobody_waits(start, open_page
     page.keyboard.type("striped")
     page.on("dialog", lambda dialog: dialog.accept())
     page.keyboard.press("Enter")
-    page.wait_for_function("() => document.querySelectorAll('#classes button').length === 3")
+    wait_until(page, "() => document.querySelectorAll('#classes button').length === 3")
     # The first image was labelled striped with it.
-    page.wait_for_function("() => document.querySelector('#status').innerText.startsWith('1 of')")
+    wait_until(page, "() => document.querySelector('#status').innerText.startsWith('1 of')")
     [path] = asking.labels
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("#past:not([hidden])")
     press(page, str(photos.NAMES.index(photos.truth(path)) + 1))
     page.keyboard.press("ArrowRight")
-    deadline = time.monotonic() + WAIT_MS / 1000
-    while asking.journal.round < 3 and time.monotonic() < deadline:
+    while asking.journal.round < 3:
         assert not page.is_hidden("#image")
         number = int(page.get_attribute("#image", "src").removeprefix("image/"))
         name = photos.truth(server.queue.query(number).path)
         press(page, str(photos.NAMES.index(name) + 1))
         settle(page, 200)
-    assert asking.journal.round >= 3
     assert all(photos.truth(path) == label for path, label in asking.labels.items())
 
 
@@ -286,7 +295,7 @@ def test_the_page_says_when_all_images_have_labels_and_how_to_end(start, open_pa
     page = open_page(server.url)
     for _ in range(6):
         press(page, "1")
-    page.wait_for_function("() => document.querySelector('#waiting').innerText.startsWith('Done')")
+    wait_until(page, "() => document.querySelector('#waiting').innerText.startsWith('Done')")
     assert "labels.csv" in page.inner_text("#waiting")
     assert page.is_hidden("#note")
     assert len(asking.labels) == 6
@@ -303,7 +312,7 @@ def test_a_closed_browser_and_a_stopped_server_lose_nothing(start, open_page):
     stop()
     shown = page.get_attribute("#image", "src")
     page.keyboard.press("2")
-    page.wait_for_function("() => document.querySelector('#note').innerText.includes('not saved')")
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('not saved')")
     assert page.get_attribute("#image", "src") == shown  # it is not passed over
     page.close()
     page.complaints[:] = [text for text in page.complaints if "ERR_" not in text]
@@ -334,7 +343,7 @@ def test_a_page_without_the_token_shows_nothing(start, browser):
     context = browser.new_context()
     page = context.new_page()
     page.goto(server.url.partition("join#")[0])
-    page.wait_for_function("() => document.querySelector('#said').innerText.includes('prints')")
+    wait_until(page, "() => document.querySelector('#said').innerText.includes('prints')")
     assert page.locator("#image").count() == 0
     context.close()
 
@@ -354,7 +363,7 @@ def test_a_file_leads_the_browser_of_this_machine_in_once(start, browser, tmp_pa
     context.close()
     other = browser.new_context().new_page()
     other.goto(opener.as_uri())
-    other.wait_for_function("() => document.querySelector('#said').innerText.includes('before')")
+    wait_until(other, "() => document.querySelector('#said').innerText.includes('before')")
     other.context.close()
 
 
@@ -393,15 +402,16 @@ def test_two_people_get_different_images_and_settle_what_they_disagree_on(start,
     assert shown != ben.get_attribute("#image", "src")
     press(anna, "1")
     ben.reload()  # which gives its images back, so that the second answer comes first
-    ben.wait_for_function(
-        "(src) => document.querySelector('#image').getAttribute('src') === src", arg=shown
+    wait_until(
+        ben, "(src) => document.querySelector('#image').getAttribute('src') === src", arg=shown
     )
     press(ben, "2")
     assert list(asking.labels.values()) == ["dark"]
     anna.click("#help")
-    anna.wait_for_function(
+    wait_until(
+        anna,
         "() => document.querySelector('#facts').innerText.includes('agreement: 0% of 1')"
-        " || (document.querySelector('#about').close(), document.querySelector('#help').click())"
+        " || (document.querySelector('#about').close(), document.querySelector('#help').click())",
     )
     anna.keyboard.press("Escape")
     anna.click("#to-review")
@@ -421,7 +431,7 @@ def test_an_image_that_somebody_else_answered_is_replaced_with_a_message(start, 
     page = open_page(server.url)
     number = int(page.get_attribute("#image", "src").removeprefix("image/"))
     server.queue.answer({number: "dark"}, Client("s2", "", "w2"), fresh=True)
-    page.wait_for_function("() => document.querySelector('#note').innerText.includes('else')")
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('else')")
     assert page.get_attribute("#image", "src") != f"image/{number}"
     press(page, "2")
     assert list(asking.labels.values()) == ["dark", "light"]
@@ -436,7 +446,7 @@ def test_an_image_that_breaks_is_said_and_can_be_skipped(start, open_page):
         (asking.root / query.path).write_bytes(b"no image")
     server, asking, _ = start()
     page = open_page(server.url, wait=False)
-    page.wait_for_function("() => document.querySelector('#note').innerText.includes('Skip it')")
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('Skip it')")
     press(page, "s")
     assert list(asking.journal.counts.elements()) == [None]
     page.close()
@@ -455,7 +465,7 @@ def test_a_full_disk_is_said_and_the_answer_is_given_again(start, open_page, mon
     with monkeypatch.context() as patch:
         patch.setattr(atomic_io.os, "fsync", full)
         press(page, "2")
-        page.wait_for_function("() => document.querySelector('#note').innerText.includes('space')")
+        wait_until(page, "() => document.querySelector('#note').innerText.includes('space')")
         assert page.get_attribute("#image", "src") == shown
         assert list(asking.labels.values()) == ["dark"]
     press(page, "2")
@@ -474,7 +484,7 @@ def test_a_page_of_before_a_restart_says_so_and_loses_nothing(start, open_page):
     server, asking, _ = start(serve={"port": port})
     shown = page.get_attribute("#image", "src")
     press(page, "2")
-    page.wait_for_function("() => document.querySelector('#note').innerText.includes('again')")
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('again')")
     assert page.get_attribute("#image", "src") == shown
     assert list(asking.labels.values()) == ["dark"]
     page.complaints.clear()

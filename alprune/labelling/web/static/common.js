@@ -23,6 +23,21 @@ export async function send(what, body, more = {}) {
   return content;
 }
 
+// Answers may arrive in another order than their questions: the last question of a view counts,
+// and earlier ones come to nothing (null).
+const questions = {};
+
+export async function ask(view, ...question) {
+  const number = questions[view] = (questions[view] || 0) + 1;
+  try {
+    const answer = await send(...question);
+    return number === questions[view] ? answer : null;
+  } catch (error) {
+    if (number === questions[view]) throw error;
+    return null;
+  }
+}
+
 export function take(state) {
   shared.state = state;
   for (const listener of shared.listeners) listener(state);

@@ -1,5 +1,5 @@
 // Many at once: the images that the learner takes for one class, surest first.
-import {$, element, hear, percent, say, send, shared, take, tile} from "./common.js";
+import {$, ask, element, hear, percent, say, send, shared, take, tile} from "./common.js";
 
 let laid = null;      // what is shown: {class, images}
 let painting = null;  // whether a drag marks or clears
@@ -13,11 +13,15 @@ export async function open(name, numbers) {
     return;
   }
   $("grid-class").value = chosen;
+  const question = numbers ? ["selected", {numbers}] : [`grid?class=${encodeURIComponent(chosen)}`];
+  let found;
   try {
-    laid = numbers ? await send("selected", {numbers}) : await send(`grid?class=${encodeURIComponent(chosen)}`);
+    found = await ask("grid", ...question);
   } catch (error) {
     return say(error.message);
   }
+  if (!found) return;
+  laid = found;
   $("grid").replaceChildren(...laid.images.map((image) => tile(image,
     image.probability === null ? "" : percent(image.probability))));
   count();

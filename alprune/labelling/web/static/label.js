@@ -1,5 +1,5 @@
 // One image at a time. An answer advances at once; what is sent is confirmed in order behind it.
-import {$, hear, percent, say, send, shared, take, element, unsay} from "./common.js";
+import {$, ask, hear, percent, say, send, shared, take, element, unsay} from "./common.js";
 
 let upcoming = [];    // images to come; the first is on the stage, unless an answer is revisited
 let revisited = null; // the image of an earlier answer that is on the stage
@@ -147,7 +147,9 @@ export async function forward() {
 
 async function visit(where) {
   try {
-    revisited = await send(`answered/${shared.state.past[where]}`);
+    const found = await ask("label", `answered/${shared.state.past[where]}`);
+    if (!found) return;
+    revisited = found;
     place = where;
     show();
   } catch (error) {

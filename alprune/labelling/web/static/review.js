@@ -1,5 +1,5 @@
 // All labelled images by class, most suspect or newest first; a key corrects the selected one.
-import {$, percent, say, send, shared, take, tile} from "./common.js";
+import {$, ask, percent, say, send, shared, take, tile} from "./common.js";
 
 let shown = [];
 
@@ -12,10 +12,11 @@ export async function open(more = false) {
     from: more ? shown.length : 0});
   let found;
   try {
-    found = await send(`review?${query}`);
+    found = await ask("review", `review?${query}`);
   } catch (error) {
     return say(error.message);
   }
+  if (!found) return;
   shown = more ? [...shown, ...found.images] : found.images;
   const tiles = found.images.map((image) => tile(image, described(image), image.suspect || Boolean(image.answers)));
   if (more) $("review").append(...tiles); else $("review").replaceChildren(...tiles);
