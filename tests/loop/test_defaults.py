@@ -26,8 +26,10 @@ from alprune.pruning.width_limits import AUTO, LEAST
 # Written down here a second time on purpose: a run folder depends on every one of them.
 CASES = [
     ({}, {"lr": 0.05, "initial": 1000, "query_size": 50, "budget": 3600.0, "start": "balanced"}),
-    ({}, {"flops_reduction": 0.9, "smoothing": 0.01, "channel_cost": "step", "epochs": 0.5}),
-    ({"steps": 3}, {"budget": None, "steps": 3}),
+    ({}, {"flops_reduction": "auto", "smoothing": 0.01, "channel_cost": "step", "epochs": 0.5}),
+    ({"steps": 3}, {"budget": None, "steps": 3, "flops_reduction": 0.9}),
+    ({"steps": 3, "budget": 60.0}, {"flops_reduction": "auto"}),
+    ({"flops_reduction": 0.5}, {"flops_reduction": 0.5}),
     ({"params_reduction": 0.5}, {"flops_reduction": None, "smoothing": 0.01}),
     ({"method": "3sp"}, {"flops_reduction": None, "smoothing": 0.05, "channel_cost": "made"}),
     ({"method": "dense"}, {"warmup_batches": 200, "round_to": 1, "min_channels": LEAST}),
@@ -70,6 +72,8 @@ def test_labelling_has_defaults_of_its_own():
     found = (asked.budget, asked.start, asked.initial_epochs, asked.epochs, asked.warmup_batches)
     assert found == (60.0, "typiclust", 200.0, 200.0, 10)
     assert asked.initial is None and asked.query_size == DEFAULTS["query_size"]
+    pruned = resolve_labelling(RunConfig(method="3sp-ca", model="vgg19", out="x"))
+    assert pruned.flops_reduction == 0.9
     dense = resolve_labelling(RunConfig(method="dense", out="x", epochs=3.0))
     assert (dense.warmup_batches, dense.epochs) == (200, 3.0)
 

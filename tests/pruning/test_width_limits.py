@@ -54,7 +54,7 @@ LARGE = {"alexnet-b", "efficientnet-b0", "efficientnet-lite0", "gru-b", "lstm-b"
     [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in sorted(MODELS)],
 )
 def test_what_a_run_removes_by_default_is_within_reach_of_every_model_of_ours(name):
-    config = complete(RunConfig(method="3sp-ca", model=name, dataset="digits"))
+    config = complete(RunConfig(method="3sp-ca", model=name, dataset="digits", steps=1))
     found = (config.flops_reduction, config.smoothing, config.min_channels, config.round_to)
     assert found == (0.9, 0.01, AUTO, AUTO) and config.channel_cost == "step"
     shape = MODELS[name].input_shape
