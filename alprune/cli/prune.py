@@ -1,6 +1,7 @@
 """`alprune prune`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,10 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     from alprune.loop.setup import complete, first_labels, load_splits
     from alprune.pruning import describe, figures, find_method
 
-    config = complete(config_of(recipe, given))
+    asked = config_of(recipe, given)
+    if asked.flops_reduction != "auto":  # no time that the reduction could follow
+        asked = replace(asked, budget=None, steps=0)
+    config = complete(asked)
     if find_method(config.method).early:
         raise ConfigError(
             f"method {config.method!r} prunes during training: there is nothing to show before a "

@@ -10,7 +10,8 @@ from typing import Any
 
 from alprune.errors import StoreError, quoted
 from alprune.labelling.opinions import Opinions
-from alprune.loop.run_folder import EVENTS, RunFolder, read_events, sound_bytes
+from alprune.loop.event_log import EVENTS, read_events, sound_bytes
+from alprune.loop.run_folder import RunFolder
 
 _ROUNDS_SKIPPED = 10  # rounds in which a skipped image is not asked again
 

@@ -15,9 +15,10 @@ from alprune.labelling.photographs import are_photographs
 from alprune.labelling.session import Asking
 from alprune.loop.config import OPTIONS, RunConfig, given
 from alprune.loop.defaults import FROM_SCRATCH
+from alprune.loop.event_log import LABELLING, kind_of, read_events
 from alprune.loop.events import Observer
 from alprune.loop.frozen import FROZEN
-from alprune.loop.run_folder import CONFIG, LABELLING, RunFolder, kind_of, read_events
+from alprune.loop.run_folder import CONFIG, RunFolder
 from alprune.loop.trust import check_trust, trusting
 
 # Options that choose a network or prune it: with one of them the learner is what they say.

@@ -238,6 +238,7 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
             "model": model,
             "method": self.method,
             "flops_reduction": self.flops_reduction,
+            "steps": 0,  # no budget that the reduction could follow
             "batch_size": self.batch_size,
             "lr": lr,
             "warmup_batches": _WARMUP_BATCHES,

@@ -15,10 +15,11 @@ from torch import Tensor
 from alprune import __version__
 from alprune.data import Splits
 from alprune.loop.config import RunConfig, given
+from alprune.loop.event_log import Fields, read_events
 from alprune.loop.machine_load import MachineLoad
 from alprune.loop.observers import Observer
 from alprune.loop.pool import LabelPool
-from alprune.loop.run_folder import CONFIG, Fields, RunFolder, read_events
+from alprune.loop.run_folder import CONFIG, RunFolder
 from alprune.pruning import Pruned
 from alprune.pruning.epi import EarlyPruner
 from alprune.training import Diverged, FitReport

@@ -15,19 +15,12 @@ from alprune.loop.checkpoint import SLOTS, load_checkpoint
 from alprune.loop.config import RunConfig, given
 from alprune.loop.csv_tables import read_labels
 from alprune.loop.defaults import ResolvedRun
+from alprune.loop.event_log import RUN, kind_of, read_events, resume_command
 from alprune.loop.events import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.rebuild import rebuilt_learner
 from alprune.loop.recipe import read_recipe
-from alprune.loop.run_folder import (
-    CONFIG,
-    RUN,
-    NullRunFolder,
-    RunFolder,
-    kind_of,
-    read_events,
-    resume_command,
-)
+from alprune.loop.run_folder import CONFIG, NullRunFolder, RunFolder
 from alprune.loop.saved_learner import saved_learner
 from alprune.loop.setup import complete, load_splits, open_session, simulation
 from alprune.loop.trust import check_trust, trusting

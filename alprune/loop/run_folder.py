@@ -4,42 +4,25 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
-import shlex
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from alprune.data import atomic_io
 from alprune.data.safe_io import open_ordinary
-from alprune.errors import StoreError, quoted
+from alprune.errors import StoreError
 from alprune.loop.csv_tables import COLUMNS, LABELS, Row, table
+from alprune.loop.event_log import EVENTS, LABELLING, LINE_BYTES, kind_of, resume_command
 
-EVENTS = "events.jsonl"
 CONFIG = "config.toml"
 LOCK = ".lock"
 _PATIENCE_S = 60.0  # for a thread that writes when the folder is closed
-LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _LOCK_S = 0.3  # to wait for a lock: `alprune watch` holds it for an instant to see if it is free
-_FILE_BYTES = 2**28  # of events.jsonl
-
-_NUMBER = (int, float)
-_FIELDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
-    ("elapsed_s fitted_s", _NUMBER, "a number"),
-    ("test_accuracy", (*_NUMBER, NoneType), "a number or null"),
-    ("step labelled", (int,), "a whole number"),
-    ("steps", (int, NoneType), "a whole number or null"),
-    ("reason acquisition device data_digest", (str,), "text"),
-    ("acquired initial", (list,), "a list"),
-    ("config versions", (dict,), "an object"),
-)
 
 
 class RunFolder:
@@ -236,44 +219,6 @@ class NullRunFolder(RunFolder):
         """Hold no lock that could be released."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a folder holds the record of.
-
-    Attributes:
-        resume: Command that resumes it.
-        ends: Whether its record has an end.
-        moment: When the learner in its checkpoint was trained, a format of `step`.
-    """
-
-    resume: str
-    ends: bool
-    moment: str
-
-
-RUN = Kind("run --resume", ends=True, moment="the last checkpoint, trained in step {step}")
-LABELLING = Kind("ask", ends=False, moment="round {step}")
-
-
-def kind_of(path: Path) -> Kind:
-    """Return what a folder holds the record of, by its first event; `RUN` where it has none."""
-    try:
-        first = _event(next(_lines(path / EVENTS), b""))
-    except (OSError, ValueError, RecursionError, StoreError):
-        return RUN
-    return LABELLING if first.get("asking") is True else RUN
-
-
-def resume_command(path: Path) -> str:
-    """Return the command that resumes what is in a folder."""
-    return f"alprune {kind_of(path).resume} {shlex.quote(str(path))}"
-
-
-def sound_bytes(path: Path) -> int:
-    """Return how many bytes of a folder's record are whole lines; a torn one may follow them."""
-    return sum(map(len, _lines(path / EVENTS)))
-
-
 def check_new(path: Path) -> None:
     """Refuse a folder that a new run cannot have; nothing is made or changed.
 
@@ -294,71 +239,6 @@ def check_new(path: Path) -> None:
             f"cannot write a run to {path}: nothing can be written to {place}. "
             "Choose another --out."
         )
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Read the events of a run folder, also of one that is being written.
-
-    Args:
-        path: The run folder.
-
-    Returns:
-        One dictionary an event, in order. A last line that is half written is left out: one
-        without an end, or, after a power cut, with zeros where the disk has got nothing.
-
-    Raises:
-        StoreError: No run there, or a damaged line before the last.
-    """
-    events: list[dict[str, Any]] = []
-    try:
-        for number, line in enumerate(_lines(path / EVENTS), start=1):
-            try:
-                events.append(_event(line))
-            except (ValueError, RecursionError) as error:
-                raise StoreError(f"{path / EVENTS} line {number} is damaged: {error}.") from error
-    except OSError as error:
-        raise StoreError(f"{path} holds no readable run: {error}.") from error
-    return events
-
-
-class Fields(dict[str, Any]):
-    """A JSON object of an event; to ask for a field that it lacks is a StoreError."""
-
-    def __missing__(self, name: str) -> Any:
-        raise StoreError(
-            f"an event lacks {name!r}: the run's {EVENTS} was changed, or written by another "
-            "version of alprune."
-        )
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with open_ordinary(path) as file:
-        left = _FILE_BYTES
-        while line := file.readline(LINE_BYTES + 1):
-            left -= len(line)
-            if len(line) > LINE_BYTES or left < 0:
-                raise StoreError(
-                    f"{path} is no record of a run: it has a line of more than {LINE_BYTES:,} "
-                    f"bytes, or more than {_FILE_BYTES:,} in all."
-                )
-            torn = b"\0" in line and not file.read(1)  # JSON has no zeros, and there is no more
-            if torn or not line.endswith(b"\n"):
-                return  # half written
-            yield line
-
-
-def _event(line: bytes) -> Fields:
-    """Read one line and check the types of what is read from it elsewhere."""
-    event = json.loads(line.decode(), object_hook=Fields)
-    if not isinstance(event, Fields) or not isinstance(event.get("event"), str):
-        raise ValueError("it is no JSON object with an 'event'")
-    for names, kinds, what in _FIELDS:
-        for name in names.split():
-            value = event.get(name)
-            odd = isinstance(value, bool) or not isinstance(value, kinds)
-            if name in event and (odd or (isinstance(value, float) and not math.isfinite(value))):
-                raise ValueError(f"{name!r} is {quoted(value)}, not {what}")
-    return event
 
 
 def _check(path: Path, resume: bool) -> None:

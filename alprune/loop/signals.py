@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from alprune.loop.run_folder import resume_command
+from alprune.loop.event_log import resume_command
 
 if TYPE_CHECKING:
     from alprune.loop import Session

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from alprune.errors import ConfigError, StoreError
+from alprune.loop.event_log import read_events
 from alprune.loop.events import Observer
-from alprune.loop.run_folder import read_events
 
 FOLDER = "tensorboard"
 _AXES = ("step", "elapsed_s", "fitted_s")

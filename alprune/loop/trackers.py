@@ -13,9 +13,9 @@ from typing import Any
 from alprune.data import atomic_io
 from alprune.data.safe_io import read_whole
 from alprune.errors import ConfigError
+from alprune.loop.event_log import read_events
 from alprune.loop.events import Observer
 from alprune.loop.observers import Several
-from alprune.loop.run_folder import read_events
 from alprune.loop.tensorboard import TensorBoard, require_tensorboard
 from alprune.registry import lookup
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alprune.errors import StoreError
-from alprune.loop.run_folder import Fields, read_events
+from alprune.loop.event_log import Fields, read_events
 
 # By name, what a step's number is; one that a step lacks, as those of the oldest runs may, is NaN.
 COLUMNS = {

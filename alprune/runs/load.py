@@ -18,8 +18,9 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import AlpruneError, StoreError, quoted
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.config import RunConfig
+from alprune.loop.event_log import kind_of, read_events, resume_command
 from alprune.loop.rebuild import rebuilt_network
-from alprune.loop.run_folder import CONFIG, kind_of, read_events, resume_command
+from alprune.loop.run_folder import CONFIG
 from alprune.loop.saved_learner import saved_learner
 from alprune.loop.trust import check_trust, code_name, trusting
 from alprune.models.memory import check_memory

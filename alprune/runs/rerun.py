@@ -13,9 +13,9 @@ from alprune.acquisition.base import name_of
 from alprune.data.atomic_io import free_path
 from alprune.errors import StoreError
 from alprune.loop.defaults import ResolvedRun
+from alprune.loop.event_log import Fields, read_events, resume_command
 from alprune.loop.events import moved_between
 from alprune.loop.resume import options
-from alprune.loop.run_folder import Fields, read_events, resume_command
 from alprune.pruning.registry import MEASURED
 
 _MEASURED = (*(f"{quantity}_reduction" for quantity in MEASURED), "latency_aware")

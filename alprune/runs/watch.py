@@ -12,8 +12,9 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from alprune.errors import StoreError, printable
+from alprune.loop.event_log import EVENTS, Fields, kind_of, read_events
 from alprune.loop.progress import Lines, span
-from alprune.loop.run_folder import EVENTS, LOCK, Fields, kind_of, read_events
+from alprune.loop.run_folder import LOCK
 from alprune.loop.signals import how_to_resume
 from alprune.runs.compare import MANIFEST
 

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from alprune import open_asking
-from alprune.loop.run_folder import read_events
+from alprune.loop.event_log import read_events
 
 
 def main() -> None:

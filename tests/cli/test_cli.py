@@ -44,6 +44,14 @@ def test_prune_prints_the_numbers_as_json_and_as_a_table(tmp_path):
     assert table.exit_code == 0 and "FLOPs" in table.stdout and "parameters" in table.stdout
 
 
+def test_prune_has_no_budget_that_its_reduction_could_follow(monkeypatch):
+    monkeypatch.setattr("alprune.loop.learner.step_ms", None)  # nothing is measured
+    own = "--model lenet-300-100 --dataset digits --device cpu --method 3sp-ca --json".split()
+    done = call("prune", *own)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["flops_reduction"] >= 0.9
+
+
 def test_prune_refuses_a_method_that_prunes_during_training():
     done = call("prune", *FAST, "--method", "epi")
     assert done.exit_code == 1 and "prunes during training" in done.stderr

@@ -12,8 +12,8 @@ from PIL import Image
 
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
+from alprune.loop.event_log import read_events
 from alprune.loop.resume import resume
-from alprune.loop.run_folder import read_events
 from alprune.training import Learner
 
 

@@ -11,7 +11,8 @@ from alprune.labelling.asked_paths import AskedPaths
 from alprune.labelling.check_answers import AnswerChecker, Rules
 from alprune.labelling.journal import Journal, Query
 from alprune.labelling.read_answers import Given
-from alprune.loop.run_folder import EVENTS, RunFolder
+from alprune.loop.event_log import EVENTS
+from alprune.loop.run_folder import RunFolder
 
 PATHS = ("unlabelled/a.png", "unlabelled/b.png", "unlabelled/c.png")
 

@@ -8,7 +8,7 @@ import pytest
 
 import alprune
 from alprune.loop.checkpoint import LAYOUT, load_checkpoint
-from alprune.loop.run_folder import read_events
+from alprune.loop.event_log import read_events
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -7,7 +7,8 @@ import pytest
 from alprune.errors import StoreError
 from alprune.labelling.accuracy import guesses
 from alprune.labelling.journal import Answer, Journal, Query
-from alprune.loop.run_folder import EVENTS, RunFolder
+from alprune.loop.event_log import EVENTS
+from alprune.loop.run_folder import RunFolder
 
 ROUND = {"labelled": 0, "in_folders": 0, "pool": 9, "learnt": {}}
 

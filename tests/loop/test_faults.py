@@ -16,9 +16,10 @@ from tiny_run import events_of, options
 import alprune
 from alprune.acquisition import Evidence
 from alprune.errors import PruneError, StoreError, TrainError
+from alprune.loop.event_log import read_events
 from alprune.loop.events import Observer
 from alprune.loop.health import Alarms
-from alprune.loop.run_folder import RunFolder, read_events
+from alprune.loop.run_folder import RunFolder
 from alprune.loop.setup import complete, load_splits, open_session
 from alprune.training import Learner
 from alprune.training.metrics import Metrics

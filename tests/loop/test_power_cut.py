@@ -14,7 +14,8 @@ import pytest
 from alprune.data import atomic_io
 from alprune.errors import StoreError
 from alprune.loop.csv_tables import read_labels
-from alprune.loop.run_folder import RunFolder, read_events
+from alprune.loop.event_log import read_events
+from alprune.loop.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows cannot sync a folder")

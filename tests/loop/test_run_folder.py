@@ -5,7 +5,8 @@ from tiny_run import options
 
 import alprune
 from alprune.errors import StoreError
-from alprune.loop.run_folder import RunFolder, read_events
+from alprune.loop.event_log import read_events
+from alprune.loop.run_folder import RunFolder
 
 
 def test_events_can_be_read_while_they_are_written(tmp_path):
@@ -113,7 +114,7 @@ def test_an_event_of_other_types_is_damaged(tmp_path, value):
 
 
 def test_a_record_of_other_bytes_is_not_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("alprune.loop.run_folder.LINE_BYTES", 100)
+    monkeypatch.setattr("alprune.loop.event_log.LINE_BYTES", 100)
     line = json.dumps({"event": "step", "acquired": list(range(50))})
     (tmp_path / "events.jsonl").write_text('{"event": "start"}\n' + line + "\n")
     with pytest.raises(StoreError, match="no record of a run: it has a line of more than 100"):

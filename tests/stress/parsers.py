@@ -29,7 +29,7 @@ from alprune.data import load
 from alprune.errors import ConfigError, StoreError
 from alprune.loop.checkpoint import decode, encode
 from alprune.loop.csv_tables import read_labels
-from alprune.loop.run_folder import read_events
+from alprune.loop.event_log import read_events
 from alprune.registry import lookup
 
 Inner = Callable[[bytes, list[bytes], random.Random], bytes]

@@ -28,7 +28,8 @@ from alprune.data import load
 from alprune.errors import AlpruneError, ConfigError, DataError, PruneError, StoreError
 from alprune.loop.checkpoint import decode, encode
 from alprune.loop.csv_tables import read_labels
-from alprune.loop.run_folder import RunFolder, read_events
+from alprune.loop.event_log import read_events
+from alprune.loop.run_folder import RunFolder
 from alprune.registry import lookup
 
 # The same examples in every run; tests/stress/fuzz.py looks for new ones.

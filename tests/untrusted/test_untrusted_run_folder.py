@@ -20,7 +20,8 @@ import alprune
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop.checkpoint import SLOTS, decode, encode, load_checkpoint
 from alprune.loop.csv_tables import from_cell, read_labels, to_cell
-from alprune.loop.run_folder import RunFolder, read_events
+from alprune.loop.event_log import read_events
+from alprune.loop.run_folder import RunFolder
 from alprune.runs.report import curves, plot_curves
 from alprune.runs.rerun import compare
 

@@ -15,7 +15,7 @@ from alprune.labelling.read_answers import SKIPS, given_of_task
 from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
-from alprune.loop.run_folder import read_events
+from alprune.loop.event_log import read_events
 
 NAME = "alprune"  # of the model in Label Studio, by which it sorts
 _EVENT = "label_studio"

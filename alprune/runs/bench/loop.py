@@ -39,7 +39,7 @@ def own_time(config: RunConfig, splits: Splits, seconds: float) -> tuple[float, 
         scoring, from the first fit until the folder is closed; and what it was made of. None if
         no step ended in that time.
     """
-    config = replace(config, budget=seconds, initial_epochs=0.25)
+    config = replace(config, budget=seconds, initial_epochs=0.25, flops_reduction=0.9)
     watch = _Steps()
     session = open_session(complete(config, new=False), splits, observer=watch)
     begin = time.perf_counter()

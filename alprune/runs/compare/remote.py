@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from alprune.errors import AlpruneError
+from alprune.loop.event_log import EVENTS
 from alprune.loop.events import Observer
-from alprune.loop.run_folder import EVENTS
 from alprune.loop.signals import Signals
 from alprune.runs.compare.engines import Engine, Job, Lost
 from alprune.runs.compare.forecast import Monitor

@@ -16,9 +16,10 @@ from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.config import RunConfig
 from alprune.loop.csv_tables import read_labels
 from alprune.loop.defaults import ResolvedLabelling
+from alprune.loop.event_log import RUN, kind_of
 from alprune.loop.frozen import FROZEN
 from alprune.loop.pool import LabelPool, drawn_to_hold_out
-from alprune.loop.run_folder import RUN, NullRunFolder, kind_of
+from alprune.loop.run_folder import NullRunFolder
 from alprune.runs.load import Learned
 from alprune.runs.local_data import local_splits
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alprune.data.atomic_io import replace
 from alprune.errors import StoreError
-from alprune.loop.run_folder import Fields, read_events
+from alprune.loop.event_log import Fields, read_events
 
 
 def curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, int]]]:

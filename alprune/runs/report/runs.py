@@ -13,8 +13,8 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import PruneError, StoreError, quoted
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import DEFAULTS
+from alprune.loop.event_log import read_events
 from alprune.loop.machine_load import OTHERS_MOST, busy_with_others
-from alprune.loop.run_folder import read_events
 from alprune.pruning import Plan
 
 EVENTS = "events.jsonl"
