@@ -20,6 +20,7 @@ from alprune.loop.option_text import duration
 from alprune.pruning import find_method
 
 _LEAST_SAVED = 2.0  # times as fast a pruned network must be, or its channels are worth more
+_LEAST_SHARE = 1 / 3  # of the factor by which its FLOPs shrink, or its layers become too narrow
 _NEAR = 1.2  # the proportion is met within this factor
 _ROUNDS = 4
 _LEAST_STEPS = 3  # of the whole network
@@ -70,9 +71,9 @@ class Balance:
     least_left: float
 
 
-ACROSS = Balance(8e-3, 0.04)
+ACROSS = Balance(3e-2, 0.04)
 """Where scores are compared across layers: with more removed, some layers become bottlenecks."""
-WITHIN = Balance(2e-2, 0.01)
+WITHIN = Balance(4e-2, 0.01)
 """Where all layers lose the same share: such networks may be smaller."""
 
 
@@ -164,7 +165,7 @@ def _by_speed(
         if 1 / _NEAR < balance < _NEAR:
             break
     faster = whole.image_s / pruned.image_s
-    if faster < _LEAST_SAVED:
+    if faster < max(_LEAST_SAVED, _LEAST_SHARE * whole.macs / pruned.macs):
         return Choice(
             0.0,
             f"the whole network: with {1 - share:.0%} of its FLOPs removed it would train only "
