@@ -10,7 +10,14 @@ from alprune import models
 from alprune.data import Dataset
 from alprune.errors import ConfigError, PruneError
 from alprune.loop.auto_reduction import PLAIN, Measured, choose
-from alprune.loop.defaults import DEFAULTS, DENSE_WARMUP, PRUNE_OPTIONS, REDUCTIONS, Resolved
+from alprune.loop.defaults import (
+    DEFAULTS,
+    DENSE_WARMUP,
+    MINUTES,
+    PRUNE_OPTIONS,
+    REDUCTIONS,
+    Resolved,
+)
 from alprune.loop.frozen import FROZEN, frozen_learner
 from alprune.loop.start_weights import start_from
 from alprune.pruning import Pruned, Target, find_method, prune, trace
@@ -118,7 +125,8 @@ def with_reduction(
             return Measured(pruned.macs_after, step_ms(pruned.model, batch) / 1e3 / size)
 
     training_s = config.budget * (1 - config.score_share)
-    plain = PLAIN.get(config.model)
+    usual = MINUTES if config.method == "3sp-ca" and config.model in models.MODELS else None
+    plain = PLAIN.get(config.model, usual)
     choice = team.same(choose(measure, training_s, size, config.local, plain))
     options: dict[str, Any] = {"flops_reduction": choice.flops_reduction}
     if choice.flops_reduction == 0 and config.warmup_batches == DEFAULTS["warmup_batches"]:

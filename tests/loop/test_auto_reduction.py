@@ -151,6 +151,15 @@ def test_a_network_without_prunable_channels_is_trained_as_it_is(tmp_path, speed
     assert "cannot be pruned" in event["chosen_because"]
 
 
+def test_on_a_busy_machine_a_network_of_ours_loses_what_is_right_for_minutes(
+    tmp_path, speed, monkeypatch
+):
+    monkeypatch.setattr(Quiet, "share", 0.9)
+    event = run(tmp_path, method="3sp-ca", model="lenet-300-100", flops_reduction=None)
+    assert 0.9 <= event["flops_reduction"] < 0.95
+    assert "90%, which is right for minutes: other processes took 90%" in event["chosen_because"]
+
+
 def test_auto_needs_a_budget(tmp_path):
     with pytest.raises(ConfigError, match=r"--budget"):
         run(tmp_path, method="3sp", budget=None, steps=1)
