@@ -13,10 +13,10 @@ from alprune.loop.auto_reduction import PLAIN, Measured, choose
 from alprune.loop.defaults import (
     DEFAULTS,
     DENSE_WARMUP,
-    MINUTES,
     PRUNE_OPTIONS,
     REDUCTIONS,
     Resolved,
+    unmeasured_reduction,
 )
 from alprune.loop.frozen import FROZEN, frozen_learner
 from alprune.loop.start_weights import start_from
@@ -125,8 +125,7 @@ def with_reduction(
             return Measured(pruned.macs_after, step_ms(pruned.model, batch) / 1e3 / size)
 
     training_s = config.budget * (1 - config.score_share)
-    usual = MINUTES if config.method == "3sp-ca" and config.model in models.MODELS else None
-    plain = PLAIN.get(config.model, usual)
+    plain = PLAIN.get(config.model, unmeasured_reduction(config))
     choice = team.same(choose(measure, training_s, size, config.local, plain))
     options: dict[str, Any] = {"flops_reduction": choice.flops_reduction}
     if choice.flops_reduction == 0 and config.warmup_batches == DEFAULTS["warmup_batches"]:

@@ -73,12 +73,18 @@ def indicators(
     return [[v for v in pruner.epi if v is not None] for pruner in watchers.pruners]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Make a parser that asks for a network and for the images that it is trained on."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("data", help=".npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
     parser.add_argument("--points", type=int, default=50_000, help="to train on, drawn at random")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--criterion", choices=EARLY_CRITERIA, default="taylor")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7, 0.9])
     parser.add_argument("--epochs", type=int, default=90)

@@ -12,11 +12,11 @@ and by how many points the test accuracies differ from the first's. The rate fal
 in each of the two trainings; the paper's is one training with one schedule.
 """
 
-import argparse
 import copy
 import statistics
 
 import torch
+from epi_stability import parser_of
 from snip_lenet import random_batch
 from torch import Tensor, nn
 
@@ -61,11 +61,7 @@ def trained(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", help=".npz with x_train, y_train, x_test, y_test")
-    parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--points", type=int, default=50_000, help="to train on, drawn at random")
+    parser = parser_of(__doc__)
     parser.add_argument("--channels", type=float, default=0.5, help="share to remove")
     parser.add_argument("--before", type=float, default=10, help="epochs of the dense network")
     parser.add_argument("--after", type=float, default=80, help="epochs of each pruned one")

@@ -7,7 +7,7 @@ from typing import Any
 
 from alprune.data import Splits
 from alprune.loop.config import RunConfig
-from alprune.loop.defaults import MINUTES
+from alprune.loop.defaults import unmeasured_reduction
 from alprune.loop.events import Observer
 from alprune.loop.oracle import Simulation
 from alprune.loop.setup import complete, open_session
@@ -40,9 +40,8 @@ def own_time(config: RunConfig, splits: Splits, seconds: float) -> tuple[float, 
         scoring, from the first fit until the folder is closed; and what it was made of. None if
         no step ended in that time.
     """
-    config = replace(config, budget=seconds, initial_epochs=0.25)
-    if config.method == "3sp-ca":  # as it is where nothing is measured
-        config = replace(config, flops_reduction=MINUTES)
+    reduction = unmeasured_reduction(config)
+    config = replace(config, budget=seconds, initial_epochs=0.25, flops_reduction=reduction)
     watch = _Steps()
     session = open_session(complete(config, new=False), splits, observer=watch)
     begin = time.perf_counter()
