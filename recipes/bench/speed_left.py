@@ -3,12 +3,13 @@
     python recipes/bench/speed_left.py                  # two minutes, downloads nothing
     python recipes/bench/speed_left.py --model resnet9-small --method dense --threads 2
 
-Scoring: the network with its BatchNorm folded, channels-last, 64 images at a time; against it the
-network frozen by TorchScript, ONNX Runtime in fp32 and in int8 (static, per channel, calibrated
-on one chunk), bf16, fp16, channels-first, larger chunks, and the network before folding. Training:
-steps of 64 images, channels-last; against them channels-first, bf16 autocast, other batches and,
-where there is a C++ compiler, torch.compile, by images per second. `agreement` is the rank
-correlation of the entropies with those of fp32: a score needs only the ranking.
+Scoring: the network with its BatchNorm folded, channels-last, 64 images at a time, in the precision
+that runs take here (`--precision auto`); against it the network frozen by TorchScript, ONNX Runtime
+in fp32 and in int8 (static, per channel, calibrated on one chunk), other precisions,
+channels-first, larger chunks, and the network before folding. Training: steps of 64 images,
+channels-last; against them channels-first, the other precision, other batches and, where there is a
+C++ compiler, torch.compile, by images per second. `agreement` is the rank correlation of the
+entropies with those of fp32: a score needs only the ranking.
 """
 
 import argparse
@@ -30,8 +31,11 @@ from torch import Tensor, nn
 
 import alprune
 from alprune.models import MODELS, build
+from alprune.training.device import autocast, pick_precision
 from alprune.training.fold_batchnorm import fold
 
+CPU = torch.device("cpu")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHUNK = 64
 ROUNDS = 7
 
@@ -67,26 +71,35 @@ def in_onnx_runtime(network: nn.Module, x: Tensor, quantised: bool) -> Callable[
     return lambda images: torch.from_numpy(session.run(None, {"x": images.numpy()})[0])
 
 
-def scorers(model: nn.Module, x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return the ways to score; the first is alprune's."""
+def in_precision(network: Callable[[Tensor], Tensor], name: str) -> Callable[[Tensor], Tensor]:
+    """Return the network as it computes in a precision."""
+
+    def call(images: Tensor) -> Tensor:
+        with autocast(CPU, PRECISIONS[name]):
+            return network(images)
+
+    return call
+
+
+def scorers(model: nn.Module, x: Tensor, usual: str) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the ways to score; the first is alprune's, in its usual precision."""
     folded = fold(model, x[:2]).model.to(memory_format=torch.channels_last)
     first = copy.deepcopy(folded).to(memory_format=torch.contiguous_format)
-    frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(folded, x)))
-    halves = {t: copy.deepcopy(folded).to(t) for t in (torch.bfloat16, torch.float16)}
+    cast = copy.deepcopy(folded).to(PRECISIONS[usual])
+    traced = torch.jit.trace(cast, x.to(PRECISIONS[usual]))
+    frozen = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
     return {
-        "folded": folded,
-        "not folded": model,
-        "channels-first": lambda images: first(images.contiguous()),
-        "TorchScript, frozen": frozen,
+        "folded": in_precision(folded, usual),
+        "not folded": in_precision(model, usual),
+        "channels-first": in_precision(lambda images: first(images.contiguous()), usual),
+        "TorchScript, frozen": lambda images: frozen(images.to(PRECISIONS[usual])),
         "ONNX Runtime, fp32": in_onnx_runtime(first, x, quantised=False),
         "ONNX Runtime, int8": in_onnx_runtime(first, x, quantised=True),
-        "bf16": lambda images: halves[torch.bfloat16](images.bfloat16()),
-        "fp16": lambda images: halves[torch.float16](images.half()),
-    }
+    } | {name: in_precision(folded, name) for name in PRECISIONS if name != usual}
 
 
 def step_of(
-    model: nn.Module, layout: torch.memory_format, bf16: bool = False, compiled: bool = False
+    model: nn.Module, layout: torch.memory_format, precision: str, compiled: bool = False
 ) -> Callable[[Tensor], None]:
     """Return a training step on images."""
     own = copy.deepcopy(model).train().to(memory_format=layout)
@@ -94,7 +107,7 @@ def step_of(
     optimiser = torch.optim.SGD(own.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
 
     def step(images: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with autocast(CPU, PRECISIONS[precision]):
             logits = forward(images.to(memory_format=layout))
             loss = nn.functional.cross_entropy(logits, torch.arange(len(images)) % 10)
         optimiser.zero_grad()
@@ -131,6 +144,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    usual = "bf16" if pick_precision("auto", CPU) == torch.bfloat16 else "fp32"
     torch.manual_seed(0)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -148,32 +162,35 @@ def main() -> None:
         for _ in range(5):
             model.train()(images)  # statistics, so that folding has something to fold
         model.eval()
-        ways = scorers(model, chunks[0])
+        ways = scorers(model, chunks[0], usual)
         truth = entropy(model(images))
         scoring = {
             name: (lambda score=score: [score(chunk) for chunk in chunks], len(images))
             for name, score in ways.items()
         }
         scoring["chunks of 256"] = (lambda: ways["folded"](images), len(images))
-        print("scoring, times as fast as the folded network in chunks of 64")
+        print(f"scoring, times as fast as the folded network in chunks of 64, {usual}")
         for name, ratio in compare(scoring).items():
             found = entropy(torch.cat([ways.get(name, ways["folded"])(c) for c in chunks]))
             print(f"  {name:24}{ratio:6.2f}   agreement {spearmanr(truth, found)[0]:.4f}")
 
+    other = "fp32" if usual == "bf16" else "bf16"
+    step = step_of(model, torch.channels_last, usual)
     steps = {
-        "channels-last": (step_of(model, torch.channels_last), CHUNK),
-        "channels-first": (step_of(model, torch.contiguous_format), CHUNK),
-        "bf16": (step_of(model, torch.channels_last, bf16=True), CHUNK),
-        "batches of 32": (step_of(model, torch.channels_last), CHUNK // 2),
-        "batches of 256": (step_of(model, torch.channels_last), 4 * CHUNK),
+        "channels-last": (step, CHUNK),
+        "channels-first": (step_of(model, torch.contiguous_format, usual), CHUNK),
+        other: (step_of(model, torch.channels_last, other), CHUNK),
+        "batches of 32": (step, CHUNK // 2),
+        "batches of 256": (step, 4 * CHUNK),
     }
     if shutil.which("c++"):
-        steps["torch.compile"] = (step_of(model, torch.channels_last, compiled=True), CHUNK)
+        compiled = step_of(model, torch.channels_last, usual, compiled=True)
+        steps["torch.compile"] = (compiled, CHUNK)
     training = {
         name: (lambda step=step, size=size: [step(images[:size]) for _ in range(3)], 3 * size)
         for name, (step, size) in steps.items()
     }
-    print("training, images a second, times as many as in batches of 64, channels-last")
+    print(f"training, images a second, times as many as in batches of 64, channels-last, {usual}")
     for name, ratio in compare(training).items():
         print(f"  {name:24}{ratio:6.2f}")
 

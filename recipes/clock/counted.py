@@ -1,6 +1,6 @@
 """Networks against each other at equal time, on a clock that counts their work.
 
-    python recipes/clock/counted.py measure --dataset npz:cifar10.npz      # alone, two minutes
+    python recipes/clock/counted.py measure --dataset npz:cifar10.npz      # alone, some minutes
     python recipes/clock/counted.py run --dataset npz:cifar10.npz --rows vgg19,vgg19-90 --seeds 110
     python recipes/clock/counted.py table
     python recipes/clock/counted.py curves --eval-every 10                 # at equal labels
@@ -129,7 +129,7 @@ def session_of(
     return open_session(whole, splits, folder=folder, now=now)
 
 
-def seconds_of(work: Callable[[], object], images: int, repeats: int = 3) -> float:
+def seconds_of(work: Callable[[], object], images: int, repeats: int = 2) -> float:
     """Return the least time an image of some repetitions, the first of which does not count."""
     times = []
     for _ in range(repeats + 1):
@@ -140,7 +140,7 @@ def seconds_of(work: Callable[[], object], images: int, repeats: int = 3) -> flo
 
 
 def speed_of(session: Session) -> dict[str, float]:
-    """Time a learner: seconds an image, and the multiply-accumulates of one."""
+    """Time a learner once: seconds an image, and the multiply-accumulates of one."""
     learner, pool, images = session.learner, session.pool, session.splits.train
     assert isinstance(learner, Learner)
     learner.batches = 10**6  # no longer young: its statistics are not re-estimated
@@ -159,15 +159,24 @@ def speed_of(session: Session) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Time every row's network."""
+    """Time every row's network, in turns; of each time the least counts."""
     splits = load_splits(complete(config_of(args.rows[0], args)))
     path = OUT / "speeds.json"
     found = json.loads(path.read_text()) if path.exists() else {}
+    sessions = {
+        row: session_of(config_of(row, args, seed=1), splits, kept=False) for row in args.rows
+    }
     for row in args.rows:
-        found[row] = speed_of(session_of(config_of(row, args, seed=1), splits, kept=False))
+        found.pop(row, None)
+    for _ in range(args.rounds):
+        for row, session in sessions.items():
+            speed = speed_of(session)
+            before = found.get(row, speed)
+            found[row] = {name: min(value, before[name]) for name, value in speed.items()}
+    for row in args.rows:
         print(row, {name: f"{1 / value:,.0f}/s" for name, value in found[row].items()}, flush=True)
-        OUT.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1))
+    OUT.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -251,6 +260,7 @@ def main() -> None:
         "--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[110]
     )
     parser.add_argument("--eval-every", type=int, default=1000, help="steps between tests")
+    parser.add_argument("--rounds", type=int, default=5, help="of measuring")
     parser.add_argument("--lagging", action="store_true", help="re-estimate no statistics")
     args = parser.parse_args()
     {"measure": measure, "run": run, "table": table, "curves": curves}[args.command](args)
