@@ -185,11 +185,12 @@ def run(args: argparse.Namespace) -> None:
     splits = load_splits(complete(config_of(args.rows[0], args)))
     for seed in args.seeds:
         for row in args.rows:
-            lagging = "-lagging" * args.lagging
-            name = f"{row}{lagging}-{args.acquisition}-{args.epochs:g}-{args.budget:g}-{seed}"
+            label = "-".join([row, *["lagging"] * args.lagging, *map("=".join, args.set)])
+            name = f"{label}-{args.acquisition}-{args.epochs:g}-{args.budget:g}-{seed}"
             if (OUT / name / "done").exists():
                 continue
             options = {key: getattr(args, key) for key in ("budget", "acquisition", "epochs")}
+            options |= {key: float(value) for key, value in args.set}
             config = config_of(
                 row, args, out=str(OUT / name), seed=seed, eval_every=args.eval_every, **options
             )
@@ -260,6 +261,14 @@ def main() -> None:
         "--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[110]
     )
     parser.add_argument("--eval-every", type=int, default=1000, help="steps between tests")
+    parser.add_argument(
+        "--set",
+        type=lambda text: text.split("="),
+        action="append",
+        default=[],
+        metavar="OPTION=NUMBER",
+        help="an option of all runs, such as score_share=0.1; may be repeated",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of measuring")
     parser.add_argument("--lagging", action="store_true", help="re-estimate no statistics")
     args = parser.parse_args()
