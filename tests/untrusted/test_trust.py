@@ -19,7 +19,10 @@ import alprune
 from alprune.cli import main
 from alprune.errors import ConfigError, DataError
 from alprune.labelling import open_asking
+from alprune.loop.setup import complete
 from alprune.loop.trust import check_trust, code_name
+from alprune.runs.compare.grid import Cell
+from alprune.runs.compare.runs import state_of
 from alprune.runs.export.run_images import images_of
 from alprune.runs.load import find_learner
 
@@ -147,6 +150,18 @@ def test_neither_do_the_other_commands(here: Path, args: list[str]) -> None:
     (here / "grid" / "compare.toml").write_text(tomli_w.dumps(grid))
     code, said = command(*args)
     assert code == 1 and "would import the module 'trap'" in said, said
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize("option", NAMED)
+def test_a_comparison_imports_nothing_that_only_the_folder_of_a_run_names(
+    here: Path, option: str
+) -> None:
+    config = here / "run" / "config.toml"
+    cell = Cell("run", {}, complete(options(here / "run", model="lenet-300-100")))
+    change(config, **{option: "trap:thing"})
+    with pytest.raises(ConfigError, match=f"names code: {option} = 'trap:thing' would .*trap.py"):
+        state_of(cell)
     assert not (here / "ran").exists()
 
 

@@ -20,11 +20,12 @@ from alprune.loop.auto_reduction import AUTO
 from alprune.loop.config import RunConfig
 from alprune.loop.events import Observer
 from alprune.loop.learner import early_pruner, fit_settings, prune_learner
+from alprune.loop.recipe import read_recipe
 from alprune.loop.resume import finished, options, reopen
 from alprune.loop.run_folder import CONFIG, check_new
 from alprune.loop.setup import data_options, first_labels, open_session, simulation, thinned
 from alprune.loop.trackers import tracked
-from alprune.loop.trust import trusting
+from alprune.loop.trust import check_trust, trusting
 from alprune.runs.compare.grid import Cell
 from alprune.runs.report import plot_curves
 
@@ -97,12 +98,13 @@ def state_of(cell: Cell) -> str:
 
     Raises:
         StoreError: Its folder holds a run of other options, a damaged one, or something else.
-        ConfigError: The run's options cannot be read.
+        ConfigError: The run's options cannot be read, or name code that the cell does not.
     """
     if not (cell.path / CONFIG).exists():
         check_new(cell.path)
         return NEW
-    with trusting(True):  # nothing is imported before it is known to be what the cell names
+    check_trust(read_recipe(cell.path / CONFIG), cell.path / CONFIG, asdict(cell.config), takes=())
+    with trusting(True):  # what is imported is what the cell names
         now, then = asdict(cell.config), asdict(options(cell.path))
     may_differ = _WHERE | set(CHOSEN if cell.config.flops_reduction == AUTO else ())
     changed = [name for name in now if name not in may_differ and now[name] != then[name]]
