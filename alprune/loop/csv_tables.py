@@ -12,6 +12,7 @@ from alprune.data.safe_io import read_whole
 LABELS = "labels.csv"
 COLUMNS = ("index", "label", "class", "step")
 _FILE_BYTES = 2**28  # of labels.csv: ten million rows
+_END = 2**31  # of indices, labels and steps: what a pool can hold
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 
 Row = tuple[int, int, str, int]
@@ -47,17 +48,20 @@ def table(rows: Iterable[tuple[Any, ...]]) -> bytes:
 def label_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a run folder's labels.csv, unchecked, with their line numbers.
 
-    The header, a half-written last row and what follows damage are left out.
+    The header and a half-written last row are left out. What is no UTF-8 is replaced, and where
+    the file can be read no further, the row says why.
     """
     try:
-        text = read_whole(path / LABELS, _FILE_BYTES).decode()
-    except (OSError, UnicodeDecodeError):
+        text = read_whole(path / LABELS, _FILE_BYTES).decode(errors="replace")
+    except OSError:
         return
     rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    with contextlib.suppress(csv.Error):  # the rows before the damage are good
+    try:
         for row in rows:
             if row and row != list(COLUMNS):
                 yield rows.line_num, row
+    except csv.Error as error:
+        yield rows.line_num, [str(error)]
 
 
 def read_labels(path: Path) -> dict[int, tuple[int, int]]:
@@ -72,7 +76,9 @@ def read_labels(path: Path) -> dict[int, tuple[int, int]]:
     known = {}
     for _, row in label_rows(path):
         with contextlib.suppress(ValueError, IndexError):
-            known[int(row[0])] = int(row[1]), int(row[3])
+            index, label, step = int(row[0]), int(row[1]), int(row[3])
+            if all(0 <= number < _END for number in (index, label, step)):
+                known[index] = label, step
     return known
 
 

@@ -63,12 +63,12 @@ class KnownAnswers:
             StoreError: The file was edited: a row is not of this data set, or differs from the
                 label in use. Rows that are missing are no error; they are written again.
         """
-        wrong, given = [], {}
+        wrong, given = list[str](), dict[int, tuple[int, int]]()
         for line, row in label_rows(folder):
             if problem := self._problem(row, classes):
                 wrong.append(f"line {line} {problem}")
-            else:
-                given[int(row[0])] = int(row[1]), int(row[3])
+            elif given.setdefault(int(row[0]), entry := (int(row[1]), int(row[3]))) != entry:
+                wrong.append(f"line {line} gives point {int(row[0])} another label or step")
         if wrong:
             more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
             raise StoreError(

@@ -48,11 +48,18 @@ def test_rows_before_damage_are_good(tmp_path: Path) -> None:
     try:
         content = f"3,1,a,0\n4,0,{'x' * 101},1\n5,0,b,1\n"
         assert labels(tmp_path, content) == {3: (1, 0)}
+        assert [*label_rows(tmp_path)][1:] == [(2, ["field larger than field limit (100)"])]
     finally:
         csv.field_size_limit(before)
 
 
-def test_without_a_file_or_text_there_are_no_labels(tmp_path: Path) -> None:
+def test_rows_of_another_encoding_are_rows(tmp_path: Path) -> None:
+    """A name that was cut within a letter, or saved by a spreadsheet, hides no other row."""
     assert read_labels(tmp_path) == {}
-    (tmp_path / LABELS).write_bytes(b"1,1,\xff,1\n")
-    assert read_labels(tmp_path) == {}
+    (tmp_path / LABELS).write_bytes(b"3,1,a,0\r\n4,0,L\xf6we,1\r\n5,0,L\xc3")
+    assert read_labels(tmp_path) == {3: (1, 0), 4: (0, 1)}
+
+
+@pytest.mark.parametrize("row", ["-1,1,a,0", "3,-1,a,0", "3,1,a,-1", f"3,{2**31},a,0"])
+def test_numbers_that_no_pool_holds_are_no_labels(tmp_path: Path, row: str) -> None:
+    assert labels(tmp_path, f"{row}\n5,1,a,0\n") == {5: (1, 0)}

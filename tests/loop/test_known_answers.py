@@ -65,6 +65,20 @@ def test_an_edited_row_is_named(tmp_path: Path, pool: LabelPool, row: str, messa
         read(tmp_path, pool, row)
 
 
+def test_a_file_that_was_saved_in_another_encoding_is_an_edit(
+    tmp_path: Path, pool: LabelPool
+) -> None:
+    (tmp_path / LABELS).write_bytes("index,label,class,step\r\n0,0,cat,1\r\n".encode("utf-16"))
+    with pytest.raises(StoreError, match="line 1 is not index,label,class,step"):
+        KnownAnswers(pool).read(tmp_path, CLASSES)
+
+
+def test_two_labels_of_one_point_are_an_edit(tmp_path: Path, pool: LabelPool) -> None:
+    assert read(tmp_path, pool, "0,0,cat,1", "0,0,cat,1").spare == {0: (0, 1)}
+    with pytest.raises(StoreError, match="line 3 gives point 0 another label or step"):
+        read(tmp_path, pool, "0,0,cat,1", "0,1,=dog,1")
+
+
 def test_many_edits_are_counted(tmp_path: Path, pool: LabelPool) -> None:
     with pytest.raises(StoreError, match="line 4 names point 12; .* points; and 2 more. A run"):
         read(tmp_path, pool, *(f"{10 + n},0,cat,0" for n in range(5)))

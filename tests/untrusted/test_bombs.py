@@ -154,6 +154,8 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
         "number of more than 64 bits|invalid header"),
     "a file of 2^62 bytes": (
         lambda: header("a.txt", b"0", 2**62) + END, "unexpected end|Invalid|cut short"),
+    "an end that takes hours to read": (
+        lambda: a_file("a.png", b"x") + END, "more than 67,108,864 bytes of zeros follow"),
 }  # fmt: skip
 
 

@@ -185,7 +185,7 @@ def test_labels_are_read_or_left_out(where: Path, content: bytes) -> None:
 @QUICK
 @given(
     st.lists(
-        st.tuples(st.integers(0), st.integers(0), st.text(), st.integers(0)),
+        st.tuples(*[st.integers(0, 2**31 - 1)] * 2, st.text(), st.integers(0, 2**31 - 1)),
         unique_by=lambda row: row[0],
     )
 )

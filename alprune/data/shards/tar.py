@@ -20,6 +20,7 @@ _LONGEST_HEADER = 2**16  # bytes of a name or of other text about a file; names 
 _MOST_RECORDS = 100  # that hold for all files of a shard
 _LONGEST_SUFFIX, _MOST_SUFFIXES = 16, 20
 _MOST_BLOCKS = 2**32  # that 32 bits can count: 2 TB
+_LONGEST_END = 2**26  # bytes of zeros; tar writes some thousands, a file with holes has any number
 # What tarfile raises for damaged headers; OverflowError for numbers of more than 64 bits.
 _BROKEN = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError)
 
@@ -169,6 +170,8 @@ def _check_end(file: BinaryIO, offset: int) -> None:
     if len(rest) < BLOCK:
         raise tarfile.ReadError("its end is missing: it was cut short, or is being written")
     while rest:
+        if file.tell() - offset > _LONGEST_END:
+            raise tarfile.ReadError(f"more than {_LONGEST_END:,} bytes of zeros follow at its end")
         if rest.count(0) < len(rest):
             raise tarfile.ReadError(f"what follows at byte {offset:,} is no file of it")
         rest = file.read(2**20)
