@@ -12,8 +12,11 @@ from PIL import Image
 
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
+from alprune.labelling.journal import Answer
+from alprune.labelling.question_files import write_labels
 from alprune.loop.event_log import read_events
 from alprune.loop.resume import resume
+from alprune.loop.run_folder import RunFolder
 from alprune.training import Learner
 
 
@@ -357,6 +360,21 @@ def test_labels_edited_by_hand_are_kept_and_can_be_taken(tmp_path, root):
         assert asking.tell(path / "labels-before-1.csv", replace=True).replaced == 1
         assert asking.labels[first] == wrong
     assert f"{first},{wrong}" in table.read_text("utf-8-sig")
+
+
+def test_a_second_edited_table_is_kept_beside_the_first(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    told = [Answer("a.png", "content", "bird", 1), Answer("b.png", "other", None, 1)]
+    for label in ("cat", "dog"):
+        (folder.path / "labels.csv").write_text(f"path,label\na.png,{label}\n")
+        with pytest.warns(UserWarning, match="labels.csv was edited"):
+            write_labels(folder, told, {("a.png", "bird")})
+    folder.close()
+    for number, label in ((1, "cat"), (2, "dog")):
+        kept = folder.path / f"labels-before-{number}.csv"
+        assert kept.read_text() == f"path,label\na.png,{label}\n"
+    rows = list(csv.DictReader(io.StringIO((folder.path / "labels.csv").read_text("utf-8-sig"))))
+    assert [(row["path"], row["label"]) for row in rows] == [("a.png", "bird")]  # no skips
 
 
 def test_labels_of_a_killed_process_are_not_taken_for_edited(tmp_path, root):

@@ -57,3 +57,9 @@ def test_classes_that_are_merged_agree():
     opinions = compared(("a", "b"), ("c", "a"))
     opinions.rename("b", "a")
     assert list(opinions.unsettled) == ["1"] and opinions.agreement().agreed == 1
+
+
+def test_an_image_that_is_answered_again_is_the_latest_of_its_person():
+    opinions = compared(("a", "a"), ("a", "a"), ("a", "a"))
+    opinions.add("0", "anna", "b")
+    assert [*opinions.by["anna"]] == ["1", "2", "0"] and [*opinions.by["ben"]] == ["0", "1", "2"]

@@ -68,6 +68,51 @@ def failing_sync_of_folders(monkeypatch, number):
     monkeypatch.setattr(os, "fsync", fail)
 
 
+@posix
+def test_content_is_on_the_disk_before_it_takes_a_name_or_counts(folder, monkeypatch):
+    """Without this a power cut leaves an empty file of the new name, or a line of zeros."""
+    seen, sync, rename = [], os.fsync, os.replace
+
+    def synced(handle):
+        if not os.path.isdir(f"/proc/self/fd/{handle}"):
+            seen.append(os.fstat(handle).st_size)
+        sync(handle)
+
+    def renamed(source, target):
+        seen.append("renamed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    folder.write("summary.json", "{}", b"  ")
+    assert seen == [4, "renamed"]
+    folder.event("start", 0.0)
+    assert seen[2:] == [(folder.path / "events.jsonl").stat().st_size]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"event": "step", "elapsed_s": 1.0, "acquired": [1, 2'])
+def test_a_line_is_added_after_the_sound_part_and_nowhere_else(folder, torn):
+    folder.event("start", 0.0)
+    record = folder.path / "events.jsonl"
+    record.write_bytes(record.read_bytes() + torn)
+    folder.event("end", 1.0)
+    assert [event["event"] for event in read_events(folder.path)] == ["start", "end"]
+    record.write_bytes(record.read_bytes()[:-9])
+    cut = record.read_bytes()
+    with pytest.raises(StoreError, match="another program has cut it"):
+        folder.event("end", 2.0)
+    assert record.read_bytes() == cut
+
+
+def test_labels_that_are_added_replace_none_that_were_written(folder):
+    folder.write_labels([(3, 1, "cat", 0), (5, 1, "cat", 0)])
+    folder.append_labels([(4, 0, "dog", 1)])
+    folder.write_labels([(3, 1, "cat", 0)])
+    folder.append_labels([(6, 0, "dog", 1)])
+    folder.append_labels([(7, 0, "dog", 2)])
+    assert read_labels(folder.path) == {3: (1, 0), 6: (0, 1), 7: (0, 2)}
+
+
 class HalfFull:
     """A file on a disk that takes some more bytes of it and no more."""
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alprune.pruning import trace
+from alprune.pruning.criteria.three_sp import mask_gradients
 from alprune.pruning.graph.gates import KINDS
 
 GATE = torch.tensor([1.0, 0, 1, 1, 0, 1], dtype=torch.float64)
@@ -61,3 +63,33 @@ def test_attention_scales_by_the_width_that_is_left() -> None:
     found = KINDS["attention"](F.scaled_dot_product_attention, (50 * q, k, v), {}, {3: GATE})
     cut = F.scaled_dot_product_attention(50 * q[..., KEPT], k[..., KEPT], v)
     torch.testing.assert_close(found, cut, rtol=1e-9, atol=1e-15)
+
+
+class Centred(nn.Module):
+    """Subtracts the mean over its channels, after one over places that training alone takes."""
+
+    def __init__(self, more: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(3, 8, 1), nn.Linear(8, 3)
+        self.more = more
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        if self.more and self.training:
+            h = h + 0 * h.mean(2, keepdim=True)
+        return self.last((h - h.mean(1, keepdim=True)).sum(2))
+
+
+def test_a_gate_is_at_the_operation_of_the_mode_that_runs() -> None:
+    model, plain = Centred(True), Centred(False)
+    plain.load_state_dict(model.state_dict())
+    batch = 50 * numbers(6, 3, 5).float(), torch.arange(6) % 3
+    graphs = [trace(net, batch[0], normalised="follow") for net in (model, plain)]
+    assert {(mix.spot.index, mix.spot.training) for mix in graphs[0].mixes} >= {
+        (1, False),
+        (2, True),
+    }
+    scores = [
+        mask_gradients(net, graph, batch) for net, graph in zip((model, plain), graphs, strict=True)
+    ]
+    torch.testing.assert_close(*scores)

@@ -1,0 +1,56 @@
+"""A state that is read again is taken up whole."""
+
+import pytest
+import torch
+from tiny_run import events_of, options
+
+import alprune
+from alprune.data import Dataset
+from alprune.loop.checkpoint import SLOTS, decode, encode
+from alprune.loop.resume import reopen
+
+
+def test_all_that_a_state_holds_is_taken_up(tmp_path):
+    path = alprune.run(options(tmp_path / "run", steps=1, hold_out=20)).path
+    newest = max((path / slot for slot in SLOTS), key=lambda file: decode(file)["number"])
+    tree = decode(newest)
+    state = tree["state"]
+    taken = set(state["labelled"].tolist()) | set(state["asked"].tolist())
+    aside = torch.tensor([i for i in range(1297) if i not in taken][:2])
+    draws, training = (torch.Generator().manual_seed(seed).get_state() for seed in (91, 92))
+    state |= {"set_aside": aside, "draws": draws, "training": training, "elapsed_s": 7.5}
+    state |= {"stepped_back": True, "constant_steps": 2, "scoring_speed": 123.0}
+    newest.write_bytes(encode(tree))
+    session, _ = reopen(path, steps=2)
+    session.record.folder.close()
+    learning, pool = session.learning, session.pool
+    assert (learning.stepped_back, learning.alarms.constant_steps) == (True, 2)
+    assert (learning.speed.speed, session.budget.elapsed_s) == (123.0, 7.5)
+    assert torch.equal(learning.setting.draws.get_state(), draws)
+    assert torch.equal(learning.setting.training.get_state(), training)
+    assert torch.equal(pool.aside, aside) and pool.held.numel() == 20
+    assert learning.step == 1 and learning.asked is None  # labels.csv had the answers
+    assert torch.equal(pool.label_of(state["labelled"]), state["labels"])
+    assert torch.equal(pool.step_of[state["labelled"]], state["steps"])
+    assert session.evaluation.state() == state["exam"]
+
+
+def test_an_image_that_cannot_be_read_is_not_asked_for_and_never_chosen_again(
+    tmp_path, monkeypatch
+):
+    bad = []
+
+    def unreadable(self, indices):
+        """The first ten that are chosen in a step, and one of the next ten."""
+        begun = len(indices) == 10
+        new = indices.tolist()[: (11 - len(bad) if bad else 10) if begun else 0]
+        bad.extend(new)
+        return torch.isin(indices, torch.tensor(new))
+
+    monkeypatch.setattr(Dataset, "unreadable", unreadable)
+    with pytest.warns(UserWarning, match="images chosen cannot be read, point"):
+        result = alprune.run(options(tmp_path / "run", steps=2, query_size=10))
+    acquired = [step["acquired"] for step in events_of(result.path, "step")]
+    assert [len(points) for points in acquired] == [9, 10, 0] and len(bad) == 11
+    assert not set(bad) & {point for points in acquired for point in points}
+    assert result.labelled == 119
