@@ -20,7 +20,7 @@ from alprune.loop.machine_load import MachineLoad
 from alprune.loop.observers import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.run_folder import CONFIG, RunFolder
-from alprune.pruning import Pruned
+from alprune.pruning import Plan, Pruned
 from alprune.pruning.epi import EarlyPruner
 from alprune.training import Diverged, FitReport
 from alprune.training.budget import Budget
@@ -59,7 +59,6 @@ class Record:
         self._method, self._has_budget = config.method, config.budget is not None
         self.folder.write(CONFIG, config.to_toml())
         self.folder.rewind(0)
-        self.folder.write(INPUTS, Inputs.of(splits.train).to_json())
         self._event(
             "start",
             config=given(asdict(config)),
@@ -110,9 +109,13 @@ class Record:
                 "numbers may differ in the last digits from those of a run that stayed.",
             )
 
+    def makeup(self, splits: Splits, plan: Plan) -> None:
+        """Write what a learner takes, and what was left of its network before training."""
+        self.folder.write(INPUTS, Inputs.of(splits.train).to_json())
+        self.folder.write("plan.json", plan.to_json())
+
     def pruned(self, pruned: Pruned, early: bool, reason: str = "") -> None:
         """Record what pruning before training did; why so much, if the program chose that."""
-        self.folder.write("plan.json", pruned.plan.to_json())
         if early:
             return  # recorded by the step in which it is done
         why = {"chosen_because": reason} if reason else {}

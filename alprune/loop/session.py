@@ -130,6 +130,7 @@ class Session:
         """
         name = name_of(self.learning.acquisition)
         self.record.start(self.config, self.splits, self.pool, self.learner, name)
+        self.record.makeup(self.splits, pruned.plan)
         self.record.pruned(pruned, self.learner.early is not None, reason)
         self.learning.alarms.labels(self.pool.label_of(self.pool.labelled))
         for message in duplicates.messages(self.splits):
@@ -150,6 +151,7 @@ class Session:
         step, learner = self.learning.step, self.learner
         self.record.resume(self.config, step, state["events_bytes"], digest, learner)
         self.learning.team.same(None)  # all have read what the first process now writes
+        self.record.makeup(self.splits, self.learning.plan)  # may be missing or damaged by now
         self._write_labels()
         asked = self.learning.asked
         if asked is not None and (labels := self._answers.to(asked)) is not None:

@@ -21,6 +21,9 @@ def test_all_that_a_state_holds_is_taken_up(tmp_path):
     state |= {"set_aside": aside, "draws": draws, "training": training, "elapsed_s": 7.5}
     state |= {"stepped_back": True, "constant_steps": 2, "scoring_speed": 123.0}
     newest.write_bytes(encode(tree))
+    files = {name: (path / name).read_bytes() for name in ("plan.json", "inputs.json")}
+    (path / "plan.json").unlink()  # left out of a copy, or damaged: the state has them too
+    (path / "inputs.json").write_bytes(b"{")
     session, _ = reopen(path, steps=2)
     session.record.folder.close()
     learning, pool = session.learning, session.pool
@@ -33,6 +36,7 @@ def test_all_that_a_state_holds_is_taken_up(tmp_path):
     assert torch.equal(pool.label_of(state["labelled"]), state["labels"])
     assert torch.equal(pool.step_of[state["labelled"]], state["steps"])
     assert session.evaluation.state() == state["exam"]
+    assert {name: (path / name).read_bytes() for name in files} == files
 
 
 def test_an_image_that_cannot_be_read_is_not_asked_for_and_never_chosen_again(
