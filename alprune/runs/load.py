@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alprune import models
 from alprune.data.safe_io import read_whole
-from alprune.errors import AlpruneError, StoreError, quoted
+from alprune.errors import AlpruneError, DataError, PruneError, StoreError, quoted
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.config import RunConfig
 from alprune.loop.event_log import kind_of, read_events, resume_command
@@ -127,8 +127,8 @@ def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any], unpruned: Bui
     try:
         state = load_file(path / _WEIGHTS)
         plan = Plan.from_json(read_whole(path / _PLAN, _TEXT_MOST).decode())
-    except AlpruneError:
-        raise
+    except PruneError as error:
+        raise StoreError(f"{path / _PLAN} cannot be read: {error}") from error
     except Exception as error:  # safetensors has an error of its own
         raise StoreError(f"the learner in {path} cannot be read: {error}.") from error
     inputs = _inputs(path, config)
@@ -244,7 +244,10 @@ def _inputs(path: Path, config: RunConfig) -> Inputs:
             ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read {path / INPUTS}: {error}.") from error
-    return Inputs.from_json(text)
+    try:
+        return Inputs.from_json(text)
+    except DataError as error:
+        raise StoreError(f"{path / INPUTS} cannot be read: {error}") from error
 
 
 def _temperature(value: Any) -> float | None:

@@ -198,8 +198,9 @@ def test_a_run_of_an_older_version_looks_at_its_data(ended, tmp_path):
 def test_damage_is_one_message(ended, tmp_path, name, content):
     path = copy_of(ended, tmp_path)
     (path / name).write_bytes(content)
-    with pytest.raises(alprune.AlpruneError):
+    with pytest.raises(alprune.AlpruneError) as raised:
         load_learner(path)
+    assert str(path) in str(raised.value)
 
 
 def test_what_does_not_belong_together_is_refused_before_anything_is_built(ended, tmp_path):
