@@ -33,6 +33,7 @@ _MARKS = 40  # tests of a run that have one
 _MARKED_RUNS = 3  # of a group: with more, marks hide the lines
 _WIDTH = 5.6  # inches
 _NAME = 60  # characters of a group's name in a picture
+LAYERS_MOST = 1_000  # that are drawn: what a record names may be any number
 _LAYERS = 32  # names below the axis
 
 
@@ -216,13 +217,13 @@ def cost_points(groups: Sequence[Group]) -> "Figure":
 
 
 def width_steps(groups: Sequence[Group], numbers: Sequence[int]) -> "Figure":
-    """Draw channels a layer before and after pruning.
+    """Draw channels a layer before and after pruning, of the first `LAYERS_MOST` layers.
 
     Args:
         groups: Whose learners have the same layers.
         numbers: Of the groups among all, for their looks.
     """
-    layers = list(groups[0].runs[0].widths)
+    layers = list(groups[0].runs[0].widths)[:LAYERS_MOST]
     before = {name: w[0] for g in groups for r in g.runs for name, w in r.widths.items() if w[0]}
     dense = {n: w[1] for g in groups if g.method == "dense" for n, w in g.runs[0].widths.items()}
     before = dense | before

@@ -11,6 +11,7 @@ from alprune.errors import AlpruneError, StoreError
 from alprune.runs.report import contact_sheet as contact
 from alprune.runs.report import sentences as words
 from alprune.runs.report.figures import (
+    LAYERS_MOST,
     ON_DARK,
     Picture,
     accuracy_curves,
@@ -152,6 +153,8 @@ def _width_pictures(groups: Sequence[Group]) -> list[Picture]:
         numbers = [groups.index(group) for group in same]
         key = "widths" if number == 0 else f"widths-{number + 1}"
         note = "Marks are means over seeds; upright bars go from the fewest to the most."
+        if (layers := len(same[0].runs[0].widths)) > LAYERS_MOST:
+            note += f" The first {LAYERS_MOST:,} of {layers:,} layers."
         figure = width_steps(same, numbers)
         text = words.width_text(same)
         title = "Channels of each layer before and after pruning"

@@ -3,6 +3,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 
@@ -20,7 +21,7 @@ from alprune.runs.report.groups import baseline_of, group_runs
 from alprune.runs.report.runs import find_runs, read_run
 from alprune.runs.report.sentences import headline
 from alprune.runs.report.tables import Findings, speed_ups, tables
-from alprune.runs.report.write import _drawn_groups
+from alprune.runs.report.write import _drawn_groups, _width_pictures
 
 NASTY = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>$\\frac{$|`a`](javascript:b)"
 
@@ -301,6 +302,14 @@ def test_of_many_groups_pictures_show_the_best_and_the_baselines(tmp_path):
     assert shown == ["dense", *(f"m{number:02}" for number in range(5, 14))]
     said = headline(findings)
     assert said[0].startswith("m13 ended at 46.0%") and said[-1].startswith("7 more groups")
+
+
+def test_of_many_layers_the_first_are_drawn(tmp_path):
+    """A line of a record can name a million, whose picture would take hours."""
+    run = replace(read_run(write_run(tmp_path)), widths={str(n): (4, 2) for n in range(5_000)})
+    [picture] = _width_pictures(group_runs([run]))
+    assert len(picture.figure.axes[0].patches) == 1_000
+    assert "The first 1,000 of 5,000 layers" in picture.note
 
 
 def test_nothing_that_a_run_folder_says_is_markup(tmp_path):
