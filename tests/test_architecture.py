@@ -118,3 +118,10 @@ def test_libraries_that_take_a_second_are_imported_only_where_they_are_used():
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert not slow & {name.partition(".")[0] for name in names}, path
+
+
+def test_the_list_of_mutants_fits_the_package(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "stress"))
+    from mutants import unusable
+
+    assert unusable(ROOT) == []

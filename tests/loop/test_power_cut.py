@@ -270,7 +270,7 @@ try:
 except alprune.AlpruneError as error:
     print(error)
 before = [event["event"] for event in alprune.read_events(disk / "run")]
-print(before, not list((disk / "run").glob(".*.tmp")))
+print(before[:4], not list((disk / "run").glob(".*.tmp")))
 (disk / "ballast").unlink()
 print(alprune.resume(disk / "run").reason)
 for name in ("model.safetensors", "labels.csv", "plan.json"):

@@ -38,6 +38,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("os.fsync(file.fileno())\n        except", "pass\n        except"),
         ("with contextlib.suppress(OSError):\n                file.truncate(length)", "pass"),
         ("if error.errno not in _CANNOT:", "if False:"),
+        ("file.truncate(length)\n            file.seek(length)", "file.seek(length)"),
     ]),
     ("data/names.py", "data/test_layout.py labelling/test_check_answers.py", [
         ('"NFC", name', '"NFD", name'),
@@ -47,6 +48,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("member.size < 0", "False"),
         ("0 <= size <= _LONGEST_HEADER", "True"),
         ("len(tar.pax_headers) > _MOST_RECORDS", "False"),
+        ("file.tell() - offset > _LONGEST_END", "False"),
     ]),
     ("labelling/accuracy.py", "labelling/test_accuracy.py", [
         ("z2 / (4 * of * of)", "z2 / (4 * of)"),
@@ -91,6 +93,16 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("own.pop(content, None)", "pass"),
         ("None if chance == 1 else", "0.0 if chance == 1 else"),
     ]),
+    ("labelling/question_files.py", "labelling/test_asking.py", [
+        (".exists():\n        number += 1", ".exists() and False:\n        number += 1"),
+        ("(a for a in answers if a.label is not None)", "answers"),
+        ("not all(_is_known(g, ever) for g in given)", "False"),
+    ]),
+    ("labelling/read_answers.py", "labelling/test_read_answers.py", [
+        ('given = [a for a in given if a.get("ground_truth") is True] or given', "pass"),
+        ("if len(label) > 1:", "if False:"),
+        ('if a.get("was_cancelled") is not True]', "]"),
+    ]),
     ("labelling/web/access.py", "labelling/test_access.py", [
         ("port == self._port and _is_number(name)", "port == self._port"),
         ("                self._once = None\n", "                pass\n"),
@@ -133,6 +145,9 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("with self.budget.paused(), watch.part", "with watch.part"),
         ("not warm or len(evidence", "len(evidence"),
     ]),
+    ("loop/active_learner.py", "loop/test_resume.py", [
+        ("self.save(self.step + 1)", "self.save(0)"),
+    ]),
     ("loop/checkpoint.py", "loop/test_checkpoint.py", [
         ("folder.write(SLOTS[number % 2], *_laid_out(*_taken",
          "folder.write(SLOTS[0], *_laid_out(*_taken"),
@@ -155,6 +170,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("yield rows.line_num, [str(error)]", "pass"),
         (".decode(errors=\"replace\")", ".decode()"),
         ("if row and row != list(COLUMNS):", "if row != list(COLUMNS):"),
+        ("0 <= number < _END", "0 <= number"),
     ]),
     ("loop/evaluation.py", "loop/test_evaluation.py", [
         ("tested = self.metrics if self.step == step else None", "tested = self.metrics"),
@@ -173,6 +189,10 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("isinstance(value, float) and not math.isfinite(value)", "False"),
         ("if len(line) > LINE_BYTES or left < 0:", "if False:"),
     ]),
+    ("loop/events.py", "loop/test_resume.py loop/test_conditions.py", [
+        ("rows += [(i, y, classes[y], step) for i, (y, step) in (spare or {}).items()]", "pass"),
+        ("new = known[pool.step_of[known] == step]", "new = known"),
+    ]),
     ("loop/health.py", "loop/test_faults.py", [
         ("if len(found) == 1 else 0", "if len(found) == 1 else self.constant_steps"),
         ("== _PATIENCE:", "> _PATIENCE:"),
@@ -189,6 +209,8 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("not in (name, from_cell(name))", "not in (name,)"),
         ("None if None in known else", "None if not any(known) else"),
         ("if self._pool.labels[i] == UNKNOWN", ""),
+        ("entry := (int(row[1]), int(row[3]))) != entry",
+         "entry := (int(row[1]), int(row[3]))) is None"),
     ]),
     ("loop/pool.py", "loop/test_pool.py", [
         ("known[~torch.isin(known, self.held)]", "known[torch.isin(known, self.held)]"),
@@ -212,6 +234,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('if name_of(acquisition) != state["acquisition"]:', "if False:"),
         ('if device != state["device"]:', "if False:"),
         ('last["reason"] == "budget" and', 'last["reason"] != "steps" and'),
+        ("if steps or later:", "if steps:"),
     ]),
     ("loop/run_folder.py", "loop/test_run_folder.py loop/test_power_cut.py loop/test_faults.py"
      " loop/test_checkpoint.py", [
@@ -227,6 +250,8 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("if resume and not (path / CONFIG).exists():", "if False:"),
         ("events.stat().st_size > 0)", "events.stat().st_size >= 0)"),
         ("if found:\n        raise", "if False:\n        raise"),
+        ("self._labels_bytes = len(data)", "pass"),
+        ("self._labels_bytes = atomic_io.append(", "atomic_io.append("),
     ]),
     ("loop/session.py",
      "loop/test_session.py loop/test_faults.py loop/test_resume.py loop/test_signals.py", [
@@ -334,6 +359,14 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("pruning/graph/build.py", "pruning/test_scores.py"
      " pruning/test_attention.py::test_layers_over_tokens_cost_what_they_multiply_at_each", [
         ("places=factors[name]", "places=macs[name]"),
+    ]),
+    ("pruning/graph/partition.py", "pruning/test_graph.py pruning/test_attention.py", [
+        ("& ~held.all(0)", "& ~held.any(0)"),
+        ("up = ~self._held[roots] & held.all(0)", "up = ~self._held[roots] & held.any(0)"),
+    ]),
+    ("pruning/graph/rebase.py", "pruning/test_rebase.py", [
+        ("keep.cumsum(0) - 1", "keep.cumsum(0)"),
+        ("value.index_select(dim, kept.to(value.device))", "value.narrow(dim, 0, len(kept))"),
     ]),
     ("pruning/graph/tracer.py", "pruning/test_scores.py", [
         ("self.shapes[name] != tuple(factor.shape)", "True"),
@@ -447,18 +480,36 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("channels.bit_length() - 4", "channels.bit_length() - 3"),
         ("not 0 <= share < 1:", "not 0 <= share <= 1:"),
     ]),
+    ("runs/compare/runs.py", "untrusted/test_trust.py", [
+        ("asdict(cell.config), takes=())", "asdict(options(cell.path)), takes=())"),
+    ]),
     ("runs/load.py", "untrusted/test_trust.py", [
         ("if model is None:", "if False:"),
     ]),
     ("runs/load.py", "runs/test_load.py", [
         ("plan.example_shape != inputs.image_shape", "False"),
     ]),
+    ("runs/report/groups.py", "runs/report/test_report_groups.py", [
+        ("tuple(run for run in self.runs if run.ended) or self.runs", "self.runs"),
+        ("lambda b: sum(_same(b, group, option)", "lambda b: -sum(_same(b, group, option)"),
+    ]),
     ("runs/report/page.py", "runs/report/test_report_write.py", [
         ("autoescape=True", "autoescape=False"),
+    ]),
+    ("runs/report/runs.py",
+     "runs/report/test_report_runs.py runs/report/test_report_statistics.py", [
+        ('float(tested[-1, 2]) if state == "ended" and len(tested)',
+         "float(tested[-1, 2]) if len(tested)"),
+        ('step["fitted_s"], step["labelled"], accuracy',
+         'step["elapsed_s"], step["labelled"], accuracy'),
+        ("if any(later < sooner for", "if False and any(later < sooner for"),
     ]),
     ("runs/report/sentences.py", "runs/report/test_report_write.py", [
         ("low <= 0 <= high", "False"),
         ("slower = sooner.value < 1", "slower = sooner.value > 1"),
+        ("(1 / high, 1 / low) if slower", "(low, high) if slower"),
+        ("'least' if base_limit == slower else 'most'",
+         "'most' if base_limit == slower else 'least'"),
     ]),
     ("runs/report/statistics.py", "runs/report/test_report_statistics.py", [
         ("stdtrit(freedom, 0.975)", "stdtrit(freedom, 0.95)"),
@@ -486,6 +537,11 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("values[clock > run.elapsed_s] = np.nan", "pass"),
         ("if (ours <= 0).any():", "if False:"),
         ("len(run.tested) > 0 and bool(joined(run).all())", "len(run.tested) > 0"),
+        ("estimate(theirs - ours)", "estimate(ours - theirs)"),
+        ("np.log(ours) - np.log(theirs)", "np.log(theirs) - np.log(ours)"),
+    ]),
+    ("runs/report/tables.py", "runs/report/test_report_write.py", [
+        ("counted = [run for run in runs if run.ended] or runs", "counted = runs"),
     ]),
     ("runs/watch.py", "runs/test_watch.py", [
         ("Timeout:\n        return True", "Timeout:\n        return None"),

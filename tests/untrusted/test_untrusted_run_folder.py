@@ -230,6 +230,7 @@ def test_a_state_with_more_text_than_any_is_refused(
     [
         ("step", "3"),
         ("step", -1),
+        ("step", True),
         ("elapsed_s", float("nan")),
         ("elapsed_s", float("inf")),
         ("scoring_speed", "fast"),
