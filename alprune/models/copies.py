@@ -22,7 +22,15 @@ def copy_network(network: Network) -> Network:
     twins: dict[int, Any] = {}
     copied = copy.deepcopy(network, twins)
     follow_functions(copied, twins)
+    keep_modes(network, copied)
     return copied
+
+
+def keep_modes(network: nn.Module, copied: nn.Module) -> None:
+    """Set the mode of each module of a deep copy, in place: torch.fx's forget theirs."""
+    modes = {name: module.training for name, module in network.named_modules()}
+    for name, module in copied.named_modules():
+        module.training = modes.get(name, module.training)
 
 
 def follow_functions(model: nn.Module, twins: Mapping[int, Any]) -> None:

@@ -43,8 +43,9 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
     """Count what one example costs, by one forward pass in eval mode.
 
     Counted is what `torch.utils.flop_counter` counts: convolutions of every kind, matrix products
-    and attention; and, beyond it, recurrent layers and bilinear forms, whose kernels it does not
-    know. As in the papers, biases, normalisation, activations and pooling are not.
+    and attention; and, beyond it, recurrent layers, bilinear forms and deformable convolutions,
+    whose kernels it does not know. As in the papers, biases, normalisation, activations and
+    pooling are not.
 
     Args:
         model: Left as found: mode, buffers, gradients, hooks.
@@ -108,7 +109,7 @@ def counting_macs(model: nn.Module) -> Iterator[Callable[[], int]]:
     Yields:
         A function that returns the multiply-accumulates so far.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_BEYOND_TORCHS)
+    counter = FlopCounterMode(display=False, custom_mapping=_beyond_torchs())
     with _frozen(model), _in_plain_operations(), counter:
         yield lambda: counter.get_total_flops() // 2
 
@@ -158,6 +159,17 @@ def _trilinear(*given: Any, **_: Any) -> int:
         for dim in sorted(at):
             shape.insert(dim, 1)
     return 2 * prod(max(sizes) for sizes in zip(*factors, strict=True))
+
+
+def _deformable(_x: Any, weight: Sequence[int], *_: Any, out_shape: Any, **__: Any) -> int:
+    return 2 * prod(out_shape) * prod(weight[1:])
+
+
+def _beyond_torchs() -> dict[Any, Any]:
+    known = dict(_BEYOND_TORCHS)
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # once torchvision is imported
+        known[torch.ops.torchvision.deform_conv2d] = _deformable
+    return known
 
 
 _BEYOND_TORCHS = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from alprune.errors import ModelError, PruneError
 from alprune.pruning.criteria.base import Batch, all_finite
-from alprune.pruning.graph.surgery import unwrap
+from alprune.pruning.graph.surgery import refuse_exported, unwrap
 from alprune.pruning.inputs import Inputs, Part, packed, parts_of
 from alprune.pruning.option_values import check_count
 
@@ -73,6 +73,7 @@ def checked_model(model: nn.Module) -> nn.Module:
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"the model must be an nn.Module, built and ready to run; got {what}.")
     model = unwrap(model)
+    refuse_exported(model)
     lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
         raise ModelError(

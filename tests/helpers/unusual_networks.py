@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from own_networks import CLASSES, Base, conv, network
 from torch import nn
 from torch.nn import Conv2d, Linear, Parameter, Sequential
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops import DeformConv2d
 
 
 @network()
@@ -158,6 +160,65 @@ class WarpsFeatures(Base):  # the six numbers of the transformation
         theta = self.where(x.mean((2, 3))).view(-1, 2, 3)
         places = F.affine_grid(theta, x.size(), align_corners=False)
         return self.a(F.grid_sample(x, places, align_corners=False))
+
+
+@network(pinned=0.45)
+class SamplesWhereItPredicts(Base):  # the numbers that say where
+    def __init__(self):
+        super().__init__(places=conv(12, 18), mask=conv(12, 9), shift=conv(12, 2))
+        self.deform = DeformConv2d(12, 16, 3, padding=1)
+        self.plain = DeformConv2d(16, 12, 3, padding=1, bias=False)
+
+    def body(self, x):
+        y = F.relu(self.deform(x, self.places(x), torch.sigmoid(self.mask(x))))
+        z = self.plain(y, self.places(x))
+        around = torch.meshgrid(torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 16), indexing="xy")
+        grid = torch.stack(around, -1).to(z) + self.shift(x).permute(0, 2, 3, 1)
+        return F.grid_sample(z, grid, align_corners=True)
+
+
+@network()
+class TurnsItsFilters(Base):  # each in four directions, the first of the group p4
+    def __init__(self):
+        super().__init__(turned=Parameter(torch.randn(8, 12, 3, 3)), mix=conv(8, 12, 1))
+
+    def body(self, x):
+        turned = torch.stack([torch.rot90(self.turned, k, (2, 3)) for k in range(4)], 1)
+        x = F.conv2d(x, turned.view(-1, x.shape[1], 3, 3), padding=1)
+        x = x.view(x.shape[0], -1, 4, *x.shape[2:])
+        return self.mix(F.relu(x).amax(2))
+
+
+class Quantised(Conv2d):
+    """Weights in 16 steps of the layer's largest, as DoReFa's."""
+
+    def forward(self, x):
+        weight = torch.tanh(self.weight)
+        weight = weight / weight.abs().max()
+        steps = (weight * 7.5).round() / 7.5
+        return F.conv2d(x, weight + (steps - weight).detach(), self.bias, padding=1)
+
+
+@network(normalised="follow")
+class QuantisesWeights(Base):
+    def __init__(self):
+        super().__init__(a=Quantised(12, 16, 3), b=Quantised(16, 12, 3))
+
+    def body(self, x):
+        return self.b(F.relu(self.a(x)))
+
+
+@network()
+class ExtractsFeatures(nn.Module):  # by a module of torch.fx, whose copies forget their mode
+    def __init__(self):
+        super().__init__()
+        layers = conv(3, 12), nn.BatchNorm2d(12), nn.ReLU(), conv(12, 8), nn.BatchNorm2d(8)
+        self.body = create_feature_extractor(Sequential(*layers), {"2": "low", "4": "high"})
+        self.head = Linear(20, CLASSES)
+
+    def forward(self, x):
+        found = self.body(x)
+        return self.head(torch.cat([found["low"], found["high"]], 1).mean((2, 3)))
 
 
 @network()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO, ResNet, conv, head, images, make, vgg19
 
+import alprune
 from alprune.errors import ModelError, PruneError
 from alprune.pruning.graph import ChannelGraph, trace
 from alprune.pruning.graph.surgery import masked, narrow
@@ -355,9 +356,14 @@ def test_unusable_input_is_refused_clearly(model: nn.Module, example: object, me
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_torchscript_is_refused() -> None:
+def test_what_was_scripted_or_exported_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="TorchScript"):
         trace(torch.jit.trace(make("vgg"), images()), images())
+    exported = torch.export.export(nn.Sequential(nn.Linear(4, 6)), (torch.randn(2, 4),)).module()
+    inside = nn.Sequential(nn.Linear(4, 4), exported, nn.Linear(6, 3))
+    for model, where in ((exported, "the network"), (inside, "'1'")):
+        with pytest.raises(ModelError, match=f"{where} cannot change.*was exported"):
+            alprune.prune(model, batch=(torch.randn(4, 4), torch.arange(4) % 3))
 
 
 def test_a_model_that_returns_no_tensor_is_refused() -> None:

@@ -23,8 +23,8 @@ _ELEMENTWISE = """
     masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative ones_like polar
     positive pow quick_gelu rand_like randn_like reciprocal relu relu6 remainder requires_grad_
     round rrelu rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign
-    sqrt square sub subtract tan tanh tanhshrink _threshold threshold to true_divide trunc type
-    type_as where xlogy zero_ zeros_like
+    sqrt square sub subtract tan tanh tanhshrink _threshold threshold true_divide trunc where
+    xlogy zero_ zeros_like
 """.split()
 _INPLACE = """
     abs add addcdiv addcmul ceil celu clamp clamp_max clamp_min clip cos detach div divide dropout
@@ -54,6 +54,11 @@ def elementwise(t: Tracer, call: Call) -> None:
         t.set(result, labels)
 
 
+def cast(t: Tracer, call: Call) -> None:
+    """Keep the channels; a second tensor gives nothing but its type and device."""
+    t.set(call.out, t.labels(call.args[0]))
+
+
 def extremum(t: Tracer, call: Call) -> None:
     """`max` and `min` of two tensors are elementwise, of one they reduce."""
     other = call.get(1, "other")
@@ -63,7 +68,7 @@ def extremum(t: Tracer, call: Call) -> None:
 def reduction(t: Tracer, call: Call) -> None:
     """Pin the channels that are reduced to one value; an extremum is taken of those left."""
     dims = call.get(1, "dim", call.kwargs.get("axis"))
-    _reduce(t, call, dims, _EXTREMA.get(call.name) if dims is not None else None)
+    _reduce(t, call, dims, _EXTREMA.get(call.name))
 
 
 def total(t: Tracer, call: Call) -> None:
@@ -212,6 +217,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("sum", "nansum"), total),
     **dict.fromkeys(("mean", "nanmean"), mean),
     **dict.fromkeys(("var", "std", "var_mean", "std_mean"), moments),
+    **dict.fromkeys(("to", "type", "type_as"), cast),
     "max": extremum,
     "min": extremum,
     "norm": norm,

@@ -71,6 +71,26 @@ def conv_transpose(t: Tracer, call: Call) -> None:
     t.set(call.out, [made if d == dim else () for d in range(call.out.dim())])
 
 
+def deform_conv(t: Tracer, call: Call) -> None:
+    """Convolve at places that other channels give (torchvision), in one group."""
+    x, weight, offset, mask, bias, *_ = call.args
+    groups, offset_groups = call.args[11:13]
+    if groups * offset_groups > 1 or not t.registered(weight):
+        t.give_up(call, "a deformable convolution in groups, or whose weight is computed")
+        return
+    for places in (offset, mask):
+        for axis in t.labels(places):
+            t.nodes.pin(axis, f"places of {call.name}")
+    made = t.axis(weight, 0, "makes")
+    t.nodes.unite(t.axis(weight, 1, "reads"), t.labels(x)[1], call.name)
+    t.count(weight, call.out.numel() / weight.shape[0])
+    t.make(weight, made)
+    t.follow_axis(bias, made, call.name)
+    t.resize(t.module, "in_channels", t.labels(x)[1], call.name)
+    t.resize(t.module, "out_channels", made, call.name)
+    t.set(call.out, [(), made, (), ()])
+
+
 def embedding(t: Tracer, call: Call) -> None:
     """Make the columns of the table."""
     weight = call.get(1, "weight")
@@ -345,6 +365,7 @@ def _state(t: Tracer, state: Tensor, units: Tensor, reason: str) -> None:
 RULES: dict[str, Rule] = {
     **{f"conv{n}d": conv for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": conv_transpose for n in (1, 2, 3)},
+    "deform_conv2d": deform_conv,
     **dict.fromkeys(("embedding", "embedding_bag"), embedding),
     **dict.fromkeys(("batch_norm", "instance_norm"), batch_norm),
     "group_norm": group_norm,

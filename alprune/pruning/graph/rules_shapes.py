@@ -87,13 +87,14 @@ def flip(t: Tracer, call: Call) -> None:
 
 def roll(t: Tracer, call: Call) -> None:
     """Rearranging indices by count is harmless except along channels, which it pins."""
-    labels = t.labels(call.args[0])
-    dims = call.get(2, "dims", ())
-    if call.name == "rot90" or dims in ((), None):
+    labels = list(t.labels(call.args[0]))
+    dims = call.get(2, "dims", (0, 1) if call.name == "rot90" else ())
+    if dims in ((), None):
         dims = range(len(labels))
     for dim in (dims,) if isinstance(dims, int) else dims:
         t.nodes.pin(labels[dim], f"{call.name} along channels")
-    t.set(call.out, labels if call.out.shape == call.args[0].shape else [()] * len(labels))
+        labels[dim] = ()
+    t.set(call.out, labels)
 
 
 def constant(t: Tracer, call: Call) -> None:

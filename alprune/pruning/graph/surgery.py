@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import ModelError, PruneError
-from alprune.models.copies import follow_functions
+from alprune.models.copies import follow_functions, keep_modes
 from alprune.pruning.graph.attention import OpenAttention, open_attention
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor
 from alprune.pruning.graph.gates import attach
@@ -148,6 +148,25 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def refuse_exported(model: nn.Module) -> None:
+    """Refuse TorchScript and exported programs: neither can be followed nor narrowed.
+
+    Raises:
+        ModelError: A module of the model is one.
+    """
+    for name, module in model.named_modules():
+        where = repr(name) if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"TorchScript modules cannot be traced, and {where} is one: give the plain module."
+            )
+        if {"train", "eval"} & vars(module).keys():  # replaced by what raises
+            raise ModelError(
+                f"{where} cannot change between training and evaluation, as what torch.export "
+                "made: give the module that was exported."
+            )
+
+
 def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Deep copy a model; `memo` maps the id of an object to what stands for it in the copy.
 
@@ -164,6 +183,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             "give the model no open handles."
         ) from error
     follow_functions(copied_model, memo)
+    keep_modes(model, copied_model)
     if left:  # modules clear what they cache for predicting once they train
         modes = [(module, module.training) for module in copied_model.modules()]
         copied_model.train()

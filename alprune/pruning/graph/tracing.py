@@ -17,7 +17,13 @@ from alprune.pruning.graph.counts import macs_by_spot, whole
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
 from alprune.pruning.graph.rules_reshape import couple_multiples
 from alprune.pruning.graph.sizes import comparisons, mark_attributes
-from alprune.pruning.graph.surgery import computed_attributes, copied, registered, unwrap
+from alprune.pruning.graph.surgery import (
+    computed_attributes,
+    copied,
+    refuse_exported,
+    registered,
+    unwrap,
+)
 from alprune.pruning.graph.tracer import Rule, Tracer
 from alprune.pruning.graph.verify import LARGE, outputs, run, try_out
 from alprune.registry import unknown
@@ -146,11 +152,7 @@ def _checked(model: nn.Module, example: Any) -> Tensor:
     for name, tensor in registered(model).items():
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"{name!r} is not initialised: run one forward pass first.")
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(
-                f"TorchScript modules cannot be traced: give the plain module of {name or 'it'!r}."
-            )
+    refuse_exported(model)
     example = example[:2].detach()
     return torch.cat([example, example]) if len(example) == 1 else example
 
