@@ -34,6 +34,8 @@ _HELPS = {
     "budget": "Time for learning and choosing per round: 90s, 10m, 2h, or seconds.",
     "dataset": "folder:PATH, the folder of images, or csv:, parquet:, npz:, hf: or shards:; needed "
     "the first time.",
+    "learner": "trained: the network learns; frozen: only a head learns, on a pretrained network. "
+    "[default: frozen for colour photographs, trained for other images]",
     "start": "How images are chosen before there are labels: typiclust, random or module:function.",
     "initial": "Try labelling on a labelled folder: hide all labels but this many.",
     "hold_out": "Images to draw at random, over the rounds, and to keep from training; they "

@@ -268,13 +268,18 @@ def default_text(name: str, labelling: bool = False) -> str:
     if labelling and name in FROM_SCRATCH:
         other = _shown(name, entry.default)
         text = _shown(name, FROM_SCRATCH[name])
-        return f"{text}; {other} where another option chooses or prunes the network"
+        text = f"{text}; {other} where another option chooses or prunes the network"
+        return text + "; efficientnet-lite0 with --learner frozen" * (name == "model")
     if entry.default is not None:
         return "" if isinstance(entry.default, bool) else _shown(name, entry.default)
     general, special = entry.metadata["otherwise"], []
+    named: set[str] = set()
     for case in (_LABELLING if labelling else ()) + _RUN:
         if name not in case.values:
             continue
+        if case.words in named:
+            break  # labelling has one of its own, after which no other holds
+        named.add(case.words)
         shown = _shown(name, case.values[name])
         if case.words:
             special.append(f"{shown} {case.words}".strip())

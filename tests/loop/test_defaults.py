@@ -97,7 +97,10 @@ def test_help_names_each_default_and_when_it_holds():
     assert default_text("warmup_batches", labelling=True).startswith("10; 10 for patches; 200")
     assert default_text("model") == "vgg19"
     text = default_text("model", labelling=True)
-    assert text == "patches; vgg19 where another option chooses or prunes the network"
+    assert text.startswith("patches; vgg19 where another option chooses or prunes the network; eff")
+    text = default_text("flops_reduction", labelling=True)
+    assert text.count("3sp-ca") == 1 and "there" not in text
+    assert default_text("flops_reduction").endswith("; 0.9 there without a budget")
     assert default_text("stop_labels") == ""
 
 
