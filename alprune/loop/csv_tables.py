@@ -52,7 +52,7 @@ def label_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     the file can be read no further, the row says why.
     """
     try:
-        text = read_whole(path / LABELS, _FILE_BYTES).decode(errors="replace")
+        text = read_whole(path / LABELS, _FILE_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:
         return
     rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))

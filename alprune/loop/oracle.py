@@ -81,7 +81,7 @@ class KnownAnswers:
     def _problem(self, row: list[str], classes: tuple[str, ...]) -> str | None:
         """Say what is wrong with a row; None if nothing is."""
         try:
-            index, label, name, _ = int(row[0]), int(row[1]), row[2], int(row[3])
+            index, label, name, step = int(row[0]), int(row[1]), row[2], int(row[3])
         except (ValueError, IndexError):
             return f"is not index,label,class,step: {quoted(','.join(row))}"
         if not 0 <= index < len(self._pool):
@@ -93,6 +93,8 @@ class KnownAnswers:
         known = int(self._pool.labels[index])
         if known >= 0 and known != label:
             return f"gives point {index} the label {label}; the run was trained with {known}"
+        if known >= 0 and step != (given := int(self._pool.step_of[index])):
+            return f"gives point {index} the step {step}; it was labelled in step {given}"
         return None
 
     def to(self, asked: Tensor) -> Tensor | None:

@@ -41,6 +41,8 @@ def test_a_half_written_last_row_is_left_out(tmp_path: Path) -> None:
     content = "index,label,class,step\r\n3,1,a,0\r\n\r\n4,0,b,1\r\n51,1,a,2"
     assert labels(tmp_path, content) == {3: (1, 0), 4: (0, 1)}
     assert [line for line, _ in label_rows(tmp_path)] == [2, 4]
+    assert labels(tmp_path, f"\ufeff{content}") == {3: (1, 0), 4: (0, 1)}
+    assert [line for line, _ in label_rows(tmp_path)] == [2, 4]  # a mark is no edit
 
 
 def test_rows_before_damage_are_good(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_a_name_is_taken_as_it_is_and_as_a_spreadsheet_shows_it(
     [
         ("2,1,'=dog,0", "line 2 gives point 2 the label 1; the run was trained with 0"),
         ("5,0,cat,0", "gives point 5 the label 0; the run was trained with 1"),
+        ("5,1,'=dog,1", "gives point 5 the step 1; it was labelled in step 0"),
         ("10,0,cat,0", "names point 10; the data set has 10 points"),
         ("-1,0,cat,0", "names point -1"),
         ("0,3,cat,0", r"has the label 3; the classes are 0\.\.2"),

@@ -15,6 +15,7 @@ def test_all_that_a_state_holds_is_taken_up(tmp_path):
     newest = max((path / slot for slot in SLOTS), key=lambda file: decode(file)["number"])
     tree = decode(newest)
     state = tree["state"]
+    assert tree["number"] == 1  # written by the only step that asked
     taken = set(state["labelled"].tolist()) | set(state["asked"].tolist())
     aside = torch.tensor([i for i in range(1297) if i not in taken][:2])
     draws, training = (torch.Generator().manual_seed(seed).get_state() for seed in (91, 92))
@@ -54,7 +55,10 @@ def test_an_image_that_cannot_be_read_is_not_asked_for_and_never_chosen_again(
     monkeypatch.setattr(Dataset, "unreadable", unreadable)
     with pytest.warns(UserWarning, match="images chosen cannot be read, point"):
         result = alprune.run(options(tmp_path / "run", steps=2, query_size=10))
-    acquired = [step["acquired"] for step in events_of(result.path, "step")]
+    steps = events_of(result.path, "step")
+    acquired = [step["acquired"] for step in steps]
     assert [len(points) for points in acquired] == [9, 10, 0] and len(bad) == 11
     assert not set(bad) & {point for points in acquired for point in points}
     assert result.labelled == 119
+    epochs = [step["epochs"] for step in steps]
+    assert epochs[0] >= 4 and max(epochs[1:]) < 2  # the first fit takes --initial-epochs
