@@ -172,7 +172,7 @@ def _beyond_torchs() -> dict[Any, Any]:
     return known
 
 
-_BEYOND_TORCHS = {
+_BEYOND_TORCHS: dict[Any, Any] = {
     torch.ops.aten.mkldnn_rnn_layer: _recurrent,
     torch.ops.aten._cudnn_rnn: _recurrent_cudnn,
     torch.ops.aten._trilinear: _trilinear,
