@@ -314,6 +314,9 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, kill):
     with pytest.raises(StoreError, match="no checkpoint left, .*2 steps and 20 labels"):
         alprune.resume(path)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    (path / "events.jsonl").write_bytes(b"")  # the labels alone tell
+    with pytest.raises(StoreError, match="no checkpoint left, .*0 steps and 20 labels"):
+        alprune.resume(path)
 
 
 def test_a_torn_last_line_of_events_is_cut_off(tmp_path, kill, reference):

@@ -6,6 +6,7 @@ from tiny_run import events_of, options
 
 import alprune
 from alprune.data import Dataset
+from alprune.errors import StoreError
 from alprune.loop.checkpoint import SLOTS, decode, encode
 from alprune.loop.resume import reopen
 
@@ -38,6 +39,18 @@ def test_all_that_a_state_holds_is_taken_up(tmp_path):
     assert torch.equal(pool.step_of[state["labelled"]], state["steps"])
     assert session.evaluation.state() == state["exam"]
     assert {name: (path / name).read_bytes() for name in files} == files
+
+
+def test_a_state_with_a_truth_value_for_a_number_is_refused(tmp_path):
+    path = alprune.run(options(tmp_path / "run", steps=0, initial_epochs=1.0)).path
+    [newest] = path.glob("checkpoint-*")
+    tree = decode(newest)
+    tree["state"]["step"] = True  # Python counts it as 1
+    newest.write_bytes(encode(tree))
+    before = (path / "events.jsonl").read_bytes()
+    with pytest.raises(StoreError, match="step is True, not a number that a run writes"):
+        reopen(path, steps=2)
+    assert (path / "events.jsonl").read_bytes() == before
 
 
 def test_an_image_that_cannot_be_read_is_not_asked_for_and_never_chosen_again(

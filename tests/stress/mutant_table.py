@@ -480,7 +480,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("not 0 <= share < 1:", "not 0 <= share <= 1:"),
     ]),
     ("runs/compare/runs.py", "untrusted/test_trust.py", [
-        ("asdict(cell.config), takes=())", "asdict(options(cell.path)), takes=())"),
+        ("asdict(cell.config), takes=())", "read_recipe(cell.path / CONFIG), takes=())"),
     ]),
     ("runs/load.py", "untrusted/test_trust.py", [
         ("if model is None:", "if False:"),
