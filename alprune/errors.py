@@ -22,6 +22,11 @@ def quoted(value: object, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """Count things, with the words for one or for several: "1 link leads", "2 links lead"."""
+    return f"{count:,} {one if count == 1 else several}"
+
+
 def printable(text: str) -> str:
     """Escape what would steer a terminal: all that is not printable.
 

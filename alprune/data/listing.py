@@ -20,7 +20,7 @@ from alprune.data.leftovers import (
     kind_of_loose,
 )
 from alprune.data.names import KnownNames, has_control, is_unlabelled, unified
-from alprune.errors import DataError, printable
+from alprune.errors import DataError, counted, printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,8 +262,9 @@ def _unify(train: _Part, test: _Part) -> list[str]:
     notes = []
     if differing:
         notes.append(
-            f"{len(differing)} class folder(s) are one with another of the same name, written "
-            f"otherwise: {first_few([repr(name) for name in differing])}"
+            counted(len(differing), "class folder is", "class folders are")
+            + " one with another of the same name, written otherwise: "
+            f"{first_few([repr(name) for name in differing])}"
         )
     if twins := sorted(n for n in train.classes if len(names.alike(n)) > 1):
         notes.append(f"different classes: {first_few([repr(name) for name in twins])}")
@@ -319,8 +320,9 @@ def _refuse_links_out(root: Path, places: list[str]) -> None:
     ]
     if out:
         raise DataError(
-            f"{len(out)} link(s) lead out of {str(root)!r}: {first_few(out)}. If you made them, "
-            "pass --follow-links; otherwise remove them, or copy the files in."
+            counted(len(out), "link leads", "links lead")
+            + f" out of {str(root)!r}: {first_few(out)}. If that is meant, pass --follow-links; "
+            "otherwise remove what leads out, or copy the files in."
         )
 
 

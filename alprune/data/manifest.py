@@ -18,7 +18,7 @@ from alprune.data.listing import Listing
 from alprune.data.names import folded, is_name, unified
 from alprune.data.safe_io import read_whole, user_path
 from alprune.data.tables import decode, other_readings, read_table
-from alprune.errors import DataError, quoted
+from alprune.errors import DataError, counted, quoted
 
 FILE_BYTES = 2**30  # of a table: ten million images
 COLUMNS = {
@@ -279,8 +279,9 @@ def _refuse_links_out(root: Path, paths: list[str]) -> None:
             out.append(repr(path))
     if out:
         raise DataError(
-            f"{len(out)} path(s) lead out of {str(root)!r} by links: {first_few(out)}. If you made "
-            "them, pass --follow-links."
+            counted(len(out), "path leads", "paths lead")
+            + f" out of {str(root)!r} by links: {first_few(out)}. If that is meant, pass "
+            "--follow-links."
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from alprune.data.doubtful import as_whole, why_doubtful
 from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name, is_unlabelled
 from alprune.data.tables import other_readings
-from alprune.errors import ConfigError, DataError, quoted
+from alprune.errors import ConfigError, DataError, counted, quoted
 from alprune.labelling.asked_paths import AskedPaths
 from alprune.labelling.journal import Answer, Journal
 from alprune.labelling.read_answers import SKIPS, Given, spellings
@@ -265,8 +265,9 @@ def _refuse(found: _Findings, names: _Names, paths: AskedPaths) -> None:
     problems = paths.problems()
     if found.unasked:
         problems.append(
-            f"{len(found.unasked)} image(s) were never asked for: {_few(found.unasked)}. Remove "
-            "the lines, or pass --unasked to take them too."
+            counted(len(found.unasked), "image was", "images were")
+            + f" never asked for: {_few(found.unasked)}. Remove the lines, or pass "
+            "--unasked to take them too."
         )
     if found.unknown:
         counts = Counter(found.unknown)
@@ -275,38 +276,47 @@ def _refuse(found: _Findings, names: _Names, paths: AskedPaths) -> None:
         ]
         known = ", ".join(names.known[:20]) + (", ..." if len(names.known) > 20 else "")
         problems.append(
-            f"{len(counts)} label(s) are no class: {_few(listed)}; known: {known}. Mend them, or "
-            "pass --new-classes to add them."
+            counted(len(counts), "label is", "labels are")
+            + f" no class: {_few(listed)}; known: {known}. Correct the table, or "
+            "pass --new-classes to add what is new."
         )
     if found.unnamed:
         problems.append(
-            f"{len(found.unnamed)} label(s) cannot name a class: {_few(found.unnamed)}. A name has "
-            f"at most {LONGEST_NAME} characters, none of them a control character."
+            counted(len(found.unnamed), "label", "labels")
+            + f" cannot name a class: {_few(found.unnamed)}. A name has at most {LONGEST_NAME} "
+            "characters, none of them a control character."
         )
     if found.ambiguous:
         problems.append(
-            f"{len(found.ambiguous)} name(s) may mean several: {_few(found.ambiguous)}. Write them "
-            "in full, as they are in queries.csv."
+            counted(len(found.ambiguous), "name", "names")
+            + f" may mean several: {_few(found.ambiguous)}. Write them in full, as they are in "
+            "queries.csv."
         )
     if found.doubtful:
         problems.append(
-            f"{len(found.doubtful)} label(s) are hardly names of classes: {_few(found.doubtful)}. "
+            counted(len(found.doubtful), "label is hardly the name", "labels are hardly names")
+            + f" of a class: {_few(found.doubtful)}. "
             "If one is meant as a class, name it first: alprune ask DIR --classes NAME."
         )
     if found.guessed:
         readings = [other_readings(name, guess) for name, guess in found.guessed.items()]
         listed = [" or ".join(some) for some in readings if some]
         problems.append(
-            f"{len(found.guessed)} name(s) are in an encoding that the file does not state: "
+            counted(len(found.guessed), "name is", "names are")
+            + f" in an encoding that the file does not state: "
             f"{_few(listed)}. Name the right one (such as --encoding cp1251), or save the file as "
             "UTF-8 with a mark."
         )
     if found.twice:
-        problems.append(f"{len(found.twice)} image(s) have two answers: {_few(found.twice)}.")
+        problems.append(
+            counted(len(found.twice), "image has", "images have")
+            + f" two answers: {_few(found.twice)}."
+        )
     if found.conflicts:
         problems.append(
-            f"{len(found.conflicts)} answer(s) differ from earlier ones: "
-            f"{_few(found.conflicts)}. Pass --replace if the new ones are right."
+            counted(len(found.conflicts), "answer differs", "answers differ")
+            + f" from earlier ones: {_few(found.conflicts)}. Pass --replace if the new "
+            "ones are right."
         )
     if problems:
         raise DataError(" ".join([*problems, "Nothing was taken."]))

@@ -1,7 +1,7 @@
 """Classes of a folder: rename, merge and remove them; the journal records it like answers."""
 
 from alprune.data.names import LONGEST_NAME, is_name, is_unlabelled
-from alprune.errors import ConfigError, quoted
+from alprune.errors import ConfigError, counted, quoted
 from alprune.labelling.journal import Journal
 from alprune.labelling.session import Asking
 from alprune.registry import unknown
@@ -59,8 +59,8 @@ def remove_class(asking: Asking, name: str) -> None:
         _check(asking, name)
         if count := asking.journal.counts[name]:
             raise ConfigError(
-                f"class {quoted(name)} has {count} label(s). Rename it, merge it into another "
-                "class, or correct the labels first."
+                f"class {quoted(name)} has {counted(count, 'label', 'labels')}. Rename it, "
+                "merge it into another class, or correct the labels first."
             )
         asking.journal.remove(name)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from alprune.acquisition import find_acquisition, snapshots_of
-from alprune.errors import DataError
+from alprune.errors import DataError, counted
 from alprune.labelling import images, queries
 from alprune.labelling.accuracy import HoldOutEvaluation
 from alprune.labelling.images import Changes, ImagePool
@@ -192,8 +192,9 @@ class Preparation:
     def _warn_of(self, changes: Changes) -> None:
         if changes.lost:
             warnings.warn(
-                f"{changes.lost} image(s) with labels are no longer in {str(self._root)!r}, or "
-                "have changed. Their labels are kept, and hold again when the images are back.",
+                counted(changes.lost, "image with a label is", "images with labels are")
+                + f" no longer in {str(self._root)!r}, or changed. Labels are kept, and hold again "
+                "when the images are back.",
                 stacklevel=4,
             )
 

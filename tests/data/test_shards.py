@@ -273,7 +273,7 @@ WRONG = {
     "two in one": (_joined, "what follows at byte [0-9,]+ is no file of it"),
     "compressed": (_packed, "it is compressed.* Unpack it"),
     "all compressed": (_all_packed, "compressed shards .* Unpack them to .tar"),
-    "a link out": (_link_out, "1 link.* lead out of .*z.tar. Pass --follow-links"),
+    "a link out": (_link_out, "1 link leads out of .*z.tar. Pass --follow-links"),
     "a number that is no class": (
         lambda root: write_tar(root / "train" / "9.tar", [("k.png", b""), ("k.cls", b"999999999")]),
         "is 999999999, of 58 images: classes are numbered 0..k-1",

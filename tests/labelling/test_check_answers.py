@@ -59,7 +59,7 @@ def test_the_first_answers_may_name_all_classes(folder):
     journal.ask(queries, labelled=0, in_folders=0, pool=9, learnt={})
     told = tell(journal, *((path, "cat") for path in PATHS))
     assert told.new_classes == ("cat",) and (told.right, told.guessed) == (3, 3)
-    with pytest.raises(DataError, match="are no class: 'dog'"):
+    with pytest.raises(DataError, match="1 label is no class: 'dog'"):
         tell(journal, (PATHS[0], "dog"), replace=True)
 
 
@@ -76,9 +76,9 @@ def test_an_image_drawn_at_random_is_held_out(journal):
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([("other.png", "cat")], r"1 image\(s\) were never asked for: 'other.png' \(line 3\)"),
+        ([("other.png", "cat")], r"1 image was never asked for: 'other.png' \(line 3\)"),
         ([(PATHS[0], "cta")], r"'cta' \(1, did you mean 'cat'\?\); known: cat, dog.*--new-classes"),
-        ([(PATHS[0], "cat"), (PATHS[0], "dog")], "have two answers: .*'cat' and 'dog'"),
+        ([(PATHS[0], "cat"), (PATHS[0], "dog")], "1 image has two answers: .*'cat' and 'dog'"),
         ([(PATHS[0], "x\ny")], "cannot name a class"),
     ],
 )
@@ -241,7 +241,7 @@ def test_control_characters_make_no_class(journal, name):
     ],
 )
 def test_what_is_hardly_a_name_becomes_a_class_only_when_declared(journal, label, why):
-    with pytest.raises(DataError, match=f"hardly names of classes: .*{why}.*--classes"):
+    with pytest.raises(DataError, match=f"hardly the name of a class: .*{why}.*--classes"):
         tell(journal, (PATHS[0], label), new_classes=True)
     assert labels(journal) == {}
     journal.declare([label])
@@ -305,7 +305,7 @@ def test_a_path_that_may_mean_an_image_that_was_not_asked_for_is_listed(journal,
     ],
 )
 def test_an_image_of_another_folder_is_not_known_by_its_name_alone(journal, text):
-    with pytest.raises(DataError, match=r"1 image\(s\) were never asked for"):
+    with pytest.raises(DataError, match=r"1 image was never asked for"):
         take(journal, (text, "cat"), everything=PATHS)
 
 

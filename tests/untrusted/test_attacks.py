@@ -201,14 +201,14 @@ ATTACKS: dict[str, Attack] = {
     "image: name that steers a terminal": image(b"", r"\\x1b\[2J\\n", file="\x1b[2J\n.png"),
     "folder: a link to /etc/passwd": tree(
         lambda p: (p / "train" / "dog" / "x.png").symlink_to("/etc/passwd"),
-        "1 link.s. lead out of .*x.png' to '/etc/passwd'.*--follow-links",
+        "1 link leads out of .*x.png' to '/etc/passwd'.*--follow-links",
     ),
     "folder: a class that is /etc": tree(
         lambda p: [(p / part / "etc").symlink_to("/etc") for part in ("train", "test")],
-        "link.s. lead out of .* to '/etc'",
+        "links? leads? out of .* to '/etc'",
     ),
     "folder: a link that climbs": tree(
-        lambda p: (p / "test" / "cat" / "x").symlink_to("../../../../x"), "lead out of"
+        lambda p: (p / "test" / "cat" / "x").symlink_to("../../../../x"), "leads? out of"
     ),
     "folder: pipes and devices": tree(
         lambda p: (

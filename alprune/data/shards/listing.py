@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alprune.data.dataset import first_few
-from alprune.errors import DataError, printable
+from alprune.errors import DataError, counted, printable
 
 _WORDS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -110,8 +110,8 @@ def _tars(root: Path, follow_links: bool) -> Iterator[str]:
                 packed.append(printable(name))
     if out:
         raise DataError(
-            f"{len(out)} link(s) lead out of {str(root)!r}: {first_few(out)}. Pass --follow-links "
-            "if that is meant."
+            counted(len(out), "link leads", "links lead")
+            + f" out of {str(root)!r}: {first_few(out)}. Pass --follow-links if that is meant."
         )
     if packed and not paths:
         raise DataError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alprune import models
 from alprune.data import UNKNOWN, Dataset, Splits
-from alprune.errors import ConfigError, DataError, quoted
+from alprune.errors import ConfigError, DataError, counted, quoted
 from alprune.loop.config import RunConfig
 from alprune.loop.frozen import frozen_learner
 from alprune.runs.export.evaluate import classes_of, known_test, share, temperature_of
@@ -120,7 +120,7 @@ def fine_tune(
     if known.unlearnt[0]:
         count, names = known.unlearnt
         warnings.warn(
-            f"{count} label(s) are left out: the learner does not know the class(es) "
+            counted(count, "label is", "labels are") + " left out: the learner does not know "
             f"{', '.join(map(quoted, names))} yet. alprune ask {path} lets it learn them.",
             stacklevel=3,
         )
@@ -156,7 +156,8 @@ def _check(known: KnownLabels, path: Path) -> None:
     count, classes = len(known.rows), len(known.labels.unique())
     if count < _LEAST_LABELS or classes < 2:
         raise DataError(
-            f"{path} has {count} label(s) of {classes} class(es) to learn from, and --fine-tune "
+            f"{path} has {counted(count, 'label', 'labels')} of "
+            f"{counted(classes, 'class', 'classes')} to learn from, and --fine-tune "
             f"needs at least {_LEAST_LABELS} of 2 classes; a few hundred are better. Label more, "
             "or export without --fine-tune."
         )
