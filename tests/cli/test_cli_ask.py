@@ -134,7 +134,7 @@ def test_classes_are_listed_renamed_merged_and_removed(tmp_path):
         (["--rename", "light", ""], "cannot name a class"),
         (["--merge", "light", "x"], "unknown class 'x'"),
         (["--merge", "light", "light"], "into itself"),
-        (["--remove", "light"], "label. Rename it, merge it"),
+        (["--remove", "light"], ". Rename it, merge it"),
     ):
         done = call("classes", run, *change)
         assert done.exit_code == 1 and message in done.stderr and "Traceback" not in done.output
