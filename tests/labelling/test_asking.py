@@ -162,7 +162,7 @@ def test_images_that_go_are_dropped_and_those_that_come_are_asked_for(tmp_path, 
         assert gone not in {query.path for query in asking.ask()}
         answer(asking, asking.ask().queries)
         photos.fill(root / "unlabelled", "dark", range(50, 53))
-        with pytest.warns(UserWarning, match=r"1 image\(s\) with labels are no longer"):
+        with pytest.warns(UserWarning, match="1 image with a label is no longer"):
             asked = asking.ask()
         assert (asked.changes.arrived, asked.changes.gone, asked.changes.lost) == (3, 2, 1)
         assert asked.pool == 37
@@ -188,7 +188,7 @@ def test_a_changed_image_loses_its_label_until_it_is_back(tmp_path, root):
         path = root / first.queries[0].path
         before = path.read_bytes()
         photos.picture("light", 999).save(path)
-        with pytest.warns(UserWarning, match="have changed"):
+        with pytest.warns(UserWarning, match="or changed"):
             assert asking.ask().labelled == 5
         path.write_bytes(before)
         answer(asking, asking.ask())

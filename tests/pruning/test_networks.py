@@ -310,7 +310,7 @@ def branches_on_values() -> nn.Module:
     ("build", "message"),
     [
         (calls_a_global_network, "layer 'b' is called through a function"),
-        (scripts_a_part, "the plain module of '1'"),
+        (scripts_a_part, "'1' is one: give the plain module"),
         (branches_on_values, "__bool__ in its forward"),
     ],
 )

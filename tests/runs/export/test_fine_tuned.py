@@ -163,7 +163,7 @@ def test_a_small_learner_can_be_fine_tuned(run, tmp_path):
 
 def test_what_cannot_be_fine_tuned_is_refused_with_advice(folder, run, tmp_path):
     few = without_state(frozen_run(folder, "few", initial=20))
-    with pytest.raises(DataError, match=r"has 20 label\(s\).* needs at least 30"):
+    with pytest.raises(DataError, match=r"has 20 labels.* needs at least 30"):
         alprune.export(few, tune=QUICK)
     trained = alprune.run(options(tmp_path / "trained", steps=0))
     with pytest.raises(ConfigError, match="--fine-tune is for run folders of learners on a frozen"):
