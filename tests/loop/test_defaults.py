@@ -37,8 +37,10 @@ CASES = [
     ({"method": "epi"}, {"initial_epochs": 20.0, "prune_at": "epi", "warmup_batches": 200}),
     (
         {"dataset": "digits"},
-        {"initial": 100, "query_size": 10, "batch_size": 32, "initial_epochs": 20.0},
+        {"initial": 100, "query_size": 10, "batch_size": 32, "initial_epochs": 40.0},
     ),
+    ({"initial": 199}, {"batch_size": 32, "initial_epochs": 40.0}),
+    ({"initial": 200}, {"batch_size": 32, "initial_epochs": 20.0}),
     ({"initial": 399}, {"batch_size": 32, "initial_epochs": 20.0}),
     ({"initial": 400}, {"batch_size": 64, "initial_epochs": 10.0}),
     ({"dataset": "digits", "initial": 7}, {"initial": 7, "query_size": 10}),
