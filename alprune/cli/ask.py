@@ -12,7 +12,7 @@ import click
 
 from alprune.cli.common import fine_tuning_hint, tell
 from alprune.cli.options import Command, given_options, run_options, trust_option
-from alprune.errors import ConfigError, StoreError, printable
+from alprune.errors import ConfigError, StoreError, counted, printable
 from alprune.loop.observers import Observer
 from alprune.loop.recipe import read_recipe
 from alprune.loop.run_folder import CONFIG
@@ -184,9 +184,9 @@ def tell_command(
                 by="file",
                 user=user,
             )
-        total = len(asking.labels)
+        total, in_folders = len(asking.labels), asking.journal.asked.get("in_folders", 0)
     hint = fine_tuning_hint(shlex.quote(str(path)), total, asking.config.learner)
-    click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total) + hint)
+    click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total, in_folders) + hint)
 
 
 def _record(path: Path, asked: "Round") -> dict[str, Any]:
@@ -196,6 +196,7 @@ def _record(path: Path, asked: "Round") -> dict[str, Any]:
         "round": asked.number,
         "again": asked.again,
         "labelled": asked.labelled,
+        "in_folders": asked.in_folders,
         "pool": asked.pool,
         "classes": list(asked.classes),
         "queries": [asdict(query) for query in asked.queries],
@@ -215,10 +216,11 @@ def _table(path: Path, asked: "Round") -> str:
 
     again = " (repeated: no answers were read since)" if asked.again else ""
     classes = ", ".join(asked.classes[:10]) + (", ..." if len(asked.classes) > 10 else "")
+    by_folder = f", {asked.in_folders:,} of them by their folders" if asked.in_folders else ""
     rows = {
         "round": f"{asked.number}{again}",
-        "asked": f"{len(asked)} images",
-        "labelled": f"{asked.labelled:,} of {asked.pool:,}",
+        "asked": counted(len(asked), "image", "images"),
+        "labelled": f"{asked.labelled:,} of {asked.pool:,}{by_folder}",
         "classes": classes or "none yet; the first labels name them",
         **in_words(asked.learnt),
     }
@@ -227,7 +229,8 @@ def _table(path: Path, asked: "Round") -> str:
     if asked.changes.arrived:
         rows["new images"] = f"{asked.changes.arrived:,} since the last round"
     if asked.changes.gone:
-        rows["gone"] = f"{asked.changes.gone:,} images since the last round"
+        gone = counted(asked.changes.gone, "image", "images")
+        rows["gone"] = f"{gone} since the last round"
     where, table = shlex.quote(str(path)), shlex.quote(str(path / QUERIES))
     if asked.stop:
         rows["stop rule"] = f"met: {asked.stop}"
@@ -241,10 +244,10 @@ def _table(path: Path, asked: "Round") -> str:
     return "\n".join([*lines, advice])
 
 
-def _told(path: Path, told: "Told", total: int) -> str:
-    taken = sum(told.labels.values())
+def _told(path: Path, told: "Told", total: int, in_folders: int) -> str:
     by_class = ", ".join(f"{name} {count}" for name, count in sorted(told.labels.items()))
-    rows = {"accepted": f"{taken} labels" + (f": {by_class}" if by_class else "")}
+    taken = counted(sum(told.labels.values()), "label", "labels")
+    rows = {"accepted": taken + (f": {by_class}" if by_class else "")}
     if told.new_classes:
         rows["new classes"] = ", ".join(told.new_classes)
     for name, count in (
@@ -256,8 +259,11 @@ def _told(path: Path, told: "Told", total: int) -> str:
         if count:
             rows[name] = str(count)
     if told.guessed:
-        rows["guesses"] = f"{told.right} of {told.guessed} were right"
-    rows["labels in all"] = f"{total}, in {path / 'labels.csv'}"
+        rows["guesses"] = f"right on {told.right} of {told.guessed}"
+    given = f"{total:,}, in {path / 'labels.csv'}"
+    rows["labels in all"] = (
+        f"{total + in_folders:,}: {given}, {in_folders:,} by folders" if in_folders else given
+    )
     lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
     where = shlex.quote(str(path))
     return "\n".join([*lines, f"Next: alprune ask {where}, or alprune predict {where} IMAGES"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from alprune.cli.options import Command
-from alprune.errors import DataError
+from alprune.errors import DataError, counted
 
 if TYPE_CHECKING:
     from alprune.data.image_cache.store import CacheInfo
@@ -52,7 +52,8 @@ def list_command(where: Path | None, as_json: bool) -> None:
         for one in some:
             size, of = gigabytes(one.disk_bytes), one.root or "cannot be read"
             if one.embeddings is not None:
-                of = f"{one.embeddings:,} images" if one.embeddings else "none that can be read"
+                of = counted(one.embeddings, "image", "images")
+                of = of if one.embeddings else "none that can be read"
             click.echo(f"  {one.path.name:<{width}}  {size:>9}  {of}")
         if not some:
             click.echo("  nothing")

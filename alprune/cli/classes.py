@@ -62,7 +62,8 @@ def classes_command(
         return
     width = max((len(printable(row["name"])) for row in rows), default=0)
     for row in rows:
-        click.echo(f"{printable(row['name']):<{width}}  {row['labels']:>7,} labels  {row['key']}")
+        labels = f"{row['labels']:>7,} {'label ' if row['labels'] == 1 else 'labels'}"
+        click.echo(f"{printable(row['name']):<{width}}  {labels}  {row['key']}")
     if not rows:
         click.echo("No class yet. Name some: alprune label DIR --classes A,B,C")
 

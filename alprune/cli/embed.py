@@ -9,6 +9,7 @@ import click
 from alprune.cli.common import config_of
 from alprune.cli.compare import ENGINES, resource_options, resources_of
 from alprune.cli.options import Command, run_options
+from alprune.errors import counted
 
 _NAMES = (
     "dataset data_root skip_unreadable follow_links cache model pretrained image_size device seed"
@@ -87,6 +88,7 @@ def embed_command(
         click.echo(json.dumps(done.record()))
     else:
         click.echo(
-            f"embedded   {done.embedded:,} images now, {done.known:,} of {done.images:,} in all"
+            f"embedded   {counted(done.embedded, 'image', 'images')} now, {done.known:,} of "
+            f"{done.images:,} in all"
         )
         click.echo(f"kept in    {done.folder}")

@@ -182,7 +182,7 @@ def _text(made: "Exported") -> str:
     lines = [f"{made.path}: the learner of {made.state}; labels in {made.labels.name}"]
     if not made.calibrated:
         lines.append(
-            "  probabilities are not calibrated: the run used no --hold-out (100 are enough)"
+            "  probabilities are not calibrated, which takes labels of --hold-out (100 are enough)"
         )
     found = made.difference
     if found is None:

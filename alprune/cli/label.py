@@ -13,7 +13,7 @@ import click
 from alprune.cli.ask import asking_options, opened
 from alprune.cli.common import fine_tuning_hint
 from alprune.cli.options import Command
-from alprune.errors import ConfigError
+from alprune.errors import ConfigError, counted
 from alprune.loop.signals import Stopped
 
 _EXAMPLES = """\b
@@ -146,7 +146,7 @@ def label_command(
     agreed = f"Agreement: {agreement}.\n" if agreement else ""
     raise Stopped(
         ended,
-        f"Ended. {total} labels, in {path / 'labels.csv'}.\n{agreed}"
+        f"Ended. {counted(total, 'label', 'labels')}, in {path / 'labels.csv'}.\n{agreed}"
         f"Next: alprune label {where}, or alprune predict {where} IMAGES"
         + fine_tuning_hint(where, total, asking.config.learner),
     )

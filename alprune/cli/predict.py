@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alprune.cli.options import METAVARS, Command, trust_option
-from alprune.errors import printable
+from alprune.errors import counted, printable
 from alprune.loop.signals import Stopped
 from alprune.loop.trust import trusted
 
@@ -156,10 +156,10 @@ def _text(record: dict[str, Any]) -> str:
         rows["unreadable"] = f"{record['errors']:,}, see the column error"
     rows["classes"] = (named or "none") + (f", others {rest:,}" if rest else "")
     if record["accuracy"] is not None:
-        count = f"{record['labelled']:,} images in folders of a class's name"
+        count = counted(record["labelled"], "image", "images") + " in folders of a class's name"
         rows["accuracy"] = f"{record['accuracy']:.2%} of {count}"
     rows["confidence"] = (
-        "not calibrated: the run had no --hold-out (--hold-out 100 is enough)"
+        "not calibrated, which takes labels of images that --hold-out draws (100 are enough)"
         if record["temperature"] is None
         else f"calibrated (temperature {record['temperature']:.3g})"
     )

@@ -19,10 +19,9 @@ from alprune.data.names import KnownNames
 from alprune.data.provenance import Files, files_of_array
 from alprune.data.resizing import resize
 from alprune.data.statistics import channel_statistics, warn_of_units
-from alprune.errors import DataError
+from alprune.errors import DataError, counted
 
 UNKNOWN = -1
-_NAMED = 10  # classes that are named in a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,14 +171,18 @@ class Splits:
 
     def described(self) -> str:
         """Say in one line what was counted as what."""
-        train, classes = self.train, self.train.classes
-        known = int((train.y != UNKNOWN).sum())
-        named = f" ({', '.join(classes[:_NAMED])}{', ...' if len(classes) > _NAMED else ''})"
-        parts = [
-            f"{len(classes):,} classes{named if classes else ''}: {known:,} labelled images, "
-            f"{len(train) - known:,} without a label, {len(self.test):,} to test on"
-        ]
-        return "; ".join([*parts, *self.notes]) + "."
+        classes, known = self.train.classes, int((self.train.y != UNKNOWN).sum())
+        sizes, title = [], ""
+        if classes:
+            named = first_few(list(classes), 10)
+            title = counted(len(classes), "class", "classes") + f" ({named}): "
+            sizes.append(counted(known, "labelled image", "labelled images"))
+        if unknown := len(self.train) - known:
+            images = f"{unknown:,}" if classes else counted(unknown, "image", "images")
+            sizes.append(f"{images} without a label")
+        if len(self.test):
+            sizes.append(f"{len(self.test):,} to test on")
+        return "; ".join([title + ", ".join(sizes), *self.notes]) + "."
 
     @property
     def digest(self) -> str:

@@ -119,7 +119,8 @@ def _splits(
         digest = digest_of(x, y, files)
         return Dataset(x, y, listing.classes, mean, std, channels == 3, digest, files)
 
-    left = {**listing.left_out, "files that cannot be read": len(decoded.reasons)}
+    unreadable = len(decoded.reasons) + len(listing.unusable)
+    left = {**listing.left_out, "files that cannot be read": unreadable}
     notes = [*listing.notes, *([f"left out: {in_words(left)}"] if any(left.values()) else [])]
     splits = Splits(dataset(x_train, train), dataset(x_test, test), tuple(notes))
     if not options.incomplete:

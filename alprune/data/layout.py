@@ -10,7 +10,7 @@ from pathlib import Path
 from alprune.data.dataset import first_few
 from alprune.data.leftovers import kind_of_folder, kind_of_loose
 from alprune.data.names import folded, is_unlabelled
-from alprune.errors import DataError, printable
+from alprune.errors import DataError, counted, printable
 
 UNLABELLED = "unlabelled"
 _TRAIN, _TEST, _VALIDATION = ("train",), ("test",), ("val", "valid", "validation")
@@ -155,8 +155,8 @@ def _refuse_test_of_images(root: Path, test: str | None, beside: list[str]) -> N
         if beside and folded(test) in _TEST:
             advice += f" If {test!r} is a class, give its folder a longer name."
         raise DataError(
-            f"{str(root / test)!r} holds {len(found.images):,} images without a label, which can "
-            f"test nothing. {advice}"
+            f"{str(root / test)!r} holds {counted(len(found.images), 'image', 'images')} without a "
+            f"label, which can test nothing. {advice}"
         )
 
 
@@ -170,8 +170,9 @@ def _no_train(root: Path) -> str:
 def images_without_label(root: Path, count: int) -> DataError:
     """Return the error of a run on images that lack labels."""
     return DataError(
-        f"{count:,} images in {str(root)!r} have no label (those in {UNLABELLED}/, or in no class "
-        "folder), and this needs labelled ones. " + _ASK.format(root=root.parent)
+        counted(count, f"image in {str(root)!r} has", f"images in {str(root)!r} have")
+        + f" no label (those in {UNLABELLED}/, or in no class folder), and this needs labelled "
+        "ones. " + _ASK.format(root=root.parent)
     )
 
 

@@ -16,6 +16,7 @@ HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 SYSTEM_FOLDERS = "folders of the system or of programs"
 OWN_FOLDERS, OWN_FILES = "folders of alprune", "files of alprune"
 SYSTEM_FILES, VIDEOS, SIDECARS = "files of the system", "videos", "files of notes on an image"
+OTHER_FILES, SPECIAL_FILES = "other files", "special files"
 HEIC = f"HEIC photos ({HEIC_ADVICE})"
 _RAW = frozenset(".dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw".split())
 _OTHER_IMAGES = frozenset(".jxl .psd .svg .eps .ai .ico .tga .exr .hdr .dcm .xcf .jxr".split())
@@ -41,6 +42,13 @@ _FILE_NAMES = frozenset(
 _PLURAL = re.compile(r"\b(file|folder|image|link|photo|sample|video)s\b")
 _VIDEO_SUFFIXES = frozenset(".mov .mp4 .m4v .avi .mkv .3gp .mts .m2ts .webm .mpg .mpeg".split())
 _SIDECAR_SUFFIXES = frozenset((".aae", ".xmp", ".thm", ".lrv"))
+# Of texts, tables, sounds, archives, programs: a file whose name says so is no damaged image.
+_OTHER_SUFFIXES = frozenset(
+    ".txt .md .rst .rtf .log .pdf .doc .docx .odt .ppt .pptx .odp .xls .xlsx .ods .csv .tsv .json "
+    ".jsonl .xml .html .htm .yaml .yml .toml .ini .cfg .py .ipynb .r .sh .bat .exe .zip .gz "
+    ".tgz .bz2 .xz .7z .rar .tar .mp3 .wav .m4a .ogg .flac .npy .npz .mat .pkl .pt .pth .h5 .db "
+    ".sqlite .parquet .lnk .url .gpx .kml .tex .bib .md5 .sha1 .sha256 .lock".split()
+)
 _OWN_FILES = frozenset(("queries.png", "queries.csv", "predictions.csv", "labels.csv"))
 # Files that tell folders which alprune writes: of a run or of asking; of a report.
 _OWN_MARKS = (("config.toml", "events.jsonl"), ("report.html", "report.md"))
@@ -67,7 +75,9 @@ def kind_of_file(name: str) -> str | None:
         return VIDEOS
     # Takeouts of photos have a file of notes beside each: a.jpg.json, or with a word between.
     notes = suffix == ".json" and any(f"{image}." in lower for image in SUFFIXES | HEIC_SUFFIXES)
-    return SIDECARS if notes or suffix in _SIDECAR_SUFFIXES else None
+    if notes or suffix in _SIDECAR_SUFFIXES:
+        return SIDECARS
+    return OTHER_FILES if suffix in _OTHER_SUFFIXES else None
 
 
 def kind_of_loose(name: str) -> str | None:
@@ -81,7 +91,7 @@ def kind_of_loose(name: str) -> str | None:
         return None if can_read_heic() else HEIC
     if suffix in _RAW:
         return "raw photos"
-    return "images of other formats" if suffix in _OTHER_IMAGES else "other files"
+    return "images of other formats" if suffix in _OTHER_IMAGES else OTHER_FILES
 
 
 def in_words(counts: Mapping[str, int]) -> str:

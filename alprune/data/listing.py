@@ -14,6 +14,7 @@ from alprune.data.dataset import UNKNOWN, first_few
 from alprune.data.layout import UNLABELLED, Layout, images_without_label, layout_of
 from alprune.data.leftovers import (
     OWN_FOLDERS,
+    SPECIAL_FILES,
     in_words,
     kind_of_file,
     kind_of_folder,
@@ -98,8 +99,9 @@ class _Part:
         except OSError:  # a broken link; it is named when it is read
             size, modified = -1, 0
         else:
-            if not stat.S_ISREG(found.st_mode):
-                return  # opening a pipe or a device could wait for ever
+            if not stat.S_ISREG(found.st_mode):  # opening a pipe or a device could wait for ever
+                self.left_out[SPECIAL_FILES] += 1
+                return
             size, modified = found.st_size, found.st_mtime_ns
         if entry.is_symlink():
             self.links.append(path)

@@ -10,11 +10,10 @@ from alprune.labelling.journal import Journal
 from alprune.loop.stopping import Evaluations
 from alprune.training.budget import Budget
 from alprune.training.interface import Trainable
-from alprune.training.metrics import Metrics, fit_temperature, measure
+from alprune.training.metrics import LEAST_CALIBRATING, Metrics, fit_temperature, measure
 
 _DIGITS = 4
 _MEASURED = ("held_out_accuracy", "temperature", "test_accuracy")
-_LEAST_CALIBRATING = 20  # held-out labels below which a temperature would be a guess
 _SCORE_95 = 1.959964  # of the normal distribution
 
 
@@ -103,7 +102,7 @@ class HoldOutEvaluation:
             logits, labels = learner.logits(learner.x, held, halt), self._images.train.y[held]
             right = int((logits.argmax(1) == labels).sum())
             found["held_out_accuracy"] = asdict(estimate(right, len(held)))
-            if len(held) >= _LEAST_CALIBRATING:
+            if len(held) >= LEAST_CALIBRATING:
                 found["temperature"] = round(fit_temperature(logits, labels), _DIGITS)
         if len(test):
             figures = measure(learner.logits(test.x, budget=halt), test.y)

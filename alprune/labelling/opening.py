@@ -11,7 +11,7 @@ import torch
 from alprune import __version__
 from alprune.errors import ConfigError, StoreError
 from alprune.labelling.options import changed, completed
-from alprune.labelling.photographs import are_photographs
+from alprune.labelling.photographs import LEAST_SIDE, are_photographs
 from alprune.labelling.session import Asking
 from alprune.loop.config import OPTIONS, RunConfig, given
 from alprune.loop.defaults import FROM_SCRATCH
@@ -24,10 +24,15 @@ from alprune.loop.trust import check_trust, trusting
 # Options that choose a network or prune it: with one of them the learner is what they say.
 _PRUNING = [name for name, entry in OPTIONS.items() if entry.metadata["group"] == "pruning"]
 _DECIDES = ("model", "pretrained", "init", *_PRUNING)
-_NOTE = (
+_PHOTOGRAPHS = (
     "The images are colour photographs: only a head is learnt, on a frozen EfficientNet-Lite0 "
     "pretrained on ImageNet (Apache-2.0). Each image is embedded once, in about 12 ms of one core. "
     "To learn from these images and labels alone: --learner trained, in a new folder."
+)
+_OTHERS = (
+    f"Most images are grey or smaller than {LEAST_SIDE} pixels: a single layer of their typical "
+    "patches is learnt from them and from their labels alone. To start from a network pretrained "
+    "on photographs: --learner frozen, in a new folder."
 )
 
 
@@ -74,8 +79,11 @@ def open_asking(
     else:
         config = RunConfig.from_mapping(chosen | {"out": str(path)})
         if not any(name in chosen for name in _DECIDES):
-            if "learner" not in chosen and are_photographs(config):
-                config, note = replace(config, learner=FROZEN), _NOTE
+            photographs = "learner" not in chosen and are_photographs(config)
+            if "learner" not in chosen:
+                note = _PHOTOGRAPHS if photographs else _OTHERS
+            if photographs:
+                config = replace(config, learner=FROZEN)
             elif config.learner != FROZEN:
                 config = RunConfig.from_mapping(FROM_SCRATCH | chosen | {"out": str(path)})
         config = completed(config)

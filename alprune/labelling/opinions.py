@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from alprune.errors import counted
+
 _DIGITS = 4
 
 Label = str | None  # None: skipped
@@ -30,7 +32,8 @@ class Agreement:
     def __str__(self) -> str:
         kappa = "" if self.kappa is None else f", kappa {self.kappa:.2f}"
         left = f"; {self.unsettled} to review" if self.unsettled else ""
-        return f"{self.share:.0%} of {self.images} images that two people answered{kappa}{left}"
+        images = counted(self.images, "image", "images")
+        return f"{self.share:.0%} of {images} that two people answered{kappa}{left}"
 
 
 class Opinions:

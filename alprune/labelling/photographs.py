@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from alprune import data
 from alprune.data import LoadOptions, source
 from alprune.data.image_cache.decode import Decoder
+from alprune.data.leftovers import kind_of_file
 from alprune.data.safe_io import user_path
-from alprune.errors import DataError
 from alprune.loop.config import RunConfig
+from alprune.loop.setup import data_options
 
 _LOOKED_AT, _LISTED = 24, 2000  # images that are decoded; files that they are taken from
-_LEAST_SIDE = 32  # pixels
+LEAST_SIDE = 32  # pixels
 _COLOURED = 6.0  # mean distance of a pixel's largest channel from its smallest, of 255
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic"}
 
 
 def are_photographs(config: RunConfig) -> bool:
@@ -26,19 +27,21 @@ def are_photographs(config: RunConfig) -> bool:
 
     Args:
         config: Names the data set.
+
+    Raises:
+        DataError: There is no such data set, or no image in it that can be read.
     """
     decode, votes = Decoder((256, 256), threads=1, proportions=True), []
-    try:
-        for sample in _samples(config):
-            try:
-                image, grey = _opened(sample, decode)
-            except Exception:  # decoders raise nearly everything on a damaged file
-                continue
-            pixels = image.astype(np.int16)
-            coloured = not grey and float(np.ptp(pixels, axis=2).mean()) >= _COLOURED
-            votes.append(coloured and min(pixels.shape[:2]) >= _LEAST_SIDE)
-    except DataError:  # it is named when the images are loaded
-        return False
+    for sample in _samples(config):
+        try:
+            image, grey = _opened(sample, decode)
+        except Exception:  # decoders raise nearly everything on a damaged file
+            continue
+        pixels = image.astype(np.int16)
+        coloured = not grey and float(np.ptp(pixels, axis=2).mean()) >= _COLOURED
+        votes.append(coloured and min(pixels.shape[:2]) >= LEAST_SIDE)
+    if not votes:
+        data.load(**data_options(config), incomplete=True)  # says what is wrong
     return 2 * sum(votes) > len(votes)
 
 
@@ -67,8 +70,8 @@ def _files(root: Path) -> Iterator[Path]:
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(names):
-            if Path(name).suffix.lower() in _SUFFIXES and not name.startswith("."):
+            if kind_of_file(name) is None and not name.startswith("."):
                 yield Path(folder, name)
 
 
-__all__ = ["are_photographs"]
+__all__ = ["LEAST_SIDE", "are_photographs"]

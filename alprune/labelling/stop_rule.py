@@ -4,20 +4,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from alprune.errors import counted
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.stopping import CRITERIA, Evaluations, Progress
 
 _NEVER_MET = 1e-300  # nats: has the uncertainty computed without ending the round
 
 _SAYINGS: dict[str, Callable[[Any, Progress], str]] = {
-    "stop_labels": lambda limit, now: f"{now.labelled:,} images are labelled",
+    "stop_labels": lambda limit, now: counted(now.labelled, "image is", "images are") + " labelled",
     "stop_accuracy": lambda limit, now: f"the accuracy is {now.evaluations.last:.1%}",
     "stop_uncertainty": lambda limit, now: (
         f"the mean entropy of the images without a label is {now.uncertainty:.3g} nats"
     ),
     "stop_plateau": lambda limit, now: (
-        f"{now.evaluations.since_best} rounds brought no better accuracy than "
-        f"{now.evaluations.best:.1%}"
+        counted(now.evaluations.since_best, "round", "rounds")
+        + f" brought no better accuracy than {now.evaluations.best:.1%}"
     ),
 }
 

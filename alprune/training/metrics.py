@@ -112,6 +112,10 @@ def mean_entropy(probabilities: Tensor) -> float:
     return float(torch.special.entr(probabilities).sum(1).mean())
 
 
+LEAST_CALIBRATING = 20
+"""Labels that people held out below which a temperature would be a guess."""
+
+
 def fit_temperature(
     logits: Tensor, labels: Tensor, least: float = 0.05, most: float = 20.0
 ) -> float:
@@ -166,6 +170,7 @@ __all__ = [
     "ECE_BINS",
     "Metrics",
     "expected_calibration_error",
+    "LEAST_CALIBRATING",
     "fit_temperature",
     "macro_f1",
     "mean_entropy",

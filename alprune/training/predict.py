@@ -126,7 +126,7 @@ class Predictor:
             torch.cuda.empty_cache()
         self.chunk = tried // 2
         warnings.warn(
-            f"out of memory while predicting {tried} images at once; going on with {self.chunk}. "
+            f"out of memory while predicting {tried} images at once; continuing with {self.chunk}. "
             "It goes faster if other programs leave more memory.",
             stacklevel=2,
         )

@@ -4,8 +4,8 @@
 
 draws the photos of few_labels.py, labels some of them, at random or as `--acquisition` says, and
 exports the learner small, with half of its FLOPs; fine-tuned; and both. It prints a table in
-Markdown as it goes. Budgets are seconds of this machine, so a slower one learns less; processor
-time is printed, too.
+Markdown as it goes: accuracies or, where `--imbalance` makes the pool long-tailed, macro-F1.
+Budgets are seconds of this machine, so a slower one learns less; processor time is printed, too.
 """
 
 import argparse
@@ -15,10 +15,15 @@ import time
 import warnings
 from pathlib import Path
 
-from few_labels import MARKS, drawn, options
+import torch
+from few_labels import MARKS, drawn, options, photos
+from sklearn.metrics import f1_score
 
 import alprune
 from alprune.runs.export import Exported, FineTuneOptions, SmallOptions
+from alprune.runs.export.evaluate import classes_of
+from alprune.runs.load import find_learner
+from alprune.training.resize import seeing
 
 LABELS = (450, 1000)
 KINDS = ("small", "fine-tuned", "both")
@@ -41,7 +46,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     small = SmallOptions(given.flops_reduction, given.budget, image_size=given.image_size)
     tune = FineTuneOptions(given.budget)
-    print("| labels, seed | network | accuracy | frozen | what was found | processor time |")
+    score = "accuracy" if given.imbalance == 1 else "macro-F1"
+    print(f"| labels, seed | network | {score} | frozen | what was found | processor time |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         data = drawn(given.data, given.pool_seed, Path(name) / "photos.npz")
@@ -56,9 +62,14 @@ def main() -> None:
                         small=None if kind == "fine-tuned" else small,
                         tune=None if kind == "small" else tune,
                     )
-                    cells = f"{count}, {seed}", kind, *found(made, full.test_accuracy or 0.0)
                     taken = f"{time.process_time() - begin:.0f} s"
-                    print(f"| {' | '.join((*cells, taken))} |", flush=True)
+                    accuracy, said = found(made)
+                    scores = accuracy or 0.0, full.test_accuracy or 0.0
+                    if given.imbalance > 1:
+                        test = data, seed, given.imbalance
+                        scores = macro_f1(made.path, *test), macro_f1(full.path, *test)
+                    cells = f"{count}, {seed}", kind, *(f"{s:.1%}" for s in scores), said, taken
+                    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def run(
@@ -74,8 +85,8 @@ def run(
     return alprune.run(alprune.RunConfig(**chosen))
 
 
-def found(made: Exported, frozen: float) -> tuple[str, str, str]:
-    """Return the accuracy of what was written, that of the frozen learner, and what was decided."""
+def found(made: Exported) -> tuple[float | None, str]:
+    """Return the accuracy of what was written, and what was decided."""
     said, accuracy = [], None
     if made.small is not None:
         share = made.small.macs_after / made.small.macs_before
@@ -89,7 +100,15 @@ def found(made: Exported, frozen: float) -> tuple[str, str, str]:
             f"{tuned.frozen_accuracy:.1%} frozen"
         )
         accuracy = tuned.accuracy_after
-    return f"{accuracy or 0.0:.1%}", f"{frozen:.1%}", "; ".join(said)
+    return accuracy, "; ".join(said)
+
+
+def macro_f1(path: Path, data: Path, seed: int, imbalance: float) -> float:
+    """Return the mean F1 score of the classes on the test photos, of a run folder or a file."""
+    classifier, test = find_learner(path).classifier, photos(data, seed, imbalance).test
+    network = seeing(classifier.network, classifier.inputs.image_shape[1:])
+    said = classes_of(network, test, torch.arange(len(test.y)))
+    return float(f1_score(test.y, said, average="macro"))
 
 
 if __name__ == "__main__":

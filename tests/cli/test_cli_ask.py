@@ -67,6 +67,22 @@ def test_a_trial_answers_itself(tmp_path):
     assert "labels in all  12" in told.stdout
 
 
+def test_ask_and_tell_count_the_labels_of_folders_and_those_that_were_given(tmp_path):
+    root, run = photos.make(tmp_path / "photos"), tmp_path / "run"
+    photos.fill(root / "dark", "dark", range(100, 103))
+    photos.fill(root / "light", "light", range(100, 102))
+    asked = call("ask", run, *options(root), "--query-size", 1)
+    assert "asked          1 image\n" in asked.stdout
+    assert "labelled       5 of 41, 5 of them by their folders\n" in asked.stdout
+    fill_in(run / "queries.csv")
+    told = call("tell", run, run / "queries.csv").stdout
+    assert "accepted       1 label: " in told
+    assert f"labels in all  6: 1, in {run / 'labels.csv'}, 5 by folders\n" in told
+    assert "1 label " in call("classes", run).stdout
+    second = json.loads(call("ask", run, "--json").stdout)
+    assert (second["labelled"], second["in_folders"]) == (6, 5)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -220,9 +220,12 @@ def test_folders_of_systems_are_no_classes(tmp_path: Path, folder: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["Thumbs.db", "desktop.ini", "Icon\r", "IMG_0.MOV", "IMG_0.AAE", "0.png.json", "0.xmp",
-     "0.png.supplemental-metadata.json", "predictions.csv", "._0.png", ".DS_Store"],
+     "0.png.supplemental-metadata.json", "predictions.csv", "._0.png", ".DS_Store", "notes.txt",
+     "0.xml", "Prices.PDF", "0.json"],
 )  # fmt: skip
-def test_files_of_systems_and_cameras_are_no_damaged_images(tmp_path: Path, name: str) -> None:
+def test_files_of_systems_cameras_and_programs_are_no_damaged_images(
+    tmp_path: Path, name: str
+) -> None:
     put(tmp_path, "cat", "dog", "unlabelled")
     for folder in ("cat", "unlabelled", "."):
         (tmp_path / folder / name).write_bytes(b"\xd0\xcf\x11\xe0")
@@ -291,6 +294,11 @@ def test_loading_says_in_one_line_what_was_counted_as_what(
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     assert "2 classes (cat, dog): 6 labelled images, 3 without a label, 3 to test on." in err
+    put(tmp_path / "new", "unlabelled", n=3)
+    (tmp_path / "new" / "unlabelled" / "cut.png").touch()
+    with pytest.warns(UserWarning, match="1 of 4 files"):
+        said = opened(tmp_path / "new", skip_unreadable=True).described()
+    assert said == "3 images without a label; left out: 1 file that cannot be read."
 
 
 def _can_name_a_folder(name: str) -> bool:

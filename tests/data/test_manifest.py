@@ -93,7 +93,7 @@ def test_of_a_table_without_test_the_split_val_is_tested_on(photos: Path) -> Non
         (("none.png", "cat", "train"), "1 of 6 files .*none.png.*No such file"),
         (("", "cat", "train"), "line 8 names no image"),
         (("2.png", "NA", "train"), "line 8: 'NA' is hardly the name of a class"),
-        (("x.png", "", "test"), "1 test images have no label"),
+        (("x.png", "", "test"), "1 test image has no label"),
         (("a,0.png", "cat", "train"), "must be in quotes"),
     ],
 )

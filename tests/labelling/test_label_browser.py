@@ -85,8 +85,15 @@ def press(page, key):
 
 
 def wait_until(page, script, arg=None):
-    """Wait for a condition; looking at it for every frame would keep the processor busy."""
-    page.wait_for_function(script, arg=arg, polling=100)
+    """Wait for a condition; looking at it for every frame would keep the processor busy.
+
+    An element that the page does not have yet is waited for: a page is half read for a while.
+    """
+    patient = f"""(arg) => {{
+        try {{ return ({script})(arg); }}
+        catch (error) {{ if (!/properties of null/.test(error.message)) throw error; }}
+    }}"""
+    page.wait_for_function(patient, arg=arg, polling=100)
 
 
 def settle(page, ms=100):
@@ -98,6 +105,13 @@ def overhang(page):
     return page.evaluate(
         "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
+
+
+def test_the_tests_wait_for_elements_that_are_not_there_yet(browser):
+    page = browser.new_page()
+    page.evaluate("() => { setTimeout(() => { document.body.innerHTML = '<p>Ready'; }, 400); }")
+    wait_until(page, "(text) => document.querySelector('p').innerText === text", arg="Ready")
+    page.close()
 
 
 def test_a_person_labels_with_the_keyboard_alone(start, open_page):

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from alprune import RunConfig, open_asking
+from alprune.errors import DataError
 from alprune.labelling.photographs import are_photographs
 from alprune.loop.defaults import FROM_SCRATCH
 
@@ -47,8 +48,25 @@ def test_most_of_the_images_decide_and_damaged_files_do_not_count(tmp_path):
     assert of_folder(tmp_path)
 
 
-def test_a_folder_without_images_holds_no_photographs(tmp_path):
-    assert not of_folder(tmp_path)
+def test_images_need_no_suffix(tmp_path):
+    write(tmp_path / "unlabelled", 3)
+    for path in (tmp_path / "unlabelled").iterdir():
+        path.rename(path.with_suffix(""))
+    assert of_folder(tmp_path)
+
+
+@pytest.mark.parametrize("at", ["photos", "phtos", "empty", "damaged"])
+def test_a_mistyped_folder_of_images_decides_nothing_and_leaves_no_folder(tmp_path, at):
+    write(tmp_path / "photos" / "unlabelled", 3)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "0.png").write_bytes(b"nothing")
+    if at != "photos":
+        with pytest.raises(DataError, match="there is no|cannot be read"):
+            open_asking(tmp_path / "asked", dataset=f"folder:{tmp_path / at}")
+        assert not (tmp_path / "asked").exists()
+    with open_asking(tmp_path / "asked", dataset=f"folder:{tmp_path / 'photos'}") as asking:
+        assert asking.config.learner == "frozen"
 
 
 def notes_of(tmp_path, name, **options):
@@ -106,7 +124,7 @@ def test_who_chooses_a_network_gets_it(tmp_path, chosen, model, method):
 
 def test_other_images_are_learnt_from_scratch(tmp_path):
     write(tmp_path / "photos" / "unlabelled", 6, kind="grey")
-    config, notes = notes_of(tmp_path, "asked")
-    assert config.learner == "trained" and not notes
+    config, [note] = notes_of(tmp_path, "asked")
+    assert config.learner == "trained" and "--learner frozen" in note
     assert (config.model, config.method) == ("patches", "dense")
     assert (config.warmup_batches, config.after_pruning) == (10, "inherit")

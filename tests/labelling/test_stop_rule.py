@@ -34,7 +34,7 @@ def held(*accuracies, **more):
         (
             {"stop_plateau": 1},
             0,
-            "1 rounds brought no better accuracy than 82.0% (--stop-plateau 1)",
+            "1 round brought no better accuracy than 82.0% (--stop-plateau 1)",
         ),
         ({"stop_uncertainty": 0.2}, 0, ""),
         (

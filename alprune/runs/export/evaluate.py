@@ -5,10 +5,8 @@ from torch import Tensor, nn
 
 from alprune.data import Dataset
 from alprune.runs.export.run_images import KnownLabels
-from alprune.training.metrics import fit_temperature
+from alprune.training.metrics import LEAST_CALIBRATING, fit_temperature
 from alprune.training.predict import Predictor, good_chunk
-
-_LEAST_CALIBRATING = 20  # held-out labels below which a temperature would be a guess
 
 
 def logits_of(network: nn.Module, images: Dataset, rows: Tensor) -> Tensor:
@@ -56,7 +54,7 @@ def temperature_of(
         known: Their labels.
         before: Of the learner; None, if the run calibrates nothing.
     """
-    if before is None or len(known.held) < _LEAST_CALIBRATING:
+    if before is None or len(known.held) < LEAST_CALIBRATING:
         return None
     logits = logits_of(network, train, known.held)
     return round(fit_temperature(logits, known.held_labels), 4)

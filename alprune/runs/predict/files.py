@@ -17,7 +17,7 @@ from alprune.data.image_cache.decode import Decoder
 from alprune.data.leftovers import in_words, kind_of_file, kind_of_folder
 from alprune.data.names import KnownNames, folded
 from alprune.data.safe_io import user_path
-from alprune.errors import DataError, printable
+from alprune.errors import DataError, counted, printable
 from alprune.training.input_spec import Inputs
 
 BATCH = 64  # images decoded by one task
@@ -77,7 +77,7 @@ class Source:
     def described(self) -> str:
         """Say in one line what was counted as what."""
         left_out = f"; left out: {self.left_out}" if self.left_out else ""
-        return f"{self.name}: {self.total:,} images to classify{left_out}."
+        return f"{self.name}: {counted(self.total, 'image', 'images')} to classify{left_out}."
 
 
 def joined(parts: list[Source]) -> Source:

@@ -119,7 +119,7 @@ def test_without_a_temperature_nothing_claims_to_be_calibrated(photos, tmp_path)
     )
     path = alprune.run(config).path
     done = call("predict", path, photos / "test", "--out", tmp_path / "p.csv")
-    assert "not calibrated" in done.stdout and "--hold-out 100" in done.stdout
+    assert "not calibrated" in done.stdout and "--hold-out" in done.stdout
     rows = rows_of((tmp_path / "p.csv").read_text())
     assert all(row["confidence"] == "" and float(row["probability"]) > 0 for row in rows)
     assert {row["label"] for row in rows} == {"red", "blue"}

@@ -81,14 +81,12 @@ def test_what_was_decoded_before_is_not_decoded_again(tmp_path, monkeypatch):
 
     write_photo(root / "train" / "red" / "new.png", "red", 7)
     (root / "train" / "red" / "broken.png").write_bytes(b"nothing")
-    (root / "notes.txt").write_text("nothing")
+    (root / "notes").write_text("nothing")
     source = open_source([root], COLOUR, cache=tmp_path / "cache")
     found = entries_of(source)
     assert source.total == len(found) == 143 and len(images_of(source)) == 141
     errors = {entry.shown: entry.error for entry in found if entry.error}
-    assert errors == dict.fromkeys(
-        ["notes.txt", "train/red/broken.png"], "an image in no known format"
-    )
+    assert errors == dict.fromkeys(["notes", "train/red/broken.png"], "an image in no known format")
 
 
 def test_grey_learners_get_luminance_and_colour_learners_get_three_channels(tmp_path):
