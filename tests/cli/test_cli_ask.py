@@ -75,7 +75,7 @@ def test_ask_and_tell_count_the_labels_of_folders_and_those_that_were_given(tmp_
     assert "asked          1 image\n" in asked.stdout
     assert "labelled       5 of 41, 5 of them by their folders\n" in asked.stdout
     fill_in(run / "queries.csv")
-    told = call("tell", run, run / "queries.csv").stdout
+    told = call("tell", run, run / "queries.csv", "--new-classes").stdout
     assert "accepted       1 label: " in told
     assert f"labels in all  6: 1, in {run / 'labels.csv'}, 5 by folders\n" in told
     assert "1 label " in call("classes", run).stdout

@@ -54,7 +54,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("z2 / (4 * of * of)", "z2 / (4 * of)"),
         ("share + z2 / (2 * of)", "share"),
         ('query.why != "random"', "True"),
-        (">= _LEAST_CALIBRATING", "> _LEAST_CALIBRATING"),
+        (">= LEAST_CALIBRATING", "> LEAST_CALIBRATING"),
     ]),
     ("labelling/check_answers.py", "labelling/test_check_answers.py", [
         ("len(alike := names.alike(label)) > 1", "len(alike := names.alike(label)) > 9"),
