@@ -160,6 +160,8 @@ def _shrunk(found: "Shrunk") -> str:
 
 def _tuned(found: "FineTuned") -> str:
     lines = [f"chosen     {found.chosen}: {found.reason}"]
+    if found.trained < 1:
+        lines.append("Next: a larger --budget, which lets the networks learn to the end")
     if found.passes and found.accuracy_before is not None and found.accuracy_after is not None:
         lines.append(
             f"accuracy   {found.accuracy_before:.1%} before, {found.accuracy_after:.1%} after "

@@ -1,5 +1,6 @@
 """`alprune report`."""
 
+import json
 from pathlib import Path
 
 import click
@@ -27,7 +28,10 @@ from alprune.cli.options import Command
     default=True,
     help="Show the acquired images; this loads the data set, but never downloads it.",
 )
-def report_command(paths: tuple[Path, ...], out: Path, baseline: str | None, images: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the files that were written as JSON.")
+def report_command(
+    paths: tuple[Path, ...], out: Path, baseline: str | None, images: bool, as_json: bool
+) -> None:
     """Compare runs: write a page, Markdown, a CSV file and pictures.
 
     DIR is a run folder, or a folder of run folders. Unfinished runs and runs of earlier versions
@@ -35,4 +39,7 @@ def report_command(paths: tuple[Path, ...], out: Path, baseline: str | None, ima
     """
     from alprune.runs.report import write_report
 
-    click.echo(write_report(paths, out, baseline=baseline, images=images))
+    page = write_report(paths, out, baseline=baseline, images=images)
+    files = {"page": page, "markdown": page.with_suffix(".md"), "summary": out / "summary.csv"}
+    shown = {name: str(path) for name, path in files.items()}
+    click.echo(json.dumps(shown) if as_json else page)

@@ -11,6 +11,7 @@ from alprune.labelling.web.queue import LabelQueue
 from alprune.loop.frozen import FROZEN
 
 _LOOK_S = 0.25  # between two looks at what is to be done
+_FIRST = "Reading the images and choosing the first; the terminal shows how far that is"
 _RETRY_S = 20.0  # after something went wrong, or nothing was left to ask
 
 
@@ -55,7 +56,7 @@ class BackgroundFit:
         """Learn; ask about other images unless those of an earlier day are to stay."""
         asking, queue = self._asking, self._queue
         known = bool(asking.labels)
-        queue.working = "Learning from the labels" if known else "Choosing the first images"
+        queue.working = "Learning from the labels" if known else _FIRST
         if exchange:
             queue.begin()
         try:

@@ -68,6 +68,7 @@ class FineTuned:
         frozen_accuracy: Share of the labels that frozen heads predict which did not learn them.
         tuned_accuracy: Share that fine-tuned networks predict which did not learn them.
         standard_error: Of the difference of the two, over the labels.
+        trained: Smallest share of a fold's batches that the budget allowed, 0 to 1.
         passes: Of the final network over the labels; 0 for the frozen head.
         tested: Labelled test images or, where there are none, labelled images that the run keeps
             from training.
@@ -83,6 +84,7 @@ class FineTuned:
     frozen_accuracy: float
     tuned_accuracy: float
     standard_error: float
+    trained: float = 1.0
     passes: float = 0.0
     tested: int = 0
     tested_on: str = ""
@@ -139,16 +141,16 @@ def fine_tune(
             truth = known.labels[asked]
             head = tuner.fitted(learnt)
             frozen = tuner.right(head, known.rows[asked], truth)
-            tuned, _ = tuner.tuned(name, progress, head, learnt)
+            tuned, work = tuner.tuned(name, progress, head, learnt)
             right = tuner.right(tuned, known.rows[asked], truth)
-            progress.note(name, [frozen.tolist(), right.tolist()])
+            progress.note(name, [frozen.tolist(), right.tolist(), work.done / work.planned])
     found = _decided(list(progress.found.values()), known, options)
     network = None
     if found.chosen == FINE_TUNED:
         everything = torch.arange(len(known.rows))
         head = tuner.fitted(everything)
-        network, passes = tuner.tuned("fine-tuning", progress, head, everything)
-        found = replace(found, passes=passes)
+        network, work = tuner.tuned("fine-tuning", progress, head, everything)
+        found = replace(found, passes=round(work.done * work.size / len(known.rows), 2))
     return _made(learned, network, found, splits, known)
 
 
@@ -200,8 +202,8 @@ class _Tuner:
         progress: Progress,
         network: nn.Sequential,
         learnt: Tensor,
-    ) -> tuple[nn.Sequential, float]:
-        """Fine-tune a network with a fitted head; return it and the passes over the labels."""
+    ) -> tuple[nn.Sequential, FineTuning]:
+        """Fine-tune a network with a fitted head; return it and how far that came."""
         network, train, settings = copy.deepcopy(network), self._train, self._options.settings
         mean, std = (torch.tensor(v, device=self._device) for v in (train.mean, train.std))
         pad = round(settings.pad * min(train.image_shape[1:]))
@@ -211,7 +213,7 @@ class _Tuner:
         work = FineTuning(network, train.x, rows, labels, augment, seed, settings)
         progress.run(name, work, self._options.budget_s / (self._options.folds + 1))
         network.requires_grad_(True)
-        return network, round(work.done * work.size / len(rows), 2)
+        return network, work
 
     def right(self, network: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
         """Return for which images `(k,)` a network is right, `(k,)` bool."""
@@ -229,9 +231,13 @@ def _folds(labels: Tensor, options: FineTuneOptions) -> Iterator[tuple[Tensor, T
 
 
 def _decided(
-    results: list[list[list[bool]]], known: KnownLabels, options: FineTuneOptions
+    results: list[tuple[list[bool], list[bool], float]],
+    known: KnownLabels,
+    options: FineTuneOptions,
 ) -> FineTuned:
-    frozen, tuned = (torch.tensor([r for one in results for r in one[n]]).double() for n in (0, 1))
+    trained = min(share for _, _, share in results)
+    frozen = torch.tensor([right for one, _, _ in results for right in one]).double()
+    tuned = torch.tensor([right for _, one, _ in results for right in one]).double()
     difference = tuned - frozen
     error = float(difference.std()) / math.sqrt(len(difference))
     gain = float(difference.mean())
@@ -246,6 +252,8 @@ def _decided(
         if better
         else f"which does not exceed its standard error ({100 * error:.1f}) upwards"
     )
+    if trained < 1:
+        said += f"; the budget ended the training of a fold after {trained:.0%} of its batches"
     return FineTuned(
         chosen=FINE_TUNED if better else FROZEN_HEAD,
         reason=said,
@@ -254,6 +262,7 @@ def _decided(
         frozen_accuracy=share(frozen),
         tuned_accuracy=share(tuned),
         standard_error=round(error, 6),
+        trained=round(trained, 4),
     )
 
 

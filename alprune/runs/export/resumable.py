@@ -16,7 +16,9 @@ from alprune.data import atomic_io
 from alprune.errors import StoreError
 from alprune.training.budget import Budget
 
-_FORMAT = 2  # of what `Work.state` returns; work that was kept in another one begins again
+_FORMAT = (
+    3  # of what `Work.state` and pieces return; work that was kept in another one begins again
+)
 BUDGET_S = 600.0  # unless another one is asked for
 _SAVED_EVERY_S = 15.0  # the most that a kill costs
 

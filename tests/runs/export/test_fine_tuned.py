@@ -98,7 +98,7 @@ def test_the_decision_asks_for_more_than_one_standard_error():
     def decided(gained, lost):  # images that only one of both gets right
         frozen = [True] * lost + [False] * (100 - lost)
         tuned = [False] * lost + [True] * gained + [False] * (100 - lost - gained)
-        return fine_tuned._decided([[frozen, tuned]], known, FineTuneOptions())
+        return fine_tuned._decided([(frozen, tuned, 1.0)], known, FineTuneOptions())
 
     assert decided(0, 0).chosen == "frozen head"
     # The mean is 0.04, the standard error sqrt((0.2 - 0.04^2) / 99) = 0.0448.
@@ -181,6 +181,14 @@ def test_the_command_says_what_was_chosen_and_why(run, tmp_path):
     assert "chosen " in result.output and "3-fold cross-validation on 240 labels" in result.output
     result = call("export", run, "--budget", 5)
     assert result.exit_code == 1 and "--budget is for --small and --fine-tune" in result.output
+
+
+def test_a_budget_that_cuts_the_comparison_short_is_named(run, tmp_path):
+    out = tmp_path / "t.safetensors"
+    said = call("export", run, "--format", "safetensors", "--out", out, "--fine-tune",
+                "--budget", 0.0001).output  # fmt: skip
+    assert "the budget ended the training of a fold after 0% of its batches" in said
+    assert "Next: a larger --budget" in said
 
 
 def test_labels_of_people_are_learnt_under_the_names_that_hold_today(tmp_path):

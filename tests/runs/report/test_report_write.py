@@ -6,6 +6,7 @@ from base64 import b64decode, b64encode
 from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
+from os.path import isfile
 
 import numpy as np
 import pytest
@@ -394,6 +395,10 @@ def test_the_command_prints_the_page_s_path_or_one_message(tmp_path):
     assert done.exit_code == 0, done.output
     assert done.output.strip() == f"{out}/report.html"
     assert "No run was tested." in (tmp_path / "out" / "report.html").read_text()
+    files = json.loads(CliRunner().invoke(
+        main, ["report", str(run), "--out", out, "--no-images", "--json"]
+    ).stdout)  # fmt: skip
+    assert files["page"] == f"{out}/report.html" and all(map(isfile, files.values()))
     wrong = CliRunner().invoke(
         main, ["report", str(run), "--out", out, "--baseline", "3sp", "--no-images"]
     )
