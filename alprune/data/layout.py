@@ -15,7 +15,7 @@ from alprune.errors import DataError, counted, printable
 UNLABELLED = "unlabelled"
 _TRAIN, _TEST, _VALIDATION = ("train",), ("test",), ("val", "valid", "validation")
 _MOST_COUNTED = 100_000  # images of a folder that is left out
-_ASK = "A person can label them: alprune ask --dataset folder:{root}, or alprune label."
+_ASK = "A person can label them: alprune label NEW_FOLDER --dataset folder:{root}"
 
 
 @dataclass(frozen=True)

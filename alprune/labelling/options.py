@@ -1,5 +1,6 @@
 """The options of asking: those of a run that apply, with defaults of their own."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from alprune.data import manifest
 from alprune.data.safe_io import user_path
-from alprune.errors import ConfigError
+from alprune.errors import ConfigError, DataError
 from alprune.loop.config import RunConfig, given
 from alprune.loop.defaults import ResolvedLabelling, resolve_labelling
 from alprune.loop.frozen import with_learner
@@ -59,6 +60,7 @@ def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
 
     Raises:
         ConfigError: One of them cannot be changed any more.
+        DataError: There is no such data set.
     """
     then = asdict(before)
     free = {*_FREE, "pretrained"} if _is_moved(before, options.get("pretrained")) else _FREE
@@ -69,7 +71,11 @@ def changed(before: RunConfig, options: dict[str, Any]) -> ResolvedLabelling:
             f"{', '.join(fixed)} cannot be changed any more in {before.out} ({told}). Leave it "
             "out, or begin in another folder: alprune tell takes labels.csv there, with --unasked."
         )
-    return completed(replace(before, **options), options)
+    after = replace(before, **options)
+    if "dataset" in options and not after.dataset.startswith("hf:"):  # those may be on a hub
+        if not os.path.exists(root := root_of(after)):
+            raise DataError(f"there is no {str(root)!r}; {before.out} stays as it was.")
+    return completed(after, options)
 
 
 def _is_moved(before: RunConfig, pretrained: str | None) -> bool:

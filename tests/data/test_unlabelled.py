@@ -119,12 +119,12 @@ def test_a_run_on_images_without_labels_is_told_to_ask(tmp_path: Path) -> None:
     save(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/unlabelled/2.png")
     save(tmp_path, "test/cat/1.png", "test/dog/1.png")
     config = RunConfig(dataset=f"folder:{tmp_path}")
-    with pytest.raises(DataError, match="^1 image in .*train' has no label.*alprune ask"):
+    with pytest.raises(DataError, match="^1 image in .*train' has no label.*alprune label"):
         load_splits(config)
     shutil.rmtree(tmp_path / "train" / "unlabelled")
     load_splits(config)
     flat = tmp_path / "train"
-    with pytest.raises(DataError, match="no folder .*train/train'.*alprune ask"):
+    with pytest.raises(DataError, match="no folder .*train/train'.*alprune label"):
         load_splits(RunConfig(dataset=f"folder:{flat}"))
 
 

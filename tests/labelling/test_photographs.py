@@ -67,6 +67,10 @@ def test_a_mistyped_folder_of_images_decides_nothing_and_leaves_no_folder(tmp_pa
         assert not (tmp_path / "asked").exists()
     with open_asking(tmp_path / "asked", dataset=f"folder:{tmp_path / 'photos'}") as asking:
         assert asking.config.learner == "frozen"
+    with pytest.raises(DataError, match=r"no .*phtos'; .*asked stays as it was"):
+        open_asking(tmp_path / "asked", dataset=f"folder:{tmp_path / 'phtos'}")
+    with open_asking(tmp_path / "asked") as asking:
+        assert asking.config.dataset.endswith("photos")
 
 
 def notes_of(tmp_path, name, **options):
