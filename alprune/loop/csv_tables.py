@@ -48,20 +48,32 @@ def table(rows: Iterable[tuple[Any, ...]]) -> bytes:
 def label_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a run folder's labels.csv, unchecked, with their line numbers.
 
-    The header and a half-written last row are left out. What is no UTF-8 is replaced, and where
-    the file can be read no further, the row says why.
+    The header is left out, and a last row that is half written: one without an end of line, where
+    a field is missing. What is no UTF-8 is replaced, and where the file can be read no further,
+    the row says why.
     """
     try:
         text = read_whole(path / LABELS, _FILE_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:
         return
-    rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    last = text.rfind("\n") + 1
+    whole = text if _is_row(text[last:]) else text[:last]
+    rows = csv.reader(io.StringIO(whole, newline=""))
     try:
         for row in rows:
             if row and row != list(COLUMNS):
                 yield rows.line_num, row
     except csv.Error as error:
         yield rows.line_num, [str(error)]
+
+
+def _is_row(text: str) -> bool:
+    """Tell whether a last line is whole but for its end, as some editors leave it."""
+    try:
+        row = next(csv.reader([text]), [])
+    except csv.Error:
+        return False
+    return len(row) == len(COLUMNS) and row[-1].isdecimal()
 
 
 def read_labels(path: Path) -> dict[int, tuple[int, int]]:

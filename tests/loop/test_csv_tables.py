@@ -37,12 +37,21 @@ def labels(folder: Path, content: str) -> dict[int, tuple[int, int]]:
     return read_labels(folder)
 
 
-def test_a_half_written_last_row_is_left_out(tmp_path: Path) -> None:
-    content = "index,label,class,step\r\n3,1,a,0\r\n\r\n4,0,b,1\r\n51,1,a,2"
+@pytest.mark.parametrize("torn", ["5", "51,1,", "51,1,a,", '51,1,"a,2', "51,1,a,2\0\0", "\0" * 9])
+def test_a_half_written_last_row_is_left_out(tmp_path: Path, torn: str) -> None:
+    content = f"index,label,class,step\r\n3,1,a,0\r\n\r\n4,0,b,1\r\n{torn}"
     assert labels(tmp_path, content) == {3: (1, 0), 4: (0, 1)}
     assert [line for line, _ in label_rows(tmp_path)] == [2, 4]
     assert labels(tmp_path, f"\ufeff{content}") == {3: (1, 0), 4: (0, 1)}
     assert [line for line, _ in label_rows(tmp_path)] == [2, 4]  # a mark is no edit
+
+
+@pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n"])
+def test_a_whole_last_row_counts_though_an_editor_left_its_end_out(
+    tmp_path: Path, end: str
+) -> None:
+    content = f'index,label,class,step\r\n3,1,a,0\r\n4,0,"b, c",11{end}'
+    assert labels(tmp_path, content) == {3: (1, 0), 4: (0, 11)}
 
 
 def test_rows_before_damage_are_good(tmp_path: Path) -> None:

@@ -74,6 +74,12 @@ def test_a_file_that_was_saved_in_another_encoding_is_an_edit(
         KnownAnswers(pool).read(tmp_path, CLASSES)
 
 
+def test_an_edit_of_a_last_row_without_its_end_is_an_edit(tmp_path: Path, pool: LabelPool) -> None:
+    (tmp_path / LABELS).write_text("2,0,cat,0\n5,0,cat,0")
+    with pytest.raises(StoreError, match="line 2 gives point 5 the label 0; .* trained with 1"):
+        KnownAnswers(pool).read(tmp_path, CLASSES)
+
+
 def test_two_labels_of_one_point_are_an_edit(tmp_path: Path, pool: LabelPool) -> None:
     assert read(tmp_path, pool, "0,0,cat,1", "0,0,cat,1").spare == {0: (0, 1)}
     with pytest.raises(StoreError, match="line 3 gives point 0 another label or step"):
