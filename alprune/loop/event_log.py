@@ -1,7 +1,6 @@
 """Read the events of a run folder, also while they are written, and what it holds the record of."""
 
 import json
-import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +16,21 @@ LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
 _FILE_BYTES = 2**28  # of events.jsonl
 
 _NUMBER = (int, float)
-_FIELDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
-    ("elapsed_s fitted_s", _NUMBER, "a number"),
-    ("test_accuracy", (*_NUMBER, NoneType), "a number or null"),
-    ("step labelled", (int,), "a whole number"),
-    ("steps", (int, NoneType), "a whole number or null"),
-    ("reason acquisition device data_digest", (str,), "text"),
-    ("acquired initial", (list,), "a list"),
-    ("config versions", (dict,), "an object"),
+_LONGEST_S = 10**10  # three hundred years
+_COUNT = 2**63
+# Names, types, and the least and the most of a number.
+_FIELDS: tuple[tuple[str, tuple[type, ...], str, tuple[int, int]], ...] = (
+    ("elapsed_s fitted_s", _NUMBER, "a number of seconds", (0, _LONGEST_S)),
+    ("prune_s", (*_NUMBER, NoneType), "a number of seconds or null", (0, _LONGEST_S)),
+    ("test_accuracy", (*_NUMBER, NoneType), "a number from 0 to 1 or null", (0, 1)),
+    ("train_loss", (*_NUMBER, NoneType), "a number or null", (-(10**39), 10**39)),
+    ("sparsity flops_reduction", _NUMBER, "a number up to 1", (-100, 1)),  # PreConfig widens
+    ("macs_before macs_after params_before params_after", _NUMBER, "a count", (0, _COUNT)),
+    ("step labelled", (int,), "a whole number that counts", (0, _COUNT)),
+    ("steps", (int, NoneType), "a whole number that counts or null", (0, _COUNT)),
+    ("reason acquisition device data_digest", (str,), "text", (0, 0)),
+    ("acquired initial", (list,), "a list", (0, 0)),
+    ("config versions", (dict,), "an object", (0, 0)),
 )
 
 
@@ -122,10 +128,11 @@ def _event(line: bytes) -> Fields:
     event = json.loads(line.decode(), object_hook=Fields)
     if not isinstance(event, Fields) or not isinstance(event.get("event"), str):
         raise ValueError("it is no JSON object with an 'event'")
-    for names, kinds, what in _FIELDS:
+    for names, kinds, what, (least, most) in _FIELDS:
         for name in names.split():
             value = event.get(name)
             odd = isinstance(value, bool) or not isinstance(value, kinds)
-            if name in event and (odd or (isinstance(value, float) and not math.isfinite(value))):
+            out = isinstance(value, _NUMBER) and not least <= value <= most
+            if name in event and (odd or out):
                 raise ValueError(f"{name!r} is {quoted(value)}, not {what}")
     return event

@@ -162,4 +162,6 @@ def span(seconds: float) -> str:
         return f"{minutes} min"
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+    if minutes < 100 * 365 * 1440:
+        return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+    return "100 years or more"

@@ -104,9 +104,15 @@ def test_a_damaged_line_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    [{"elapsed_s": True}, {"elapsed_s": "1"}, {"elapsed_s": float("nan")}, {"steps": False}],
+    [
+        *({"elapsed_s": odd} for odd in (True, "1", float("nan"), -1.0, 1e11)),
+        *({name: 10**100} for name in ("labelled", "steps", "macs_before", "train_loss")),
+        *({"test_accuracy": odd} for odd in (1.01, -0.01, float("inf"))),
+        {"steps": False},
+    ],
+    ids=str,
 )
-def test_an_event_of_other_types_is_damaged(tmp_path, value):
+def test_an_event_of_values_that_no_run_writes_is_damaged(tmp_path, value):
     line = json.dumps({"event": "step", "elapsed_s": 1.0} | value)
     (tmp_path / "events.jsonl").write_text('{"event": "start"}\n' + line + "\n")
     with pytest.raises(StoreError, match="line 2 is damaged"):

@@ -159,7 +159,7 @@ def test_where_locks_cannot_be_taken_a_silent_run_is_awaited(tmp_path, monkeypat
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr(module.FileLock, "acquire", refuse)
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     path = tmp_path / "run"
     write(path, WHOLE[:3])
     (path / ".lock").touch()
@@ -234,6 +234,12 @@ def test_time_left_counts_the_clock_on_and_the_steps(tmp_path):
     resumed = {"event": "resume", "elapsed_s": 40.0, "step": 2, "budget": 400.0, "steps": None}
     assert progress(Course(tmp_path, RUNNING, [*WHOLE[:4], resumed], 0.0)) == (0.1, 360.0)
     assert progress(Course(tmp_path, RUNNING, [START], 0.0)) == (0.0, 100.0)
+
+
+def test_a_budget_that_nobody_has_is_not_counted_in_days(tmp_path):
+    start = START | {"config": CONFIG | {"budget": 1e300}}
+    course = Course(tmp_path, RUNNING, [start, step(0)], 0.0)
+    assert block(course)[0].endswith("20 s, about 100 years or more left")
 
 
 def test_the_block_holds_state_curves_and_time(tmp_path):
