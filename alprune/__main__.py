@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -22,6 +23,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupted)
+    sys.unraisablehook = _repeated
     try:
         from alprune.cli import main as command
 
@@ -39,6 +41,10 @@ def main() -> None:
         if error.errno != errno.EPIPE:  # the reader of a pipe has seen enough
             print(f"Error: cannot write to the standard output: {error.strerror}.", file=sys.stderr)
         sys.exit(1)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) == _interrupted:
+                signal.signal(number, _ended)
 
 
 class _Forgiving:
@@ -63,15 +69,32 @@ class _Forgiving:
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:
-    """Interrupt a command that works; end one that still imports, or has no use for SIGTERM.
+    """Interrupt a command that works; end one that imports, or has no use for SIGTERM, at once.
 
-    Nothing is written before the imports are over, and an exception could be swallowed by the
-    package that is being imported.
+    An exception could be swallowed by the package that is being imported. What a command writes
+    survives its end at any moment.
     """
     if _importing(frame):
-        os.write(sys.stderr.fileno(), b"Interrupted before the first step.\n")
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), b"Interrupted.\n")
     elif signum == signal.SIGINT:
         raise KeyboardInterrupt
+    os._exit(128 + signum)
+
+
+def _repeated(lost: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again whose exception came up in a destructor, where Python drops it."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    number = getattr(lost.exc_value, "signum", signal.SIGINT)
+    again = threading.Timer(0.05, signal.raise_signal, [number])
+    again.daemon = True
+    again.start()
+
+
+def _ended(signum: int, frame: FrameType | None) -> None:
+    """End a process whose command is over and whose threads are not, with nothing left to say."""
     os._exit(128 + signum)
 
 

@@ -64,7 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def surroundings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "stderr", sys.stderr)  # main() puts another in its place
+    for name in ("stderr", "unraisablehook"):  # main() puts others in their place
+        monkeypatch.setattr(sys, name, getattr(sys, name))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():

@@ -199,29 +199,56 @@ def test_a_signal_during_the_imports_is_answered_in_a_line(tmp_path, number, cod
     child.send_signal(number)
     _, errors = child.communicate(timeout=200)
     assert child.returncode == code, errors
-    assert errors.strip() == "Interrupted before the first step."
+    assert errors.strip() == "Interrupted."
     assert not (tmp_path / "run").exists()
 
 
-def test_a_signal_that_an_imported_package_swallows_is_answered_all_the_same(tmp_path):
-    package = tmp_path / "alprune"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "cli.py").write_text(
-        "import os, signal\n"
-        "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
-        "def main():\n    print('it went on')\n"
-    )
+def with_command(tmp_path, *lines):
+    """Run the entry point with a command line of these lines."""
+    (tmp_path / "cli.py").write_text("\n".join(["import os, signal, threading, time", *lines]))
     program = (
-        f"{HEED}; import sys; sys.path.insert(0, {str(tmp_path)!r}); "
-        "import alprune.__main__ as m; m.main()"
+        f"{HEED}; import alprune, alprune.__main__ as m; "
+        f"alprune.__path__.insert(0, {str(tmp_path)!r}); m.main()"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "Interrupted before the first step.\n"
+
+
+def test_a_signal_that_an_imported_package_swallows_is_answered_all_the_same(tmp_path):
+    done = with_command(
+        tmp_path,
+        "try: os.kill(os.getpid(), signal.SIGINT)",
+        "except BaseException: pass",
+        "def main(prog_name): print('it went on')",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_a_signal_that_a_destructor_swallows_is_sent_again(tmp_path):
+    done = with_command(
+        tmp_path,
+        "class Swallowing:",
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)",
+        "def main(prog_name):",
+        "    Swallowing()",
+        "    time.sleep(100)",
+        "    print('it went on')",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_signal_while_a_thread_still_works_after_the_command_is_no_traceback(tmp_path):
+    done = with_command(
+        tmp_path,
+        "def late():",
+        "    threading.main_thread().join()",
+        "    os.kill(os.getpid(), signal.SIGINT)",
+        "    time.sleep(100)",
+        "def main(prog_name): threading.Thread(target=late).start()",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
