@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alprune.data import atomic_io
+from alprune.data.locks import file_lock
 from alprune.data.safe_io import open_ordinary
 from alprune.errors import StoreError
 from alprune.loop.csv_tables import COLUMNS, LABELS, Row, table
@@ -271,7 +272,7 @@ def _check(path: Path, resume: bool) -> None:
 
 def _locked(path: Path) -> FileLock:
     # Of the operating system: it ends with the process that holds it. Any thread may let it go.
-    lock = FileLock(path / LOCK, thread_local=False)
+    lock = file_lock(path / LOCK, thread_local=False)
     try:
         lock.acquire(timeout=_LOCK_S, poll_interval=_LOCK_S / 10)
     except Timeout as error:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from alprune.data.locks import file_lock
 from alprune.errors import StoreError, printable
 from alprune.loop.event_log import EVENTS, Fields, kind_of, read_events
 from alprune.loop.progress import Lines, span
@@ -96,7 +97,7 @@ def is_written(path: Path) -> bool | None:
     if not lock.is_file():
         return False  # a process that writes makes it first
     try:
-        with FileLock(lock, timeout=0):
+        with file_lock(lock, timeout=0):
             return False
     except Timeout:
         return True

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from alprune.data.image_cache.vectors import VectorStore, VectorTable
+from alprune.data.image_cache.vectors import VectorStore, VectorTable, remove_store
 from alprune.errors import DataError
 
 
@@ -152,3 +152,17 @@ def test_all_vectors_of_a_store_are_found_by_their_keys(tmp_path):
     assert (whole.of(places[[0, 2, 3]]) == values(4, 1, 3)).all()
     empty = VectorTable.whole(VectorStore(tmp_path / "none", 3))
     assert empty.find(keys(1, 2)).tolist() == [-1, -1]
+
+
+def test_a_store_whose_file_system_has_no_locks_is_not_removed(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise NotImplementedError("there is no flock here")
+
+    made = table(tmp_path, 1)
+    made.fill(np.array([0]), values(1))
+    made.close()
+    [file] = tmp_path.glob("*.vectors")
+    file.with_suffix(".lock").touch()  # as one leaves it that is killed
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(DataError, match="cannot be removed: there is no flock here"):
+        remove_store(tmp_path)

@@ -223,7 +223,7 @@ def test_a_record_is_cut_only_where_its_checkpoint_was_written(folder):
 
 
 @posix
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_a_message(tmp_path, monkeypatch, number):
     import fcntl
 
@@ -239,7 +239,7 @@ def test_a_system_without_locks_is_a_message(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise NotImplementedError("FileLock is not available here")
 
-    monkeypatch.setattr("alprune.loop.run_folder.FileLock.acquire", refuse)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     with pytest.raises(StoreError, match="not available here.*local disk"):
         RunFolder(tmp_path / "run")
 

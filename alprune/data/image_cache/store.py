@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from alprune.data.image_cache.index import read_header
+from alprune.data.locks import file_lock
 from alprune.data.memmap import gigabytes
 from alprune.data.safe_io import user_path
 from alprune.errors import DataError, printable
@@ -121,7 +122,7 @@ def locked(place: Path, wait: bool = True) -> Iterator[None]:
         OSError: There can be no lock.
         DataError: It is held and `wait` is False.
     """
-    lock = FileLock(place / LOCK)
+    lock = file_lock(place / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

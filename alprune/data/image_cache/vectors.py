@@ -29,6 +29,7 @@ from alprune.data.image_cache.append_log import (
     read_blocks,
 )
 from alprune.data.image_cache.store import CacheInfo, caches_folder, disk_bytes
+from alprune.data.locks import file_lock
 from alprune.data.safe_io import open_ordinary
 from alprune.errors import DataError
 
@@ -195,7 +196,7 @@ class VectorStore:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it may not be written", str(folder))
         token = secrets.token_hex(8)
-        lock = FileLock(folder / f"{token}{_LOCK}")  # held while this process may write
+        lock = file_lock(folder / f"{token}{_LOCK}")  # held while this process may write
         with suppress(NotImplementedError, OSError, Timeout):  # a file system without locks
             lock.acquire(timeout=0)
         self._writing.callback(_let_go, lock)
@@ -343,7 +344,7 @@ def remove_store(path: Path) -> int:
         with ExitStack() as locks:
             for part in parts:
                 if part.with_suffix(_LOCK).exists():  # its writer may have been killed
-                    locks.enter_context(FileLock(part.with_suffix(_LOCK), timeout=0))
+                    locks.enter_context(file_lock(part.with_suffix(_LOCK), timeout=0))
             freed = disk_bytes(path)
             for part in parts:
                 part.unlink()
@@ -355,8 +356,9 @@ def remove_store(path: Path) -> int:
         raise DataError(
             f"another process is embedding images into {path}. Wait for it, or stop it."
         ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be removed: {error.strerror or error}.") from error
+    except (OSError, NotImplementedError) as error:  # the latter: it has no locks
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be removed: {why}.") from error
     return freed
 
 

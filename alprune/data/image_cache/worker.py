@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from filelock import FileLock
 
 from alprune.data.image_cache.decode import Decoder, hash_of, identify
 from alprune.data.image_cache.formats import NoDecoder
+from alprune.data.locks import file_lock
 from alprune.errors import printable
 
 HASH_BYTES = 16
@@ -168,7 +168,7 @@ def serve() -> None:
     sys.stdout = sys.stderr  # no decoder may write between the answers
     order = json.loads(sys.stdin.readline())
     with open_rows(order["rows"]) as rows:
-        alone = FileLock(order["alone"])
+        alone = file_lock(Path(order["alone"]))
         read = Reader(rows, (order["height"], order["width"]), order["readers"], alone)
         print("[]", file=answers, flush=True)  # ready
         for line in sys.stdin:

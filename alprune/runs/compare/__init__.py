@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from alprune.data.locks import file_lock
 from alprune.errors import ConfigError, StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.run_folder import CONFIG, LOCK, no_lock
@@ -175,7 +176,7 @@ def _locked(out: Path) -> Iterator[None]:
     """Keep other processes from making the same comparison."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK)
+        lock = file_lock(out / LOCK)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StoreError(f"another process makes the comparison in {out}. Wait for it.") from error
