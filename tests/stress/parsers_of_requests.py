@@ -1,6 +1,7 @@
 """What fuzz.py feeds of what others send or hand over whole: HTTP requests, plans to rebuild by."""
 
 import random
+import re
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from alprune.labelling.web.app import make_app
 
 BASE = "http://127.0.0.1:8000"
 HTTP = [b"\n", b"\r\n", b"..", b"%2e%2e%2f", b"%00", b"/image/", b"/answer", b"?", b"-1", b"\xff"]
+_TOKEN = re.compile("[A-Za-z-]+").fullmatch
 DEEP = [b"[" * 8000, b'{"label": ' * 1500, b"[[[[[[[[" * 900 + b"]" * 7200]
 
 
@@ -36,6 +38,9 @@ def parts(words: list[bytes]) -> dict[str, tuple[Any, ...]]:
         b"GET\nreview?from=1&order=suspect&class=cat\n",
         b"GET\nimage/0\n",
         b"GET\nstate\n",
+        b"POST\tContent-Type: application/json; charset=x\tContent-Length: -1\nanswers\n{}",
+        b"GET\tHost: 127.0.0.1:8000\tCookie: alprune=x; alprune=y\tOrigin: null\nstate\n",
+        b"GET\tRange: bytes=5-2\tIf-None-Match: W/x\tTransfer-Encoding: chunked\nimage/0\n",
     ]
     return {
         "rebuilt plan": (plans, [*words, b"4700", b"2147483647", b"65536"], _rebuilt, inside_json),
@@ -58,15 +63,21 @@ def _inside_request(content: bytes, words: list[bytes], rng: random.Random) -> b
 
 
 def _requested(path: Path) -> object:
-    """Send a request; the page may refuse it, in JSON, but not fail."""
-    method, _, rest = path.read_bytes().decode("latin-1").partition("\n")
+    """Send a request; the page may refuse it, in JSON, but not fail.
+
+    Its first line is the method and any headers, tabs between them.
+    """
+    first, _, rest = path.read_bytes().decode("latin-1").partition("\n")
     address, _, body = rest.partition("\n")
+    method, *given = first.replace("\r", "").split("\t")
+    pairs = (line.partition(":")[::2] for line in given)
+    headers = {name.strip(): value.strip() for name, value in pairs if _TOKEN(name.strip())}
     answer = _client().open(
         f"/{address}",
         base_url=BASE,
         method="POST" if method == "POST" else "GET",
         data=body.encode("latin-1"),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json"} | headers,
     )
     if answer.status_code >= 500:
         raise RuntimeError(f"{answer.status_code}: {answer.text[-300:]}")

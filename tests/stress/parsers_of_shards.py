@@ -22,6 +22,8 @@ TAR += [
     b".cls",
     b".jpg.png",
 ]
+_KEYS = "path size mtime uid gname linkpath hdrcharset comment".split()
+_KEYS += [f"GNU.sparse.{key}" for key in "map size name major minor realsize offset".split()]
 _SIZE, _CHECKSUM = slice(124, 136), slice(148, 156)  # of a header of 512 bytes
 
 
@@ -58,8 +60,10 @@ def _load(path: Path) -> object:
 
 
 def _inside(content: bytes, words: list[bytes], rng: random.Random) -> bytes:
-    """Change a header and make its checksum fit."""
+    """Change a header and make its checksum fit, or put records of PAX before it."""
     begin = 512 * rng.randrange(max(1, len(content) // 512))
+    if rng.random() < 0.3:
+        return content[:begin] + _records(words, rng) + content[begin:]
     header = bytearray(content[begin : begin + 512].ljust(512, b"\0"))
     at, word = rng.choice((0, 124, 156, 157, 257, 345, rng.randrange(512))), rng.choice(words)
     if rng.random() < 0.3:
@@ -75,6 +79,22 @@ def _inside(content: bytes, words: list[bytes], rng: random.Random) -> bytes:
     header[_CHECKSUM] = b"%06o\0 " % sum(header)
     times = rng.choice((2, 100, 3000)) if rng.random() < 0.1 else 1
     return content[:begin] + bytes(header) * times + content[begin + 512 :]
+
+
+def _records(words: list[bytes], rng: random.Random) -> bytes:
+    """Return a header of records whose stated lengths are right."""
+    text = b""
+    for _ in range(rng.choice((1, 1, 2, 5, 200))):
+        number = b"%d" % rng.randrange(-(2 ** rng.randrange(1, 70)), 2 ** rng.randrange(1, 70))
+        value = rng.choice((*words, number, b"abc", b"nan", b"1e999", b"1,2,3"))
+        record = b" %s=%s\n" % (rng.choice(_KEYS).encode(), value)
+        length = len(record) + 1
+        while len(b"%d" % length) + len(record) != length:
+            length = len(b"%d" % length) + len(record)
+        text += b"%d%s" % (length, record)
+    member = tarfile.TarInfo("records")
+    member.type, member.size = rng.choice((b"x", b"x", b"g")), len(text)
+    return member.tobuf(tarfile.USTAR_FORMAT) + text + b"\0" * (-len(text) % 512)
 
 
 def _index() -> bytes:

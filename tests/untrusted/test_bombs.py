@@ -152,6 +152,11 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a record of more bytes than 64 bits count": (
         lambda: record(b"9" * 20 + b" path=a\n") + a_file("a.png", b"x") + END,
         "number of more than 64 bits|invalid header"),
+    "a size that is no number": (
+        lambda: record(b"12 size=abc\n") + a_file("a.png", b"x") + END, "what follows at byte"),
+    "a size of holes that is no number": (
+        lambda: record(b"23 GNU.sparse.size=abc\n") + a_file("a.png", b"x") + END,
+        "a header states a number that is none"),
     "a file of 2^62 bytes": (
         lambda: header("a.txt", b"0", 2**62) + END, "unexpected end|Invalid|cut short"),
     "an end that takes hours to read": (

@@ -189,6 +189,8 @@ def _why(path: Path, error: Exception) -> str:
         return "hundreds of headers follow one another without a file"
     if isinstance(error, OverflowError):
         return "a header states a number of more than 64 bits"
+    if isinstance(error, ValueError):
+        return "a header states a number that is none"
     return str(error) or type(error).__name__
 
 
