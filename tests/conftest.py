@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for libraries and processes tha
 
 import pytest
 import torch
+from hypothesis import settings
 
 OWN_MODULES = (
     *("broken_parts", "lazy_shards", "own_criterion", "tiny_learner"),
@@ -16,6 +17,8 @@ OWN_MODULES = (
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 torch.set_num_threads(1)
+settings.register_profile("patient", deadline=None)  # no test asserts a time
+settings.load_profile("patient")
 os.environ["ALPRUNE_TRUST_CODE"] = ",".join(OWN_MODULES)  # which run folders of the tests name
 
 

@@ -68,7 +68,7 @@ def test_parts_that_are_read_at_once_do_not_matter(monkeypatch: pytest.MonkeyPat
     assert torch.equal(whole.train, parts.train) and torch.equal(whole.test, parts.test)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(
     st.lists(st.integers(0, 9), min_size=2, max_size=30),
     st.lists(st.integers(0, 12), min_size=1, max_size=20),

@@ -57,9 +57,7 @@ def test_an_index_can_be_continued_after_its_sound_part(index: Path) -> None:
     assert again.paths == [*known.paths, "f.png"]
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_of_a_damaged_index_only_whole_blocks_before_the_damage_are_believed(
     index: Path, data: st.DataObject

@@ -305,7 +305,7 @@ def _can_name_a_folder(name: str) -> bool:
     return is_name(name) and name.strip() not in (".", "..")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.dictionaries(text.filter(_can_name_a_folder), st.integers(1, 2), min_size=1, max_size=4))
 def test_any_names_of_folders_are_classes_or_refused(
     tmp_path_factory: pytest.TempPathFactory, folders: dict[str, int]

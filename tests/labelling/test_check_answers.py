@@ -336,7 +336,7 @@ def test_names_that_uploading_changes_are_found(folder):
 written = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(written.filter(lambda name: "/" not in name), min_size=1, max_size=5, unique=True))
 def test_a_path_as_it_was_asked_is_always_found(names):
     queries = {name: Query(name, "0" * 32, "typical") for name in names}

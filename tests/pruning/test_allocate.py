@@ -66,7 +66,7 @@ def test_densities_equal_a_general_convex_solver(seed, which, upper):
     assert np.log(found).sum() >= np.log(expected).sum() - 1e-7
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.integers(1, 200),

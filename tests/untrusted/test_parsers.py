@@ -33,7 +33,7 @@ from alprune.loop.run_folder import RunFolder
 from alprune.registry import lookup
 
 # The same examples in every run; tests/stress/fuzz.py looks for new ones.
-QUICK = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=50, derandomize=True, database=None)
 
 numbers = st.integers() | st.floats() | st.sampled_from([2**31, 2**63, -(2**63), 10**400, 1e300])
 scalars = st.none() | st.booleans() | numbers | st.text()

@@ -294,7 +294,7 @@ def test_no_class_name_is_a_formula_in_a_spreadsheet_and_all_can_be_read_back(
     assert read_labels(tmp_path / "run") == {i: (i, int(i > 5)) for i in range(len(NAMES))}
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50, derandomize=True, database=None)
 @given(st.text(st.sampled_from("=+-@\t\r\n'＝ab")))
 def test_a_cell_gives_back_its_text(text: str) -> None:
     assert from_cell(to_cell(text)) == text
