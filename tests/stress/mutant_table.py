@@ -166,7 +166,9 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("loop/csv_tables.py", "loop/test_csv_tables.py", [
         ('"@", ', ""),
         ('"＠", "\'")', '"＠")'),
-        ('text[: text.rfind("\\n") + 1]', "text"),
+        ("if _is_row(text[last:]) else", "if True else"),
+        ("len(row) == len(COLUMNS) and row", "row"),
+        (" and row[-1].isdecimal()", ""),
         ("yield rows.line_num, [str(error)]", "pass"),
         (", errors=\"replace\")", ")"),
         ("if row and row != list(COLUMNS):", "if row != list(COLUMNS):"),
@@ -186,7 +188,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('torn or not line.endswith(b"\\n")', "torn"),
         ("odd = isinstance(value, bool) or not", "odd = not"),
         ('LABELLING if first.get("asking") is True', "LABELLING if first"),
-        ("isinstance(value, float) and not math.isfinite(value)", "False"),
+        ("not least <= value <= most", "False"),
         ("if len(line) > LINE_BYTES or left < 0:", "if False:"),
     ]),
     ("loop/events.py", "loop/test_resume.py loop/test_conditions.py", [
@@ -430,7 +432,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("if share and not own.numel():", "if False:"),
         ("kept[named_channels(channels, pattern, \"ignore\")] = True", "pass"),
     ]),
-    ("pruning/option_values.py", "pruning/test_limits.py pruning/test_methods.py", [
+    ("pruning/option_values.py", "pruning/test_option_values.py", [
         ("if value < least:", "if value < least - 1:"),
         ("if isinstance(value, bool) or not isinstance(value, int):",
          "if not isinstance(value, int):"),
@@ -460,7 +462,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('if self.normalised != "pinned":', "if False:"),
         ("if removed == 0:", "if False:"),
     ]),
-    ("pruning/precrop/allocate.py", "pruning/test_methods.py", [
+    ("pruning/precrop/allocate.py", "pruning/test_allocate.py pruning/test_methods.py", [
         ("if _spent(first, density) > _spent(second", "if _spent(first, density) < _spent(second"),
         ("sqrt(densities[name]) * channels", "densities[name] * channels"),
         ("(1 - reduction) * scale", "reduction * scale"),
