@@ -3,11 +3,9 @@
 from alprune.data.names import LONGEST_NAME, is_name, is_unlabelled
 from alprune.errors import ConfigError, counted, quoted
 from alprune.labelling.journal import Journal
+from alprune.labelling.keys import KEYS, new_keys
 from alprune.labelling.session import Asking
 from alprune.registry import unknown
-
-# Without a, g, n, s and z, which do other things on the page.
-_KEYS = "1234567890qwertyuiopdfhjklxcvbm"
 
 
 def rename_class(asking: Asking, name: str, to: str) -> None:
@@ -74,19 +72,22 @@ def assign_key(asking: Asking, name: str, key: str) -> None:
     with asking.lock:
         if name not in asking.journal.offered:
             raise unknown("class", name, asking.journal.offered)
-        if key and (len(key) > 1 or key not in _KEYS):
-            raise ConfigError(f"key {key!r} cannot be assigned; these can: {' '.join(_KEYS)}.")
+        if key and (len(key) > 1 or key not in KEYS):
+            raise ConfigError(f"key {key!r} cannot be assigned; these can: {' '.join(KEYS)}.")
         asking.journal.assign(name, key)
 
 
 def keys_of(journal: Journal) -> dict[str, str]:
     """Return the key of each class, in the order of the classes; empty where there are too many.
 
-    A key stays with its class, also when others come and go.
+    A key stays with its class, also when others come and go. A class that lost its key to another
+    one gets the first that no class has.
     """
-    keys = {name: journal.keys.get(name, "") for name in journal.offered}
-    free = iter(key for key in _KEYS if key not in keys.values())
-    return {name: key or next(free, "") for name, key in keys.items()}
+    assigned = journal.keys.values()
+    kept = {name: key for name, key in journal.first_keys.items() if key and key not in assigned}
+    keys = {name: key for name, key in (kept | journal.keys).items() if name in journal.offered}
+    keys |= new_keys([name for name in journal.offered if name not in keys], keys.values())
+    return {name: keys[name] for name in journal.offered}
 
 
 def _check(asking: Asking, name: str) -> None:

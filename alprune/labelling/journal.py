@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alprune.errors import StoreError, quoted
+from alprune.labelling.keys import new_keys
 from alprune.labelling.opinions import Opinions
 from alprune.loop.event_log import EVENTS, read_events, sound_bytes
 from alprune.loop.run_folder import RunFolder
@@ -81,6 +82,7 @@ class Journal:
         held_of_folder: Contents of images in class folders that are kept from training.
         counts: `{class: answers}`, skips under None.
         keys: `{class: key}` of the keys that people have assigned.
+        first_keys: `{class: key}` of the keys that the classes came with.
         renames: `(earlier name, later name)` of classes, in the order of the changes.
         measured: Accuracy after each round, oldest first.
         opinions: What each named person answered first-hand.
@@ -105,6 +107,7 @@ class Journal:
         self.held_of_folder: set[str] = set()
         self.counts: Counter[str | None] = Counter()
         self.keys: dict[str, str] = {}
+        self.first_keys: dict[str, str] = {}
         self.renames: list[tuple[str, str]] = []
         self.measured: list[dict[str, Any]] = []
         self.opinions = Opinions()
@@ -332,14 +335,15 @@ class Journal:
         if name in self._declared:
             self._declared.discard(name)
             self._declared.add(to)
-        key = self.keys.pop(name, None)
-        if key is not None:
-            self.keys.setdefault(to, key)
+        for keys in (self.keys, self.first_keys):
+            if (key := keys.pop(name, None)) is not None:
+                keys.setdefault(to, key)
         self._told_in_round = True
 
     def _drop(self, name: str) -> None:
         self._declared.discard(name)
         self.keys.pop(name, None)
+        self.first_keys.pop(name, None)
         if name in self.classes:
             self.classes.remove(name)
 
@@ -352,7 +356,10 @@ class Journal:
             self.keys.pop(name, None)
 
     def _know(self, names: Iterable[str]) -> None:
-        self.classes += [name for name in dict.fromkeys(names) if name not in self.classes]
+        new = [name for name in dict.fromkeys(names) if name not in self.classes]
+        self.classes += new
+        taken = {*self.first_keys.values(), *self.keys.values()}
+        self.first_keys |= new_keys(new, taken)
 
 
 def present_name(name: str, renames: Iterable[tuple[str, str]]) -> str:

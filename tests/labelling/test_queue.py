@@ -283,10 +283,21 @@ def test_a_key_stays_with_its_class(queue):
     assert keys == {"dark": "1", "light": "2", "striped": "3"}
     queue.assign_key("striped", "1")
     keys = {entry["name"]: entry["key"] for entry in queue.state()["classes"]}
-    assert keys == {"dark": "2", "light": "3", "striped": "1"}
+    assert keys == {"dark": "3", "light": "2", "striped": "1"}
     for key in ("s", "ä", "12", "Enter"):
         with pytest.raises(ConfigError, match="cannot be assigned"):
             queue.assign_key("dark", key)
+
+
+def test_keys_stay_when_a_class_goes_and_a_class_that_is_called_like_a_key_has_that(queue):
+    def keys():
+        return {entry["name"]: entry["key"] for entry in queue.state()["classes"]}
+
+    queue.remove_class("dark")
+    assert keys() == {"light": "2", "striped": "3"}
+    for name in ("7", "spotted", "2"):  # 2 is taken
+        queue.add_class(name)
+    assert keys() == {"light": "2", "striped": "3", "7": "7", "spotted": "1", "2": "4"}
 
 
 def test_images_that_look_the_same_are_offered_with_one_another(queue, asking):

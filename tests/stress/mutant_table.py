@@ -80,7 +80,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('record["held"] is True', "False"),
         ("self.renames.append((name, to))", "pass"),
         ("name = later if name == earlier else name", "pass"),
-        ("self.keys.setdefault(to, key)", "self.keys[to] = key"),
+        ("keys.setdefault(to, key)", "keys[to] = key"),
         ("for other in [other for other", "for other in [] and [other for other"),
         ("and math.isfinite(value)", ""),
         ("and not isinstance(value, bool) and value >= 0", "and value >= 0"),

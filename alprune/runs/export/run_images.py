@@ -34,11 +34,7 @@ def config_of(learned: Learned, flag: str) -> RunConfig:
     """
     if learned.config is not None and learned.config.learner == FROZEN:
         return learned.config
-    what = (
-        "comes from a file of its own"
-        if learned.config is None
-        else "was trained whole, and pruned by its --method"
-    )
+    what = "comes from a file of its own" if learned.config is None else "was trained whole"
     raise ConfigError(
         f"{flag} is for run folders of learners on a frozen backbone (--learner frozen); this "
         f"learner {what}. Leave {flag} out."
