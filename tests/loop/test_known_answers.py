@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from alprune.errors import StoreError
-from alprune.loop.csv_tables import LABELS
+from alprune.loop.csv_tables import LABELS, read_labels
+from alprune.loop.events import Record
+from alprune.loop.observers import Observer
 from alprune.loop.oracle import KnownAnswers
 from alprune.loop.pool import LabelPool
+from alprune.loop.run_folder import RunFolder
+from alprune.training.budget import Budget
 
 CLASSES = ("cat", "=dog", "'cow")
 
@@ -38,6 +42,12 @@ def test_labels_that_the_pool_lacks_are_spare_and_answer_when_all_are_known(
     assert answers.to(torch.tensor([9, 1])) is None
     pool.label(torch.tensor([9]), torch.tensor([0]), 1)
     assert answers.spare == {0: (2, 1)}
+
+
+def test_answers_that_are_not_in_use_yet_are_written_again(tmp_path: Path, pool: LabelPool) -> None:
+    folder = RunFolder(tmp_path)
+    Record(folder, Observer(), Budget(None)).labels(pool, CLASSES, {0: (2, 1)})
+    assert read_labels(tmp_path) == {2: (0, 0), 5: (1, 0), 0: (2, 1)}
 
 
 def test_a_name_is_taken_as_it_is_and_as_a_spreadsheet_shows_it(

@@ -191,8 +191,10 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("not least <= value <= most", "False"),
         ("if len(line) > LINE_BYTES or left < 0:", "if False:"),
     ]),
-    ("loop/events.py", "loop/test_resume.py loop/test_conditions.py", [
+    ("loop/events.py", "loop/test_known_answers.py", [
         ("rows += [(i, y, classes[y], step) for i, (y, step) in (spare or {}).items()]", "pass"),
+    ]),
+    ("loop/events.py", "loop/test_resume.py loop/test_conditions.py", [
         ("new = known[pool.step_of[known] == step]", "new = known"),
     ]),
     ("loop/health.py", "loop/test_faults.py", [
