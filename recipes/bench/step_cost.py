@@ -48,8 +48,7 @@ def values(graph: ChannelGraph, keep: Tensor) -> int:
     return sum(
         tensor.macs_per_element * int(graph.kept(tensor.axes[dim], keep).sum())
         for tensor in graph.tensors
-        for dim, role in tensor.roles.items()
-        if role == "makes"
+        for dim in tensor.dims("makes")
     )
 
 

@@ -414,6 +414,29 @@ class PoolsByAttention(Base):
         return self.head(found.squeeze(1)), weights
 
 
+@network()
+class DecodesWithItsEncoder(Base):
+    def __init__(self):
+        super().__init__(down=Conv2d(12, 16, 2, stride=2), shift=Parameter(torch.zeros(12)))
+
+    def body(self, x):
+        code = F.relu(self.down(x))  # the weights make 16 channels here, and read them below
+        return x + F.conv_transpose2d(code, self.down.weight, self.shift, stride=2)
+
+
+@network(pinned=0.34)
+class CallsAttention(Base):
+    def __init__(self):
+        super().__init__(into=Linear(12, 36), out=Linear(12, 12), next=Linear(12, 12))
+
+    def forward(self, x):
+        x = F.relu(self.stem(F.avg_pool2d(x, 4))).flatten(2).permute(2, 0, 1)  # (16, b, 12)
+        weights = self.into.weight, self.into.bias, None, None, False, 0.0
+        last = self.out.weight, self.out.bias
+        found, _ = F.multi_head_attention_forward(x, x, x, 12, 3, *weights, *last)
+        return self.head(F.relu(self.next(F.relu(found))).mean(0))
+
+
 @network(pinned=0.5)
 class AddsConstants(Base):  # a plain tensor of 10 numbers, which no copy can narrow
     def __init__(self):

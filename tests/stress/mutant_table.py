@@ -324,9 +324,9 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("module.dropout = 0.0", "pass"),
     ]),
     ("pruning/criteria/costs.py", "pruning/test_scores.py", [
-        ('weights * places if role == "makes" else 0', "weights * places"),
+        ('weights * places if "makes" in role else 0', "weights * places"),
         ("weights * (places + A_WEIGHT)", "weights * places"),
-        ('values = places if role == "makes" else 0', "values = places"),
+        ('values = places if "makes" in role else 0', "values = places"),
         ("weights = elements // tensor.shape[dim]", "weights = elements"),
     ]),
     ("pruning/criteria/grasp.py", "pruning/test_grasp.py pruning/test_scores.py"

@@ -310,13 +310,12 @@ def channel_sums(graph: ChannelGraph, values: Mapping[str, Tensor], role: str) -
     for tensor in graph.tensors:
         if tensor.name not in values:
             continue
-        for dim, found in tensor.roles.items():
-            if found == role:
-                others = [d for d in range(len(tensor.shape)) if d != dim]
-                value = values[tensor.name]
-                # summed in float64 without a copy in float64
-                sums = value.sum(others, dtype=torch.float64) if others else value.double()
-                sums = sums.cpu()
-                for ids in rows(tensor.axes[dim]):
-                    total.index_add_(0, ids[ids >= 0], sums[ids >= 0])  # -1 is pinned
+        for dim in tensor.dims(role):
+            others = [d for d in range(len(tensor.shape)) if d != dim]
+            value = values[tensor.name]
+            # summed in float64 without a copy in float64
+            sums = value.sum(others, dtype=torch.float64) if others else value.double()
+            sums = sums.cpu()
+            for ids in rows(tensor.axes[dim]):
+                total.index_add_(0, ids[ids >= 0], sums[ids >= 0])  # -1 is pinned
     return total

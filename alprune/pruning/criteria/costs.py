@@ -25,7 +25,7 @@ def made(graph: ChannelGraph) -> Tensor:
 
     Source: van Amersfoort et al. 2020, equation 3 (there in FLOPs, twice this; it cancels).
     """
-    return _summed(graph, lambda role, weights, places: weights * places if role == "makes" else 0)
+    return _summed(graph, lambda role, weights, places: weights * places if "makes" in role else 0)
 
 
 def step(graph: ChannelGraph) -> Tensor:
@@ -47,7 +47,7 @@ def step(graph: ChannelGraph) -> Tensor:
     """
 
     def each(role: str, weights: int, places: float) -> float:
-        values = places if role == "makes" else 0
+        values = places if "makes" in role else 0
         return weights * (places + A_WEIGHT) + AN_ACTIVATION * values
 
     return _summed(graph, each)
@@ -58,7 +58,7 @@ def _summed(graph: ChannelGraph, each: Callable[[str, int, float], float]) -> Te
 
     Args:
         graph: The channel groups.
-        each: From "makes" or "reads", the number of a channel's weights, and the places of an
+        each: From the role, the number of a channel's weights, and the places of an
             output where each is used.
     """
     cost = torch.zeros(graph.channels, dtype=torch.float64)

@@ -40,9 +40,7 @@ def magnitude(model: nn.Module, graph: ChannelGraph, batch: Batch, options: Scor
     """
     parameters = dict(model.named_parameters())
     made = {
-        t.name: parameters[t.name].detach()
-        for t in graph.tensors
-        if t.places and "makes" in t.roles.values()
+        t.name: parameters[t.name].detach() for t in graph.tensors if t.places and t.dims("makes")
     }
     squares = {name: weight.double() ** 2 for name, weight in made.items()}
     ones = {name: torch.ones_like(weight) for name, weight in made.items()}

@@ -36,7 +36,7 @@ def output_change(
     generator = options.generator or torch.Generator().manual_seed(0)
     model = copy_network(model).eval().requires_grad_(True)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    readers = [t.name for t in graph.tensors if t.trainable and "reads" in t.roles.values()]
+    readers = [t.name for t in graph.tensors if t.trainable and t.dims("reads")]
     wanted: dict[str, Tensor] = {name: parameters[name] for name in readers}
     scores = torch.zeros(graph.channels, dtype=torch.float64)
     for images in batch[0].split(_IMAGES):

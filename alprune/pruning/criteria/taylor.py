@@ -63,7 +63,7 @@ def taylor_weights(
 
     Source: Molchanov et al. 2019, the importance of a group as the sum of its parameters'.
     """
-    makers = [t.name for t in graph.tensors if t.trainable and "makes" in t.roles.values()]
+    makers = [t.name for t in graph.tensors if t.trainable and t.dims("makes")]
     products = _products(model, batch, makers)
     squares = {name: product.double() ** 2 for name, product in products.items()}
     return channel_sums(graph, squares, "makes").float()
@@ -91,11 +91,7 @@ def gate_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
             BatchNorm without scale and shift leaves no place for the gate.
     """
     carried = {t.name for t in graph.tensors if t.axes}
-    makers = {
-        t.name.rpartition(".")[0]
-        for t in graph.tensors
-        if t.trainable and "makes" in t.roles.values()
-    }
+    makers = {t.name.rpartition(".")[0] for t in graph.tensors if t.trainable and t.dims("makes")}
     norms = set()
     for name, module in model.named_modules():
         if isinstance(module, _NORMS):

@@ -98,7 +98,7 @@ def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
         PruneError: The loss or a gradient is not finite, or the batch does not fit the model.
     """
     with scoring_state(model) as parameters:
-        read = {t.name: parameters[t.name] for t in graph.tensors if "reads" in t.roles.values()}
+        read = {t.name: parameters[t.name] for t in graph.tensors if t.dims("reads")}
         gates = torch.ones(graph.channels, requires_grad=True)
         with gated(model, graph.mixes, gates):
             found = gradients(loss_on(model, batch), {**read, "the gates": gates})

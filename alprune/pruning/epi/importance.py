@@ -250,10 +250,10 @@ def _makers(graph: ChannelGraph, without: Tensor) -> list[Place]:
     left_out = torch.cat([without, without.new_zeros(1)])
     places = []
     for tensor in graph.tensors:
-        for dim, axis in tensor.axes.items():
-            if not tensor.trainable or tensor.roles[dim] != "makes" or len(tensor.shape) < 2:
+        for dim in tensor.dims("makes"):
+            if not tensor.trainable or len(tensor.shape) < 2:
                 continue
-            for ids in rows(axis):
+            for ids in rows(tensor.axes[dim]):
                 counted = ids.masked_fill(left_out[ids], -1)
                 if bool((counted >= 0).any()):
                     elements = torch.Size(tensor.shape).numel() // tensor.shape[dim]

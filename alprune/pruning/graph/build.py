@@ -107,7 +107,7 @@ def _pin_unread(tracer: Tracer, partition: Partition) -> None:
     """Pin what nothing reads: something opaque may, and then nothing else would tell."""
     unread = torch.ones(len(partition.of), dtype=torch.bool, device="cpu")
     unread[PINNED] = False
-    readers = [tracer.axes[key] for key, role in tracer.roles.items() if role == "reads"]
+    readers = [tracer.axes[key] for key, role in tracer.roles.items() if "reads" in role]
     for mixing in tracer.mixings.values():
         readers += mixing.axes.values()
     for axis in readers:
@@ -160,7 +160,7 @@ def _refine(kinds: Tensor, members: Tensor) -> None:
 
 def _read_in_grids(partition: Partition, tracer: Tracer, in_grid: Tensor) -> list[Tensor]:
     """Return what each reader reads of the components that are one of several along some axis."""
-    reading = [tracer.axes[key] for key, role in tracer.roles.items() if role == "reads"]
+    reading = [tracer.axes[key] for key, role in tracer.roles.items() if "reads" in role]
     reading += [axis for mixing in tracer.mixings.values() for axis in mixing.axes.values()]
     found = []
     for axis in reading if bool(in_grid.any()) else ():

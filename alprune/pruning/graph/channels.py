@@ -30,7 +30,8 @@ class ChannelTensor:
             kept. Where an index belongs to several channels, a head and a place within it, the
             ids are `(m, shape[dim])` and the index stays if all of them do. Dimensions that
             carry no prunable channel are absent.
-        roles: `{dim: "makes" | "reads" | "follows"}` for the dimensions in `axes`.
+        roles: `{dim: "makes" | "reads" | "makes and reads" | "follows"}` for the dimensions in
+            `axes`; a weight that is used twice, as by a tied decoder, may both make and read.
         macs_per_element: Multiply-accumulates one element costs in a forward of one example,
             whatever else is kept; 0 for biases, norms, embeddings and buffers, and for weights
             whose cost is among the graph's `products`.
@@ -46,6 +47,10 @@ class ChannelTensor:
     macs_per_element: int
     trainable: bool
     places: float = 0.0
+
+    def dims(self, role: str) -> list[int]:
+        """Return the dimensions that play a role: "makes", "reads" or "follows"."""
+        return [dim for dim, roles in self.roles.items() if role in roles]
 
 
 @dataclass(frozen=True)

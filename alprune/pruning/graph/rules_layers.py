@@ -247,20 +247,32 @@ def cell(t: Tracer, call: Call) -> None:
 
 
 def whole_attention(t: Tracer, call: Call) -> None:
-    """Pin what a multi-head attention that could not be opened touches, and count its weights."""
-    t.give_up(call, "attention")
+    """Pin what a multi-head attention that could not be opened touches, its outputs aside.
+
+    Its weights are counted.
+    """
+    weight, bias = call.get(11, "out_proj_weight"), call.get(12, "out_proj_bias")
+    own = t.registered(weight)
+    t.give_up(call, "attention", besides=(weight, bias) if own else ())
+    if own:
+        t.nodes.pin(t.axis(weight, 1, "reads"), "attention")
+        made = t.axis(weight, 0, "makes")
+        t.make(weight, made)
+        t.follow_axis(bias, made, call.name)
+        result = call.results()[0]
+        t.set(result, [*[()] * (result.dim() - 1), made])
     query, key = call.args[0], call.args[1]
     rows, key_rows = query.numel() / query.shape[-1], key.numel() / key.shape[-1]
     shares = (
         (call.get(5, "in_proj_weight"), (rows + 2 * key_rows) / 3),
-        (call.get(11, "out_proj_weight"), rows),
+        (weight, rows),
         (call.kwargs.get("q_proj_weight"), rows),
         (call.kwargs.get("k_proj_weight"), key_rows),
         (call.kwargs.get("v_proj_weight"), key_rows),
     )
-    for weight, positions in shares:
-        if isinstance(weight, Tensor) and t.registered(weight):
-            t.count(weight, positions)
+    for factor, positions in shares:
+        if isinstance(factor, Tensor) and t.registered(factor):
+            t.count(factor, positions)
     batch = 1 if query.dim() == 2 else query.shape[0 if call.get(0, "query") is None else 1]
     pairs = rows * key_rows / batch
     t.work(2 * pairs * call.get(5, "in_proj_weight").shape[-1] if batch else 0)

@@ -111,10 +111,9 @@ def silence(
     with torch.no_grad():
         for entry in graph.tensors:
             tensor = _find(tensors, entry)
-            for dim, ids in entry.axes.items():
-                if entry.roles[dim] == "reads":
-                    gone = torch.nonzero(~graph.kept(ids, keep))[:, 0]
-                    tensor.index_fill_(dim, gone.to(tensor.device), 0)
+            for dim in entry.dims("reads"):
+                gone = torch.nonzero(~graph.kept(entry.axes[dim], keep))[:, 0]
+                tensor.index_fill_(dim, gone.to(tensor.device), 0)
 
 
 def _numbers(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> Numbers:

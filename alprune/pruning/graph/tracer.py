@@ -214,10 +214,10 @@ class Tracer(TorchFunctionMode):
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             self.give_up(call, f"{call.name} is used in an unknown way ({error})")
 
-    def give_up(self, call: Call, reason: str) -> None:
-        """Pin everything that an operation touches."""
+    def give_up(self, call: Call, reason: str, besides: Sequence[Tensor] = ()) -> None:
+        """Pin everything that an operation touches, some operands aside."""
         for tensor in [*call.tensors(), *call.results()]:
-            if self.carries(tensor):
+            if self.carries(tensor) and not any(tensor is other for other in besides):
                 self.pin(tensor, reason)
         for leaf in tree_leaves((call.args, dict(call.kwargs))):
             if isinstance(leaf, Size):
@@ -266,7 +266,7 @@ class Tracer(TorchFunctionMode):
         if key not in self.axes:
             self.axes[key] = (self.nodes.new(tensor.shape[dim]),)
         if role != "follows":
-            self.roles[key] = role
+            self.roles[key] = role if self.roles.get(key, role) == role else "makes and reads"
         return self.axes[key]
 
     def follow_axis(self, tensor: Tensor | None, axis: Axis, reason: str) -> None:

@@ -200,8 +200,8 @@ def first_channels(graph: ChannelGraph, widths: Widths) -> Tensor:
     wanted: dict[int, set[int]] = {}
     for tensor in graph.tensors:
         layer = tensor.name.rpartition(".")[0]
-        for dim, role in tensor.roles.items():
-            if role == "makes" and layer in widths and len(tensor.shape) > 1:
+        for dim in tensor.dims("makes"):
+            if layer in widths and len(tensor.shape) > 1:
                 ids = tensor.axes[dim]
                 for group in torch.unique(graph.group_of[ids[ids >= 0]]).tolist():
                     wanted.setdefault(group, set()).add(widths[layer][1])
