@@ -34,15 +34,16 @@ _PRUNE_ONLY = (
 def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
     """Prune a learner before training and print what that did; nothing is written.
 
+    With a recipe, as much is removed as in its run, by measurement where that chooses by its time.
     Without a data set, a network of torchvision or timm is pruned on random images.
     """
     from alprune.loop.events import pruning_fields
-    from alprune.loop.learner import prune_learner
+    from alprune.loop.learner import prune_learner, with_reduction
     from alprune.loop.setup import complete, first_labels, load_splits
     from alprune.pruning import describe, figures, find_method
 
     asked = config_of(recipe, given)
-    if asked.flops_reduction != "auto":  # no time that the reduction could follow
+    if recipe is None and asked.flops_reduction != "auto":  # no time that it could follow
         asked = replace(asked, budget=None, steps=0)
     config = complete(asked)
     if find_method(config.method).early:
@@ -60,6 +61,9 @@ def prune_command(recipe: Path | None, as_json: bool, **given: Any) -> None:
         train = load_splits(config).train
         pool, first = first_labels(config, train)
         labels = pool.label_of(first)
+    config, reason = with_reduction(config, train, first, labels)
+    if reason:
+        click.echo(f"Reduction: {reason}.", err=True)
     pruned = prune_learner(config, train, first, labels)
     click.echo(
         json.dumps(pruning_fields(pruned) | figures(pruned)) if as_json else describe(pruned)

@@ -52,6 +52,16 @@ def test_prune_has_no_budget_that_its_reduction_could_follow(monkeypatch):
     assert json.loads(done.stdout)["flops_reduction"] >= 0.9
 
 
+def test_prune_of_a_recipe_removes_what_its_run_would(tmp_path, monkeypatch):
+    monkeypatch.setattr("alprune.loop.learner.step_ms", lambda *_: 1.0)
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('dataset = "digits"\nmodel = "lenet-300-100"\nmethod = "3sp-ca"\nbudget = 60')
+    done = call("prune", "--recipe", recipe, "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["flops_reduction"] < 1
+    assert "Reduction: " in done.stderr  # why, by measurement
+
+
 def test_prune_refuses_a_method_that_prunes_during_training():
     done = call("prune", *FAST, "--method", "epi")
     assert done.exit_code == 1 and "prunes during training" in done.stderr
