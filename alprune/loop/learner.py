@@ -20,6 +20,7 @@ from alprune.loop.defaults import (
 )
 from alprune.loop.frozen import FROZEN, frozen_learner
 from alprune.loop.start_weights import start_from
+from alprune.models.memory import out_of_memory
 from alprune.pruning import Pruned, Target, find_method, prune, trace
 from alprune.pruning.epi import EarlyPruner, EarlySettings
 from alprune.pruning.latency import latency_share, step_ms, stopwatch
@@ -29,7 +30,6 @@ from alprune.training.augment import normalise
 from alprune.training.device import autocast, pick_device, pick_precision
 from alprune.training.distributed import ALONE, Team
 from alprune.training.interface import Trainable
-from alprune.training.predict import out_of_memory
 
 Options = TypeVar("Options", bound=Resolved)
 

@@ -1,4 +1,4 @@
-"""What a network would take in memory, found without taking it."""
+"""What a network would take in memory, found without taking it; whether memory ran out."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -16,6 +16,9 @@ _TENSOR_MOST = 2**30  # bytes of one weight or activation
 _WEIGHTS_MOST = 2**32  # bytes of all weights
 # What is smaller is not looked at: 295 x 295 pixels in colour, and as many classes.
 _NUMBERS, _CHANNELS, _CLASSES = 2**18, 16, 2**12
+
+# What errors say that have no type of their own: of the host, of CUDA outside torch's allocator.
+_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def check_memory(
@@ -77,4 +80,11 @@ class _Bounded(TorchDispatchMode):
         return out
 
 
-__all__ = ["check_memory"]
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in the host's allocator."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+__all__ = ["check_memory", "out_of_memory"]

@@ -17,6 +17,7 @@ from alprune.pruning.checks import as_batches, check_numbers, checked_model
 from alprune.pruning.criteria.base import Criterion, ScoreOptions, finding_logits, scoring_in
 from alprune.pruning.graph import narrow
 from alprune.pruning.graph.tracer import Rule
+from alprune.pruning.graph.verify import explained
 from alprune.pruning.inputs import Inputs, taking_one, taking_several
 from alprune.pruning.latency import Latency
 from alprune.pruning.methods import Cut, Request
@@ -166,7 +167,8 @@ def prune(
 
     Raises:
         PruneError: The target cannot be met, the batch does not fit, nothing can be pruned.
-        ModelError: The network cannot be traced, or branches on the values of its input.
+        ModelError: The network fails on the inputs, cannot be traced, or branches on the values of
+            its input.
         ConfigError: Unknown method, option, treatment or initialisation.
     """
     begin = time.perf_counter()
@@ -234,7 +236,8 @@ def _cut(entry: Method, model: nn.Module, request: Request) -> tuple[Cut, Cost, 
     channels. Where it does not shrink so (a product of three factors whose order changes with the
     widths, a module that a rule of one's own describes), more is asked for.
     """
-    before = cost(model, request.example)
+    with explained(model, request.example):
+        before = cost(model, request.example)
     asked = request.reductions
     for _ in range(_TRIES):
         cut = entry.cut(model, request)

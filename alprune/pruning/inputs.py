@@ -5,6 +5,7 @@ network takes them apart again before its own forward. Names of modules and weig
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def taking_one(model: nn.Module, parts: tuple[Part, ...]) -> nn.Module:
     """Return a network that shares everything with `model` and takes what `packed` returns.
 
     Raises:
-        ModelError: Its forward is an attribute of the instance, which a subclass cannot replace.
+        ModelError: Its forward is an attribute of the instance, which a subclass cannot replace,
+            or takes other arguments.
     """
     if not parts:
         return model
@@ -71,6 +73,15 @@ def taking_one(model: nn.Module, parts: tuple[Part, ...]) -> nn.Module:
             "to be a method of the class."
         )
     kind = type(model)
+    signature = inspect.signature(kind.forward)
+    names = [part.name for part in parts]
+    try:
+        signature.bind(model, *(n for n in names if not n), **{n: n for n in names if n})
+    except TypeError as error:
+        raise ModelError(
+            f"the inputs do not fit {kind.__name__}.forward{signature}: {error}. Several inputs "
+            "are a tuple in the order of its arguments, or a dict by their names."
+        ) from error
 
     def forward(self: nn.Module, x: Tensor) -> Any:
         given, named = _apart(x, parts)

@@ -50,7 +50,8 @@ class Limits:
             isinstance(name, str) for name in ignore
         ):
             raise PruneError(
-                f"ignore must be a list of layer names or patterns, got {quoted(self.ignore)}."
+                "ignore must be a list of layers (names, patterns, in Python also modules of the "
+                f"network), got {quoted(self.ignore)}."
             )
         object.__setattr__(self, "ignore", tuple(ignore))
         for name in ("layer_floors", "layer_reductions"):

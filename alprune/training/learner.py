@@ -15,6 +15,7 @@ from alprune.data import Dataset
 from alprune.errors import TrainError
 from alprune.models.copies import copy_network
 from alprune.models.init import forked_rng
+from alprune.models.memory import out_of_memory
 from alprune.pruning.epi import EarlyPruner
 from alprune.pruning.graph.rebase import narrow_optimiser
 from alprune.pruning.graph.surgery import narrow
@@ -27,7 +28,7 @@ from alprune.training.distributed import ALONE, Team
 from alprune.training.fold_batchnorm import Folded, fold
 from alprune.training.metrics import Metrics, measure
 from alprune.training.optimiser import floats, follow, new_optimiser
-from alprune.training.predict import BudgetSpent, Pace, Predictor, good_chunk, moved, out_of_memory
+from alprune.training.predict import BudgetSpent, Pace, Predictor, good_chunk, moved
 from alprune.training.settings import SCHEDULES, Diverged, FitReport, FitSettings
 from alprune.training.state import learner_state, restore_learner
 

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import TrainError
+from alprune.models.memory import out_of_memory
 from alprune.training.augment import normalise
 from alprune.training.budget import Budget
 from alprune.training.cuda_graphs import Recorder, Recordings, hooked
 from alprune.training.device import autocast
-
-# What errors say that have no type of their own: of the host, of CUDA outside torch's allocator.
-_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 class BudgetSpent(Exception):
@@ -182,10 +180,3 @@ def moved(x: Tensor, device: torch.device) -> Tensor:
             f"out of memory while moving {len(x):,} training images, {gib:.1f} GiB, to {device}. "
             "Choose a smaller --image-size, another --device, or end other programs there."
         ) from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in the host's allocator."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

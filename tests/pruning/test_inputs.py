@@ -90,6 +90,20 @@ def test_inputs_that_do_not_fit_are_refused(batch, message):
         prune(Two(), batch=batch)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"image": inputs()[0], "plaice": inputs()[1]}, r"Two.forward.*'place'"),
+        ((*inputs(), inputs()[2]), r"Two.forward.*too many positional arguments"),
+        (inputs()[:1], r"Two.forward.*'place'"),
+        ((inputs()[0][:, :2], inputs()[1]), "Two fails on an example.*2 channels"),
+    ],
+)
+def test_arguments_that_the_forward_does_not_take_are_refused(given, message):
+    with pytest.raises(ModelError, match=message):
+        prune(Two(), batch=(given, LABELS))
+
+
 def test_a_forward_set_on_the_instance_is_refused():
     model = Two()
     model.forward = lambda image, place: Two.forward(model, image, place)

@@ -7,9 +7,10 @@ from torch import nn
 
 from alprune.data import load
 from alprune.errors import TrainError
+from alprune.models.memory import out_of_memory
 from alprune.training import FitSettings, Learner
 from alprune.training.budget import Budget
-from alprune.training.predict import BudgetSpent, Predictor, good_chunk, out_of_memory
+from alprune.training.predict import BudgetSpent, Predictor, good_chunk
 
 CPU = torch.device("cpu")
 

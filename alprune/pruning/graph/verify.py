@@ -1,7 +1,8 @@
 """Try a graph out: narrow a little of every group, compare, and name what does not hold."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import AlpruneError, ModelError, PruneError
+from alprune.models.memory import out_of_memory
 from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.channels import ChannelGraph
 from alprune.pruning.graph.gates import attach
@@ -237,15 +239,28 @@ def run(model: nn.Module, example: Tensor) -> Any:
     eager = torch.compiler.set_stance("force_eager")  # compiled parts run as they are written
     with torch.no_grad(), torch.random.fork_rng(devices), eager:
         torch.manual_seed(0)
-        try:
+        with explained(model, example):
             return model(example)
-        except AlpruneError:
+
+
+@contextmanager
+def explained(model: nn.Module, example: Tensor) -> Iterator[None]:
+    """Say of an error in a forward pass whose it is, unless memory ran out.
+
+    Raises:
+        ModelError: The forward fails.
+    """
+    try:
+        yield
+    except AlpruneError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
             raise
-        except Exception as error:
-            raise ModelError(
-                f"{type(model).__name__} fails on an example of shape {tuple(example.shape)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        raise ModelError(
+            f"{type(model).__name__} fails on an example of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 class NoDropout(TorchFunctionMode):
