@@ -48,7 +48,7 @@ export async function done() {
       labels: right.map((entry) => ({number: Number(entry.dataset.number), label})),
       set_aside: wrong.map((entry) => Number(entry.dataset.number)), fresh: true,
     }));
-    hear(`${right.length} images labelled as ${label}.`);
+    hear(`${right.length} labelled as ${label}.`);
     await open(label);
   } catch (error) {
     say(`Not saved. ${error.message}`);
