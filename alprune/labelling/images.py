@@ -48,7 +48,7 @@ class ImagePool:
         held: Indices of the labelled images that are held out from training, `(h,)`.
         open: Indices of the images that may be asked for, `(k,)`; of equal files the first.
         resting: Indices of those that were skipped lately, `(r,)`.
-        in_folders: Number of images whose class is that of their folder.
+        in_folders: Number of images whose class is that of their folder, and that nobody labelled.
         changes: Since the last round.
         renames: How many changes of classes' names the journal had seen.
     """
@@ -129,6 +129,8 @@ def look(
         _hold_out(config, journal, contents, by_folder)
     labels = torch.full_like(by_folder, UNKNOWN) if config.initial is not None else by_folder
     labels, held = _known(journal, contents, labels)
+    told = {content for content, answer in journal.answers.items() if answer.label is not None}
+    in_folders = sum(content not in told for content in _where(contents, by_folder != UNKNOWN))
     splits = data.relabelled(splits, labels, tuple(journal.classes))
     known = labels != UNKNOWN
     first = {content: index for index, content in reversed(list(enumerate(contents)))}
@@ -142,10 +144,14 @@ def look(
         held=torch.nonzero(known & held).squeeze(1),
         open=torch.nonzero(~known & ~rests & once).squeeze(1),
         resting=torch.nonzero(~known & rests & once).squeeze(1),
-        in_folders=0 if config.initial is not None else int((by_folder != UNKNOWN).sum()),
+        in_folders=0 if config.initial is not None else in_folders,
         changes=_changes(journal, set(contents), seen),
         renames=len(journal.renames),
     )
+
+
+def _where(contents: list[str], wanted: Tensor) -> list[str]:
+    return [contents[index] for index in torch.nonzero(wanted).squeeze(1).tolist()]
 
 
 def _in_order_of(classes: list[str], splits: Splits) -> Tensor:

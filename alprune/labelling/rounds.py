@@ -37,7 +37,7 @@ class Round:
         queries: The images that are still open, most wanted first; none if there is nothing left.
         again: Whether this round was asked before.
         labelled: Labelled images, those held out included.
-        in_folders: Those of them whose class is that of their folder.
+        in_folders: Those of them whose class is that of their folder, and that nobody labelled.
         pool: Images in the folder, test images left out.
         classes: Names of the classes so far.
         learnt: Measured accuracy of the learner, see `alprune.labelling.accuracy`; empty before

@@ -3,6 +3,7 @@ import io
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import photos
@@ -14,6 +15,7 @@ from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
 from alprune.labelling.journal import Answer
 from alprune.labelling.question_files import write_labels
+from alprune.labelling.web.queue import LabelQueue
 from alprune.loop.event_log import read_events
 from alprune.loop.resume import resume
 from alprune.loop.run_folder import RunFolder
@@ -79,6 +81,20 @@ def test_rounds_learn_the_classes_that_come_with_the_labels(tmp_path, root):
         assert asked.learnt["test_accuracy"] > 0.9
     for name in ("model.safetensors", "plan.json", "inputs.json", "summary.json"):
         assert (tmp_path / "run" / name).exists()
+
+
+def test_an_answered_image_that_is_moved_into_a_class_folder_counts_once(tmp_path, root):
+    photos.fill(root / "dark", "dark", range(100, 103))
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        answer(asking, first := asking.ask())
+    for query in first:
+        (root / photos.truth(query.path)).mkdir(exist_ok=True)
+        (root / query.path).rename(root / photos.truth(query.path) / Path(query.path).name)
+    with open_asking(tmp_path / "run") as asking:
+        asked, queue = asking.ask(), LabelQueue(asking)
+        queue.put(asked)
+        assert (asked.labelled, asked.in_folders) == (9, 3)
+        assert queue.state()["labelled"] == 9
 
 
 def test_the_network_is_pruned_once_and_its_weights_go_on(tmp_path, root):
