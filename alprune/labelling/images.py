@@ -174,19 +174,32 @@ def _known(journal: Journal, contents: list[str], labels: Tensor) -> tuple[Tenso
     return labels, held
 
 
+def check_trial(config: ResolvedLabelling, known: int) -> None:
+    """Refuse a trial on images of which too few are labelled.
+
+    Args:
+        config: Complete options.
+        known: Number of images that have a label by their folder.
+
+    Raises:
+        DataError: They are not more than `initial`.
+    """
+    if config.initial is not None and config.initial >= known:
+        raise DataError(
+            f"--initial {config.initial} is for trying things out on a folder in which more images "
+            f"than that are labelled, and {known:,} are: their other labels are hidden and asked "
+            "for. To label images of your own, put them into unlabelled/ and begin without it, in "
+            "a new folder."
+        )
+
+
 def _begin_trial(config: ResolvedLabelling, journal: Journal, files: Files, labels: Tensor) -> None:
     """Tell the labels of `initial` images out of those that have one, once."""
     assert config.initial is not None
     if journal.trial:
         return
     known = torch.nonzero(labels != UNKNOWN).squeeze(1)
-    if config.initial >= len(known):
-        raise DataError(
-            f"--initial {config.initial} is for trying things out on a folder in which more images "
-            f"than that are labelled, and {len(known)} are: their other labels are hidden and "
-            "asked for. To label images of your own, put them into unlabelled/ and begin without "
-            f"it, in another folder or after {config.out} is removed."
-        )
+    check_trial(config, len(known))
     generator = torch.Generator().manual_seed(config.seed)
     drawn = known[torch.randperm(len(known), generator=generator)[: config.initial]].tolist()
     least = min(config.hold_out, config.initial // _HELD_SHARE)
@@ -233,4 +246,4 @@ def counts(images: ImagePool) -> dict[str, Any]:
     }
 
 
-__all__ = ["Changes", "ImagePool", "counts", "load", "look"]
+__all__ = ["Changes", "ImagePool", "check_trial", "counts", "load", "look"]

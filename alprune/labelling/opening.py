@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from alprune import __version__
+from alprune.data import UNKNOWN
 from alprune.errors import ConfigError, StoreError
+from alprune.labelling import images
 from alprune.labelling.options import changed, completed
 from alprune.labelling.photographs import LEAST_SIDE, are_photographs
 from alprune.labelling.session import Asking
@@ -87,6 +89,9 @@ def open_asking(
             elif config.learner != FROZEN:
                 config = RunConfig.from_mapping(FROM_SCRATCH | chosen | {"out": str(path)})
         config = completed(config)
+        if config.initial is not None:
+            known = images.load(config).train.y != UNKNOWN
+            images.check_trial(config, int(known.sum()))
     folder = RunFolder(path, resume=begun)
     try:
         if not begun or chosen:
