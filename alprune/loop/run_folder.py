@@ -291,7 +291,7 @@ def no_lock(what: str, error: Exception) -> StoreError:
     if code in _WITHOUT_LOCKS or isinstance(error, NotImplementedError):
         return StoreError(
             f"{what}: the system has no locks there ({error}), and without one two processes could "
-            "write to it at once. Choose a folder on a local disk, and copy the run afterwards."
+            "write to it at once. Put the folder on a local disk, and copy it back afterwards."
         )
     return StoreError(f"{what}: {error}.")
 

@@ -297,7 +297,7 @@ def test_json_streams_the_events_and_misuse_is_a_message(tmp_path):
     assert [json.loads(line) for line in done.stdout.splitlines()] == WHOLE
     none = CliRunner().invoke(main, ["watch", str(tmp_path / "none"), "--wait", "0"])
     assert none.exit_code == 1 and none.stderr.startswith("Error: ")
-    write(tmp_path / "odd", [START | {"config": {"budget": "soon"}}, step(0) | {"train_loss": {}}])
+    write(tmp_path / "odd", [START | {"config": {"budget": "soon"}}, PRUNE | {"floored": 3}])
     odd = CliRunner().invoke(main, ["watch", str(tmp_path / "odd")])
     assert odd.exit_code == 1 and "is not as alprune writes it" in odd.stderr
 
