@@ -301,11 +301,11 @@ def _refuse(found: _Findings, names: _Names, paths: AskedPaths) -> None:
     if found.guessed:
         readings = [other_readings(name, guess) for name, guess in found.guessed.items()]
         listed = [" or ".join(some) for some in readings if some]
+        likely = listed[0].split()[0] if listed else "cp1252"
         problems.append(
             counted(len(found.guessed), "name is", "names are")
-            + f" in an encoding that the file does not state: "
-            f"{_few(listed)}. Name the right one (such as --encoding cp1251), or save the file as "
-            "UTF-8 with a mark."
+            + f" in an encoding that the file does not state: {_few(listed)}. Name the right one "
+            f"(such as --encoding {likely}), or save the file as UTF-8 with a mark."
         )
     if found.twice:
         problems.append(
