@@ -64,6 +64,19 @@ def test_a_full_disk_is_reported_with_what_to_do_then(tmp_path, monkeypatch, fie
         folder.write("checkpoint", b"")
 
 
+def test_a_disk_that_is_full_from_the_start_leaves_nothing_to_resume(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr("alprune.data.atomic_io.os.replace", full)
+    with pytest.raises(StoreError, match="Once that is repaired, repeat the command.$"):
+        folder.write("config.toml", b"")
+    folder.close()
+    monkeypatch.undo()
+    RunFolder(tmp_path).close()  # which can be done
+
+
 def test_a_folder_with_a_users_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "labels.csv").write_text("mine")
     with pytest.raises(StoreError, match="not empty .it holds 'labels.csv'"):
