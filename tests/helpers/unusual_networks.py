@@ -427,13 +427,20 @@ class DecodesWithItsEncoder(Base):
 @network(pinned=0.34)
 class CallsAttention(Base):
     def __init__(self):
-        super().__init__(into=Linear(12, 36), out=Linear(12, 12), next=Linear(12, 12))
+        super().__init__(q=Linear(12, 12), k=Linear(12, 12), v=Linear(12, 12))
+        self.out, self.next = Linear(12, 12), Linear(12, 12)
 
     def forward(self, x):
         x = F.relu(self.stem(F.avg_pool2d(x, 4))).flatten(2).permute(2, 0, 1)  # (16, b, 12)
-        weights = self.into.weight, self.into.bias, None, None, False, 0.0
-        last = self.out.weight, self.out.bias
-        found, _ = F.multi_head_attention_forward(x, x, x, 12, 3, *weights, *last)
+        bias = torch.cat([self.q.bias, self.k.bias, self.v.bias])
+        rest = None, bias, None, None, False, 0.0, self.out.weight, self.out.bias
+        found, _ = F.multi_head_attention_forward(
+            *(x, x, x, 12, 3, *rest),
+            use_separate_proj_weight=True,
+            q_proj_weight=self.q.weight,
+            k_proj_weight=self.k.weight,
+            v_proj_weight=self.v.weight,
+        )
         return self.head(F.relu(self.next(F.relu(found))).mean(0))
 
 

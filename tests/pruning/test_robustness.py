@@ -64,8 +64,10 @@ def test_routing_that_skips_a_layer_on_the_example_is_refused():
 def test_a_layer_that_never_ran_is_reported_and_left_whole():
     torch.manual_seed(0)
     model = Branching(on_shape)
+    model.unused = nn.Parameter(torch.ones(3))
     pruned = prune(model, "3sp", batch=batch_of(), min_channels=2)
     assert "b: never ran on the example" in pruned.pinned
+    assert "Branching: never ran on the example" in pruned.pinned  # parameters of its own
     assert pruned.model.b.weight.shape == model.b.weight.shape
     assert pruned.flops_reduction >= 0.5
 

@@ -275,7 +275,7 @@ def whole_attention(t: Tracer, call: Call) -> None:
             t.count(factor, positions)
     batch = 1 if query.dim() == 2 else query.shape[0 if call.get(0, "query") is None else 1]
     pairs = rows * key_rows / batch
-    t.work(2 * pairs * call.get(5, "in_proj_weight").shape[-1] if batch else 0)
+    t.work(2 * pairs * query.shape[-1] if batch else 0)
 
 
 def _into(t: Tracer, call: Call, x: Tensor, weight: Tensor) -> tuple[Axis, int]:

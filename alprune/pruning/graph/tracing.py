@@ -103,7 +103,9 @@ def trace(
     graph, tracer = build(normalised == "follow")
     if normalised == "auto" and tracer.renormalised and _removable(graph) < 0.5:
         graph, tracer = build(follow=True)
-    idle = tuple(Pinned(name, "never ran on the example") for name in tracer.idle())
+    idle = tuple(
+        Pinned(name or type(model).__name__, "never ran on the example") for name in tracer.idle()
+    )
     dtype = str(example.dtype).removeprefix("torch.")
     return replace(graph, pinned=graph.pinned + idle, example_dtype=dtype)
 
