@@ -14,7 +14,7 @@ Python, is an error: mend the list.
 
 Score: 449 mutants. 150 were tried on the tests of this version, and all are killed. 8 were never
 tried: precrop/ (5), and one each of pruning/criteria/base.py (kernels of attention), pruning/graph/
-verify.py (running statistics) and loop/active_learner.py (passes of the first fit). The other 291
+verify.py (running statistics) and loop/active_learner.py (numbers of states). The other 291
 were killed when they were last tried, in earlier versions, but for two that change nothing that a
 processor shows (whether five pairs are enumerated or drawn; how recurrent weights lie in memory)
 and at most ten in loop/, for most of which tests were written since.
