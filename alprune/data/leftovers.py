@@ -17,6 +17,7 @@ SYSTEM_FOLDERS = "folders of the system or of programs"
 OWN_FOLDERS, OWN_FILES = "folders of alprune", "files of alprune"
 SYSTEM_FILES, VIDEOS, SIDECARS = "files of the system", "videos", "files of notes on an image"
 OTHER_FILES, SPECIAL_FILES = "other files", "special files"
+HIDDEN_IMAGES = "hidden images"
 HEIC = f"HEIC photos ({HEIC_ADVICE})"
 _RAW = frozenset(".dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw".split())
 _OTHER_IMAGES = frozenset(".jxl .psd .svg .eps .ai .ico .tga .exr .hdr .dcm .xcf .jxr".split())
@@ -94,6 +95,12 @@ def kind_of_loose(name: str) -> str | None:
     return "images of other formats" if suffix in _OTHER_IMAGES else OTHER_FILES
 
 
+def is_hidden_image(name: str) -> bool:
+    """Say whether a hidden file is called like an image; `._a.jpg` holds notes of macOS on one."""
+    suffix = os.path.splitext(name)[1].lower()
+    return not name.startswith("._") and suffix in SUFFIXES | HEIC_SUFFIXES
+
+
 def in_words(counts: Mapping[str, int]) -> str:
     """Say what was left out and how many there are: "2 videos, 1 file of the system"."""
     listed = []
@@ -108,6 +115,7 @@ __all__ = [
     "HEIC_SUFFIXES",
     "SUFFIXES",
     "in_words",
+    "is_hidden_image",
     "kind_of_file",
     "kind_of_folder",
     "kind_of_loose",

@@ -4,7 +4,7 @@ import os
 import stat
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import numpy as np
 from alprune.data.dataset import UNKNOWN, first_few
 from alprune.data.layout import UNLABELLED, Layout, images_without_label, layout_of
 from alprune.data.leftovers import (
+    HIDDEN_IMAGES,
     OWN_FOLDERS,
     SPECIAL_FILES,
     in_words,
+    is_hidden_image,
     kind_of_file,
     kind_of_folder,
     kind_of_loose,
@@ -193,7 +195,7 @@ def _scan(root: Path, part: str, layout: Layout, follow_links: bool) -> _Part:
     of_test = part != "" and part == layout.test
     try:
         with os.scandir(where) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = list(_visible(entries, found.left_out))
         folders = [e for e in visible if os.path.isdir(e.path)]
         if not part:
             folders = [e for e in folders if e.name != layout.test]
@@ -273,6 +275,17 @@ def _unify(train: _Part, test: _Part) -> list[str]:
     return notes
 
 
+def _visible(
+    entries: Iterable["os.DirEntry[str]"], left_out: Counter[str]
+) -> Iterator["os.DirEntry[str]"]:
+    """Yield the entries that are not hidden, and count hidden images."""
+    for entry in entries:
+        if not entry.name.startswith("."):
+            yield entry
+        elif is_hidden_image(entry.name):
+            left_out[HIDDEN_IMAGES] += 1
+
+
 def _files(
     where: str, prefix: str, left_out: Counter[str]
 ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
@@ -281,9 +294,7 @@ def _files(
     while folders:
         folder, path = folders.pop()
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
+            for entry in _visible(entries, left_out):
                 if entry.is_dir(follow_symlinks=False):
                     if (kind := kind_of_folder(entry.path, entry.name)) is not None:
                         left_out[kind] += 1

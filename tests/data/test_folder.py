@@ -68,13 +68,17 @@ def test_folder_loads_more_files_than_one_task_takes(tree: Path) -> None:
     assert splits.train.x[3:153, 0, 0, 0].tolist() == list(range(150))
 
 
-def test_folder_reads_folders_below_a_class_and_ignores_hidden_files(tree: Path) -> None:
+def test_folder_reads_folders_below_a_class_and_leaves_hidden_files_out(tree: Path) -> None:
     save(tree / "train" / "cat" / "deep" / "er" / "x.png")
     save(tree / "train" / "cat" / ".thumbs" / "x.png")
     (tree / "train" / "cat" / ".DS_Store").write_bytes(b"junk")
     (tree / "train" / ".cache").mkdir()
     (tree / "train" / "notes.txt").write_text("not in a class folder")
-    assert len(load(f"folder:{tree}").train) == 7
+    save(tree / "train" / "cat" / ".x.png")
+    save(tree / "train" / ".y.png")
+    (tree / "train" / "cat" / "._x.png").write_bytes(b"notes of macOS")
+    splits = load(f"folder:{tree}")
+    assert len(splits.train) == 7 and "2 hidden images" in splits.described()
 
 
 def test_grey_images_get_one_channel_only_if_all_are_grey(tree: Path, tmp_path: Path) -> None:
