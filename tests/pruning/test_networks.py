@@ -374,3 +374,16 @@ def test_a_rule_of_ones_own_says_what_a_module_does_to_channels() -> None:
     assert small[1].width == small[0].out_channels == len(small[1].shift) < 6
     with torch.no_grad():
         torch.testing.assert_close(small(images()), masked(model, graph, keep)(images()))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({Doubled: doubled}, "no module of Sequential is of class Doubled.*Conv2d, Flatten, Linear"),
+        ({"Conv2d": doubled}, "'Conv2d' is the name of a class.*rules={Conv2d: ...}"),
+    ],
+)
+def test_a_rule_that_would_be_used_nowhere_is_refused(rules: Any, message: str) -> None:
+    model = nn.Sequential(Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Linear(6, 5))
+    with pytest.raises(ModelError, match=message):
+        trace(model, images(), rules=rules)

@@ -87,6 +87,7 @@ def trace(
     model = unwrap(model)
     example = _checked(model, example)
     own = dict(rules or {})
+    _check_rules(model, own)
 
     def traced(symmetric: bool, follow: bool) -> Tracer:
         if not one_path:
@@ -157,6 +158,24 @@ def _checked(model: nn.Module, example: Any) -> Tensor:
     refuse_exported(model)
     example = example[:2].detach()
     return torch.cat([example, example]) if len(example) == 1 else example
+
+
+def _check_rules(model: nn.Module, rules: Mapping[type[nn.Module] | str, Rule]) -> None:
+    """Refuse a rule that would be used nowhere."""
+    kinds = {type(module) for module in model.modules()}
+    names = {kind.__name__ for kind in kinds}
+    for key in rules:
+        if isinstance(key, str) and key in names:
+            raise ModelError(
+                f"rules: {key!r} is the name of a class of modules, and a name stands for an "
+                f"operation there. Give the class itself: rules={{{key}: ...}}."
+            )
+        if not isinstance(key, str) and key not in kinds:
+            raise ModelError(
+                f"rules: no module of {type(model).__name__} is of class {key.__name__}, and a "
+                "rule does not count for subclasses. Its classes are "
+                f"{', '.join(sorted(names))}."
+            )
 
 
 def _traced(
