@@ -379,7 +379,7 @@ def test_a_rule_of_ones_own_says_what_a_module_does_to_channels() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({Doubled: doubled}, "no module of Sequential is of class Doubled.*Conv2d, Flatten, Linear"),
+        ({Doubled: doubled}, "no module of Sequential is of class Doubled.*Conv2d, Flat"),
         ({"Conv2d": doubled}, "'Conv2d' is the name of a class.*rules={Conv2d: ...}"),
     ],
 )
