@@ -22,6 +22,7 @@ from alprune.loop.events import Observer
 from alprune.loop.frozen import FROZEN
 from alprune.loop.run_folder import CONFIG, RunFolder
 from alprune.loop.trust import check_trust, trusting
+from alprune.loop.unused import refuse_simulated
 
 # Options that choose a network or prune it: with one of them the learner is what they say.
 _PRUNING = [name for name, entry in OPTIONS.items() if entry.metadata["group"] == "pruning"]
@@ -80,6 +81,7 @@ def open_asking(
         )
     else:
         config = RunConfig.from_mapping(chosen | {"out": str(path)})
+        refuse_simulated({name: chosen[name] for name in chosen.keys() - {"out"}})
         if not any(name in chosen for name in _DECIDES):
             photographs = "learner" not in chosen and are_photographs(config)
             if "learner" not in chosen:

@@ -182,11 +182,7 @@ def refuse_in_labelling(options: Mapping[str, Any], config: RunConfig) -> None:
     Raises:
         ConfigError: There are some; the message says why.
     """
-    for name in options:
-        if name in NOT_FOR_LABELLING and options[name] != OPTIONS[name].default:
-            raise ConfigError(
-                f"{name} has no effect in labelling: {NOT_FOR_LABELLING[name]}. Leave it out."
-            )
+    refuse_simulated(options)
     if config.model == "auto":
         raise ConfigError(
             "--model auto sizes a network for the --budget of a whole run; labelling has rounds. "
@@ -194,6 +190,19 @@ def refuse_in_labelling(options: Mapping[str, Any], config: RunConfig) -> None:
         )
     context = {name: getattr(config, name) for name in ("method", "model", "learner")}
     refuse_unused([RunConfig.from_mapping(given(context) | dict(options))])
+
+
+def refuse_simulated(options: Mapping[str, Any]) -> None:
+    """Refuse options of simulated runs, whatever learns.
+
+    Raises:
+        ConfigError: There are some; the message says why.
+    """
+    for name in options:
+        if name in NOT_FOR_LABELLING and options[name] != OPTIONS[name].default:
+            raise ConfigError(
+                f"{name} has no effect in labelling: {NOT_FOR_LABELLING[name]}. Leave it out."
+            )
 
 
 def without_refused(config: RunConfig, keep: Container[str] = ()) -> RunConfig:
