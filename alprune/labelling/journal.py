@@ -321,6 +321,8 @@ class Journal:
 
     def _rename(self, name: str, to: str) -> None:
         """Keep the place of the class, or give its answers to the other one."""
+        if name not in self.classes:
+            raise ValueError(f"there is no class {name!r}")
         for content, answer in self.answers.items():
             if answer.label == name:
                 self.answers[content] = replace(answer, label=to)
