@@ -67,7 +67,8 @@ def test_a_spent_budget_stops_the_stream_before_the_next_chunk():
 
 def test_out_of_memory_halves_the_chunk_and_loses_nothing():
     streaming, network = predictor(16), Rows(most=5)
-    with pytest.warns(UserWarning, match="out of memory while predicting 8 images at once; continuing with 4"):
+    said = "out of memory while predicting 8 images at once; continuing with 4"
+    with pytest.warns(UserWarning, match=said):
         ends, values = gathered(streaming.stream(network, numbered(21)))
     assert values == list(range(21))
     assert network.batches == [16, 8, 4, 4, 4, 4, 4, 1]
