@@ -68,6 +68,9 @@ class FineTuned:
         frozen_accuracy: Share of the labels that frozen heads predict which did not learn them.
         tuned_accuracy: Share that fine-tuned networks predict which did not learn them.
         standard_error: Of the difference of the two, over the labels.
+        frozen_recall: As frozen_accuracy, where every class counts the same: the mean over classes.
+        tuned_recall: As tuned_accuracy, in the same way.
+        recall_error: Standard error of the difference of these two.
         trained: Smallest share of a fold's batches that the budget allowed, 0 to 1.
         passes: Of the final network over the labels; 0 for the frozen head.
         tested: Labelled test images or, where there are none, labelled images that the run keeps
@@ -84,6 +87,9 @@ class FineTuned:
     frozen_accuracy: float
     tuned_accuracy: float
     standard_error: float
+    frozen_recall: float
+    tuned_recall: float
+    recall_error: float
     trained: float = 1.0
     passes: float = 0.0
     tested: int = 0
@@ -97,8 +103,10 @@ def fine_tune(
 ) -> tuple[Learned, FineTuned]:
     """Fine-tune a frozen learner on its labels, unless cross-validation prefers it as it is.
 
-    The head of each network is fitted first, as the frozen learner fits it. What is
-    done is kept in the run folder (`STATE`) for the next call with the same options.
+    Fine-tuned networks must be right on more labels, or on a larger share of the mean class, by
+    more than a standard error, and not behind by one in the other. The head of each network is
+    fitted first, as the frozen learner fits it. What is done is kept in the run folder (`STATE`)
+    for the next call with the same options.
 
     Args:
         path: The run folder.
@@ -135,7 +143,8 @@ def fine_tune(
     what = known.rows.tolist(), known.labels.tolist(), train.digest, options
     key = key_of(learned.classifier.network, *what)
     progress = Progress(path / STATE, key)
-    for number, (learnt, asked) in enumerate(_folds(known.labels, options)):
+    folds = list(_folds(known.labels, options))
+    for number, (learnt, asked) in enumerate(folds):
         name = f"fold {number + 1} of {options.folds}"
         if name not in progress.found:
             truth = known.labels[asked]
@@ -144,7 +153,8 @@ def fine_tune(
             tuned, work = tuner.tuned(name, progress, head, learnt)
             right = tuner.right(tuned, known.rows[asked], truth)
             progress.note(name, [frozen.tolist(), right.tolist(), work.done / work.planned])
-    found = _decided(list(progress.found.values()), known, options)
+    truth = torch.cat([known.labels[asked] for _, asked in folds])
+    found = _decided(list(progress.found.values()), truth, options)
     network = None
     if found.chosen == FINE_TUNED:
         everything = torch.arange(len(known.rows))
@@ -231,39 +241,51 @@ def _folds(labels: Tensor, options: FineTuneOptions) -> Iterator[tuple[Tensor, T
 
 
 def _decided(
-    results: list[tuple[list[bool], list[bool], float]],
-    known: KnownLabels,
-    options: FineTuneOptions,
+    results: list[tuple[list[bool], list[bool], float]], truth: Tensor, options: FineTuneOptions
 ) -> FineTuned:
+    """Compare what frozen and fine-tuned networks were right on, labels `(k,)` by fold."""
     trained = min(share for _, _, share in results)
     frozen = torch.tensor([right for one, _, _ in results for right in one]).double()
     tuned = torch.tensor([right for _, one, _ in results for right in one]).double()
-    difference = tuned - frozen
-    error = float(difference.std()) / math.sqrt(len(difference))
-    gain = float(difference.mean())
-    better = gain > error
+    everyone = torch.ones(len(truth), dtype=torch.float64) / len(truth)
+    _, number, counts = truth.unique(return_inverse=True, return_counts=True)
+    by_class = 1 / (counts[number] * len(counts)).double()
+    gain, error = _gain(tuned - frozen, everyone)
+    class_gain, class_error = _gain(tuned - frozen, by_class)
+    better = gain > error or class_gain > class_error
+    better &= gain >= -error and class_gain >= -class_error
     said = (
-        f"in {options.folds}-fold cross-validation on {len(difference):,} labels fine-tuned "
+        f"in {options.folds}-fold cross-validation on {len(truth):,} labels fine-tuned "
         f"networks were right on {tuned.mean():.1%} and frozen heads on {frozen.mean():.1%}, a "
-        f"difference of {100 * gain:+.1f} points, "
+        f"difference of {100 * gain:+.1f} points (standard error {100 * error:.1f}), and "
+        f"{100 * class_gain:+.1f} ({100 * class_error:.1f}) where every class counts the same: "
     )
-    said += (
-        f"more than its standard error ({100 * error:.1f})"
-        if better
-        else f"which does not exceed its standard error ({100 * error:.1f}) upwards"
-    )
+    said += "" if better else "not "
+    said += "better by a standard error in one of the two and not worse by one in the other"
     if trained < 1:
         said += f"; the budget ended the training of a fold after {trained:.0%} of its batches"
     return FineTuned(
         chosen=FINE_TUNED if better else FROZEN_HEAD,
         reason=said,
-        labels=len(known.rows),
+        labels=len(truth),
         folds=options.folds,
         frozen_accuracy=share(frozen),
         tuned_accuracy=share(tuned),
         standard_error=round(error, 6),
+        frozen_recall=round(float(frozen @ by_class), 6),
+        tuned_recall=round(float(tuned @ by_class), 6),
+        recall_error=round(class_error, 6),
         trained=round(trained, 4),
     )
+
+
+def _gain(difference: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Return the weighted mean of differences, `(k,)`, and its standard error.
+
+    The differences are taken to vary alike in all classes, since a rare one shows too few.
+    """
+    mean = float(difference @ weight)
+    return mean, float(difference.std()) * math.sqrt(float(weight.square().sum()))
 
 
 def _made(

@@ -18,7 +18,6 @@ from alprune.labelling.classes import rename_class
 from alprune.loop import frozen
 from alprune.models import build
 from alprune.runs.export import FineTuneOptions, SmallOptions, fine_tuned, resumable
-from alprune.runs.export.run_images import KnownLabels
 from alprune.training.distil import DistilSettings
 from alprune.training.fine_tune import FineTuneSettings, FineTuning
 
@@ -87,25 +86,42 @@ def test_without_a_clear_gain_the_learner_stays_as_it_is(run, tmp_path):
     found = made.tuned
     assert found.chosen == "frozen head" and found.tuned_accuracy == found.frozen_accuracy
     assert found.passes == 0 and found.accuracy_after == found.accuracy_before
-    assert "does not exceed its standard error" in found.reason
+    assert "not better by a standard error in one of the two" in found.reason
     assert weights_of(made) == weights_of(plain)
     assert json.loads(made.labels.read_text())["learner"] == "the end of the run"
 
 
+def decided(gained, lost, labels):
+    """Decide where, of all labels, only the one or only the other gets the first ones right."""
+    frozen = [True] * lost + [False] * (len(labels) - lost)
+    tuned = [False] * lost + [True] * gained + [False] * (len(labels) - lost - gained)
+    return fine_tuned._decided([(frozen, tuned, 1.0)], labels, FineTuneOptions())
+
+
 def test_the_decision_asks_for_more_than_one_standard_error():
-    known = KnownLabels(*(torch.arange(100),) * 2, *(torch.arange(0),) * 2)
-
-    def decided(gained, lost):  # images that only one of both gets right
-        frozen = [True] * lost + [False] * (100 - lost)
-        tuned = [False] * lost + [True] * gained + [False] * (100 - lost - gained)
-        return fine_tuned._decided([(frozen, tuned, 1.0)], known, FineTuneOptions())
-
-    assert decided(0, 0).chosen == "frozen head"
+    each_its_own = torch.arange(100)
+    assert decided(0, 0, each_its_own).chosen == "frozen head"
     # The mean is 0.04, the standard error sqrt((0.2 - 0.04^2) / 99) = 0.0448.
-    assert decided(12, 8).chosen == "frozen head"
-    assert decided(12, 8).standard_error == pytest.approx(0.044767, abs=1e-5)
+    found = decided(12, 8, each_its_own)
+    assert found.chosen == "frozen head"
+    assert found.standard_error == pytest.approx(0.044767, abs=1e-5) == found.recall_error
     # The mean is 0.06, the standard error sqrt((0.2 - 0.06^2) / 99) = 0.0445.
-    assert decided(13, 7).chosen == "fine-tuned"
+    assert decided(13, 7, each_its_own).chosen == "fine-tuned"
+
+
+def test_rare_classes_count_as_much_as_frequent_ones():
+    # Three right of ten of the rare class: 3 of 100 labels, 15 points of the mean class.
+    rare_first = torch.tensor([1] * 10 + [0] * 90)
+    found = decided(3, 0, rare_first)
+    assert found.chosen == "fine-tuned" and found.tuned_recall == pytest.approx(0.15)
+    # Right on 17 labels more, and on none of the rare class: not taken.
+    found = decided(20, 3, torch.tensor([1] * 3 + [0] * 97))
+    assert found.tuned_accuracy > found.frozen_accuracy
+    assert found.tuned_recall < found.frozen_recall and found.chosen == "frozen head"
+    # The error is that of a weighted mean of independent differences of equal variance.
+    spread = torch.tensor([1.0] * 3 + [0.0] * 97).std()
+    expected = float(spread) * (10 * (1 / 20) ** 2 + 90 * (1 / 180) ** 2) ** 0.5
+    assert decided(3, 0, rare_first).recall_error == pytest.approx(expected, abs=1e-6)
 
 
 def test_each_label_is_predicted_once_by_networks_that_did_not_learn_it():
