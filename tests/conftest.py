@@ -14,12 +14,30 @@ OWN_MODULES = (
     *("broken_parts", "lazy_shards", "own_criterion", "tiny_learner"),
     *("test_conditions", "test_resume"),
 )
+LARGE = (  # networks of a second a test, where the same test has smaller ones as well
+    *("vgg19", "wrn-16-8", "resnet18", "resnet34", "resnet50", "mobilenet-v2"),
+    *("mobilenet-v3-small", "efficientnet-b0", "efficientnet-lite0-levels"),
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None)  # no test asserts a time
 settings.load_profile("patient")
 os.environ["ALPRUNE_TRUST_CODE"] = ",".join(OWN_MODULES)  # which run folders of the tests name
+
+
+def pytest_xdist_auto_num_workers():
+    """Start one process more than there are processors: tests of pages mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks select
+def pytest_collection_modifyitems(items):
+    """Leave large networks to `-m slow`."""
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(isinstance(value, str) and value in LARGE for value in values):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish():

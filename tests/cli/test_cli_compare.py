@@ -117,7 +117,10 @@ def test_a_report_that_cannot_be_written_fails_no_run(tmp_path, monkeypatch, no_
 
 
 @posix
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_the_present_run_soundly_and_resume_goes_on(
     tmp_path, monkeypatch, no_report, number, code
 ):

@@ -124,7 +124,10 @@ def test_a_run_on_images_without_labels_says_what_is_missing(tmp_path, kind):
     assert any(word in result.stderr for word in ("label", "to test on", "y_train"))
 
 
-@pytest.mark.parametrize("kind", ["csv", "shards", "hf saved"])
+@pytest.mark.parametrize(
+    "kind",
+    ["shards", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "hf saved"))],
+)
 def test_an_export_is_checked_on_images_without_labels(tmp_path, kind):
     dataset = made_sources.make(kind, tmp_path / "data", known=False)
     options = photos.options("", model="resnet20", budget=0.5) | {"dataset": dataset}

@@ -37,7 +37,20 @@ COMMANDS = [
     ["classes", "told"],
     ["rerun", "run"],
     ["compare", "--resume", "made"],
-    ["bench", "--model", "lenet-300-100", "--methods", "dense", "--seconds", "1", "--pool", "0"],
+    pytest.param(
+        [
+            "bench",
+            "--model",
+            "lenet-300-100",
+            "--methods",
+            "dense",
+            "--seconds",
+            "1",
+            "--pool",
+            "0",
+        ],
+        marks=pytest.mark.slow,
+    ),
     ["embed", "--dataset", "folder:pile", "--model", "efficientnet-lite0", "--image-size", "32"],
 ]
 

@@ -84,7 +84,16 @@ def same(found, whole, apart):
         np.testing.assert_allclose(probabilities, wanted[path], atol=apart)
 
 
-@pytest.mark.parametrize("acquisition", sorted(ACQUISITIONS))
+DAILY = {"entropy", "margin", "random", "badge", "typiclust", "falcun", "qbc-vote", "k-center"}
+
+
+@pytest.mark.parametrize(
+    "acquisition",
+    [
+        pytest.param(name, marks=[] if name in DAILY else [pytest.mark.slow])
+        for name in sorted(ACQUISITIONS)
+    ],
+)
 def test_held_out_calibrated_and_resumed_it_costs_no_pass_of_the_backbone(
     place, passes, acquisition
 ):

@@ -17,7 +17,6 @@ NETWORKS = """vgg19 resnet20 resnet18 wrn-16-8 mobilenet-v2 efficientnet-b0 lstm
     timm:vit_tiny_patch16_224 timm:deit_tiny_distilled_patch16_224 timm:convnextv2_atto
     timm:mobilevit_xxs timm:fasternet_t0 timm:nf_resnet26 timm:res2net50_14w_8s
     timm:mambaout_femto""".split()
-QUICK = ("lstm-s",)
 CLASSES = 5
 
 
@@ -36,9 +35,8 @@ def pruned_learner(name):
     return Learned(Classifier(pruned.model, inputs, 1.3), name, pruned.plan, "a test")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NETWORKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_format_gives_the_probabilities_of_the_pruned_network(name, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -19,6 +19,7 @@ LEARNERS = {
     "plain": lambda: small_vgg(),
     "residual": lambda: small_resnet(),
 }
+PLAIN_OR_SLOW = ["plain", pytest.param("residual", marks=pytest.mark.slow)]
 
 
 BEFORE_TRAINING = [name for name, method in METHODS.items() if not method.early]
@@ -71,7 +72,7 @@ def test_every_method_prunes_and_can_be_rebuilt(name, learner):
     assert torch.allclose(again.eval()(x), small.eval()(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", PLAIN_OR_SLOW)
 @pytest.mark.parametrize("name", BEFORE_TRAINING)
 def test_every_method_leaves_the_model_alone_and_repeats_by_generator(name, learner):
     _, first = once(name, learner)
@@ -209,6 +210,7 @@ def test_a_batch_that_is_too_small_is_refused(b):
         prune(small_vgg(), "3sp", batch=batch_of(b))
 
 
+@pytest.mark.slow
 def test_vgg19_prunes_to_the_sizes_measured_for_table_2():
     """87 MiB of parameters dense, and the reductions of table 2 to within one channel."""
     model = models.build("vgg19", 10, (3, 32, 32), seed=0)

@@ -231,7 +231,10 @@ class Returning(nn.Module):
         return self.wrap(self.net(x))
 
 
-@pytest.mark.parametrize("name", [*SCORED, "synflow"])
+@pytest.mark.parametrize(
+    "name",
+    ["3sp", "synflow", *(pytest.param(n, marks=pytest.mark.slow) for n in SCORED if n != "3sp")],
+)
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -47,15 +47,15 @@ def prepared(name: str, seed: int = 0) -> tuple[nn.Module, ChannelGraph, Tensor]
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", ZOO)
 def test_narrowed_model_equals_masked_model(name: str, training: bool) -> None:
-    for seed in range(2):
-        model, graph, x = prepared(name, seed)
-        model.train(training)
-        dense = copy.deepcopy(model)(x)
-        keep = random_keep(graph, seed)
-        assert not bool(keep.all())
-        expected = masked(model, graph, keep)(x)
-        torch.testing.assert_close(narrow(model, graph, keep)(x), expected, rtol=0, atol=1e-9)
-        assert (expected - dense).abs().max() > 1e-6  # the mask does silence something
+    seed = int(training)  # another mask
+    model, graph, x = prepared(name, seed)
+    model.train(training)
+    dense = copy.deepcopy(model)(x)
+    keep = random_keep(graph, seed)
+    assert not bool(keep.all())
+    expected = masked(model, graph, keep)(x)
+    torch.testing.assert_close(narrow(model, graph, keep)(x), expected, rtol=0, atol=1e-9)
+    assert (expected - dense).abs().max() > 1e-6  # the mask does silence something
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -50,6 +50,7 @@ def test_scaling_saves_gradients_that_fp16_rounds_to_zero(scaled: bool) -> None:
     assert weight.item() == pytest.approx(1 - 1e6 * 1e-8 if scaled else 1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_in_fp16_learns_and_is_resumed_exactly(tmp_path: Path) -> None:
     class Impatient(Observer):
         def event(self, name: str, fields: dict[str, Any]) -> None:

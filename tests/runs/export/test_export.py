@@ -166,7 +166,7 @@ def test_several_formats_lie_beside_each_other(run):
     ("network", "method"),
     [
         ("lenet-5-caffe", "3sp"),
-        ("resnet9-small", "snip"),
+        pytest.param("resnet9-small", "snip", marks=pytest.mark.slow),
         pytest.param("resnet20", "snip", marks=pytest.mark.slow),
         pytest.param("lstm-s", "3sp", marks=pytest.mark.slow),
         pytest.param("gru-s", "snip", marks=pytest.mark.slow),

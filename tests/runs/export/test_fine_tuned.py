@@ -160,6 +160,7 @@ def test_an_interrupted_fine_tuning_resumes_where_it_was(run, tmp_path, monkeypa
     assert resumed.tuned.tuned_accuracy == pytest.approx(whole.tuned.tuned_accuracy, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_small_learner_can_be_fine_tuned(run, tmp_path):
     settings = DistilSettings(lr=0.01, passes=3, warmup_batches=5)
     small = SmallOptions(image_size=7, settings=settings)

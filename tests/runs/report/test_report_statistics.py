@@ -168,6 +168,7 @@ def test_three_pairs_by_t_cover_the_truth_where_their_bootstrap_does_not():
     assert by_t >= 0.92 * 400 and sum(e.low <= 0 <= e.high for e in found) <= 0.80 * 400
 
 
+@pytest.mark.slow
 def test_ten_pairs_by_t_cover_the_truth_and_their_bootstrap_covers_it_too_seldom():
     draws = np.random.default_rng(1).normal(size=(1_000, 10))
     found = [estimate(values) for values in draws]
