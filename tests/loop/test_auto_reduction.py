@@ -182,6 +182,7 @@ def test_step_time_is_measured_on_the_network_as_it_trains():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_model_auto_narrows_every_layer_of_resnet9_by_the_same_share(tmp_path, speed):
     speed["macs_per_s"] = 1.5e8
     event = run(tmp_path, method="3sp-ca", model="auto", image_size=8, budget=600.0)

@@ -59,7 +59,7 @@ def once(name, learner):
     return pruned_by(name, learner, min_channels=2)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", PLAIN_OR_SLOW)
 @pytest.mark.parametrize("name", BEFORE_TRAINING)
 def test_every_method_prunes_and_can_be_rebuilt(name, learner):
     _, pruned = once(name, learner)

@@ -75,7 +75,10 @@ def test_a_plan_is_tried_at_its_own_widths(
     assert {graph.groups[group].name for group in found} == at_fault
 
 
-@pytest.mark.parametrize("method", ["3sp", "magnitude", "3sp-iterative"])
+ITERATIVE = pytest.param("3sp-iterative", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("method", ["3sp", "magnitude", ITERATIVE])
 @pytest.mark.parametrize("kind", [AddsWhereWidthsAreEqual, PoolsWideLayers])
 def test_what_is_pruned_takes_the_path_of_the_whole_network(kind: type[Convs], method: str) -> None:
     for share in (0.3, 0.5, 0.7):

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import AlpruneError, ModelError, PruneError
+from alprune.models.init import forked_rng
 from alprune.models.memory import out_of_memory
 from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.channels import ChannelGraph
@@ -235,12 +236,10 @@ def run(model: nn.Module, example: Tensor) -> Any:
     Raises:
         ModelError: The forward fails.
     """
-    devices = [example.device] if example.is_cuda else []
+    devices = [example.get_device()] if example.is_cuda else []
     eager = torch.compiler.set_stance("force_eager")  # compiled parts run as they are written
-    with torch.no_grad(), torch.random.fork_rng(devices), eager:
-        torch.manual_seed(0)
-        with explained(model, example):
-            return model(example)
+    with torch.no_grad(), forked_rng(0, devices), eager, explained(model, example):
+        return model(example)
 
 
 @contextmanager

@@ -44,16 +44,16 @@ def test_seeds_and_acquisitions_share_a_choice_also_with_runs_that_are_added_lat
     config = options(
         "unused", steps=0, budget=60.0, flops_reduction="auto", initial_epochs=1.0, method="3sp"
     )
-    grid = {"method": ["3sp", "3sp-ca"], "seed": [0, 1], "acquisition": ["entropy", "random"]}
+    grid = {"method": ["3sp", "3sp-ca"], "seed": [0], "acquisition": ["entropy", "random"]}
     first = Hearing()
     alprune.compare(config, grid, tmp_path, monitor=first)
     assert [name for name, _ in first.heard] == ["3sp-entropy-seed0", "3sp-ca-entropy-seed0"]
     assert all("of the FLOPs removed: it will train on some" in text for _, text in first.heard)
     measured = len(speeds)
-    grid["seed"] = [0, 1, 2]
+    grid["seed"] = [0, 1]
     second = Hearing()
     outcomes = alprune.compare(config, grid, tmp_path, monitor=second)
-    assert [o.state for o in outcomes].count("kept") == 8 and len(outcomes) == 12
+    assert [o.state for o in outcomes].count("kept") == 4 and len(outcomes) == 8
     assert not second.heard and len(speeds) == measured
     for method in grid["method"]:
         kept = {
@@ -61,5 +61,5 @@ def test_seeds_and_acquisitions_share_a_choice_also_with_runs_that_are_added_lat
             for path in tmp_path.glob(f"{method}-[er]*")
         }
         assert len(kept) == 1 and 0 < kept.pop() < 1
-        [prune] = events_of(tmp_path / f"{method}-random-seed2", "prune")
+        [prune] = events_of(tmp_path / f"{method}-random-seed1", "prune")
         assert prune["flops_reduction"] > 0

@@ -43,7 +43,9 @@ def run(folder):
     return path
 
 
-@pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
+@pytest.mark.parametrize(
+    "name", ["onnx", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pt2", "safetensors"))]
+)
 def test_a_small_file_costs_half_and_agrees_with_the_full_learner(run, tmp_path, name):
     if name == "onnx":
         pytest.importorskip("onnxruntime")
