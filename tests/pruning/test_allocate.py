@@ -14,7 +14,7 @@ from alprune.models.cost import cost
 from alprune.models.wrn import wide_resnet
 from alprune.pruning.graph import trace
 from alprune.pruning.graph.surgery import narrow
-from alprune.pruning.precrop.allocate import first_channels, precrop, synexp
+from alprune.pruning.precrop.allocate import _rounded_down, first_channels, precrop, synexp
 from alprune.pruning.precrop.crop import at_widths
 
 NETS = ["lenet-5-caffe", "resnet20", "resnet18", "wrn-16-1", "mobilenet-v2", "mobilenet-v3-small"]
@@ -338,3 +338,27 @@ def test_networks_beyond_the_method_are_refused(model, message):
 def test_unusable_targets_are_refused(options, message):
     with pytest.raises(PruneError, match=message):
         precrop(dense("resnet20"), example("resnet20"), **options)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "channels", "floor", "multiple", "width"),
+    [
+        (13, 64, 4, 8, 8),  # down, so that no budget is exceeded
+        (16, 64, 4, 8, 16),
+        (5, 64, 4, 8, 8),  # the least multiple that the floor allows
+        (13, 64, 9, 8, 16),
+        (13, 64, 4, 1, 13),
+        (3, 6, 4, 8, 4),  # too narrow to be rounded
+        (9, 10, 9, 8, 9),  # 16 would be wider than the layer
+    ],
+)
+def test_widths_are_rounded_down_where_the_floor_allows(wanted, channels, floor, multiple, width):
+    assert _rounded_down(wanted, channels, floor, multiple) == width
+
+
+def test_widths_of_many_more_weights_than_the_network_has_are_refused():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    generator = torch.Generator()
+    at_widths(model, {"0": (3, 4000), "1": (4000, 400)}, generator)  # 14 million weights
+    with pytest.raises(PruneError, match="the widths make 18,108,000 weights of 516; at most"):
+        at_widths(model, {"0": (3, 4000), "1": (4000, 500)}, generator)

@@ -41,15 +41,35 @@ def test_outputs_that_differ_are_named(small: tuple[Tensor, ...], said: str | No
 
 
 @pytest.mark.parametrize(
-    ("off", "in_double", "holds"), [(0.05, True, True), (0.05, False, False), (0.2, True, False)]
+    ("off", "in_double", "holds"),
+    [(0.05, True, True), (0.05, False, False), (0.9, True, True), (torch.inf, True, False)],
 )
-def test_a_small_difference_that_vanishes_in_double_is_rounding(
+def test_a_difference_that_vanishes_in_double_is_rounding(
     monkeypatch: pytest.MonkeyPatch, off: float, in_double: bool, holds: bool
 ) -> None:
     monkeypatch.setattr(verify, "_compare", lambda *_: ("they differ", off, True))
     monkeypatch.setattr(verify, "_equal_in_double", lambda *_: in_double)
     graph = trace(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), X)
     assert graph.channels == (6 if holds else 0)
+
+
+class ScalesByItsStatistics(nn.Module):
+    """Scales by the mean of a BatchNorm's variances: 1 in a new one, whatever its width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)).relu() * float(self.norm.running_var.mean())
+        return self.head(y.mean((2, 3)))
+
+
+def test_a_number_from_statistics_is_found_in_a_new_network() -> None:
+    graph = trace(ScalesByItsStatistics(), torch.randn(2, 3, 8, 8), normalised="pinned")
+    assert graph.channels == 0
+    assert "computes a number" in {p.name: p.reason for p in graph.pinned}["conv"]
 
 
 def test_groups_that_hold_alone_and_not_together_are_told_apart() -> None:

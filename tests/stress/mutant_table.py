@@ -406,7 +406,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("            _shake_statistics(whole)\n", "            pass\n"),
         ("if len(got) != len(expected):", "if False:"),
         ("accepted.extend(candidates)", "pass"),
-        ("off < _CLOSE and", "off < 0 and"),
+        ("off < inf and", "off < 0 and"),
         ("(*args[:4], 0.0, *args[5:])", "args"),
         ("if a.shape != b.shape:", "if False:"),
     ]),
@@ -470,7 +470,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("(1 - reduction) * scale", "reduction * scale"),
         ("wanted // multiple * multiple, least", "-(-wanted // multiple) * multiple, least"),
     ]),
-    ("pruning/precrop/crop.py", "untrusted/test_bombs.py", [
+    ("pruning/precrop/crop.py", "untrusted/test_bombs.py pruning/test_allocate.py", [
         ("if after > most:", "if False:"),
     ]),
     ("pruning/reinit.py", "pruning/test_methods.py pruning/test_robustness.py", [

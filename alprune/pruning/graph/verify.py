@@ -25,7 +25,6 @@ from alprune.pruning.graph.stand_ins import noise
 from alprune.pruning.graph.surgery import copied, narrow, silence
 
 LARGE = 4_000_000_000  # multiply-accumulates from which a network is tried on one example
-_CLOSE = 0.1  # relative differences up to which rounding is ruled out first
 _ROUNDING = 1e-5  # differences beyond which a number computed from a width counts
 
 
@@ -159,8 +158,8 @@ def _difference(
         attach(small, (), keep, noted=theirs)
         silence(whole, graph, keep, theirs if graph.normalised == "follow" else None, ours)
         found, off, finite = _compare(whole, small, example)
-        if found is not None and off < _CLOSE and _equal_in_double(whole, small, example):
-            found = None  # rounding, in a network that cancels much
+        if found is not None and off < inf and _equal_in_double(whole, small, example):
+            found = None  # rounding, which a deep network may amplify a billion times
         computed = different(ours, theirs)
         if computed and graph.normalised != "follow" and off > _ROUNDING:
             where = computed[0].module or type(model).__name__
