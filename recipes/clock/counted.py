@@ -199,7 +199,7 @@ def run(args: argparse.Namespace) -> None:
             clock.watch(session.learner)
             if args.lagging:
                 assert isinstance(session.learner, Learner)
-                session.learner.batches = 10**6
+                session.learner._young = 0
             clock.oracle = simulation(complete(config), splits.train)
             result = session.run(clock.answer)
             (OUT / name / "done").touch()
