@@ -115,13 +115,13 @@ def test_the_tests_wait_for_elements_that_are_not_there_yet(browser):
 
 
 def test_a_person_labels_with_the_keyboard_alone(start, open_page):
-    server, asking, _ = start()
+    server, asking, _ = start(query_size=8)  # the next round begins after four answers
     page = open_page(server.url)
     press(page, "1")
     press(page, "2")
     press(page, "s")
     assert sorted(asking.labels.values()) == ["dark", "light"]
-    assert page.inner_text("#status").startswith("2 of 180 labelled, 3 of 6 in this round")
+    assert page.inner_text("#status").startswith("2 of 180 labelled, 3 of 8 in this round")
     press(page, "z")
     press(page, "z")
     assert list(asking.labels.values()) == ["dark"]
