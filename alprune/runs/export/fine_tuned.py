@@ -103,8 +103,8 @@ def fine_tune(
 ) -> tuple[Learned, FineTuned]:
     """Fine-tune a frozen learner on its labels, unless cross-validation prefers it as it is.
 
-    Fine-tuned networks must be right on more labels, or on a larger share of the mean class, by
-    more than a standard error, and not behind by one in the other. The head of each network is
+    Fine-tuned networks must be more accurate on all labels, or in the mean over classes, by more
+    than a standard error, and not less accurate by one in the other. The head of each network is
     fitted first, as the frozen learner fits it. What is done is kept in the run folder (`STATE`)
     for the next call with the same options.
 
