@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 from flask.testing import FlaskClient
 from mutations import inside_json
@@ -72,9 +73,10 @@ def _requested(path: Path) -> object:
     method, *given = first.replace("\r", "").split("\t")
     pairs = (line.partition(":")[::2] for line in given)
     headers = {name.strip(): value.strip() for name, value in pairs if _TOKEN(name.strip())}
+    place, _, query = f"/{address}".partition("?")  # of any form, as a server hands it on
     answer = _client().open(
-        f"/{address}",
         base_url=BASE,
+        environ_overrides={"PATH_INFO": unquote(place, "latin-1"), "QUERY_STRING": query},
         method="POST" if method == "POST" else "GET",
         data=body.encode("latin-1"),
         headers={"Content-Type": "application/json"} | headers,

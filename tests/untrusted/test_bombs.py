@@ -145,6 +145,8 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a negative size": (lambda: header("a.png", b"0", -1024) + END, NEGATIVE),
     "a negative size that comes back to itself": (
         lambda: a_file("a.png", b"x") + header("b.png", b"0", -1536) + END, NEGATIVE),
+    "a file with holes whose negative size comes back to itself": (
+        lambda: a_file("a.png", b"x") + header("b.png", b"S", -1536) + END, NEGATIVE),
     "a pax header of 4 GB": (lambda: header("x", b"x", 2**32) + END, TOO_LONG),
     "a global header of 4 GB": (lambda: header("g", b"g", 2**32) + END, TOO_LONG),
     "a long name of 4 GB": (lambda: header("L", b"L", 2**32) + END, TOO_LONG),

@@ -81,7 +81,7 @@ def list_samples(path: Path) -> Samples:
         with open_ordinary(path) as file, _opened(file) as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would grow with the shard
-                if member.size < 0:
+                if member.size < 0 or tar.offset < member.offset_data:  # else read for ever
                     raise tarfile.ReadError(f"{printable(member.name)!r} has a negative size")
                 if len(tar.pax_headers) > _MOST_RECORDS:  # each is looked at for every file
                     raise tarfile.ReadError(
