@@ -6,6 +6,7 @@ it, or one of its layers, would run on the original's.
 
 import copy
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar
@@ -19,11 +20,21 @@ _REGISTRIES = frozenset(("_parameters", "_buffers", "_modules"))
 
 def copy_network(network: Network) -> Network:
     """Deep copy a network, the functions that it holds among it."""
-    twins: dict[int, Any] = {}
+    twins = empty_twins(network)
     copied = copy.deepcopy(network, twins)
     follow_functions(copied, twins)
     keep_modes(network, copied)
     return copied
+
+
+def empty_twins(network: nn.Module) -> dict[int, Any]:
+    """Begin the memo of a deep copy with the containers of modules that hold nothing.
+
+    A module has a dozen, for hooks that it mostly lacks: they are most of what copying would do.
+    """
+    values = (value for module in network.modules() for value in vars(module).values())
+    kinds = (dict, set, OrderedDict)
+    return {id(value): type(value)() for value in values if type(value) in kinds and not value}
 
 
 def keep_modes(network: nn.Module, copied: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_leaves
 
 from alprune.errors import ModelError, PruneError
-from alprune.models.copies import follow_functions, keep_modes
+from alprune.models.copies import empty_twins, follow_functions, keep_modes
 from alprune.pruning.graph.attention import OpenAttention, open_attention
 from alprune.pruning.graph.channels import ChannelGraph, ChannelTensor
 from alprune.pruning.graph.gates import attach
@@ -175,6 +175,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     left = [*_recomputed(model), *computed_attributes(model).values()]
     memo.update({id(t): t.detach().clone() for t in left if id(t) not in memo})
     try:
+        memo.update({k: v for k, v in empty_twins(model).items() if k not in memo})
         copied_model = copy.deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
