@@ -1,7 +1,7 @@
 """From what a traced forward pass gathered to the channel graph."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -140,22 +140,40 @@ def _groups(partition: Partition, tracer: Tracer) -> dict[str, Tensor]:
     named = [(name, in_order(torch.cat(rows))) for (name, _), rows in made.items()]
     named = [(name, found[found != PINNED]) for name, found in named]
     kinds = torch.zeros_like(partition.of)  # one number for the components of one group
+    count = 1
     for members in [*(found for _, found in named), *_read_in_grids(partition, tracer, in_grid)]:
-        _refine(kinds, members)
+        count += _refine(kinds, members, count)
     everything = in_order(torch.cat([found for _, found in named])) if named else kinds[:0]
+    maker = torch.zeros_like(kinds)  # the first of each component
+    for index in reversed(range(len(named))):
+        maker[named[index][1]] = index
     groups: dict[str, Tensor] = {}
-    for kind in in_order(kinds[everything]).tolist():
-        members = everything[kinds[everything] == kind]
-        first = next(name for name, found in named if bool((found == members[0]).any()))
-        count = sum(other.partition("#")[0] == first for other in groups)
-        groups[f"{first}#{count + 1}" if count else first] = members
+    seen: Counter[str] = Counter()
+    for members in _alike(everything, kinds):
+        name = named[int(maker[members[0]])][0]
+        seen[name] += 1
+        groups[f"{name}#{seen[name]}" if seen[name] > 1 else name] = members
     return groups
 
 
-def _refine(kinds: Tensor, members: Tensor) -> None:
-    """Give members of one kind another kind than the others that had it, in place."""
-    _, places = torch.unique(kinds[members], return_inverse=True)
-    kinds[members] = int(kinds.max()) + 1 + places
+def _alike(components: Tensor, kinds: Tensor) -> Iterable[Tensor]:
+    """Split components by their kind, in order of appearance."""
+    kind = kinds[components]
+    place = torch.zeros_like(kinds)
+    place[in_order(kind)] = torch.arange(len(kind.unique()), device="cpu")
+    order = torch.argsort(place[kind], stable=True)
+    return components[order].split(torch.bincount(place[kind]).tolist())
+
+
+def _refine(kinds: Tensor, members: Tensor, count: int) -> int:
+    """Give members of one kind another kind than the others that had it, in place.
+
+    Returns:
+        How many kinds, from number `count` on, are new.
+    """
+    found, places = torch.unique(kinds[members], return_inverse=True)
+    kinds[members] = count + places
+    return len(found)
 
 
 def _read_in_grids(partition: Partition, tracer: Tracer, in_grid: Tensor) -> list[Tensor]:

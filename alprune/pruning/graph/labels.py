@@ -9,7 +9,10 @@ channels.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 PINNED = 0  # the node of what always stays
@@ -243,20 +246,10 @@ class Couplings:
             return self._parent
         a, b = self._parent[torch.cat(self._edges, 1)]
         self._edges = []
-        nodes, places = torch.unique(torch.stack([a, b]), return_inverse=True)
-        a, b = places
-        parent = torch.arange(len(nodes), device="cpu")
-        while True:
-            low = torch.minimum(parent[a], parent[b])
-            after = parent.clone()
-            after.scatter_reduce_(0, parent[a], low, "amin")
-            after.scatter_reduce_(0, parent[b], low, "amin")
-            after = after[after]
-            if torch.equal(after, parent):
-                break
-            parent = after
-        above = torch.arange(self.count, device="cpu")
-        above[nodes] = nodes[parent]
+        edges = np.ones(len(a)), (a.numpy(), b.numpy())
+        graph = coo_array(edges, shape=(self.count, self.count))
+        _, label = connected_components(graph, directed=False)
+        above = torch.from_numpy(np.unique(label, return_index=True)[1][label])
         self._parent = above[self._parent]
         return self._parent
 

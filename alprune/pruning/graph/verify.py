@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import Any
 
@@ -22,7 +23,7 @@ from alprune.pruning.graph.gates import attach
 from alprune.pruning.graph.numbers import Numbers, different
 from alprune.pruning.graph.place import Spot
 from alprune.pruning.graph.stand_ins import noise
-from alprune.pruning.graph.surgery import copied, narrow, silence
+from alprune.pruning.graph.surgery import copied, narrow, registered, silence
 
 LARGE = 4_000_000_000  # multiply-accumulates from which a network is tried on one example
 _ROUNDING = 1e-5  # differences beyond which a number computed from a width counts
@@ -174,14 +175,20 @@ def _difference(
 
 
 def _equal_in_double(whole: nn.Module, small: nn.Module, example: Tensor) -> bool:
-    """Whether the outputs agree when everything is computed in float64, as far as that runs."""
+    """Whether the first outputs agree when all is computed in float64, as far as that runs."""
     if not example.is_floating_point():
         return False
+    tensors = chain(*(registered(network).values() for network in (whole, small)))
+    kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    if kinds != {example.dtype}:  # casting back would not restore them
+        whole, small = copied(whole, {}), copied(small, {})
     try:
-        a, b = copied(whole, {}).double(), copied(small, {}).double()
-        return _compare(a, b, example.double())[0] is None
+        return _compare(whole.double(), small.double(), example[:1].double())[0] is None
     except AlpruneError:
         return False
+    finally:
+        for network in (whole, small):
+            network.to(example.dtype)
 
 
 def _compare(whole: nn.Module, small: nn.Module, example: Tensor) -> tuple[str | None, float, bool]:
