@@ -230,6 +230,13 @@ def test_json_that_is_nested_deep_is_refused(client):
         assert answer.status_code == 400 and answer.is_json
 
 
+@pytest.mark.parametrize("path", ["review", "grid", "image/0"])
+def test_an_address_that_is_not_utf8_is_refused(client, path):
+    raw = {"PATH_INFO": f"/{path}", "QUERY_STRING": "class=\xe7"}  # as a server hands bytes on
+    answer = client.get("/", base_url=f"http://{HOST}", environ_overrides=raw)
+    assert answer.status_code == 400 and "UTF-8" in answer.json["error"]
+
+
 def test_a_thumbnail_is_small(client, asking, queue):
     Image.new("RGB", (900, 300)).save(asking.root / queue.query(0).path)
     answer = get(client, "thumb/0")
