@@ -57,8 +57,12 @@ OUT = Path("outputs/counted")
 def options_of(row: str) -> dict[str, Any]:
     """Return the options of a row.
 
-    One of ROWS, MODEL, or MODEL-PERCENT with -local, -r16 (widths in multiples of 16) between.
+    One of ROWS, MODEL, or MODEL-PERCENT with -local, -r16 (widths in multiples of 16) between; with
+    -fp32 or -bf16 at its end, in that precision.
     """
+    for precision in ("fp32", "bf16"):
+        if row.endswith(f"-{precision}"):
+            return options_of(row.removesuffix(f"-{precision}")) | {"precision": precision}
     if row in ROWS:
         return ROWS[row]
     if row in MODELS:
