@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from alprune.data.dataset import first_few
-from alprune.data.leftovers import kind_of_folder, kind_of_loose
+from alprune.data.leftovers import FOLDER_LINKS, kind_of_folder, kind_of_loose
 from alprune.data.names import folded, is_unlabelled
 from alprune.errors import DataError, counted, printable
 
@@ -138,7 +138,7 @@ def _counted(root: Path, folders: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name in folders:
         if os.path.islink(root / name):
-            counts["links to folders"] += 1
+            counts[FOLDER_LINKS] += 1
             continue
         count = sum(1 for _ in islice(_images(root / name), _MOST_COUNTED))
         counts[f"images in {printable(name)}/"] = count

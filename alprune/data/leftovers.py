@@ -1,8 +1,10 @@
 """What systems, cameras and programs leave among images, which is neither image nor class."""
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from alprune.data.image_cache.formats import HEIC_ADVICE, can_read_heic
@@ -17,7 +19,8 @@ SYSTEM_FOLDERS = "folders of the system or of programs"
 OWN_FOLDERS, OWN_FILES = "folders of alprune", "files of alprune"
 SYSTEM_FILES, VIDEOS, SIDECARS = "files of the system", "videos", "files of notes on an image"
 OTHER_FILES, SPECIAL_FILES = "other files", "special files"
-HIDDEN_IMAGES = "hidden images"
+FOLDER_LINKS = "links to folders"
+HIDDEN_IMAGES, HIDDEN_FOLDERS = "hidden images", "hidden folders of images"
 HEIC = f"HEIC photos ({HEIC_ADVICE})"
 _RAW = frozenset(".dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw".split())
 _OTHER_IMAGES = frozenset(".jxl .psd .svg .eps .ai .ico .tga .exr .hdr .dcm .xcf .jxr".split())
@@ -95,8 +98,24 @@ def kind_of_loose(name: str) -> str | None:
     return "images of other formats" if suffix in _OTHER_IMAGES else OTHER_FILES
 
 
-def is_hidden_image(name: str) -> bool:
-    """Say whether a hidden file is called like an image; `._a.jpg` holds notes of macOS on one."""
+def visible(
+    entries: Iterable["os.DirEntry[str]"], left_out: Counter[str]
+) -> Iterator["os.DirEntry[str]"]:
+    """Yield the entries that are not hidden, and count hidden images and folders of images."""
+    for entry in entries:
+        if not entry.name.startswith("."):
+            yield entry
+        elif not entry.is_dir(follow_symlinks=False):
+            if _is_called_image(entry.name):
+                left_out[HIDDEN_IMAGES] += 1
+        else:
+            with contextlib.suppress(OSError):
+                if any(map(_is_called_image, os.listdir(entry.path))):
+                    left_out[HIDDEN_FOLDERS] += 1
+
+
+def _is_called_image(name: str) -> bool:
+    # `._a.jpg` holds notes of macOS on a.jpg.
     suffix = os.path.splitext(name)[1].lower()
     return not name.startswith("._") and suffix in SUFFIXES | HEIC_SUFFIXES
 
@@ -115,8 +134,8 @@ __all__ = [
     "HEIC_SUFFIXES",
     "SUFFIXES",
     "in_words",
-    "is_hidden_image",
     "kind_of_file",
     "kind_of_folder",
     "kind_of_loose",
+    "visible",
 ]

@@ -4,7 +4,7 @@ import os
 import stat
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +13,14 @@ import numpy as np
 from alprune.data.dataset import UNKNOWN, first_few
 from alprune.data.layout import UNLABELLED, Layout, images_without_label, layout_of
 from alprune.data.leftovers import (
-    HIDDEN_IMAGES,
+    FOLDER_LINKS,
     OWN_FOLDERS,
     SPECIAL_FILES,
     in_words,
-    is_hidden_image,
     kind_of_file,
     kind_of_folder,
     kind_of_loose,
+    visible,
 )
 from alprune.data.names import KnownNames, has_control, is_unlabelled, unified
 from alprune.errors import DataError, counted, printable
@@ -195,15 +195,15 @@ def _scan(root: Path, part: str, layout: Layout, follow_links: bool) -> _Part:
     of_test = part != "" and part == layout.test
     try:
         with os.scandir(where) as entries:
-            visible = list(_visible(entries, found.left_out))
-        folders = [e for e in visible if os.path.isdir(e.path)]
+            shown = list(visible(entries, found.left_out))
+        folders = [e for e in shown if os.path.isdir(e.path)]
         if not part:
             folders = [e for e in folders if e.name != layout.test]
         more = [] if of_test else _beside(root, layout)
         if not follow_links:  # refused before anything there is looked at
             links = [where, *(e.path for e in (*folders, *more) if e.is_symlink())]
             _refuse_links_out(root, [str(link) for link in links])
-        for entry in visible:
+        for entry in shown:
             if not os.path.isdir(entry.path):
                 _add_loose(found, prefix, entry, of_test)
         for entry in more:
@@ -245,7 +245,7 @@ def _add_loose(found: _Part, prefix: str, entry: "os.DirEntry[str]", of_test: bo
         kind = f"images in no folder of {prefix}"
     if kind is not None:
         found.left_out[kind] += 1
-    elif entry.is_file():
+    else:
         found.add(prefix + entry.name, entry)
 
 
@@ -275,17 +275,6 @@ def _unify(train: _Part, test: _Part) -> list[str]:
     return notes
 
 
-def _visible(
-    entries: Iterable["os.DirEntry[str]"], left_out: Counter[str]
-) -> Iterator["os.DirEntry[str]"]:
-    """Yield the entries that are not hidden, and count hidden images."""
-    for entry in entries:
-        if not entry.name.startswith("."):
-            yield entry
-        elif is_hidden_image(entry.name):
-            left_out[HIDDEN_IMAGES] += 1
-
-
 def _files(
     where: str, prefix: str, left_out: Counter[str]
 ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
@@ -294,14 +283,14 @@ def _files(
     while folders:
         folder, path = folders.pop()
         with os.scandir(folder) as entries:
-            for entry in _visible(entries, left_out):
+            for entry in visible(entries, left_out):
                 if entry.is_dir(follow_symlinks=False):
                     if (kind := kind_of_folder(entry.path, entry.name)) is not None:
                         left_out[kind] += 1
                     else:
                         folders.append((entry.path, f"{path}/{entry.name}"))
                 elif entry.is_symlink() and os.path.isdir(entry.path):
-                    left_out["links to folders"] += 1
+                    left_out[FOLDER_LINKS] += 1
                 elif (kind := kind_of_file(entry.name)) is not None:
                     left_out[kind] += 1
                 else:

@@ -1,8 +1,8 @@
 """Images that a table lists, each with path, label and split: `csv:FILE`, `parquet:FILE`."""
 
-import csv
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,6 @@ def _csv_rows(path: Path, settings: Mapping[str, str]) -> Iterator[Row]:
         table = read_table(text)
     except OSError as error:
         raise DataError(f"it cannot be read: {error.strerror or error}.") from error
-    except csv.Error as error:
-        raise DataError(f"it is no readable CSV: {error}.") from error
     places = _places(table.columns, settings)
     for number, row in table.rows:
         where, what, part = (row[i] if i is not None else "" for i in places)
@@ -179,12 +177,21 @@ def _places(columns: tuple[str, ...], settings: Mapping[str, str]) -> list[int |
     for what, names in COLUMNS.items():
         wanted = (settings[what].lower(),) if what in settings else names
         found = next((lower.index(name) for name in wanted if name in lower), None)
+        if found is not None and lower.count(lower[found]) > 1:
+            raise DataError(f"it has two columns {columns[found]!r}. Remove one.")
         if found is None and (what == "path" or what in settings):
             raise DataError(
                 f"it has no column {' or '.join(map(repr, wanted))}; got {quoted([*columns])}. "
                 f"Name the right one, as in ?{what}=COLUMN."
             )
         places.append(found)
+    others = [column for i, column in enumerate(columns) if i not in places and column.strip()]
+    if places[1] is None and others:
+        warnings.warn(
+            f"the table has no column {' or '.join(map(repr, COLUMNS['label']))}, so no image has "
+            f"a label. If one of {quoted(others)} holds them, name it, as in ?label=COLUMN.",
+            stacklevel=2,
+        )
     return places
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 LONGEST_NAME = 100  # characters of a class's name
 # Control characters, halves of characters, and separators of lines and paragraphs.
 _NO_LETTERS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Spaces, and what copying from pages leaves at the ends of words: never seen, and no letter.
+_BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200e\u200f\u2060\ufeff"
 _UNLABELLED = frozenset({"unlabelled", "unlabeled"})
 
 
 def composed(name: str) -> str:
-    """Return a name with its accents composed (NFC) and without spaces at the ends."""
-    return unicodedata.normalize("NFC", name).strip()
+    """Return a name with its accents composed (NFC) and without blanks at the ends."""
+    return unicodedata.normalize("NFC", name).strip(_BLANKS)
 
 
 def folded(name: str) -> str:

@@ -189,8 +189,8 @@ def read_table(text: Text) -> Table:
     tables were joined, are left out.
 
     Raises:
-        DataError: It is empty, binary, or a row has more cells than there are columns.
-        csv.Error: It is no CSV.
+        DataError: It is empty, binary, a quote is not closed, or a row has more cells than there
+            are columns.
     """
     content = text.content.lstrip("\ufeff")
     if "\0" in content:
@@ -203,10 +203,9 @@ def read_table(text: Text) -> Table:
         separator, content = stated[1], content[stated.end() :]
     head = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", content.lstrip("\r\n"), maxsplit=1)[0])
     separator = separator or max(_SEPARATORS, key=head.count)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=False)
     columns: tuple[str, ...] | None = None
     rows = []
-    for row in reader:
+    for line, row in _rows(content, separator):
         if not any(cell.strip() for cell in row):
             continue
         names = tuple(cell.strip().strip("\ufeff") for cell in row)
@@ -217,14 +216,32 @@ def read_table(text: Text) -> Table:
             continue
         if any(cell.strip() for cell in row[len(columns) :]):
             raise DataError(
-                f"line {reader.line_num} has {len(row)} cells and the first line names "
+                f"line {line} has {len(row)} cells and the first line names "
                 f"{len(columns)} columns: a cell that holds {separator!r} must be in quotes."
             )
         cells = (*row, *[""] * (len(columns) - len(row)))[: len(columns)]
-        rows.append((reader.line_num, cells))
+        rows.append((line, cells))
     if columns is None:
         raise DataError("it is empty; expected a line of column names and one line per image.")
     return Table(columns, tuple(rows), text.guess)
+
+
+def _rows(content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row, with the number of its last line.
+
+    Strictly: a quote that is not closed would take the rows that follow into its cell.
+    """
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    begin = 1
+    try:
+        for row in reader:
+            yield reader.line_num, row
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"line {begin}: {error}. A cell that begins with a quote must end with one, and a "
+            "quote within it must be doubled."
+        ) from error
 
 
 __all__ = ["Table", "Text", "decode", "other_readings", "read_table"]

@@ -1,6 +1,5 @@
 """Read labels from the files that people send: spreadsheets' CSV and Label Studio's exports."""
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +79,7 @@ def read_answers(path: Path, encoding: str | None = None, column: str | None = N
         ]
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except (ValueError, RecursionError, csv.Error) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no readable CSV or JSON: {error}.") from error
 
 
@@ -95,7 +94,8 @@ def spellings(path: str, root: Path) -> Iterable[str]:
         if "local-files" in text and (query := parse_qs(address.query).get("d")):
             names.append(query[0])
         if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-            names.append(unquote(address.path).lstrip("/"))
+            path = unquote(address.path)
+            names += [path, path.lstrip("/")]  # of file:, the whole path
         for name in (*names, unquote(text)):
             plain = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
             yield from (name, plain, _below(plain, root))

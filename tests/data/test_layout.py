@@ -1,5 +1,6 @@
 """What the folders and files below a folder of images are taken for."""
 
+import os
 import unicodedata
 import zlib
 from pathlib import Path
@@ -89,6 +90,24 @@ def test_stray_images_and_other_folders_of_a_labelled_set_are_counted(tmp_path: 
         assert f"{count} images in {place}" in said
 
 
+def test_hidden_folders_of_images_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, "cat", "dog", ".net", "cat/.thumbnails", ".empty/below")
+    assert "left out: 2 hidden folders of images" in opened(tmp_path).described()
+
+
+def test_pipes_and_broken_links_in_no_folder_are_told_like_those_in_one(tmp_path: Path) -> None:
+    put(tmp_path, ".")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, to in (("broken.jpg", "none.jpg"), ("loop.jpg", "loop.jpg")):
+        (tmp_path / name).symlink_to(to)
+    with pytest.raises(DataError, match="2 of 4 files .*broken.jpg.*loop.jpg"):
+        opened(tmp_path)
+    with pytest.warns(UserWarning, match="They are left out"):
+        splits = opened(tmp_path, skip_unreadable=True)
+    assert len(splits.train) == 2
+    assert "2 files that cannot be read, 1 special file" in splits.described()
+
+
 def test_unlabelled_images_beside_the_splits_are_asked_for(tmp_path: Path) -> None:
     put(tmp_path, "train/cat", "train/dog", "test/cat", "_Unlabeled", ".")
     assert counts(opened(tmp_path)) == {"cat": 2, "dog": 2, "-": 4}
@@ -167,7 +186,7 @@ def test_a_name_means_itself_or_the_only_one_alike(name: str, others: list[str])
 def test_forms_are_the_same_when_made_again(name: str) -> None:
     for form in (composed, folded):
         assert form(form(name)) == form(name)
-    for other in (unicodedata.normalize("NFD", name), f" {name} "):
+    for other in (unicodedata.normalize("NFD", name), f" {name} ", f"\ufeff{name} \u200b"):
         assert folded(other) == folded(name)
 
 

@@ -102,6 +102,14 @@ def test_what_is_wrong_is_said_with_its_line(photos: Path, row: Any, message: st
         opened(write(photos, [*ROWS, row]))
 
 
+def test_labels_under_a_name_that_is_not_known_are_not_left_out_in_silence(photos: Path) -> None:
+    table = write(photos, ROWS[:3], "path,species,split")
+    with pytest.warns(UserWarning, match=r"no column 'label' or .*\['species'\].*\?label=COLUMN"):
+        assert not opened(table).train.classes
+    with pytest.raises(DataError, match="two columns 'label'. Remove one"):
+        opened(write(photos, ROWS, "path,label,Label"))
+
+
 def test_a_link_that_leads_out_is_followed_only_if_that_is_meant(
     photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

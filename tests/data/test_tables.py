@@ -110,6 +110,16 @@ def test_tables_that_were_joined_are_read_as_one() -> None:
     assert cells(read(part + part)) == [("a.png", "cat")] * 2
 
 
+@pytest.mark.parametrize(
+    "rows",
+    ['a.png,cat\n"b.png,dog\nc.png,dog\n', 'a.png,cat\n"b.png,dog\n"c,d.png",dog\ne.png,dog\n'],
+)
+def test_a_quote_that_is_not_closed_takes_no_rows_with_it(rows: str) -> None:
+    with pytest.raises(DataError, match=r"line 3: .*must end with one"):
+        read(f"path,label\n{rows}")
+    assert cells(read('path,label\na.png,7" nail\n')) == [("a.png", '7" nail')]
+
+
 def test_empty_cells_behind_the_last_column_are_no_cells() -> None:
     assert cells(read("path,label\na.png,cat,,\n")) == [("a.png", "cat")]
 

@@ -132,6 +132,7 @@ def test_a_missing_file_is_named(tmp_path):
         "unlabelled\\a b.png",
         "./unlabelled/a b.png",
         "/photos/unlabelled/a b.png",
+        "file:///photos/unlabelled/a%20b.png",
         "/data/local-files/?d=unlabelled/a%20b.png",
         "/data/local-files/?d=/photos/unlabelled/a%20b.png",
     ],

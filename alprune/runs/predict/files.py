@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from alprune.data.image_cache.decode import Decoder
-from alprune.data.leftovers import in_words, kind_of_file, kind_of_folder
+from alprune.data.leftovers import (
+    FOLDER_LINKS,
+    in_words,
+    kind_of_file,
+    kind_of_folder,
+    visible,
+)
 from alprune.data.names import KnownNames, folded
 from alprune.data.safe_io import user_path
 from alprune.errors import DataError, counted, printable
@@ -152,11 +158,11 @@ def _files(
 ) -> Iterator[tuple[str, str, str | None]]:
     """Yield path, path below the root and perhaps an error, sorted.
 
-    Hidden files and what `leftovers` names are left out; of the latter, `left_out` is the number.
+    Hidden files, links to folders and what `leftovers` names are left out, and counted.
     """
     try:
         with os.scandir(folder) as found:
-            entries = sorted((e for e in found if e.name[0] != "."), key=lambda e: e.name)
+            entries = sorted(visible(found, left_out), key=lambda entry: entry.name)
     except OSError as error:
         yield folder, prefix.rstrip("/"), f"a folder that cannot be listed: {error.strerror}"
         return
@@ -167,7 +173,9 @@ def _files(
             left_out[kind] += 1
         elif is_folder:
             yield from _files(entry.path, f"{prefix}{entry.name}/", left_out)
-        elif not os.path.isdir(entry.path):  # links to folders are not followed
+        elif os.path.isdir(entry.path):
+            left_out[FOLDER_LINKS] += 1
+        else:
             yield entry.path, prefix + entry.name, None
 
 

@@ -117,13 +117,16 @@ def test_what_cannot_be_read_is_noted_and_the_rest_goes_on(tmp_path):
     assert len(images_of(source)) == 2
 
 
-def test_links_out_of_the_folder_are_read_only_on_demand(tmp_path):
+def test_links_out_of_the_folder_are_read_only_on_demand_and_what_is_left_out_is_counted(tmp_path):
     write_photo(tmp_path / "secret.png", "red", 1)
     write_photo(tmp_path / "photos" / "a.png", "red", 2)
     os.symlink(tmp_path / "secret.png", tmp_path / "photos" / "b.png")
     os.symlink(tmp_path / "photos" / "a.png", tmp_path / "photos" / "c.png")
     os.symlink(tmp_path, tmp_path / "photos" / "round")
-    first, second, third = entries_of(open_source([tmp_path / "photos"], COLOUR))
+    write_photo(tmp_path / "photos" / ".hidden" / "a.png", "red", 3)
+    source = open_source([tmp_path / "photos"], COLOUR)
+    assert source.left_out == "1 hidden folder of images, 1 link to folders"
+    first, second, third = entries_of(source)
     assert first.error is None and third.error is None
     assert "leads out of the folder" in second.error and "--follow-links" in second.error
     followed = entries_of(open_source([tmp_path / "photos"], COLOUR, follow_links=True))
