@@ -3,6 +3,7 @@
 import functools
 import math
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -451,3 +452,40 @@ class AddsConstants(Base):  # a plain tensor of 10 numbers, which no copy can na
 
     def body(self, x):
         return self.b(F.relu(self.a(x) + self.shift[:, None, None].to(x.dtype)))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a network, which its parts share."""
+
+    width: int = 12
+    heads: int = 3
+    inner: int = 20
+    more: dict[str, int] = field(default_factory=dict)
+
+
+class Attends(nn.Module):
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes = sizes
+        self.qkv, self.out = Linear(sizes.width, 3 * sizes.width), Linear(sizes.width, sizes.width)
+
+    def forward(self, x):
+        heads, width = self.sizes.heads, self.sizes.width // self.sizes.heads
+        qkv = self.qkv(x).view(len(x), -1, 3, heads, width).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(*qkv, scale=0.4).transpose(1, 2)
+        return self.out(x.reshape(len(x), -1, self.sizes.width))
+
+
+@network()
+class KeepsSizesInRecords(Base):
+    def __init__(self):
+        super().__init__(sizes=Sizes(), table={"rows": 16, "width": 12})
+        self.attends, self.up = Attends(self.sizes), Linear(12, self.sizes.inner)
+        self.down = Linear(self.sizes.inner, 12)
+
+    def body(self, x):
+        x = x.view(-1, self.table["width"], self.table["rows"] ** 2).transpose(1, 2)
+        x = x + self.attends(x)
+        x = self.down(F.gelu(self.up(x)).view(len(x), -1, self.sizes.inner))
+        return x.transpose(1, 2).unsqueeze(-1)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from alprune.pruning.graph.labels import Axis, Labels
 
-Key = tuple[str, str]  # a module's name and an attribute, "num_heads" or "sizes[1]"
+Key = tuple[str, str]  # a module's name and an attribute, "heads", "sizes[1]" or "config.heads"
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _derived(value: Any, source: Source) -> Any:
 
 
 def mark_attributes(model: nn.Module) -> None:
-    """Replace the integers that a model's own modules hold, also in tuples and lists.
+    """Replace the integers that a model's own modules hold, also in tuples, lists and records.
 
     Of PyTorch's layers, those that say how wide they are.
     """
@@ -181,6 +181,22 @@ def mark_attributes(model: nn.Module) -> None:
                     Size(v, Whole(attribute=(name, f"{attribute}[{i}]"))) if _counts(v) else v
                     for i, v in enumerate(value)
                 )
+            else:
+                fields = _fields(value)
+                for key, v in fields.items():
+                    if isinstance(key, str) and _counts(v):
+                        fields[key] = Size(v, Whole(attribute=(name, f"{attribute}.{key}")))
+
+
+def _fields(value: Any) -> dict[Any, Any]:
+    """Return what a dict or a plain object, such as a data class, holds by name."""
+    kind = type(value)
+    if kind is dict:
+        return cast(dict[Any, Any], value)
+    copied = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    if copied and not callable(value) and not hasattr(kind, "__deepcopy__"):  # by its fields
+        return getattr(value, "__dict__", {})
+    return {}
 
 
 def sized(out: Any, labels: Labels, chosen: tuple[Any, ...]) -> Any:
@@ -224,7 +240,10 @@ def counted_dimension(module: nn.Module, attribute: str) -> tuple[str, int] | No
 
 
 def get_size(module: nn.Module, attribute: str) -> Any:
-    """Return an attribute of a module, or the item of one that "name[i]" names."""
+    """Return an attribute of a module, or the part of one that "name[i]" or "name.key" names."""
+    name, _, field = attribute.partition(".")
+    if field:
+        return _fields(getattr(module, name, None)).get(field)
     name, _, index = attribute.rstrip("]").partition("[")
     value = getattr(module, name, None)
     if not index:
@@ -235,6 +254,10 @@ def get_size(module: nn.Module, attribute: str) -> Any:
 
 def set_size(module: nn.Module, attribute: str, value: int) -> None:
     """Set what `get_size` returns."""
+    name, _, field = attribute.partition(".")
+    if field:
+        _fields(getattr(module, name))[field] = value
+        return
     name, _, index = attribute.rstrip("]").partition("[")
     if index:
         items = list(getattr(module, name))
