@@ -221,7 +221,8 @@ def keeping_modes(model: nn.Module) -> Iterator[None]:
 def keeping_state(model: nn.Module) -> Iterator[None]:
     """Restore what a forward may change, on leaving: attributes and buffers.
 
-    Lazy layers, to which their first forward gives a shape, stay as it leaves them.
+    Lazy layers, to which their first forward gives a shape, and layers that it builds stay as it
+    leaves them.
     """
     modules = [module for module in model.modules() if not _is_lazy(module)]
     before = {module: _attributes(module) for module in modules}
@@ -240,7 +241,8 @@ def keeping_state(model: nn.Module) -> Iterator[None]:
         for module, attributes in before.items():
             for name in _attributes(module).keys() - attributes.keys():
                 delattr(module, name)
-            vars(module).update(attributes)
+            built = {*module._modules.keys(), *module._parameters.keys()}
+            vars(module).update({k: v for k, v in attributes.items() if k not in built})
         for module, registered in buffers:
             module._buffers.clear()
             module._buffers.update(registered)
@@ -253,6 +255,21 @@ def keeping_state(model: nn.Module) -> Iterator[None]:
         for container, content in filled:
             container.clear()
             container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+@contextmanager
+def keeping_weights(model: nn.Module) -> Iterator[None]:
+    """Restore on leaving what a forward writes into its own parameters.
+
+    Teachers that average a student's weights do so, and layers that mask or clip their own.
+    """
+    before = [(p, p.detach().clone()) for p in model.parameters() if not p.is_meta]
+    try:
+        yield
+    finally:
+        for parameter, content in before:
+            if not torch.equal(parameter, content):
+                parameter.data.copy_(content)
 
 
 def _is_lazy(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
-from alprune.models.cost import Cost, cost
+from alprune.models.cost import Cost, cost, keeping_weights
 from alprune.models.load_state import load_state
 from alprune.models.memory import check_memory
 from alprune.models.registry import INITS
@@ -209,7 +209,11 @@ def prune(
         latency=latency,
         tracing=tracing,
     )
-    with finding_logits(scoring.logits), scoring_in(scoring.score_mode):
+    with (
+        finding_logits(scoring.logits),
+        scoring_in(scoring.score_mode),
+        keeping_weights(model),
+    ):
         cut, before, left = _cut(entry, model, request)
     if cut.fresh:
         after_pruning(cut.model, model, generator, init)

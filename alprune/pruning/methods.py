@@ -3,6 +3,7 @@
 `alprune.pruning.METHODS` names them, with the criterion that each is called with first.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -154,6 +155,7 @@ def by_channels(criterion: Criterion | str, model: nn.Module, request: Request) 
         channel_scores(score, model, graph, batch, request.scoring) for batch in request.batches
     ]
     scores = torch.stack(drawn).mean(0)
+    _warn_of_no_scores(graph, scores)
 
     def plan(request: Request) -> Plan:
         if request.latency.aware or request.reductions.keys() & set(MEASURED):
@@ -161,6 +163,20 @@ def by_channels(criterion: Criterion | str, model: nn.Module, request: Request) 
         return search(graph, scores, request.target)
 
     return _verified(model, graph, plan, request)
+
+
+def _warn_of_no_scores(graph: ChannelGraph, scores: Tensor) -> None:
+    """Warn of layers whose channels all score zero, so that what leaves there is arbitrary."""
+    parts = [(g.name, scores[g.channels]) for g in graph.groups if len(g.channels) > 1]
+    blank = [name for name, part in parts if not bool(part.any())]
+    if blank:
+        some = ", ".join(blank[:4]) + ("" if len(blank) <= 4 else f" and {len(blank) - 4} more")
+        warnings.warn(
+            f"no gradient tells the channels of {some} apart (is a part of the network run under "
+            "torch.no_grad(), detached, or multiplied by zero at first?). They leave before all "
+            f"others. To keep them: ignore={blank[:4]!r}.",
+            stacklevel=2,
+        )
 
 
 def in_rounds(criterion: Criterion | str, model: nn.Module, request: Request) -> Cut:

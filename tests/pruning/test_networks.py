@@ -325,6 +325,17 @@ def test_a_branch_is_accepted_on_the_users_word() -> None:
     assert trace(branches_on_values(), images(), one_path=True).channels > 0
 
 
+def test_weights_that_cannot_be_followed_are_named_as_the_reason() -> None:
+    model = built(
+        lambda m, x: F.linear(tail(m, m.b(m.a(x))), torch.kron(m.p, m.q)),
+        h=Linear(12, 6),
+        p=weight(1, 2),
+        q=weight(5, 3),
+    )
+    [reason] = [p.reason for p in trace(model, images()).pinned if p.name == "h"]
+    assert "read by a linear whose weight cannot be followed" in reason
+
+
 def test_layers_in_a_plain_list_are_named_as_the_reason() -> None:
     graph = trace(keeps_layers_in_a_list(), images())
     reason = next(p.reason for p in graph.pinned if p.name == "a")

@@ -1,5 +1,7 @@
 """Forwards that take another path at some widths; networks that cannot be scored as they are."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -196,3 +198,73 @@ def test_nothing_that_a_forward_leaves_behind_stays_on_the_network() -> None:
     alprune.prune(model, batch=batch(), flops_reduction=0.5, min_channels=1)
     assert not model.means and not model.maps and not hasattr(model, "feature")
     assert model.last.shape == (1,)
+
+
+class Teaches(Convs):
+    """Averages its weights into a teacher's, into buffers that predict, and clips its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(self.b).requires_grad_(False)
+        self.register_buffer("average", self.c.weight.detach().clone())
+
+    def body(self, x: Tensor) -> Tensor:
+        self.a.weight.data.clamp_(-0.1, 0.1)
+        x = self.a(x)
+        with torch.no_grad():
+            if self.training:
+                self.teacher.weight.mul_(0.9).add_(self.b.weight, alpha=0.1)
+                self.average.mul_(0.9).add_(self.c.weight, alpha=0.1)
+            taught = self.teacher(x)
+        x = F.relu(self.b(x) + taught)
+        return F.conv2d(x, self.c.weight if self.training else self.average)
+
+
+@pytest.mark.parametrize("method", ["3sp", "3sp-ca", "taylor"])
+def test_what_a_forward_writes_into_weights_is_undone_and_averages_are_pruned(method: str) -> None:
+    torch.manual_seed(0)
+    model = Teaches()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pruned = alprune.prune(model, method, batch=batch(), flops_reduction=0.5, min_channels=1)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not model.average.requires_grad
+    assert pruned.model.average.shape == pruned.model.c.weight.shape != model.average.shape
+
+
+class BuildsALayer(Convs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = None
+
+    def body(self, x: Tensor) -> Tensor:
+        x = super().body(x)
+        if self.last is None:
+            self.last = nn.Conv2d(x.shape[1], x.shape[1], 1)
+        return x + self.last(x)
+
+
+def test_layers_that_the_first_forward_builds_stay_and_are_pruned() -> None:
+    model, (x, _) = BuildsALayer(), batch()
+    with pytest.raises(AlpruneError, match=r"builds 'last.weight' in its first.*model\(inputs\)"):
+        trace(model, x)
+    pruned = alprune.prune(model, batch=batch(), flops_reduction=0.5, min_channels=1)
+    assert model.last is not None and not any("last" in pin for pin in pruned.pinned)
+    assert pruned.model.last.out_channels == pruned.model.c.out_channels < 24
+    with pytest.raises(AlpruneError, match="before it is pruned or rebuilt"):
+        alprune.rebuild(BuildsALayer(), pruned.plan)
+    torch.testing.assert_close(
+        alprune.rebuild(model, pruned.plan, pruned.model.state_dict()).eval()(x),
+        pruned.model.eval()(x),
+    )
+
+
+class RunsAPartWithoutGradients(Convs):
+    def body(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = F.relu(self.b(F.relu(self.a(x))))
+        return F.relu(self.c(x))
+
+
+def test_layers_that_no_gradient_reaches_are_named() -> None:
+    with pytest.warns(UserWarning, match=r"the channels of a apart .*: ignore=\['a'\]"):
+        alprune.prune(RunsAPartWithoutGradients(), batch=batch(), flops_reduction=0.3)

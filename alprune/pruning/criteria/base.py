@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alprune.errors import AlpruneError, PruneError, failure, quoted
-from alprune.models.cost import keeping_state
+from alprune.models.cost import keeping_state, keeping_weights
 from alprune.models.init import forked_rng
 from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.verify import NoDropout
@@ -85,7 +85,7 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     required = {name: p.requires_grad for name, p in parameters.items()}
     devices = sorted({p.device.index or 0 for p in parameters.values() if p.is_cuda})
     try:
-        with keeping_state(model):
+        with keeping_state(model), keeping_weights(model):
             model.train()
             _turn_dropout_off(model)
             for parameter in parameters.values():

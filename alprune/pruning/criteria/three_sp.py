@@ -1,5 +1,8 @@
 """3SP: the first-order change of the loss on removing a channel, per compute or not."""
 
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +85,17 @@ def three_sp_ca(
     return (mask_gradients(model, graph, batch).abs() / share.float()).float()
 
 
+@contextmanager
+def _differentiable(model: nn.Module, names: Set[str]) -> Iterator[dict[str, Tensor]]:
+    """Let buffers that read channels, such as averages of weights, take gradients."""
+    found = {n: b for n, b in model.named_buffers() if n in names and b.is_floating_point()}
+    try:
+        yield {name: buffer.requires_grad_() for name, buffer in found.items()}
+    finally:
+        for buffer in found.values():
+            buffer.requires_grad_(False)
+
+
 def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tensor:
     """Differentiate the loss by a mask at every place where a channel is read.
 
@@ -98,9 +112,11 @@ def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
         PruneError: The loss or a gradient is not finite, or the batch does not fit the model.
     """
     with scoring_state(model) as parameters:
-        read = {t.name: parameters[t.name] for t in graph.tensors if t.dims("reads")}
+        names = {t.name for t in graph.tensors if t.dims("reads")}
+        read: dict[str, Tensor] = {n: p for n, p in parameters.items() if n in names}
         gates = torch.ones(graph.channels, requires_grad=True)
-        with gated(model, graph.mixes, gates):
+        with gated(model, graph.mixes, gates), _differentiable(model, names - read.keys()) as fixed:
+            read.update(fixed)
             found = gradients(loss_on(model, batch), {**read, "the gates": gates})
         products = {name: weight.detach() * found[name] for name, weight in read.items()}
         return (channel_sums(graph, products, "reads") + found["the gates"]).float()

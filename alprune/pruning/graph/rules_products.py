@@ -114,6 +114,8 @@ def linear(t: Tracer, call: Call) -> None:
     x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
     rows = _letters(x.dim() - 1)
     owned(t, call, weight, t.labels(x)[-1])
+    if not t.carries(weight):
+        t.nodes.pin(t.labels(x)[-1], f"read by a {call.name} whose weight cannot be followed")
     if weight.dim() == 1:
         contract(t, call, [(x, rows + "y"), (weight, "y")], rows)
         return

@@ -1,7 +1,7 @@
 """Find the channels of any model: which leave together, who makes and who reads them."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -212,6 +212,7 @@ def _traced(
     tracer.place.watch(probe)
     _apply_to_modules(tracer, probe, rules)
     _follow_forward(tracer, probe, example)
+    _refuse_built(probe, foreign.values())
     in_evaluation = _written(tracer)
     tracer.counting = False  # what only runs in training costs nothing afterwards
     # a batch of two can be too small for training
@@ -256,6 +257,16 @@ def _apply_to_modules(
         for kind, rule in rules.items():
             if not isinstance(kind, str) and type(module) is kind:
                 module.forward = governed(name, module, rule)  # type: ignore[method-assign]
+
+
+def _refuse_built(probe: nn.Module, before: Collection[str]) -> None:
+    """Refuse a network whose forward builds layers: the copy's are not those of the original."""
+    late = [name for name in dict(probe.named_parameters()) if name not in before]
+    if late:
+        raise ModelError(
+            f"{type(probe).__name__} builds {late[0]!r} in its first forward pass. Run the network "
+            "once, model(inputs), before it is pruned or rebuilt."
+        )
 
 
 def _refuse_branches(tracer: Tracer, name: str) -> None:
