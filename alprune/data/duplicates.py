@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alprune.data.dataset import Splits
+from alprune.data.dataset import UNKNOWN, Splits
 from alprune.data.lazy_rows import ChosenRows
+from alprune.errors import counted
 
 LARGEST = 16 * 2**30  # bytes of images that `messages` has hashed, at about half a GB a second
 _CHUNK_BYTES = 2**24
@@ -52,6 +53,10 @@ def find(splits: Splits) -> Duplicates:
         _hashes(part.x) if part.files is None else part.files.pixels.view(np.uint64)
         for part in (splits.train, splits.test)
     ]
+    return _found(parts, splits.train.y.cpu().numpy(), splits.test.y.cpu().numpy())
+
+
+def _found(parts: list[np.ndarray], y_train: np.ndarray, y_test: np.ndarray) -> Duplicates:
     n = len(parts[0])
     # A stable sort puts equal hashes side by side and the first of them, a training image where
     # there is one, in front.
@@ -61,7 +66,6 @@ def find(splits: Splits) -> Duplicates:
     index = np.arange(len(order))
     train = index[:n][first[:n] != index[:n]]
     test = index[n:][first[n:] < n]
-    y_train, y_test = splits.train.y.cpu().numpy(), splits.test.y.cpu().numpy()
     return Duplicates(
         torch.from_numpy(np.stack([train, first[train]], 1)),
         torch.from_numpy(np.stack([test - n, first[test]], 1)),
@@ -99,6 +103,39 @@ def messages(splits: Splits, largest: int = LARGEST) -> list[str]:
             f"{len(found.test):,} of {len(splits.test):,} test images are training images too "
             f"({_examples(found.test, 'training image ')}){_conflicts(found.test_conflicts)}. The "
             "test accuracy is flattered by what was trained on: leave them out of the training set."
+        )
+    return said
+
+
+def contradictions(splits: Splits) -> list[str]:
+    """Say which labelled images repeat one of another label, and which are tested on too.
+
+    Args:
+        splits: Images of files; those without a label (-1) are passed over.
+    """
+    files, test_files = splits.train.files, splits.test.files
+    if files is None:
+        return []
+    y, said = splits.train.y.cpu().numpy(), []
+    known = np.flatnonzero(y != UNKNOWN)
+    tested = files.pixels[:0] if test_files is None else test_files.pixels
+    y_test = splits.test.y.cpu().numpy()[: len(tested)]
+    found = _found(
+        [part.view(np.uint64) for part in (files.pixels[known], tested)], y[known], y_test
+    )
+    pairs = known[found.train.numpy()]
+    if found.train_conflicts:
+        pairs = pairs[y[pairs[:, 0]] != y[pairs[:, 1]]]
+        named = [f"{files.paths[a]!r} is {files.paths[b]!r}" for a, b in pairs[:_SHOWN]]
+        said.append(
+            counted(len(pairs), "labelled image repeats", "labelled images repeat")
+            + f" one that has another label ({', '.join(named)}{', ...' * (len(pairs) > _SHOWN)}): "
+            "both are learnt. Leave out the wrong ones."
+        )
+    if len(found.test):
+        said.append(
+            f"{len(found.test):,} of {len(tested):,} test images are labelled training images too: "
+            "the test accuracy is flattered by what was trained on."
         )
     return said
 

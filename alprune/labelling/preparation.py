@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from alprune.acquisition import find_acquisition, snapshots_of
+from alprune.data.duplicates import contradictions
 from alprune.errors import DataError, counted
 from alprune.labelling import images, queries
 from alprune.labelling.accuracy import HoldOutEvaluation
@@ -67,24 +68,31 @@ class Preparation:
             AlpruneError: As from `ask`.
         """
         config = self._config
-        splits = images.load(config, progress=not self._looked)
-        self._looked = True
+        first, self._looked = not self._looked, True
+        splits = images.load(config, progress=first)
         state = self.checkpoint()
         with self._lock:
             today = images.look(config, self._journal, splits, state.get("seen"))
             number = self._journal.round + 1
         self._warn_of(today.changes)
+        for message in contradictions(today.splits) if first else ():
+            warnings.warn(message, stacklevel=3)
+        teachable = today.train.y[today.labelled].unique().numel() > 1
+        if not len(today.open) and (
+            not teachable or state.get("learnt_from") == today.train.digest
+        ):
+            raise self._nothing_left(today, teachable)
         self._embed(today)
         count = config.query_size
         labelled = len(today.labelled) + len(today.held)
         if config.stop_labels is not None and config.stop_labels > labelled:
             count = min(count, config.stop_labels - labelled)
-        rest = self._open(today)
+        rest = today.open
         generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
         drawn = queries.drawn_at_random(config, today, rest, count, generator)
         rest, count = rest[~torch.isin(rest, drawn)], count - len(drawn)
         learner, learnt = None, {}
-        if today.train.y[today.labelled].unique().numel() < 2:
+        if not teachable:
             chosen = {"typical": queries.typical(config, today, rest, count, generator)}
             self._state = state | {"layout": LAYOUT, "step": number, "seen": today.seen()}
             save_checkpoint(self._folder, number + 1, self._state)
@@ -98,6 +106,8 @@ class Preparation:
             learning.checkpoints.wait()
             self._learning = None
             self._state = learning.state() | learning.setting.also_kept()
+            if not len(today.open):
+                raise self._nothing_left(today, teachable)  # and the last labels are learnt from
             learnt = learning.evaluation.of_step(number)
             if config.stop_uncertainty is not None:
                 learnt["uncertainty"] = record.uncertainty
@@ -150,6 +160,7 @@ class Preparation:
             also_kept=lambda: {
                 "seen": today.seen(),
                 "renames": today.renames,
+                "learnt_from": today.train.digest,
                 "temperature": evaluation.found.get("temperature"),
                 # The optimiser starts from rest in every round, and so does its rate.
                 "learner": learner.state() | {"optimiser": {}},
@@ -162,16 +173,15 @@ class Preparation:
             learning.interrupt()
         return learning, record
 
-    def _open(self, today: ImagePool) -> torch.Tensor:
-        if not len(today.open):
-            skipped = len(today.resting)
-            but = f" but {skipped:,} that were skipped" if skipped else ""
-            raise NothingLeft(
-                f"all {len(today.train):,} images in {str(self._root)!r} have labels{but}: nothing "
-                "is left to ask. Put more into unlabelled/; or, to try things out, begin again in "
-                "another folder with --initial 50, which hides all labels but 50."
-            )
-        return today.open
+    def _nothing_left(self, today: ImagePool, teachable: bool) -> NothingLeft:
+        skipped = len(today.resting)
+        but = f" but {skipped:,} that were skipped" if skipped else ""
+        learnt = "the learner has learnt from all of them" if teachable else "all name one class"
+        return NothingLeft(
+            f"all {len(today.train):,} images in {str(self._root)!r} have labels{but}: nothing is "
+            f"left to ask, and {learnt}. To continue, add images; or, to try things out, begin "
+            "again in another folder with --initial 50, which hides all labels but 50."
+        )
 
     def halt(self) -> None:
         """End `prepare` within a batch, now and ever after, from another thread.

@@ -19,6 +19,7 @@ from alprune.labelling.web.queue import LabelQueue
 from alprune.loop.event_log import read_events
 from alprune.loop.resume import resume
 from alprune.loop.run_folder import RunFolder
+from alprune.runs.load import load_learner
 from alprune.training import Learner
 
 
@@ -275,6 +276,33 @@ def test_a_wholly_labelled_folder_needs_a_trial(tmp_path):
     with pytest.raises(DataError, match="--initial 12 is for trying things out"):
         open_asking(tmp_path / "other", **options)
     assert not (tmp_path / "other").exists()  # it may begin without
+
+
+def test_the_last_labels_are_learnt_from_though_nothing_is_left_to_ask(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES, query_size=36) as asking:
+        answer(asking, asking.ask())
+        with pytest.raises(DataError, match="all 36 images .* learnt from all of them"):
+            asking.ask()
+        learnt = asking.preparation.checkpoint()
+        with pytest.raises(DataError, match="all 36 images"):  # and only once
+            asking.ask()
+        assert asking.preparation.checkpoint() is learnt
+    with open_asking(tmp_path / "run") as asking:
+        photos.fill(root / "unlabelled", "dark", range(50, 52))
+        assert len(asking.ask()) == 2
+    assert load_learner(tmp_path / "run").classes == photos.NAMES
+
+
+def test_an_image_in_two_class_folders_and_one_that_is_tested_on_are_named(tmp_path):
+    for folder in ("a", "b", "test/a"):
+        photos.fill(tmp_path / "photos" / folder, "dark", range(2))
+    photos.fill(tmp_path / "photos" / "test" / "b", "light", range(2))
+    photos.make(tmp_path / "photos")
+    with begin(tmp_path, tmp_path / "photos") as asking, pytest.warns(UserWarning) as given:
+        asking.ask()
+    said = " ".join(str(warning.message) for warning in given)
+    assert "2 labelled images repeat one that has another label ('b/p0-000.png' is 'a/p0-" in said
+    assert "2 of 4 test images are labelled training images too" in said
 
 
 def test_held_out_images_are_drawn_not_trained_on_and_measured(tmp_path, root):
