@@ -125,7 +125,8 @@ def prune(
 
     Args:
         model: Any `nn.Module` from inputs to logits `(b, classes)`, or to an output in which
-            they are named "logits" or come first; it is left as it was.
+            they are named "logits" or come first; it is left as it was, but for layers that its
+            first forward pass builds.
         method: A name in `METHODS` or of an installed package (entry point group
             `alprune.criteria`), `package.module:function`, or a criterion
             `(model, graph, batch, options) -> (channels,)` of which the largest are kept.

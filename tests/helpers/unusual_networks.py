@@ -4,6 +4,7 @@ import functools
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -481,6 +482,9 @@ class Attends(nn.Module):
 class KeepsSizesInRecords(Base):
     def __init__(self):
         super().__init__(sizes=Sizes(), table={"rows": 16, "width": 12})
+        self.more = SimpleNamespace(state=14)
+        self.cell, self.back = nn.GRUCell(16, 14), Linear(14, 12 * 4)
+        self.spread = Sequential(nn.Unflatten(1, (12, 2, 2)), nn.Upsample(scale_factor=8))
         self.attends, self.up = Attends(self.sizes), Linear(12, self.sizes.inner)
         self.down = Linear(self.sizes.inner, 12)
 
@@ -488,4 +492,6 @@ class KeepsSizesInRecords(Base):
         x = x.view(-1, self.table["width"], self.table["rows"] ** 2).transpose(1, 2)
         x = x + self.attends(x)
         x = self.down(F.gelu(self.up(x)).view(len(x), -1, self.sizes.inner))
-        return x.transpose(1, 2).unsqueeze(-1)
+        state = torch.zeros(len(x), self.more.state, dtype=x.dtype)
+        state = self.cell(x.sum(2).unflatten(1, (16, 16)).mean(1), state)
+        return x.transpose(1, 2).unflatten(2, (16, 16)) + self.spread(self.back(state))

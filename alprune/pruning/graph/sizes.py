@@ -6,9 +6,11 @@ with the channels, and which number is written into the code.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -165,7 +167,7 @@ def mark_attributes(model: nn.Module) -> None:
     Of PyTorch's layers, those that say how wide they are.
     """
     for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.nn."):
+        if type(module).__module__.startswith("torch.nn.") and type(module) is not nn.Unflatten:
             for attribute in _WIDTHS & vars(module).keys():
                 value = vars(module)[attribute]
                 if _counts(value):
@@ -176,7 +178,7 @@ def mark_attributes(model: nn.Module) -> None:
                 continue
             if _counts(value):
                 vars(module)[attribute] = Size(value, Whole(attribute=(name, attribute)))
-            elif type(value) in (tuple, list) and any(_counts(v) for v in value):
+            elif type(value) in (tuple, list, torch.Size) and any(_counts(v) for v in value):
                 vars(module)[attribute] = type(value)(
                     Size(v, Whole(attribute=(name, f"{attribute}[{i}]"))) if _counts(v) else v
                     for i, v in enumerate(value)
@@ -191,9 +193,13 @@ def mark_attributes(model: nn.Module) -> None:
 def _fields(value: Any) -> dict[Any, Any]:
     """Return what a dict or a plain object, such as a data class, holds by name."""
     kind = type(value)
-    if kind is dict:
+    if kind in (dict, OrderedDict):
         return cast(dict[Any, Any], value)
-    copied = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    copied = (
+        kind is SimpleNamespace
+        or kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+    )
     if copied and not callable(value) and not hasattr(kind, "__deepcopy__"):  # by its fields
         return getattr(value, "__dict__", {})
     return {}
