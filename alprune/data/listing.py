@@ -23,6 +23,7 @@ from alprune.data.leftovers import (
     visible,
 )
 from alprune.data.names import KnownNames, has_control, is_unlabelled, unified
+from alprune.data.safe_io import no_folder
 from alprune.errors import DataError, counted, printable
 
 
@@ -147,7 +148,7 @@ def list_folder(root: Path, *, follow_links: bool = False, incomplete: bool = Fa
             message says what to do.
     """
     if not os.path.isdir(root):  # not Path.is_dir, which raises on a long name
-        raise DataError(f"there is no folder {str(root)!r}.")
+        raise DataError(no_folder(root))
     layout = layout_of(root, incomplete)
     train = _scan(root, layout.train, layout, follow_links)
     if layout.test is None and not incomplete:

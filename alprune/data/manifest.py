@@ -16,7 +16,7 @@ from alprune.data.folder import load_listing
 from alprune.data.leftovers import in_words
 from alprune.data.listing import Listing
 from alprune.data.names import folded, is_name, unified
-from alprune.data.safe_io import read_whole, user_path
+from alprune.data.safe_io import no_folder, read_whole, user_path
 from alprune.data.tables import decode, other_readings, read_table
 from alprune.errors import DataError, counted, quoted
 
@@ -73,7 +73,7 @@ def listed(name: str, kind: "str | Rows", follow_links: bool) -> Listing:
     path, settings = _settings(name)
     root = root_of(name)
     if not os.path.isdir(root):
-        raise DataError(f"there is no folder {str(root)!r}.")
+        raise DataError(no_folder(root))
     try:
         return _listing(root, list(rows_of(path, settings)), follow_links)
     except DataError as error:

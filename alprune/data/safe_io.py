@@ -41,5 +41,11 @@ def user_path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def no_folder(root: Path) -> str:
+    """Say that a folder is missing, and where it was looked for if its path is relative."""
+    where = "" if root.is_absolute() else f" in {os.getcwd()!r}"
+    return f"there is no folder {str(root)!r}{where}."
+
+
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows lacks the flag

@@ -1,6 +1,6 @@
 """Classes of a folder: rename, merge and remove them; the journal records it like answers."""
 
-from alprune.data.names import LONGEST_NAME, is_name, is_unlabelled
+from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name, is_unlabelled
 from alprune.errors import ConfigError, counted, quoted
 from alprune.labelling.journal import Journal
 from alprune.labelling.keys import KEYS, new_keys
@@ -15,18 +15,19 @@ def rename_class(asking: Asking, name: str, to: str) -> None:
         ConfigError: There is no such class, it comes with the images, or the new name is that of
             another class or cannot name one.
     """
-    to = to.strip()
+    to = composed(to)
     with asking.lock:
-        _check(asking, name)
+        name = _own(asking, name)
         if not is_name(to) or is_unlabelled(to):
             raise ConfigError(
                 f"{quoted(to)} cannot name a class: a name has 1 to {LONGEST_NAME} characters, "
                 "none of them a control character, and is not 'unlabelled'."
             )
-        if to in asking.journal.offered and to != name:
+        alike = KnownNames(asking.journal.offered).alike(to)
+        if others := [other for other in alike if other != name]:
             raise ConfigError(
-                f"there is a class {quoted(to)} already. To give it the labels of {quoted(name)}, "
-                "merge the two instead."
+                f"there is a class {quoted(others[0])} already. To give it the labels of "
+                f"{quoted(name)}, merge the two instead."
             )
         if to != name:
             asking.journal.rename(name, to)
@@ -39,9 +40,7 @@ def merge_classes(asking: Asking, name: str, into: str) -> None:
         ConfigError: There are no such two classes, or the first comes with the images.
     """
     with asking.lock:
-        _check(asking, name)
-        if into not in asking.journal.offered:
-            raise unknown("class", into, asking.journal.offered)
+        name, into = _own(asking, name), _known(asking, into)
         if into == name:
             raise ConfigError(f"class {quoted(name)} cannot be merged into itself.")
         asking.journal.rename(name, into)
@@ -54,7 +53,7 @@ def remove_class(asking: Asking, name: str) -> None:
         ConfigError: There is no such class, it has labels, or it comes with the images.
     """
     with asking.lock:
-        _check(asking, name)
+        name = _own(asking, name)
         if count := asking.journal.counts[name]:
             raise ConfigError(
                 f"class {quoted(name)} has {counted(count, 'label', 'labels')}. Rename it, "
@@ -70,8 +69,7 @@ def assign_key(asking: Asking, name: str, key: str) -> None:
         ConfigError: There is no such class, or the key cannot be assigned.
     """
     with asking.lock:
-        if name not in asking.journal.offered:
-            raise unknown("class", name, asking.journal.offered)
+        name = _known(asking, name)
         if key and (len(key) > 1 or key not in KEYS):
             raise ConfigError(f"key {key!r} cannot be assigned; these can: {' '.join(KEYS)}.")
         asking.journal.assign(name, key)
@@ -90,13 +88,21 @@ def keys_of(journal: Journal) -> dict[str, str]:
     return {name: keys[name] for name in journal.offered}
 
 
-def _check(asking: Asking, name: str) -> None:
-    if name not in asking.journal.offered:
-        raise unknown("class", name, asking.journal.offered)
+def _known(asking: Asking, text: str) -> str:
+    """Return the class that a text means, however it is spelt."""
+    if (name := KnownNames(asking.journal.offered).find(text)) is None:
+        raise unknown("class", text, asking.journal.offered)
+    return name
+
+
+def _own(asking: Asking, text: str) -> str:
+    """Return the class that a text means, if people named it."""
+    name = _known(asking, text)
     if (where := asking.source_of_class(name)) is not None:
         raise ConfigError(
             f"class {quoted(name)} comes from {where}: rename or move it there instead."
         )
+    return name
 
 
 __all__ = ["assign_key", "keys_of", "merge_classes", "remove_class", "rename_class"]

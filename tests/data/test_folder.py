@@ -290,6 +290,15 @@ def test_a_missing_folder_is_refused_with_what_to_do(
         load(f"folder:{tree}")
 
 
+def test_a_missing_relative_folder_is_said_to_be_missing_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # as where a labelling that began elsewhere is resumed
+    for name in ("folder:photos", "csv:t.csv?root=photos", "shards:photos"):
+        with pytest.raises(DataError, match=f"there is no folder 'photos' in '{tmp_path}'"):
+            load(name)
+
+
 def test_an_empty_class_and_a_folder_without_classes_are_refused(tree: Path) -> None:
     for name in CLASSES:
         remove(tree / "test" / name)

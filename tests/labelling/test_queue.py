@@ -7,6 +7,7 @@ import pytest
 
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
+from alprune.labelling.classes import rename_class
 from alprune.labelling.web.queue import LabelQueue
 
 
@@ -256,6 +257,9 @@ def test_classes_that_have_labels_or_a_folder_are_not_removed(queue, asking):
     for change in (lambda: queue.remove_class("dark"), lambda: queue.rename_class("dark", "x")):
         with pytest.raises(ConfigError, match="folder"):
             change()
+    for name in ("dark", "Dark", "dark\u200b"):  # as an answer of that spelling means dark
+        with pytest.raises(ConfigError, match="there is a class 'dark' already"):
+            rename_class(asking, " LIGHT", name)
     for name in ("", "unlabelled", "a\nb", "x" * 101):
         with pytest.raises(ConfigError, match="cannot name a class"):
             queue.rename_class("light", name)

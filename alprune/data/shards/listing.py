@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alprune.data.dataset import first_few
+from alprune.data.safe_io import no_folder
 from alprune.errors import DataError, counted, printable
 
 _WORDS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
@@ -62,7 +63,7 @@ def list_shards(root: Path, follow_links: bool = False, incomplete: bool = False
         DataError: There are none, or one belongs to no part or to two; the message names it.
     """
     if not os.path.isdir(root):
-        raise DataError(f"there is no folder {str(root)!r}. {_LAYOUT}")
+        raise DataError(f"{no_folder(root)} {_LAYOUT}")
     found: dict[str, list[Shard]] = {"train": [], "test": [], "val": []}
     try:
         for path in _tars(root, follow_links):

@@ -22,7 +22,7 @@ from alprune.data.leftovers import (
     visible,
 )
 from alprune.data.names import KnownNames, folded
-from alprune.data.safe_io import user_path
+from alprune.data.safe_io import no_folder, user_path
 from alprune.errors import DataError, counted, printable
 from alprune.training.input_spec import Inputs
 
@@ -110,7 +110,7 @@ def sample_files(root: Path, inputs: Inputs, count: int, follow_links: bool) -> 
     check_decoded(inputs)
     root = user_path(root)
     if not os.path.isdir(root):
-        raise DataError(f"there is no folder {str(root)!r}.")
+        raise DataError(no_folder(root))
     total = count_files(root)[0]
     wanted = {place * total // count for place in range(count)} if total else set()
     chosen = (e for i, e in enumerate(walk(root, inputs, follow_links)) if i in wanted)
