@@ -251,7 +251,7 @@ def declared(names: Iterable[str], known: Sequence[str]) -> list[str]:
         ConfigError: One of them cannot name a class.
     """
     forms = KnownNames(known)
-    spelt = [forms.find(name) or name for name in names]
+    spelt = [forms.find(name) or composed(name) for name in names]
     if odd := [name for name in spelt if not is_name(name) or is_unlabelled(name)]:
         raise ConfigError(
             f"{odd[0]!r} cannot name a class: a name has 1 to {LONGEST_NAME} characters, none of "

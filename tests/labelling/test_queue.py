@@ -120,8 +120,13 @@ def test_classes_are_added_and_unknown_ones_refused(queue):
     queue.answer({in_front(queue): "new one"})
     with pytest.raises(DataError, match="no class 'other'"):
         queue.answer({in_front(queue): "other"})
+    queue.add_class("cafe\u0301\u200b")  # as it is pasted; an answer of any spelling means it
+    for spelt in ("cafe\u0301\u200b", "caf\u00e9", "CAF\u00c9 "):
+        number = in_front(queue)
+        queue.answer({number: spelt})
+        assert queue.described(number)["answer"]["label"] == "caf\u00e9"
     with pytest.raises(ConfigError, match="cannot name a class"):
-        queue.add_class("  ")
+        queue.add_class(" \u200b")
     with pytest.raises(DataError, match="no image 99"):
         queue.answer({99: "dark"})
 

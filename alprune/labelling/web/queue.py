@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from alprune.data.names import KnownNames
 from alprune.errors import DataError, StoreError
 from alprune.labelling import Asking, Query
 from alprune.labelling.accuracy import in_words
@@ -142,14 +143,16 @@ class LabelQueue:
         """
         journal = self._asking.journal
         with self._asking.lock:
-            offered = set(journal.offered)
+            names = KnownNames(journal.offered)
             answers, seconds, changed = [], [], []
             for number, label in labels.items():
                 query = self.query(number)
                 if query is None:
                     raise DataError(f"there is no image {number} here.")
-                if label is not None and label not in offered:
-                    raise DataError(f"there is no class {label!r} here.")
+                if label is not None:
+                    if (name := names.find(label)) is None:
+                        raise DataError(f"there is no class {label!r} here.")
+                    label = name
                 earlier = journal.answers.get(query.content)
                 held = earlier.held if earlier and earlier.label else query.why == "random"
                 held = held and label is not None
@@ -237,10 +240,10 @@ class LabelQueue:
             ConfigError: It is not a name.
         """
         with self._asking.lock:
-            new = name.strip() not in self._asking.journal.offered
-            self._asking.declare([name.strip()])
-            if new:
-                self._new_class[client.session] = name.strip()
+            before = set(self._asking.journal.offered)
+            self._asking.declare([name])
+            if new := set(self._asking.journal.offered) - before:
+                self._new_class[client.session] = new.pop()
 
     def rename_class(self, name: str, to: str) -> None:
         """Rename a class, or merge it into one that has the new name already.
