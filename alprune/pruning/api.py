@@ -289,7 +289,7 @@ def rebuild(
         if dtype.is_floating_point and parameter.is_floating_point():
             dtype = parameter.dtype  # the plan also fits the network in another precision
         check_memory(lambda: model, plan.example_shape)
-        shape = (2, *plan.example_shape)
+        shape = (8, *plan.example_shape)  # two are enough for most
         example = torch.zeros(shape, dtype=dtype, device=parameter.device)
         tracing = replace(tracing or Tracing(), normalised=plan.normalised)
         graph = tracing.graph(model, example)

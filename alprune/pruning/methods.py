@@ -134,7 +134,7 @@ def keep_all(model: nn.Module, request: Request) -> Cut:
             "the reduction out, or choose another method."
         )
     _refuse_unused(request, "rounds", "latency_aware")
-    graph = request.tracing.graph(model, request.example)
+    graph = request.tracing.graph(model, request.batches[0][0])
     return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
 
 
@@ -167,8 +167,9 @@ def by_channels(criterion: Criterion | str, model: nn.Module, request: Request) 
 
 def _warn_of_no_scores(graph: ChannelGraph, scores: Tensor) -> None:
     """Warn of layers whose channels all score zero, so that what leaves there is arbitrary."""
-    parts = [(g.name, scores[g.channels]) for g in graph.groups if len(g.channels) > 1]
-    blank = [name for name, part in parts if not bool(part.any())]
+    several = [g for g in graph.groups if len(g.channels) > 1]
+    parts = [(g.name.partition("#")[0], scores[g.channels]) for g in several]
+    blank = list(dict.fromkeys(name for name, part in parts if not bool(part.any())))
     if blank:
         some = ", ".join(blank[:4]) + ("" if len(blank) <= 4 else f" and {len(blank) - 4} more")
         warnings.warn(
@@ -263,7 +264,7 @@ def prunable(model: nn.Module, request: Request) -> ChannelGraph:
     Raises:
         PruneError: It has not; the message says why.
     """
-    graph = request.tracing.graph(model, request.example)
+    graph = request.tracing.graph(model, request.batches[0][0])
     if not graph.channels:
         reasons = "; ".join(f"{p.name}: {p.reason}" for p in graph.pinned[:5])
         raise PruneError(

@@ -268,3 +268,25 @@ class RunsAPartWithoutGradients(Convs):
 def test_layers_that_no_gradient_reaches_are_named() -> None:
     with pytest.warns(UserWarning, match=r"the channels of a apart .*: ignore=\['a'\]"):
         alprune.prune(RunsAPartWithoutGradients(), batch=batch(), flops_reduction=0.3)
+
+
+class TrainsOnFours(Convs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(24))
+
+    def body(self, x: Tensor) -> Tensor:
+        x = super().body(x)
+        if self.training:
+            fours = x.mean((2, 3)).view(-1, 4, x.shape[1]).mean(1).detach()
+            self.centre = 0.9 * self.centre + 0.1 * fours.mean(0)
+        return x
+
+
+def test_what_runs_in_training_is_followed_where_two_examples_are_too_few() -> None:
+    pruned = alprune.prune(TrainsOnFours(), batch=batch(), flops_reduction=0.5, min_channels=1)
+    assert pruned.widths["c"] < 24
+    expected = pruned.model.train()(batch()[0])
+    assert len(pruned.model.centre) == pruned.widths["c"]
+    again = alprune.rebuild(TrainsOnFours(), pruned.plan, pruned.model.state_dict())
+    torch.testing.assert_close(again.train()(batch()[0]), expected)

@@ -93,6 +93,7 @@ class Tracer(TorchFunctionMode):
         self.place = Place()
         self.counting = True
         self.trains_alike = False  # whether both modes run the same operations
+        self.too_few = False  # whether training fails on the example, as if it were too small
         self.grouped = False
         self.renormalised = ""  # the first layer pinned because it normalises over channels
         self.decided = ""  # where the forward first looked at a value that stems from the input

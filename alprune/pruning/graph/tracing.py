@@ -61,7 +61,8 @@ def trace(
 
     Args:
         model: Any module from one tensor to a tensor, or to a tuple, list or dict of tensors.
-        example: `(b, ...)`, a small batch; at most its first two examples are used.
+        example: `(b, ...)`, a small batch; its first two examples are used, or all where two are
+            too few for training.
         verify: Also remove half the channels of every group and compare with the masked model,
             and run it in training mode; what fails is pinned with the reason.
         normalised: What becomes of channels over which an operation normalises (LayerNorm, a
@@ -85,7 +86,7 @@ def trace(
     if normalised not in NORMALISED:
         raise unknown("treatment of normalised channels", normalised, list(NORMALISED))
     model = unwrap(model)
-    example = _checked(model, example)
+    given, example = example, _checked(model, example)
     own = dict(rules or {})
     _check_rules(model, own)
 
@@ -102,6 +103,9 @@ def trace(
         return _largest(tracers, model, example, verify)
 
     graph, tracer = build(normalised == "follow")
+    if tracer.too_few and len(given) > len(example):
+        example = given.detach()
+        graph, tracer = build(normalised == "follow")
     if normalised == "auto" and tracer.renormalised and _removable(graph) < 0.5:
         graph, tracer = build(follow=True)
     idle = tuple(
@@ -215,9 +219,12 @@ def _traced(
     _refuse_built(probe, foreign.values())
     in_evaluation = _written(tracer)
     tracer.counting = False  # what only runs in training costs nothing afterwards
-    # a batch of two can be too small for training
-    with contextlib.suppress(ModelError) if exact else contextlib.nullcontext():
+    try:
         _follow_forward(tracer, probe.train(), example)
+    except ModelError:
+        if not exact:
+            raise
+        tracer.too_few = True
     tracer.trains_alike = _written(tracer) == in_evaluation
     _refuse_branches(tracer, type(model).__name__)
     for module in tracer.governed.values():
