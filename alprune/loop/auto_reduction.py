@@ -124,27 +124,40 @@ def choose(
         local: Whether all layers lose the same share.
         plain: The choice where measuring says nothing; None: the method's own.
     """
-    named = "the method's own" if plain is None else f"{plain:.0%}, which is right for minutes"
     load = MachineLoad()
     try:
         whole = measure(0.0)
     except PruneError as error:
         return Choice(0.0, f"the whole network, which cannot be pruned: {error}", prunable=False)
     if training_s < _LEAST_STEPS * batch_size * whole.image_s:
-        return Choice(
+        return _plain(
+            measure,
             plain,
-            f"{named}: {duration(round(training_s, 1))} of training are too short for a "
-            "choice by measurement",
+            f"{duration(round(training_s, 1))} of training are too short for a choice by "
+            "measurement",
         )
     choice = _by_speed(measure, whole, training_s, WITHIN if local else ACROSS)
     share = load.ended()["others_share"]
     if share is not None and share > OTHERS_MOST:
-        return Choice(
+        return _plain(
+            measure,
             plain,
-            f"{named}: other processes took {share:.0%} of this machine's processors "
-            f"while it was measured, and that would have chosen {choice.flops_reduction:.0%}",
+            f"other processes took {share:.0%} of this machine's processors while it was "
+            f"measured, and that would have chosen {choice.flops_reduction:.0%}",
         )
     return choice
+
+
+def _plain(measure: Callable[[float], Measured], wanted: float | None, why: str) -> Choice:
+    """Choose what is wanted, or the most that the network can lose where that is less."""
+    if wanted is None:
+        return Choice(None, f"the method's own: {why}")
+    try:
+        found = round(1 - _within_reach(measure, 1 - wanted)[1], 3)
+    except PruneError:
+        return Choice(0.0, f"the whole network, which can hardly be pruned: {why}")
+    right = "right for minutes" if found == wanted else "about the most that can be removed"
+    return Choice(found, f"{found:.0%}, which is {right}: {why}")
 
 
 def _by_speed(

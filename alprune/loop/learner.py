@@ -1,5 +1,7 @@
 """From options to a learner that is ready to train: built, pruned, its settings picked out."""
 
+import contextlib
+import warnings
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -50,6 +52,7 @@ def new_learner(
 
 _STARTING_IMAGES = 3_000  # that a network may look at before it is trained
 
+_LESS = (0.8, 0.6, 0.4, 0.2)  # of the FLOPs: removed where the default is out of reach
 # What a method that prunes during training is asked for then, not before.
 _TO_REMOVE = (*REDUCTIONS, "ignore", "local", "latency_aware")
 
@@ -57,8 +60,29 @@ _TO_REMOVE = (*REDUCTIONS, "ignore", "local", "latency_aware")
 def prune_learner(
     config: Resolved, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
 ) -> Pruned:
-    """Build the learner and prune it on one labelled minibatch."""
+    """Build the learner and prune it on one labelled minibatch.
+
+    Where small images put the default reduction out of reach, less is removed, with a warning.
+    """
     config, _ = with_reduction(config, train, labelled, labels)
+    try:
+        return _pruned(config, train, labelled, labels)
+    except PruneError as error:
+        asked = config.flops_reduction
+        if not asked or asked != unmeasured_reduction(config) or "out of reach" not in str(error):
+            raise
+        why = error
+    for share in _LESS:
+        with contextlib.suppress(PruneError):
+            pruned = _pruned(replace(config, flops_reduction=share), train, labelled, labels)
+            warnings.warn(f"not the default is removed, but {share:.0%}: {why}", stacklevel=2)
+            return pruned
+    raise why
+
+
+def _pruned(
+    config: Options, train: Dataset, labelled: torch.Tensor, labels: torch.Tensor
+) -> Pruned:
     device = pick_device(config.device)
     early = find_method(config.method).early
     generator = torch.Generator().manual_seed(config.seed)
@@ -120,7 +144,7 @@ def with_reduction(
 
     def measure(share: float) -> Measured:
         asked = replace(config, flops_reduction=share)
-        pruned = prune_learner(asked, train, labelled, labels)
+        pruned = _pruned(asked, train, labelled, labels)
         with autocast(device, pick_precision(config.precision, device)):
             return Measured(pruned.macs_after, step_ms(pruned.model, batch) / 1e3 / size)
 

@@ -103,6 +103,19 @@ def test_a_budget_too_short_to_measure_gets_the_plain_choice():
     assert "2s of training are too short" in choice.reason
 
 
+def test_the_plain_choice_is_within_reach(monkeypatch):
+    monkeypatch.setattr(Quiet, "share", 0.4)
+    choice = choose(machine(25e9, most=0.88), 450, 64, plain=0.9)
+    assert choice.flops_reduction == 0.86 and "most that can be removed" in choice.reason
+
+
+def test_less_is_removed_where_the_default_is_out_of_reach(tmp_path):
+    model = {"model": "lenet-300-100", "method": "3sp-ca", "min_channels": 60}
+    with pytest.warns(UserWarning, match="not the default is removed, but 80%.*out of reach"):
+        result = alprune.run(options(tmp_path / "run", steps=1, **model))
+    assert 0.8 <= events_of(result.path, "prune")[0]["flops_reduction"] < 0.9
+
+
 def nothing_to_prune(classes, shape):
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
 
