@@ -75,7 +75,7 @@ def prune_learner(
     for share in _LESS:
         with contextlib.suppress(PruneError):
             pruned = _pruned(replace(config, flops_reduction=share), train, labelled, labels)
-            warnings.warn(f"not the default is removed, but {share:.0%}: {why}", stacklevel=2)
+            warnings.warn(f"{share:.0%} of the FLOPs removed, not the default: {why}", stacklevel=2)
             return pruned
     raise why
 

@@ -111,7 +111,7 @@ def test_the_plain_choice_is_within_reach(monkeypatch):
 
 def test_less_is_removed_where_the_default_is_out_of_reach(tmp_path):
     model = {"model": "lenet-300-100", "method": "3sp-ca", "min_channels": 60}
-    with pytest.warns(UserWarning, match="not the default is removed, but 60%.*out of reach"):
+    with pytest.warns(UserWarning, match="60% of the FLOPs removed, not .*out of reach"):
         result = alprune.run(options(tmp_path / "run", steps=1, **model))
     assert 0.6 <= events_of(result.path, "prune")[0]["flops_reduction"] < 0.8
 
