@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import floor
 from typing import cast
 
 import torch
@@ -40,7 +39,8 @@ def search_in_rounds(
         batches: Normalised inputs `(b, ...)` and labels `(b,)`, or several such pairs that the
             rounds take in turn.
         criterion: `(model, graph, batch, options) -> (channels,)`, larger is kept.
-        target: What to reach; its floor and rounding hold in every round.
+        target: What to reach; its floor and rounding hold in every round, for the widths in
+            `graph`.
         options: Of the criterion.
         rounds: n, at least 1.
 
@@ -58,32 +58,24 @@ def search_in_rounds(
     if rounds < 1:
         raise PruneError(f"pruning in rounds needs at least 1 round, got {rounds}.")
     given = cast(list[Batch], [batches] if isinstance(batches[0], Tensor) else list(batches))
-    amount = {"flops": ChannelGraph.macs, "params": ChannelGraph.params}.get(
-        target.quantity, lambda graph, keep: int(keep.sum())
-    )
     keep = graph.all_kept()
-    before = amount(graph, keep)
     floored: set[str] = set()
     for k in range(1, rounds + 1):
         rest = narrow_graph(graph, keep)
         small = model if keep.all() else narrow(model, graph, keep)
-        scores = channel_scores(criterion, small, rest, given[(k - 1) % len(given)], options)
-        share = (1 - target.reduction) ** (k / rounds)
-        step = replace(target, reduction=_step(before * share, amount(graph, keep)))
+        found = channel_scores(criterion, small, rest, given[(k - 1) % len(given)], options)
+        # what is gone leaves first again: floors and multiples are those of the whole layers
+        scores = found.new_full((graph.channels,), torch.finfo(found.dtype).min)
+        scores[keep] = found
+        left = (1 - target.reduction) ** (k / rounds)
+        share = 1 - left if k < rounds else target.reduction
         try:
-            plan = search(rest, scores, step)
+            plan = search(graph, scores, replace(target, reduction=share))
         except PruneError as error:
             raise PruneError(
                 f"round {k} of {rounds} towards a {target.quantity} reduction of "
-                f"{target.reduction:g} failed, from {amount(graph, keep) / before:.3f} of the "
-                f"dense network's: {error}"
+                f"{target.reduction:g} failed: {error}"
             ) from error
-        alive = torch.nonzero(keep)[:, 0]
-        keep[alive[~plan.keep(rest)]] = False
+        keep &= plan.keep(graph)
         floored.update(plan.floored)
     return Plan.of(graph, keep, tuple(g.name for g in graph.groups if g.name in floored))
-
-
-def _step(goal: float, now: int) -> float:
-    """Turn a goal into the share to remove; amounts are whole, so half of one is tolerance."""
-    return max(0.0, 1 - (floor(goal + 1e-6) + 0.5) / max(now, 1))

@@ -150,6 +150,25 @@ def test_the_floor_holds_in_every_round_and_is_reported():
     assert min(len(kept) for kept in plan.kept.values()) >= 3
 
 
+@pytest.mark.parametrize(("limits", "left"), [(Limits(0), 8), (Limits(0, round_to=0), 16)])
+def test_automatic_floors_and_multiples_are_those_of_the_widths_before_the_first_round(
+    limits, left
+):
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 128), nn.Tanh())
+    model += nn.Sequential(nn.Linear(128, 32), nn.Tanh(), nn.Linear(32, 5))
+    batch = (torch.randn(8, 6), BATCH[1])
+    graph = trace(model, batch[0])
+    wide = max(graph.groups, key=lambda group: len(group.channels)).name
+
+    def wide_last(model, rest, batch, options):
+        return torch.tensor([1.0 - (rest.groups[g].name == wide) for g in rest.group_of])
+
+    target = Target("channels", 0.7, limits)
+    plan = search_in_rounds(model, graph, batch, wide_last, target, ScoreOptions(), rounds=10)
+    assert len(plan.kept[wide]) == left
+    assert wide in plan.floored
+
+
 def test_a_target_out_of_reach_names_the_round():
     model = make("mlp")
     graph = trace(model, BATCH[0][:2])
