@@ -133,7 +133,7 @@ def keep_all(model: nn.Module, request: Request) -> Cut:
             f"method 'dense' prunes nothing, but {dict(request.reductions)} was asked for. Leave "
             "the reduction out, or choose another method."
         )
-    _refuse_unused(request, "rounds", "latency_aware")
+    _refuse_unused(request, "rounds", "latency_aware", "layer_reductions")
     graph = request.tracing.graph(model, request.batches[0][0])
     return _narrowed(model, graph, Plan.of(graph, graph.all_kept()), fresh=False)
 
@@ -243,10 +243,13 @@ def by_widths(
     rebuilt = crop.at_widths(model, allocation.widths, request.generator)
     _check_reached(rebuilt, request, allocation)
     plan = Plan.of_widths(request.example.shape[1:], allocation.widths)
-    widths = {name: outputs for name, (_, outputs) in allocation.widths.items()}
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    before = {name: shapes[f"{name}.weight"][0] for name in widths}
-    return Cut(rebuilt, plan, widths=widths, widths_before=before)
+    making = {
+        name: len(module.weight)
+        for name, module in model.named_modules()
+        if name in allocation.densities and not crop.is_depthwise(module)
+    }
+    widths = {name: allocation.widths[name][1] for name in making}
+    return Cut(rebuilt, plan, widths=widths, widths_before=making)
 
 
 def by_wider_widths(budgets: tuple[str, ...], model: nn.Module, request: Request) -> Cut:

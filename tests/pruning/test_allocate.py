@@ -12,9 +12,7 @@ from alprune.errors import PruneError
 from alprune.models import build
 from alprune.models.cost import cost
 from alprune.models.wrn import wide_resnet
-from alprune.pruning.graph import trace
-from alprune.pruning.graph.surgery import narrow
-from alprune.pruning.precrop.allocate import _rounded_down, first_channels, precrop, synexp
+from alprune.pruning.precrop.allocate import _rounded_down, precrop, synexp
 from alprune.pruning.precrop.crop import at_widths
 
 NETS = ["lenet-5-caffe", "resnet20", "resnet18", "wrn-16-1", "mobilenet-v2", "mobilenet-v3-small"]
@@ -240,29 +238,6 @@ def test_residual_layers_meet_their_own_density():
     root = allocation.densities[name] ** 0.5
     trunk = allocation.widths["conv1"][1]
     assert (reads, makes) == (min(trunk, int(root * 64 + 1e-9)), int(root * 64 + 1e-9))
-
-
-def test_keep_vector_of_a_plain_network_gives_the_same_widths_as_rebuilding():
-    model, x = dense("lenet-5-caffe"), example("lenet-5-caffe")
-    allocation = precrop(model, x, flops_reduction=0.7)
-    graph = trace(model, x[:2])
-    keep = first_channels(graph, allocation.widths)
-    small = narrow(model, graph, keep)
-    rebuilt = at_widths(model, allocation.widths, torch.Generator().manual_seed(0)).model
-    assert {n: v.shape for n, v in small.state_dict().items()} == {
-        n: v.shape for n, v in rebuilt.state_dict().items()
-    }
-    name, weight = next(iter(model.named_parameters()))
-    kept = allocation.widths[name.rpartition(".")[0]][1]
-    assert kept < len(weight)
-    assert torch.equal(next(small.parameters()), weight[:kept])
-
-
-def test_keep_vector_of_a_residual_network_is_refused():
-    model, x = dense("resnet20"), example("resnet20")
-    allocation = precrop(model, x, flops_reduction=0.7)
-    with pytest.raises(PruneError, match="at_widths"):
-        first_channels(trace(model, x[:2]), allocation.widths)
 
 
 def test_rebuilding_and_allocating_leave_the_model_untouched():

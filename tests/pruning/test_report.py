@@ -59,11 +59,12 @@ def test_a_description_of_masks_says_that_they_save_no_time():
 def test_widths_before_are_those_of_the_network_for_every_kind_of_plan():
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     model = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.Linear(128, 10)
+        *(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16, affine=False), nn.ReLU()),
+        *(nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 10)),
     )
     for method in ("precrop", "3sp"):
         found = prune(model, method, batch=(x, torch.arange(4)))
-        assert found.widths_before == {"0": 16, "2": 8, "4": 10}
+        assert found.widths_before == {"0": 16, "3": 8, "6": 10}
         assert found.widths_before.keys() == found.widths.keys()
 
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from alprune.errors import PruneError
 from alprune.models.cost import cost
-from alprune.pruning.graph.channels import ChannelGraph
 from alprune.pruning.precrop.crop import Layers, Widths, simulate, survey
 from alprune.pruning.width_limits import AUTO, floor_for, multiple_for, named
 
@@ -178,42 +176,6 @@ def precrop(
         return _allocate(layers, by_layer, limits, scale, upper, min_channels, round_to)
 
     return _calibrated(at, limits, min_channels, round_to) if calibrate else at(1.0)
-
-
-def first_channels(graph: ChannelGraph, widths: Widths) -> Tensor:
-    """Keep the first channels of every group: an `Allocation` as a keep vector.
-
-    Exact for networks without residual connections. With them, layers of one group have widths
-    of their own, which a keep vector cannot say: use `alprune.pruning.precrop.crop.at_widths`.
-
-    Args:
-        graph: Channel graph of the network that `widths` belong to.
-        widths: `{layer: (inputs, outputs)}`.
-
-    Returns:
-        `(channels,)` bool, True for what stays.
-
-    Raises:
-        PruneError: Layers of one group have several widths, or one wider than it was.
-    """
-    keep = torch.zeros(graph.channels, dtype=torch.bool)
-    wanted: dict[int, set[int]] = {}
-    for tensor in graph.tensors:
-        layer = tensor.name.rpartition(".")[0]
-        for dim in tensor.dims("makes"):
-            if layer in widths and len(tensor.shape) > 1:
-                ids = tensor.axes[dim]
-                for group in torch.unique(graph.group_of[ids[ids >= 0]]).tolist():
-                    wanted.setdefault(group, set()).add(widths[layer][1])
-    for index, group in enumerate(graph.groups):
-        asked = wanted.get(index, {group.channels.numel()})
-        if len(asked) > 1 or max(asked) > group.channels.numel():
-            raise PruneError(
-                f"group {group.name!r} of {group.channels.numel()} channels is asked for widths "
-                f"{sorted(asked)}. Residual or widened networks need at_widths(), not this."
-            )
-        keep[group.channels[: min(asked)]] = True
-    return keep
 
 
 def _in_budgets(name: str, costs: Costs, budget: float | None) -> tuple[np.ndarray, float | None]:

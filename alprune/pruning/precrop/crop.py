@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from alprune.errors import PruneError
 from alprune.models.cost import forward_only
 from alprune.models.init import he_normal_
+from alprune.pruning.graph import verify
 
 Widths = Mapping[str, tuple[int, int]]
 """`{module name: (inputs, outputs)}`; the two are equal for BatchNorm and depthwise layers."""
@@ -103,7 +104,7 @@ def survey(model: nn.Module, example: Tensor) -> Layers:
         example=one,
         names=tuple(found.reads),
         params={name: named[name].weight.numel() for name in found.reads},
-        outputs=_makers(output),
+        outputs=frozenset().union(*map(_makers, verify.outputs(output))),
         on_trunk=frozenset(n for n, makers in found.reads.items() if makers & found.coupled),
         gates=found.gates(),
     )
@@ -130,7 +131,7 @@ def simulate(
     widths: dict[str, tuple[int, int]] = {}
 
     def decide(name: str, module: Any, actual: int) -> tuple[int, int]:
-        if isinstance(module, _NORM) or _depthwise(module):
+        if isinstance(module, _NORM) or is_depthwise(module):
             return actual, actual
         reads, makes = _sizes(module)
         if name in layers.on_trunk:
@@ -256,7 +257,7 @@ class _Makers(TorchFunctionMode):
                     "supported here."
                 )
             self.reads[name] = _makers(inputs[0])
-            _sign(output, self.reads[name] if _depthwise(module) else frozenset({name}))
+            _sign(output, self.reads[name] if is_depthwise(module) else frozenset({name}))
 
         return note
 
@@ -308,7 +309,8 @@ def _sign(tensor: Tensor, makers: frozenset[str]) -> None:
     tensor._alprune_makers = makers  # type: ignore[attr-defined]
 
 
-def _depthwise(module: nn.Module) -> bool:
+def is_depthwise(module: nn.Module) -> bool:
+    """Return whether a layer filters each channel by itself, so that it has those that it reads."""
     return isinstance(module, _CONV) and module.groups == module.in_channels > 1
 
 
@@ -329,7 +331,7 @@ def _resize(module: Any, inputs: int, outputs: int) -> None:
         module.in_features, module.out_features = inputs, outputs
         shapes = {"weight": (outputs, inputs), "bias": (outputs,)}
     else:
-        if _depthwise(module):
+        if is_depthwise(module):
             module.groups = inputs
         module.in_channels, module.out_channels = inputs, outputs
         kernel = module.weight.shape[2:]
