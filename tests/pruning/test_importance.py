@@ -171,6 +171,8 @@ def test_magnitude_ranks_as_the_criterion_before_training(case):
 @pytest.mark.parametrize("name", ZOO)
 def test_every_network_gets_one_finite_value_a_channel(name, criterion):
     model = make(name)
+    if (name, criterion) == ("groupnorm", "taylor"):  # elsewhere it is refused, having no scales
+        model[4], model[7] = nn.GroupNorm(8, 8), nn.InstanceNorm2d(9, affine=True)
     graph = trace(model, images())
     before = {key: value.detach().clone() for key, value in registered(model).items()}
     found = observed(model, graph, (images(), torch.arange(3)), criterion)

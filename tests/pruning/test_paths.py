@@ -220,7 +220,7 @@ class Teaches(Convs):
         return F.conv2d(x, self.c.weight if self.training else self.average)
 
 
-@pytest.mark.parametrize("method", ["3sp", "3sp-ca", "taylor"])
+@pytest.mark.parametrize("method", ["3sp", "3sp-ca", "taylor", "magnitude"])
 def test_what_a_forward_writes_into_weights_is_undone_and_averages_are_pruned(method: str) -> None:
     torch.manual_seed(0)
     model = Teaches()

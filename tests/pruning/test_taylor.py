@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from alprune.errors import PruneError
 from alprune.pruning.criteria.base import ScoreOptions
 from alprune.pruning.criteria.grasp import structured_grasp
-from alprune.pruning.criteria.taylor import gate_gradients, taylor, taylor_weights
+from alprune.pruning.criteria.taylor import gate_gradients, taylor
+from alprune.pruning.epi.importance import Importance
 from alprune.pruning.graph import trace
 
 
@@ -82,52 +83,37 @@ def test_behind_batchnorm_the_gate_scales_its_scale_and_shift_on_coupled_channel
     assert torch.allclose(scores, (found**2).float())
 
 
-def test_the_sum_over_single_weights_equals_the_formula_by_hand():
-    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3)).double()
-    batch = batch_of(5, 2)
-    graph = trace(model, batch[0])
-    F.cross_entropy(model(batch[0]), batch[1]).backward()
-    expected = ((model[0].weight.grad * model[0].weight.detach()) ** 2).sum(1)
-    model.zero_grad()
-    scores = taylor_weights(model, graph, batch, ScoreOptions())
-    assert torch.allclose(scores.double(), expected, rtol=1e-6)
-
-
-def test_in_front_of_batchnorm_single_weights_still_tell_channels_apart():
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)
-    ).double()
-    batch = batch_of(8, 2, 6, 6)
-    graph = trace(model, batch[0])
-    F.cross_entropy(model.train()(batch[0]), batch[1]).backward()
-    joint = (model[0].weight.grad * model[0].weight.detach()).sum((1, 2, 3)) ** 2
-    single = taylor_weights(model, graph, batch, ScoreOptions())
-    assert single.min() > 1e3 * joint.max()
-
-
-def test_a_batchnorm_without_scale_is_refused_by_name():
-    model = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.Flatten(),
-        nn.Linear(64, 3),
-    ).double()  # fmt: skip
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(4, affine=False),
+        nn.BatchNorm2d(4, affine=False, track_running_stats=False),
+        nn.InstanceNorm2d(4),
+        nn.GroupNorm(4, 4, affine=False),
+    ],
+)
+def test_a_normalisation_of_single_channels_without_scale_is_refused_by_name(norm):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     batch = batch_of(4, 2, 6, 6)
+    graph = trace(model.double(), batch[0])
     with pytest.raises(PruneError, match=r"'1' has none.*use 3sp"):
-        taylor(model, trace(model, batch[0]), batch, ScoreOptions())
+        taylor(model, graph, batch, ScoreOptions())
+    F.cross_entropy(model(batch[0]), batch[1]).backward()
+    with pytest.raises(PruneError, match=r"'1' has none.*use 3sp"):
+        Importance(graph, "taylor").observe(model)
 
 
-@pytest.mark.parametrize("criterion", [taylor, taylor_weights])
-def test_gates_leave_the_model_as_it_was(criterion):
+def test_gates_leave_the_model_as_it_was():
     model = Mixed().double().eval()
     batch = batch_of(8, 2, 5, 5)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    scores = criterion(model, trace(model, batch[0]), batch, ScoreOptions())
+    scores = taylor(model, trace(model, batch[0]), batch, ScoreOptions())
     assert scores.dtype == torch.float32 and (scores >= 0).all()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not model.training and all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("criterion", [taylor, taylor_weights, structured_grasp])
+@pytest.mark.parametrize("criterion", [taylor, structured_grasp])
 def test_batches_that_cannot_be_scored_are_refused(criterion):
     model = Mixed().double()
     inputs, labels = batch_of(8, 2, 5, 5)

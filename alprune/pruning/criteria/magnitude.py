@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from alprune.pruning.criteria.base import Batch, ScoreOptions, channel_sums
 from alprune.pruning.graph.channels import ChannelGraph
+from alprune.pruning.graph.surgery import registered
 
 
 def uniform(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions) -> Tensor:
@@ -38,10 +39,8 @@ def magnitude(model: nn.Module, graph: ChannelGraph, batch: Batch, options: Scor
 
     Source: Li et al. 2017 with squared weights; equation 2 of "When to Prune" (Shen et al. 2022).
     """
-    parameters = dict(model.named_parameters())
-    made = {
-        t.name: parameters[t.name].detach() for t in graph.tensors if t.places and t.dims("makes")
-    }
+    weights = registered(model)  # those of fixed filter banks, which are buffers, too
+    made = {t.name: weights[t.name].detach() for t in graph.tensors if t.places and t.dims("makes")}
     squares = {name: weight.double() ** 2 for name, weight in made.items()}
     ones = {name: torch.ones_like(weight) for name, weight in made.items()}
     count = channel_sums(graph, ones, "makes").clamp_min(1)

@@ -41,34 +41,6 @@ def taylor(model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOp
     return (gate_gradients(model, graph, batch) ** 2).float()
 
 
-def taylor_weights(
-    model: nn.Module, graph: ChannelGraph, batch: Batch, options: ScoreOptions
-) -> Tensor:
-    """Score each channel by the sum of (g w)^2 over the weights that make it.
-
-    Squared one by one the terms do not cancel in front of a normalisation, so this form needs
-    no gate; it takes each weight to leave alone.
-
-    Args:
-        model: Learner; weights, buffers, gradients and mode are left as found.
-        graph: Channel groups of `model`.
-        batch: Normalised inputs `(b, c, h, w)` and labels `(b,)`, b > 1.
-        options: Ignored.
-
-    Returns:
-        `(channels,)`, float32, >= 0, on coupled channels summed over their makers.
-
-    Raises:
-        PruneError: The loss or a gradient is not finite, or the batch does not fit the model.
-
-    Source: Molchanov et al. 2019, the importance of a group as the sum of its parameters'.
-    """
-    makers = [t.name for t in graph.tensors if t.trainable and t.dims("makes")]
-    products = _products(model, batch, makers)
-    squares = {name: product.double() ** 2 for name, product in products.items()}
-    return channel_sums(graph, squares, "makes").float()
-
-
 def gate_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tensor:
     """Differentiate the loss by one gate a channel, z = 1, in front of the activation.
 
@@ -87,20 +59,12 @@ def gate_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
         `(channels,)`, float64, signed, on the CPU.
 
     Raises:
-        PruneError: The loss or a gradient is not finite, the batch does not fit the model, or a
-            BatchNorm without scale and shift leaves no place for the gate.
+        PruneError: The loss or a gradient is not finite, the batch does not fit the model, or as
+            `channel_norms`.
     """
-    carried = {t.name for t in graph.tensors if t.axes}
+    channel_norms(model, graph)
     makers = {t.name.rpartition(".")[0] for t in graph.tensors if t.trainable and t.dims("makes")}
-    norms = set()
-    for name, module in model.named_modules():
-        if isinstance(module, _NORMS):
-            if f"{name}.running_mean" in carried and f"{name}.weight" not in carried:
-                raise PruneError(
-                    f"taylor puts its gate on a normalisation's scale, but {name!r} has none. "
-                    "Build it with affine=True, or use 3sp, which needs no gate."
-                )
-            norms.add(name)
+    norms = {name for name, module in model.named_modules() if isinstance(module, _NORMS)}
     gated = [
         t.name
         for t in graph.tensors
@@ -108,6 +72,30 @@ def gate_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
     ]
     products = _products(model, batch, gated)
     return channel_sums(graph, products, "makes") + channel_sums(graph, products, "follows")
+
+
+def channel_norms(model: nn.Module, graph: ChannelGraph) -> set[str]:
+    """Return the normalisations of single channels, whose scale and shift are a channel's gate.
+
+    BatchNorm, InstanceNorm, and GroupNorm of as many groups as channels undo any scale of what
+    they read. So the loss has no derivative by a gate in front of them but rounding noise.
+
+    Raises:
+        PruneError: One that prunable channels pass has no scale, so no place for the gate.
+    """
+    carried = {t.name for t in graph.tensors if t.axes} | {name for name, _ in graph.sizes}
+    norms = set()
+    for name, module in model.named_modules():
+        grouped = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels
+        if not isinstance(module, nn.modules.batchnorm._NormBase) and not grouped:
+            continue
+        if module.weight is None and {name, f"{name}.running_mean"} & carried:
+            raise PruneError(
+                f"taylor puts its gate on a normalisation's scale, but {name!r} has none. Build "
+                "it with affine=True, or use 3sp, which needs no gate."
+            )
+        norms.add(name)
+    return norms
 
 
 def _products(model: nn.Module, batch: Batch, names: list[str]) -> dict[str, Tensor]:

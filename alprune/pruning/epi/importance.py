@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from alprune.errors import PruneError
+from alprune.pruning.criteria.taylor import channel_norms
 from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.surgery import registered, unwrap
 from alprune.registry import lookup
@@ -69,15 +69,19 @@ def maker_sites(model: nn.Module, graph: ChannelGraph) -> Sites:
 
     Depthwise filters make no channel of their own and do not count, nor do biases.
     """
-    return Sites(graph.channels, _makers(graph, torch.zeros(graph.channels, dtype=torch.bool)))
+    return Sites(graph.channels, _makers(graph))
 
 
 def taylor_sites(model: nn.Module, graph: ChannelGraph) -> Sites:
     """Return BatchNorm's scale and shift, and the makers' weights of channels without BatchNorm.
 
     In front of a BatchNorm the filters' weights say nothing: the loss does not feel their size.
+    Nor does it in front of other normalisations of single channels, which count like BatchNorm.
+
+    Raises:
+        PruneError: One of them has no scale.
     """
-    norms = {name for name, m in unwrap(model).named_modules() if isinstance(m, _BatchNorm)}
+    norms = channel_norms(unwrap(model), graph)
     places: list[Place] = []
     normed = torch.zeros(graph.channels + 1, dtype=torch.bool)  # the last is for the pinned
     for tensor in graph.tensors:
@@ -86,7 +90,7 @@ def taylor_sites(model: nn.Module, graph: ChannelGraph) -> Sites:
                 for ids in rows(axis):
                     places.append(Place(tensor.name, dim, 1, ids))
                     normed[ids] = True
-    return Sites(graph.channels, places + _makers(graph, normed[: graph.channels]))
+    return Sites(graph.channels, places + _makers(graph, normed))
 
 
 def magnitude(parameters: Mapping[str, Tensor], sites: Sites) -> Tensor:
@@ -245,13 +249,13 @@ class Importance:
         self._sum, self.batches = state["sum"].clone(), int(state["batches"])
 
 
-def _makers(graph: ChannelGraph, without: Tensor) -> list[Place]:
-    """List the makers' weights, leaving out the channels marked in `without`, `(N,)` bool."""
-    left_out = torch.cat([without, without.new_zeros(1)])
+def _makers(graph: ChannelGraph, without: Tensor | None = None) -> list[Place]:
+    """List the makers' weights; of trained ones those of channels not in `without`, `(N + 1,)`."""
+    left_out = torch.zeros(graph.channels + 1, dtype=torch.bool) if without is None else without
     places = []
     for tensor in graph.tensors:
         for dim in tensor.dims("makes"):
-            if not tensor.trainable or len(tensor.shape) < 2:
+            if len(tensor.shape) < 2 or (without is not None and not tensor.trainable):
                 continue
             for ids in rows(tensor.axes[dim]):
                 counted = ids.masked_fill(left_out[ids], -1)
