@@ -32,17 +32,17 @@ def layer_channels(graph: ChannelGraph) -> dict[str, Tensor]:
     return {name: ids[ids >= 0] for name, ids in channels.items()}
 
 
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+
+
 def named_channels(channels: dict[str, Tensor], pattern: str, option: str) -> Tensor:
     """Return the channels of the layers that a name or pattern stands for, `(k,)` ids.
 
     Raises:
         PruneError: No layer has such a name.
     """
-    found = [
-        ids
-        for name, ids in channels.items()
-        if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
-    ]
+    found = [ids for name, ids in channels.items() if _matches(name, pattern)]
     if not found:
         near = difflib.get_close_matches(pattern, channels, n=3, cutoff=0.5)
         hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
@@ -90,13 +90,15 @@ def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
             if role == "follows":
                 keep_alive(axis)
                 continue
-            if bool((rows(axis) < 0).all(0).any()):
+            pinned = int((rows(axis) < 0).all(0).sum())
+            if pinned == axis.shape[-1] or (pinned and (role == "reads" or axis.dim() > 1)):
                 continue  # what is pinned keeps the layer alive
             if axis.dim() == 1:
-                own = axis.unique()
-                each = axis.numel() // own.numel()  # channels that leave together, as a head's do
-                least = floor_for(axis.numel(), limits.min_channels)
-                keep_best(own, ceil(least / each))
+                free = axis[axis >= 0]
+                own = free.unique()
+                each = free.numel() // own.numel()  # channels that leave together, as a head's do
+                least = floor_for(axis.numel(), limits.min_channels) - pinned
+                keep_best(own, max(0, ceil(least / each)))
                 continue
             # in a grid of heads and places within them, the places have the floor
             sides = graph.group_of[axis[axis >= 0]].unique().tolist()
@@ -107,7 +109,7 @@ def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
     channels = layer_channels(graph) if limits.layer_floors else {}
     for pattern, least in limits.layer_floors.items():
         for name, own in channels.items():
-            if fnmatchcase(name, pattern) or name.startswith(f"{pattern}."):
+            if _matches(name, pattern):
                 keep_best(own, floor_for(own.numel(), least))
         named_channels(channels, pattern, "layer_floors")  # refuses what names no layer
     return floor
@@ -139,7 +141,8 @@ def set_layers(
         own = named_channels(channels, pattern, "layer_reductions")
         if share and not own.numel():
             raise _pinned(graph, pattern)
-        share_of |= dict.fromkeys(graph.group_of[own].unique().tolist(), (pattern, share))
+        groups = set(graph.group_of[own].unique().tolist()) - _coarse(graph, pattern)
+        share_of |= dict.fromkeys(groups, (pattern, share))
     for index, (pattern, share) in share_of.items():
         group = graph.groups[index]
         ids = group.channels
@@ -160,12 +163,26 @@ def set_layers(
     return chosen, leaving
 
 
+def _coarse(graph: ChannelGraph, pattern: str) -> set[int]:
+    """Return the groups that stay whole since outputs of the layers leave with finer ones.
+
+    An output of attention belongs to a head and to a place within the heads. Cutting the places
+    by a share cuts the outputs by that share; cutting the heads as well would cut more.
+    """
+    fine: set[int] = set()
+    others: set[int] = set()
+    for tensor in graph.tensors:
+        if not _matches(tensor.name.rpartition(".")[0], pattern):
+            continue
+        for dim in tensor.dims("makes"):
+            sides = sorted(rows(tensor.axes[dim]), key=lambda ids: ids.unique().numel())
+            for found, ids in zip([*[others] * (len(sides) - 1), fine], sides, strict=True):
+                found.update(graph.group_of[ids[ids >= 0]].tolist())
+    return others - fine
+
+
 def _pinned(graph: ChannelGraph, pattern: str) -> PruneError:
-    reasons = [
-        f"{p.name}: {p.reason}"
-        for p in graph.pinned
-        if fnmatchcase(p.name, pattern) or p.name.startswith(f"{pattern}.")
-    ]
+    reasons = [f"{p.name}: {p.reason}" for p in graph.pinned if _matches(p.name, pattern)]
     return PruneError(
         f"layer_reductions names {pattern!r}, where no channel can be pruned"
         + (f" ({'; '.join(reasons[:3])})." if reasons else ".")

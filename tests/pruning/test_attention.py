@@ -17,6 +17,8 @@ from alprune.pruning.criteria.grasp import structured_grasp
 from alprune.pruning.criteria.three_sp import mask_gradients, three_sp
 from alprune.pruning.graph import ChannelGraph, masked, narrow, trace
 from alprune.pruning.graph.gates import gated
+from alprune.pruning.plan import Target, search
+from alprune.pruning.width_limits import Limits
 
 # Groups (heads, widths, ...) of the attention's layers, by number of channels, where the
 # embedding stays. A head's width may leave where the scale of the scores does not follow it.
@@ -205,3 +207,13 @@ def test_a_multi_head_attention_written_out_computes_what_pytorch_computes() -> 
     a, b = attention(x[0], y[0], y[0]), opened(x[0], y[0], y[0])
     assert all(torch.allclose(left, right) for left, right in zip(a, b, strict=True))
     assert list(opened.state_dict()) == list(attention.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["written out", "grouped", "fused"])
+def test_a_layers_own_reduction_takes_that_share_of_its_outputs_not_of_heads_and_of_places(kind):
+    _, graph, _ = traced(kind)
+    layer = next(name for name in graph.makers if name.rpartition(".")[2] in ("qkv", "q"))
+    limits = Limits(min_channels=1, layer_reductions={layer: 0.5})
+    plan = search(graph, torch.rand(graph.channels), Target("channels", 0.0, limits))
+    whole = graph.widths(graph.all_kept())[layer]
+    assert graph.widths(plan.keep(graph))[layer] == whole // 2

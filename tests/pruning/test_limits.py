@@ -230,6 +230,23 @@ def test_inputs_that_stay_need_no_channel_beside_them():
     assert kept == {"left": 4, "right": 4, "join": 4}  # 16 of the 256 inputs of join would be more
 
 
+def test_pinned_outputs_count_towards_the_floor_of_their_layer_but_do_not_meet_it():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.make, self.head = nn.Conv2d(3, 33, 1), nn.Linear(33, 5)
+
+        def forward(self, x):
+            x = self.make(x)
+            return self.head((x * x[:, :1].sigmoid()).mean((2, 3)))
+
+    graph = trace(Gated(), torch.zeros(2, 3, 4, 4))
+    [group] = graph.groups
+    assert len(group.channels) == 32  # the gate is pinned
+    floor = floors(graph, torch.rand(graph.channels), Limits(min_channels=8))
+    assert int(floor.sum()) == 7
+
+
 class Parts(nn.Module):
     """One layer makes what three others read apart."""
 
