@@ -143,7 +143,7 @@ def prune(
         time_reduction: Share of the time of a training step to remove, measured likewise.
         limits: What must stay: floors, multiples, layers to ignore, reductions by layer. With
             reductions by layer and no other one, only these layers are pruned. Limits that a
-            method would ignore are refused.
+            method would ignore are refused, except the floors of widths by weight masks.
         scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature and
             whether it redraws linear layers, how BatchNorm normalises.
         latency: How latency and time are measured, and whether scores are divided by what a
@@ -153,7 +153,8 @@ def prune(
         rounds: Rounds of 3sp-iterative.
         after: "inherit" keeps the weights of the kept channels, "reinit" re-initialises them,
             "rescale" multiplies them by sqrt(fan-out before / fan-out after), which leaves masked
-            networks as they are. Dense networks keep their weights.
+            networks as they are. Dense networks keep their weights; PreCrop and PreConfig draw
+            fresh ones (He) in any case.
         init: With "reinit", how: a key of `alprune.models.INITS`, He et al. by default.
         generator: Source of randomness, on the CPU; seed 0 if None.
         **options: Fields of the records by name, in place of those in the record: `min_channels`,
@@ -252,6 +253,12 @@ def _cut(entry: Method, model: nn.Module, request: Request) -> tuple[Cut, Cost, 
             break
         short = 1 - (1 - request.reductions["flops"]) * goal / left.macs
         request = replace(request, reductions={"flops": short})
+    else:
+        raise PruneError(
+            f"a flops reduction of {asked['flops']:g} was asked for, but after {_TRIES} searches "
+            f"{left.macs / before.macs:.1%} of the FLOPs are left: some of its computation does "
+            "not shrink with the channels. Ask for less, or for a channels_reduction."
+        )
     return cut, before, left
 
 

@@ -45,9 +45,10 @@ def reinit(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init
 def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, init: str) -> None:
     """Multiply each layer's weight by sqrt(original fan-out / pruned fan-out).
 
-    Fan-out is the output channels times the kernel's size; the kernel cancels, so what counts is
-    the number of rows of the weight. Normalisation layers and biases are left alone, and masked
-    networks, whose layers have the widths that they had.
+    Fan-out is the output channels times the kernel's size; the kernel cancels, so what counts are
+    the outputs: the rows of the weight, the columns in transposed convolutions. Normalisation
+    layers and biases are left alone, and masked networks, whose layers have the widths that they
+    had.
 
     Args:
         pruned: Changed in place.
@@ -63,5 +64,7 @@ def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
     with torch.no_grad():
         inner = pruned.model if isinstance(pruned, Cropped) else pruned
         for name, weight in inner.named_parameters():
+            owner = inner.get_submodule(name.rpartition(".")[0])
+            outputs = 1 if isinstance(owner, nn.modules.conv._ConvTransposeNd) else 0
             if weight.ndim > 1:
-                weight.mul_((before[name].shape[0] / weight.shape[0]) ** 0.5)
+                weight.mul_((before[name].shape[outputs] / weight.shape[outputs]) ** 0.5)

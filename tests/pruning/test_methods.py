@@ -113,6 +113,13 @@ def test_weights_are_inherited_drawn_anew_or_rescaled():
     ratio = (24 / len(kept)) ** 0.5
     assert torch.allclose(rescaled.model[0].weight, inherited.model[0].weight * ratio)
     assert torch.equal(rescaled.model[1].weight, inherited.model[1].weight)
+    up = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 5, 1), nn.Flatten())
+    up.append(nn.Linear(5, 4))
+    batch, options = (torch.randn(4, 3, 1, 1), torch.arange(4)), {"ignore": ["1"]}
+    narrow = prune(up, "uniform", batch=batch, channels_reduction=0.3, after="rescale", **options)
+    kept = list(narrow.plan.kept["0"])
+    assert len(kept) < 8  # its inputs; its outputs are all there, so it keeps its scale
+    assert torch.equal(narrow.model[1].weight, up[1].weight[kept])
     last = fresh.model[9].weight  # linear of many inputs: the spread of its draw is known
     assert last.std().item() == pytest.approx((2 / last.shape[1]) ** 0.5, rel=0.15)
     assert torch.equal(fresh.model[9].bias, torch.zeros_like(fresh.model[9].bias))

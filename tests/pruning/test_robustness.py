@@ -89,6 +89,13 @@ class Reader(nn.Module):
         return self.head(self.rnn(self.embed(tokens))[0][:, -1])
 
 
+def test_synflow_masks_a_network_of_integer_inputs():
+    tokens = torch.arange(40).view(8, 5) % 20
+    pruned = prune(Reader(), "synflow", batch=(tokens, torch.arange(8) % 3), params_reduction=0.5)
+    assert pruned.plan.sparsity == 0.5
+    assert pruned.model(tokens).shape == (8, 3)
+
+
 def test_a_network_of_integer_inputs_is_rebuilt_from_its_plan():
     tokens = torch.arange(40).view(8, 5) % 20
     pruned = prune(Reader(), "3sp", batch=(tokens, torch.arange(8) % 3), flops_reduction=0.4)
@@ -233,7 +240,10 @@ class Returning(nn.Module):
 
 @pytest.mark.parametrize(
     "name",
-    ["3sp", "synflow", *(pytest.param(n, marks=pytest.mark.slow) for n in SCORED if n != "3sp")],
+    [
+        *("3sp", "synflow", "preconfig"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("precrop", *SCORED[1:])),
+    ],
 )
 @pytest.mark.parametrize(
     "wrap",
@@ -249,6 +259,8 @@ def test_logits_are_found_in_what_a_network_returns(name, wrap):
     plain = prune(small_vgg(), name, batch=batch_of())
     pruned = prune(Returning(wrap), name, batch=batch_of())
     assert list(pruned.widths.values()) == list(plain.widths.values())
+    inside = pruned.model.model if name.startswith("pre") else pruned.model
+    assert inside.net[-1].out_features == 10
 
 
 @pytest.mark.parametrize("name", [*SCORED, "synflow"])
@@ -266,6 +278,11 @@ def test_a_function_finds_the_logits_where_no_name_says_so(name):
 def test_outputs_without_logits_are_refused(name, wrap):
     with pytest.raises(PruneError, match=r"returned a (tuple|dict).*scores need logits"):
         prune(Returning(wrap), name, batch=batch_of())
+
+
+def test_dense_refuses_the_reductions_of_single_layers():
+    with pytest.raises(PruneError, match="layer_reductions is .* does not use it"):
+        prune(small_vgg(), "dense", batch=batch_of(), layer_reductions={"0": 0.5})
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

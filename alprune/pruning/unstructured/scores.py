@@ -177,7 +177,8 @@ def synflow(
     inputs = _as_list(batch)[0][0]
     for attempt in (torch.float32, torch.float64) if dtype is None else (dtype,):
         linear = _absolute(copy_network(model).to(attempt).eval())
-        ones = torch.ones(1, *inputs.shape[1:], dtype=attempt, device=inputs.device)
+        kind = attempt if inputs.is_floating_point() else inputs.dtype  # tokens stay tokens
+        ones = torch.ones(1, *inputs.shape[1:], dtype=kind, device=inputs.device)
         try:
             return _flow_in_rounds(linear, ones, sparsity, rounds)
         except OverflowError:
