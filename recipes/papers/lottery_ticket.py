@@ -2,7 +2,7 @@ r"""Lottery tickets: train, mask the smallest weights, rewind and train again.
 
     python recipes/papers/lottery_ticket.py mnist.npz --sparsities 0.9 0.98
 
-The baseline that both SNIP and When to Prune argue against (Frankle and Carbin 2019): it costs a
+A baseline of When to Prune (section 4.1; Frankle and Carbin 2019): it costs a
 whole training before the one that counts. A fresh network is trained, the smallest weights of all
 layers together are masked, and the others go back to the values that they had at the start, or
 after `--rewind` epochs (Frankle et al. 2020); then the masked network is trained. With `--rounds`

@@ -71,8 +71,12 @@ class Rows:
 
     def __init__(self, path: str | None) -> None:
         self.path = None if path is None else Path(path)
-        lines = self.path.read_text().splitlines() if self.path and self.path.exists() else []
-        self._known = {tuple(row[0].items()): row[1] for row in map(json.loads, lines)}
+        text = self.path.read_text() if self.path and self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # the last line of a run that was killed is not
+        if self.path and whole != text:
+            self.path.write_text(whole)
+        rows = map(json.loads, whole.splitlines())
+        self._known = {tuple(row[0].items()): row[1] for row in rows}
 
     def get(self, measure: Callable[[], Any], **settings: Any) -> Any:
         """Return what was measured with these settings; measure and note it if nothing was."""
@@ -104,13 +108,13 @@ def test_error(
     epochs: int,
     lr: float,
     seed: int,
-    init: str = "default",
+    init: str = "he",
 ) -> float:
     """Prune a fresh network, train it and return its test error in percent; NaN if it diverged."""
     train = splits.train
     generator = torch.Generator().manual_seed(seed)
     model = build(name, len(train.classes), train.image_shape, seed)
-    if init != "default":  # as which it was built
+    if init != "he":  # as which it was built
         INITS[init](model, generator)
     pruned = prune(
         model,
@@ -143,7 +147,9 @@ def main() -> None:
     parser.add_argument("--controls", type=float, nargs="*", help="of random masks; all if left")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--init", choices=INITS, default="default", help="vs-l: LeCun's scale")
+    parser.add_argument(
+        "--init", choices=INITS, default="he", help="vs-l: LeCun's scale; default: PyTorch's own"
+    )
     parser.add_argument("--unit", action="store_true", help="images from 0 to 1, not standardised")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
@@ -170,7 +176,7 @@ def main() -> None:
         errors = []
         for seed in asked.seeds:
             settings = {"epochs": asked.epochs, "lr": asked.lr, "seed": seed}
-            if asked.init != "default":
+            if asked.init != "he":
                 settings["init"] = asked.init
             measure = partial(test_error, splits, asked.model, method, sparsity, **settings)
             row = {"model": asked.model, "method": method, "sparsity": sparsity, **settings}
