@@ -22,6 +22,8 @@ class SavedLearner:
         inputs: What it takes; None in checkpoints of runs by earlier versions.
         step: Step or round that it was last trained in.
         temperature: Calibrates its logits; None where none was fitted.
+        renames: How many changes of classes' names its labels had seen; None in checkpoints of
+            runs, and of labelling by earlier versions.
     """
 
     plan: Plan
@@ -29,6 +31,7 @@ class SavedLearner:
     inputs: Inputs | None
     step: int
     temperature: Any = None
+    renames: int | None = None
 
     @property
     def trained(self) -> bool:
@@ -63,6 +66,7 @@ def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
             inputs=None if record is None else Inputs.from_record(record),
             step=int(state["step"]),
             temperature=state.get("temperature"),
+            renames=None if state.get("renames") is None else int(state["renames"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"the checkpoint holds no learner: {error!r}.") from error

@@ -161,30 +161,43 @@ def _of_checkpoint(
     if kind.ends:
         why = f"has ended with an {reason}" if reason else "has not ended, or was killed"
         notes = (f"the run in {path} {why}: this is its learner of {when}.",)
-    fits = [event for event in events if event["event"] == "fit"]  # of labelling, one per round
-    fitted = saved.temperature or (fits[-1].get("temperature") if fits else None)
-    if fits:
-        inputs, merged = _renamed(inputs, events[events.index(fits[-1]) :])
-        notes += tuple(
-            f"class {name!r} was merged into {into!r} after this learner was trained, which still "
-            f"tells them apart. To train it anew: {resume_command(path)}"
-            for name, into in merged
-        )
+    seen, fitted = saved.renames, saved.temperature
+    if seen is None:  # of an earlier version, whose last fit is taken for that of the checkpoint
+        fits = [place for place, event in enumerate(events) if event["event"] == "fit"]
+        seen = len(_renames(events[: fits[-1]])) if fits else 0
+        fitted = fitted or (events[fits[-1]].get("temperature") if fits else None)
+    inputs, merged = _renamed(inputs, _renames(events)[seen:])
+    notes += tuple(
+        f"class {name!r} was merged into {into!r} after this learner was trained, which still "
+        f"tells them apart. To train it anew: {resume_command(path)}"
+        for name, into in merged.items()
+    )
     classifier = Classifier(network, inputs, _temperature(fitted))
     return Learned(classifier, config.model, plan, when, notes, config)
 
 
+def _renames(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [event for event in events if event["event"] == "rename_class"]
+
+
 def _renamed(
-    inputs: Inputs, events: Sequence[Mapping[str, Any]]
-) -> tuple[Inputs, list[tuple[str, str]]]:
+    inputs: Inputs, renames: Sequence[Mapping[str, Any]]
+) -> tuple[Inputs, dict[str, str]]:
     """Give the outputs the names that people gave their classes since; return what they merged."""
-    names, merged = list(inputs.classes), []
-    for event in events:
-        if event["event"] == "rename_class" and event["of"] in names:
-            if event["to"] in names:
-                merged.append((event["of"], event["to"]))
-            else:
-                names[names.index(event["of"])] = event["to"]
+    names = list(inputs.classes)
+    merged: dict[str, str] = {}
+    for event in renames:
+        of, to = event["of"], event["to"]
+        if of not in names or of in merged:
+            continue
+        if to in names and to not in merged:
+            merged[of] = to
+            continue
+        place = names.index(of)
+        if to in merged:  # the freed name of an output that was merged, which takes this one's
+            names[names.index(to)], merged[of] = of, merged.pop(to)
+        names[place] = to
+        merged = {name: to if into == of else into for name, into in merged.items()}
     return replace(inputs, classes=tuple(names)), merged
 
 

@@ -11,8 +11,7 @@ from alprune.data import UNKNOWN, Dataset, Splits
 from alprune.data.dataset import spelt_as
 from alprune.errors import ConfigError, DataError
 from alprune.labelling import images as today
-from alprune.labelling.journal import Journal, present_name
-from alprune.loop.checkpoint import load_checkpoint
+from alprune.labelling.journal import Journal
 from alprune.loop.config import RunConfig
 from alprune.loop.csv_tables import read_labels
 from alprune.loop.defaults import ResolvedLabelling
@@ -99,9 +98,7 @@ def labels_of(path: Path, config: RunConfig, learned: Learned, splits: Splits) -
         return _of_run(path, config, splits.train)
     journal = Journal(NullRunFolder(path))
     known = today.look(cast(ResolvedLabelling, config), journal, splits, None)
-    # The learner's names are those of its round; later changes of names hold for its outputs, too.
-    renames = journal.renames[int((load_checkpoint(path) or {}).get("renames", 0)) :]
-    before = [present_name(name, renames) for name in learned.classifier.classes]
+    before = learned.classifier.classes  # by the names of now, see `find_learner`
     names = known.train.classes
     number = torch.tensor([*(before.index(n) if n in before else -1 for n in names), UNKNOWN])
     rows, held = known.labelled, known.held

@@ -14,10 +14,12 @@ from tiny_run import options
 import alprune
 from alprune import data
 from alprune.errors import ConfigError, DataError
-from alprune.labelling.classes import rename_class
+from alprune.labelling.classes import merge_classes, rename_class
 from alprune.loop import frozen
 from alprune.models import build
 from alprune.runs.export import FineTuneOptions, SmallOptions, fine_tuned, resumable
+from alprune.runs.export.run_images import images_of, labels_of
+from alprune.runs.load import find_learner
 from alprune.training.distil import DistilSettings
 from alprune.training.fine_tune import FineTuneSettings, FineTuning
 
@@ -232,3 +234,22 @@ def test_labels_of_people_are_learnt_under_the_names_that_hold_today(tmp_path):
     assert found.labels == 42 - 6 and found.tested == 6 and found.tested_on == "held-out images"
     assert found.frozen_accuracy > 0.8  # of classes that are easy to tell
     assert alprune.load_learner(made.path, build("tiny_learner:build", 3, (3, 12, 12)))
+
+
+def test_labels_belong_to_the_outputs_that_learnt_them_after_a_merge_and_a_swap(tmp_path):
+    root, path = make(tmp_path / "photos"), tmp_path / "asked"
+    with alprune.open_asking(path, **asking_options(root, hold_out=6)) as asking:
+        for _ in range(3):
+            asking.tell({q.path: truth(q.path) for q in asking.ask()}, new_classes=True)
+    learnt = first, second, third = find_learner(path).classifier.classes
+    with alprune.open_asking(path) as asking:
+        merge_classes(asking, first, second)
+        for name, to in ((second, "between"), (third, second), ("between", third)):
+            rename_class(asking, name, to)
+    learned = find_learner(path)
+    assert learned.classifier.classes == (first, third, second)
+    splits = images_of(learned.config, learned, "--fine-tune")
+    known = labels_of(path, learned.config, learned, splits)
+    rows, labels = torch.cat([known.rows, known.held]), torch.cat([known.labels, known.held_labels])
+    outputs = [learnt.index(truth(splits.train.files.paths[row])) for row in rows]
+    assert len(outputs) == 18 and labels.tolist() == [{0: 1, 1: 1, 2: 2}[n] for n in outputs]
