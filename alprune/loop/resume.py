@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,18 +134,20 @@ def reopen(
     steps: int | None = None,
     load: Callable[[RunConfig], Splits] = load_splits,
     team: Team = ALONE,
+    where: Mapping[str, Any] | None = None,
 ) -> tuple[Session, Oracle]:
     """Return a session that resumes a run, and where its labels come from.
 
     A run that was killed before its first checkpoint begins again. `load` returns its data, and
-    `team` makes the run from here on, of whatever size the one before was.
+    `team` makes the run from here on, of whatever size the one before was. `where` holds options
+    that say where data and weights are now.
 
     Raises:
         AlpruneError: As from `resume`.
     """
     folder = RunFolder(path, resume=True) if team.rank == 0 else NullRunFolder(path)
     try:
-        config = options(path, budget, steps)
+        config = replace(options(path, budget, steps), **(where or {}))
         state = load_checkpoint(path)
         if state is None:
             _check_nothing_lost(path)

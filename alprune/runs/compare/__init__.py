@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import Timeout
 
 from alprune.data.locks import file_lock
-from alprune.errors import ConfigError, StoreError
+from alprune.errors import ConfigError, StoreError, counted
+from alprune.loop.auto_reduction import AUTO
 from alprune.loop.config import RunConfig
 from alprune.loop.run_folder import CONFIG, LOCK, no_lock
 from alprune.loop.trackers import require_trackers
 from alprune.registry import lookup
-from alprune.runs.compare.choices import choose_once
+from alprune.runs.compare.choices import check_chosen, choose_once
 from alprune.runs.compare.engines import ENGINES, Resources, open_engine
 from alprune.runs.compare.forecast import Forecast, Monitor
 from alprune.runs.compare.grid import Cell, Grid, cells, name_of, seeds_of, values_of
@@ -96,15 +98,21 @@ def compare(
     log = (*log, *["tensorboard"] * tensorboard)
     require_trackers(log)
     planned = plan(config, grid, out)
-    if jobs > 1 and any(c.config.budget and not c.config.steps for c, _ in planned):
+    beside = min(jobs, max(1, sum(state != ENDED for _, state in planned)))
+    if beside > 1 and any(c.config.budget and not c.config.steps for c, _ in planned):
         warnings.warn(
-            f"{jobs} runs side by side share the processors, and under a budget each gets less "
+            f"{beside} runs side by side share the processors, and under a budget each gets less "
             "done than alone: compare accuracies against labels, not against time. Use --steps, "
             "or --jobs 1.",
             stacklevel=2,
         )
     load = SharedData()
-    planned = choose_once(planned, load, monitor.chose)
+    if engine is None:
+        threads = max(1, torch.get_num_threads() // beside)
+    else:
+        threads = (resources or Resources()).cpus
+        _warn_of_measuring(planned, threads)
+    planned = choose_once(planned, load, monitor.chose, threads)
     rehearse([cell for cell, state in planned if state == NEW], load, monitor.checks)
     with _locked(out):
         planned = [(cell, state_of(cell)) for cell, _ in planned]  # again, now that none can change
@@ -127,7 +135,19 @@ def plan(config: RunConfig, grid: Grid, out: Path) -> list[tuple[Cell, str]]:
     """
     if (out / CONFIG).exists():
         raise StoreError(f"{out} is itself a run folder; choose another --out for all runs.")
-    return [(cell, state_of(cell)) for cell in cells(config, grid, out)]
+    planned = [(cell, state_of(cell)) for cell in cells(config, grid, out)]
+    check_chosen(planned, out)
+    return planned
+
+
+def _warn_of_measuring(planned: list[tuple[Cell, str]], threads: int) -> None:
+    if any(state == NEW and cell.config.flops_reduction == AUTO for cell, state in planned):
+        warnings.warn(
+            "what --flops-reduction auto removes is measured on this machine, with "
+            f"{counted(threads, 'thread', 'threads')}, and the runs are made on others. Where "
+            "these are faster or slower, give --flops-reduction.",
+            stacklevel=3,
+        )
 
 
 def _plain(values: Sequence[Any]) -> Sequence[Any]:

@@ -17,7 +17,8 @@ from alprune.data import Splits
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop import RunResult, Session
 from alprune.loop.auto_reduction import AUTO
-from alprune.loop.config import RunConfig
+from alprune.loop.config import RunConfig, given
+from alprune.loop.defaults import DEFAULTS, DENSE_WARMUP
 from alprune.loop.events import Observer
 from alprune.loop.learner import early_pruner, fit_settings, prune_learner
 from alprune.loop.recipe import read_recipe
@@ -34,7 +35,8 @@ _NOT_OF_A_KIND = {"seed", "out", "budget", "steps", "acquisition"}
 NEW, UNENDED, ENDED = "new", "unended", "ended"
 DEATHS = 3  # in a row without a step, after which a run whose process died is not tried again
 CHOSEN = ("flops_reduction", "warmup_batches", "method")  # what flops_reduction "auto" decides
-_WHERE = {"out", "data_root", "pretrained"}  # options that say where things are, and may change
+# Options that say where things are, and may change; what they are, digests say.
+_WHERE = {"out", "data_root", "cache", "pretrained"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def state_of(cell: Cell) -> str:
     check_trust(read_recipe(cell.path / CONFIG), cell.path / CONFIG, asdict(cell.config), takes=())
     with trusting(True):  # what is imported is what the cell names
         now, then = asdict(cell.config), asdict(options(cell.path))
-    may_differ = _WHERE | set(CHOSEN if cell.config.flops_reduction == AUTO else ())
+    may_differ = _WHERE | (_chosen(now, then) if now["flops_reduction"] == AUTO else set())
     changed = [name for name in now if name not in may_differ and now[name] != then[name]]
     if changed:
         told = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
@@ -115,6 +117,17 @@ def state_of(cell: Cell) -> str:
             "choose another --out, or move that run away."
         )
     return UNENDED if _ended(cell) is None else ENDED
+
+
+def _chosen(asked: dict[str, Any], then: dict[str, Any]) -> set[str]:
+    """Return the options in which "auto" may have made a run differ from what was asked."""
+    names = {"flops_reduction"}
+    if then["method"] == "dense":  # nothing could be pruned
+        names.add("method")
+    whole = not then["flops_reduction"] and then["warmup_batches"] == DENSE_WARMUP
+    if whole and asked["warmup_batches"] == DEFAULTS["warmup_batches"]:
+        names.add("warmup_batches")
+    return names
 
 
 def rehearse(waiting: list[Cell], load: SharedData, tell: Callable[[Cell], None]) -> None:
@@ -203,7 +216,8 @@ def _run(
 ) -> RunResult:
     if state == UNENDED:
         with trusting(True):  # `state_of` has compared its options with those that were given
-            session, oracle = reopen(cell.path, None, observer, load=load)
+            where = given({name: getattr(cell.config, name) for name in _WHERE - {"out"}})
+            session, oracle = reopen(cell.path, None, observer, load=load, where=where)
     else:
         splits = load(cell.config)
         chosen = find_acquisition(cell.config.acquisition)

@@ -1,11 +1,15 @@
 """`--flops-reduction auto` is chosen once for the runs that a comparison sets side by side."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from tiny_run import events_of, options
 
 import alprune
+from alprune.errors import StoreError
 from alprune.loop import auto_reduction, learner
-from alprune.runs.compare import Monitor, runs
+from alprune.runs.compare import ENGINES, Monitor, Resources, runs
 
 
 class Hearing(Monitor):
@@ -38,12 +42,19 @@ def speeds(monkeypatch):
     return taken
 
 
+def automatic(**changes):
+    chosen = {"steps": 0, "budget": 60.0, "flops_reduction": "auto", "initial_epochs": 1.0}
+    return options("unused", **(chosen | changes))
+
+
+def recipe(path):
+    return alprune.RunConfig.from_toml(path / "config.toml", trust_code=True)
+
+
 def test_seeds_and_acquisitions_share_a_choice_also_with_runs_that_are_added_later(
     tmp_path, speeds
 ):
-    config = options(
-        "unused", steps=0, budget=60.0, flops_reduction="auto", initial_epochs=1.0, method="3sp"
-    )
+    config = automatic()
     grid = {"method": ["3sp", "3sp-ca"], "seed": [0], "acquisition": ["entropy", "random"]}
     first = Hearing()
     alprune.compare(config, grid, tmp_path, monitor=first)
@@ -57,9 +68,55 @@ def test_seeds_and_acquisitions_share_a_choice_also_with_runs_that_are_added_lat
     assert not second.heard and len(speeds) == measured
     for method in grid["method"]:
         kept = {
-            alprune.RunConfig.from_toml(path / "config.toml", trust_code=True).flops_reduction
+            recipe(path).flops_reduction
             for path in tmp_path.glob(f"{method}-[er]*")
         }
         assert len(kept) == 1 and 0 < kept.pop() < 1
         [prune] = events_of(tmp_path / f"{method}-random-seed1", "prune")
         assert prune["flops_reduction"] > 0
+
+
+def test_a_grid_may_vary_what_a_choice_changes(tmp_path, speeds):
+    alprune.compare(automatic(), {"warmup_batches": [20, 400]}, tmp_path)
+    made = [recipe(tmp_path / f"warmup-batches{n}").warmup_batches for n in (20, 400)]
+    assert made == [20, 400]
+
+
+def test_runs_of_other_options_are_not_kept_as_those_of_a_choice(tmp_path, speeds):
+    alprune.compare(automatic(flops_reduction=0.3), {"seed": [0]}, tmp_path / "given")
+    with pytest.raises(StoreError, match="begun with flops_reduction 0.3, and now it is to be ch"):
+        alprune.compare(automatic(), {"seed": [0, 1]}, tmp_path / "given")
+    alprune.compare(automatic(), {"seed": [0]}, tmp_path / "chosen")
+    for name, value, told in [
+        ("warmup_batches", 400, "was 50 and is 400"), ("method", "3sp-ca", "was '3sp'")
+    ]:  # fmt: skip
+        with pytest.raises(StoreError, match=f"begun with other options: .*{name} {told}"):
+            alprune.compare(automatic(**{name: value}), {"seed": [0, 1]}, tmp_path / "chosen")
+
+
+def test_speed_is_measured_with_the_threads_of_a_run(tmp_path, speeds, monkeypatch):
+    threads, step_ms = [], learner.step_ms
+
+    def counted(model, batch):
+        threads.append(torch.get_num_threads())
+        return step_ms(model, batch)
+
+    monkeypatch.setattr(learner, "step_ms", counted)
+    monkeypatch.setattr("alprune.runs.compare.side_by_side", lambda *_: [])
+    monkeypatch.setattr("alprune.runs.compare.make_elsewhere", lambda *_, **__: [])
+    afar = SimpleNamespace(most=None, close=lambda: None)
+    monkeypatch.setitem(ENGINES, "afar", lambda resources, out: afar)
+    before, grid = torch.get_num_threads(), {"seed": [0, 1]}
+    torch.set_num_threads(4)
+    try:
+        with pytest.warns(UserWarning, match="2 runs side by side"):
+            alprune.compare(automatic(), grid, tmp_path / "beside", jobs=8)
+        assert set(threads) == {2} and torch.get_num_threads() == 4
+        threads.clear()
+        with pytest.warns(UserWarning, match="on this machine, with 3 threads, and the runs are"):
+            alprune.compare(
+                automatic(), grid, tmp_path / "afar", engine="afar", resources=Resources(cpus=3)
+            )
+        assert set(threads) == {3}
+    finally:
+        torch.set_num_threads(before)

@@ -104,6 +104,20 @@ def test_a_run_of_other_options_is_named_before_anything_begins(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_an_unfinished_run_goes_on_where_its_data_are_now(tmp_path, monkeypatch):
+    places, load = [], data.load
+
+    def moved(name, *, root, **kwargs):
+        places.append(str(root))
+        return load("digits", root=None, **kwargs)
+
+    monkeypatch.setattr(data, "load", moved)
+    grid, old = {"method": ["3sp"]}, {"dataset": "cifar10", "data_root": "old"}
+    compare(tmp_path, grid, Leaving("3sp"), **old)
+    [outcome] = compare(tmp_path, grid, **old | {"data_root": "new", "cache": "elsewhere"})
+    assert (outcome.state, places) == ("done", ["old", "new"])
+
+
 def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path):
     grid = {"acquisition": ["random", "broken_parts:raises", "entropy"]}
     outcomes = compare(tmp_path, grid)
