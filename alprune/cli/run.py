@@ -82,10 +82,10 @@ def run_command(
 
 def _draw(path: Path) -> None:
     """Draw the picture, if that goes: the record is written, and the picture may wait."""
-    from alprune.runs.report import plot_curves
+    from alprune.runs.report import plot_curve
 
     try:
-        plot_curves([path], path / "curve.png")
+        plot_curve(path, path / "curve.png")
     except StoreError as error:
         warnings.warn(str(error), stacklevel=2)
     except KeyboardInterrupt:

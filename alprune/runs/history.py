@@ -103,6 +103,7 @@ def load_run(path: str | Path) -> RunHistory:
     steps = {event["step"]: event for event in events if event["event"] == "step"}
     told = list(steps.values())  # a step that was done again counts as it was the last time
     columns = {name: _array([event.get(name) for event in told]) for name in COLUMNS}
+    columns |= {name: _array([event[name] for event in told]) for name in _WHOLE}
     if told and "fitted_s" not in told[0]:
         columns["fitted_s"] = columns["elapsed_s"]
     end = events[-1] if events[-1]["event"] == "end" else Fields()

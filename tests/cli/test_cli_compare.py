@@ -37,7 +37,7 @@ def report_here(paths, out):
 @pytest.fixture
 def no_report(monkeypatch):
     """Leave out report and pictures, which take longer than the runs."""
-    monkeypatch.setattr(runs, "plot_curves", lambda paths, out: None)
+    monkeypatch.setattr(runs, "plot_curve", lambda path, out: None)
     monkeypatch.setattr("alprune.runs.report.write_report", report_here)
 
 
@@ -96,7 +96,7 @@ def test_a_failed_run_is_told_and_exits_with_1(tmp_path, monkeypatch, no_report)
 
 
 def test_the_report_names_a_run_that_failed_and_counts_it_nowhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "plot_curves", lambda paths, out: None)
+    monkeypatch.setattr(runs, "plot_curve", lambda path, out: None)
     out = tmp_path / "cmp"
     done = call(*FAST, "--acquisitions", "broken_parts:raises,random", "--out", out)
     assert done.exit_code == 1 and f"report: {out / 'report.html'}" in done.stdout

@@ -497,7 +497,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("plan.example_shape != inputs.image_shape", "False"),
     ]),
     ("runs/report/groups.py", "runs/report/test_report_groups.py", [
-        ("tuple(run for run in self.runs if run.ended) or self.runs", "self.runs"),
+        ("self.ended or self.seeds", "self.runs"),
         ("lambda b: sum(_same(b, group, option)", "lambda b: -sum(_same(b, group, option)"),
     ]),
     ("runs/report/page.py", "runs/report/test_report_write.py", [

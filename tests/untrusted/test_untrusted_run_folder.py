@@ -22,7 +22,6 @@ from alprune.loop.checkpoint import SLOTS, decode, encode, load_checkpoint
 from alprune.loop.csv_tables import from_cell, read_labels, to_cell
 from alprune.loop.event_log import read_events
 from alprune.loop.run_folder import RunFolder
-from alprune.runs.report import curves, plot_curves
 from alprune.runs.rerun import compare
 
 pytestmark = pytest.mark.timeout(60)  # a pipe that is opened would be waited for, for ever
@@ -81,7 +80,7 @@ def test_a_record_larger_than_any_is_refused_before_it_fills_the_memory(tmp_path
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "curves": curves,
+    "history": alprune.load_run,
     "comparison": lambda path: compare(path, path),
     "resume": alprune.resume,
 }
@@ -110,8 +109,6 @@ def test_an_event_without_a_field_is_read_or_refused(run: Path, reader: str) -> 
 @pytest.mark.parametrize("content", [b"", b'{"event": "start", "config": {"method": "3sp"}}\n'])
 def test_a_record_without_what_a_reader_needs_is_refused(run: Path, content: bytes) -> None:
     (run / "events.jsonl").write_bytes(content)
-    with pytest.raises(StoreError, match="an event lacks"):
-        plot_curves([run], run / "picture.png")
     with pytest.raises(StoreError, match="an event lacks"):
         compare(run, run)
 

@@ -28,7 +28,7 @@ from alprune.loop.setup import data_options, first_labels, open_session, simulat
 from alprune.loop.trackers import tracked
 from alprune.loop.trust import check_trust, trusting
 from alprune.runs.compare.grid import Cell
-from alprune.runs.report import plot_curves
+from alprune.runs.report import plot_curve
 
 # Options that do not matter to whether a run can be set up.
 _NOT_OF_A_KIND = {"seed", "out", "budget", "steps", "acquisition"}
@@ -229,7 +229,7 @@ def _run(
 
 def _draw(path: Path) -> None:
     try:
-        plot_curves([path], path / "curve.png")
+        plot_curve(path, path / "curve.png")
     except StoreError as error:  # a picture that cannot be written is no failed run
         warnings.warn(str(error), stacklevel=2)
 

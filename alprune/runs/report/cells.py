@@ -50,7 +50,7 @@ def mean_cell(
     mean, spread = mean_and_error(values)
     text = f"{mean:,.{digits}f}"
     if error and spread is not None:
-        text += f" ± {spread:,.{digits or 0}f}"
+        text += f" ± {spread:,.{digits}f}"
     if of is not None and len(values) < of:
         text += f" ({len(values)} of {of})"
     return Cell(text, mean)
@@ -99,4 +99,6 @@ def estimate_cell(found: Estimate | None, form: str, pairs: int) -> Cell:
 
 def interval_end(value: float, form: str) -> str:
     """Write an end of an interval, cut off where it is large."""
-    return form.format(value) if abs(value) < _WIDE else f"over {_WIDE:,}"
+    if abs(value) < _WIDE:
+        return form.format(value)
+    return f"over {_WIDE:,}" if value > 0 else f"under -{_WIDE:,}"

@@ -233,7 +233,7 @@ def width_steps(groups: Sequence[Group], numbers: Sequence[int]) -> "Figure":
     axes.bar(places, heights, 0.82, color="#8a8a8a", alpha=0.35, label="before")
     for number, group in zip(numbers, groups, strict=True):
         look = Look.of(number)
-        kept = [[run.widths[n][1] for n in layers] for run in group.runs if _has(run, layers)]
+        kept = [[run.widths[n][1] for n in layers] for run in group.seeds if _has(run, layers)]
         if not kept:
             continue
         mean, low, high = np.mean(kept, axis=0), np.min(kept, axis=0), np.max(kept, axis=0)

@@ -9,7 +9,7 @@ from alprune.loop.defaults import REDUCTIONS
 from alprune.runs.report.runs import Run, option_defaults
 
 # Options that change neither what is learnt nor how long it takes on the clock.
-_ASIDE = {"seed", "out", "data_root", "eval_every"}
+_ASIDE = {"seed", "out", "data_root", "cache", "eval_every"}
 # What runs are mostly compared by comes first, and appears in names without its own name.
 _BARE = ("method", "acquisition", "model", "dataset", "start")
 _NAME_CHARACTERS = 60
@@ -23,7 +23,6 @@ class Group:
         name: What tells it from the other groups, short.
         options: The options in which any two groups differ, by name.
         runs: One or more, by seed.
-        sound: Those that count: that have ended; if none has, all.
     """
 
     name: str
@@ -31,14 +30,22 @@ class Group:
     runs: tuple[Run, ...]
 
     @property
+    def seeds(self) -> tuple[Run, ...]:
+        """One run of each seed, the first one that has ended; if none has, the first."""
+        first: dict[int, Run] = {}
+        for run in sorted(self.runs, key=lambda run: not run.ended):
+            first.setdefault(run.seed, run)
+        return tuple(sorted(first.values(), key=_by_seed))
+
+    @property
     def sound(self) -> tuple[Run, ...]:
-        """The runs of which means are taken: those that have ended; if none has, all."""
-        return tuple(run for run in self.runs if run.ended) or self.runs
+        """Those of which means are taken: the ones that have ended; if none has, all."""
+        return self.ended or self.seeds
 
     @property
     def ended(self) -> tuple[Run, ...]:
-        """The runs that have ended."""
-        return tuple(run for run in self.runs if run.ended)
+        """Those that have ended."""
+        return tuple(run for run in self.seeds if run.ended)
 
     @property
     def method(self) -> str:
@@ -51,10 +58,10 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     members: dict[tuple[str, ...], list[Run]] = {}
     names = sorted({name for run in runs for name in run.config} - _ASIDE)
     for run in runs:
-        members.setdefault(tuple(_key(run.config.get(name)) for name in names), []).append(run)
+        members.setdefault(tuple(_of(run.config, name) for name in names), []).append(run)
     ordered = sorted(members.values(), key=lambda group: group[0].config["method"] != "dense")
     configs = [group[0].config for group in ordered]
-    differing = [n for n in names if len({_key(config.get(n)) for config in configs}) > 1]
+    differing = [n for n in names if len({_of(config, n) for config in configs}) > 1]
     first = [*_BARE, *REDUCTIONS, "budget", "steps"]
     differing.sort(key=lambda name: (first.index(name) if name in first else len(first), name))
     return [
@@ -104,11 +111,17 @@ def option_text(value: Any) -> str:
 
 
 def _same(one: Group, other: Group, option: str) -> bool:
-    return _key(one.runs[0].config.get(option)) == _key(other.runs[0].config.get(option))
+    return _of(one.runs[0].config, option) == _of(other.runs[0].config, option)
 
 
 def _by_seed(run: Run) -> tuple[int, str]:
     return run.seed, str(run.path)
+
+
+def _of(config: Mapping[str, Any], option: str) -> str:
+    """Return what tells values of an option apart; weights are what they are, wherever."""
+    same = option == "pretrained" and config.get("pretrained_digest")
+    return _key(same or config.get(option))
 
 
 def _key(value: Any) -> str:
@@ -121,7 +134,7 @@ def _names(configs: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> li
     distinguishing: list[str] = []
     apart = 1
     for option in differing:
-        keys = {tuple(_key(c.get(o)) for o in [*distinguishing, option]) for c in configs}
+        keys = {tuple(_of(c, o) for o in [*distinguishing, option]) for c in configs}
         if len(keys) > apart:
             distinguishing, apart = [*distinguishing, option], len(keys)
     names = []

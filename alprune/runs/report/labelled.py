@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+from alprune.errors import StoreError
 from alprune.labelling.accuracy import Estimate
 from alprune.labelling.journal import Journal
 from alprune.runs.report.cells import NONE, Cell, number_cell
@@ -11,13 +13,17 @@ from alprune.runs.report.runs import Run
 from alprune.runs.report.tables import Table
 
 
-def journals(runs: Sequence[Run]) -> dict[Run, Journal]:
-    """Read the records of those runs in which people labelled.
-
-    Raises:
-        StoreError: One is damaged.
-    """
-    return {run: Journal(run.path) for run in runs if run.is_labelling}
+def journals(runs: Sequence[Run]) -> tuple[dict[Run, Journal], dict[Path, str]]:
+    """Read the records of those runs in which people labelled; return the damaged ones, too."""
+    found: dict[Run, Journal] = {}
+    damaged: dict[Path, str] = {}
+    for run in runs:
+        if run.is_labelling:
+            try:
+                found[run] = Journal(run.path)
+            except StoreError as error:
+                damaged[run.path] = str(error)
+    return found, damaged
 
 
 def labelled_tables(found: dict[Run, Journal]) -> list[Table]:

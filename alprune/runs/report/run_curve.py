@@ -1,59 +1,35 @@
 """The picture in a run folder: accuracy and labelled points against time."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from alprune.data.atomic_io import replace
 from alprune.errors import StoreError
-from alprune.loop.event_log import Fields, read_events
+from alprune.runs.history import load_run
 
 
-def curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, int]]]:
-    """Read a run's course.
-
-    Args:
-        path: A run folder.
-
-    Returns:
-        `(seconds, test accuracy)` of every step that was tested and of the end, and
-        `(seconds, labelled points)` of every step; seconds on the budget clock when the step's
-        fit ended, accuracy 0 to 1.
-    """
-    events = read_events(path)
-    steps = [event for event in events if event["event"] == "step"]
-    tested = [s for s in steps if s["test_accuracy"] is not None]
-    accuracy = [(s["fitted_s"], s["test_accuracy"]) for s in tested]
-    if events and events[-1]["event"] == "end" and events[-1]["test_accuracy"] is not None:
-        last = (events[-1]["elapsed_s"], events[-1]["test_accuracy"])
-        accuracy = [point for point in accuracy if point[0] < last[0]] + [last]
-    return accuracy, [(s["fitted_s"], s["labelled"]) for s in steps]
-
-
-def plot_curves(paths: Sequence[Path], out: Path) -> None:
-    """Draw accuracy and labelled points against elapsed time, one line a run folder.
+def plot_curve(path: Path, out: Path) -> None:
+    """Draw a run's accuracy, where it was tested, and its labelled points against elapsed time.
 
     Args:
-        paths: Run folders.
+        path: The run folder.
         out: The picture, its type by its suffix (.png, .svg, .pdf).
 
     Raises:
-        StoreError: A run cannot be read, or the picture cannot be written.
+        StoreError: The run cannot be read, or the picture cannot be written.
     """
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
 
+    run = load_run(path)
+    tested = ~np.isnan(run.test_accuracy)
+    name = f"{run.config.get('method')}, seed {run.config.get('seed')}"
+    marker = "." if tested.sum() < 40 else None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    styles = ["-", "--", "-.", ":"]
-    for number, path in enumerate(paths):
-        start = next((e for e in read_events(path) if e["event"] == "start"), Fields())
-        accuracy, labelled = curves(path)
-        name = f"{start['config']['method']}, seed {start['config']['seed']}"
-        line = styles[number % len(styles)]
-        marker = "." if len(accuracy) < 40 else None
-        percent = [100 * value for _, value in accuracy]
-        left.plot([t for t, _ in accuracy], percent, line, label=name, marker=marker)
-        right.step([t for t, _ in labelled], [n for _, n in labelled], line, where="post")
+    left.plot(run.fitted_s[tested], 100 * run.test_accuracy[tested], label=name, marker=marker)
+    right.step(run.fitted_s, run.labelled, where="post")
     left.set(xlabel="elapsed time on the budget clock (s)", ylabel="test accuracy (%)")
     right.set(xlabel="elapsed time on the budget clock (s)", ylabel="labelled points")
     for axes in (left, right):

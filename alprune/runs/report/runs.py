@@ -13,11 +13,10 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import PruneError, StoreError, quoted
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import DEFAULTS
-from alprune.loop.event_log import read_events
+from alprune.loop.event_log import EVENTS, read_events
 from alprune.loop.machine_load import OTHERS_MOST, busy_with_others
 from alprune.pruning import Plan
 
-EVENTS = "events.jsonl"
 PARTS = ("train", "score", "acquire", "rest")  # on the clock
 OFF_CLOCK = ("test", "save")
 _DEPTH = 3  # folders below a given one that are looked into
@@ -304,7 +303,7 @@ def _warnings(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     share = _others_share(events)
     budget = next((e["config"].get("budget") for e in events if e["event"] == "start"), None)
     if share is not None and share > OTHERS_MOST:
-        told.append(busy_with_others(share, budget is not None))
+        told.insert(0, busy_with_others(share, budget is not None))  # what the lead tells of
     return tuple(told)
 
 

@@ -99,7 +99,7 @@ def results(findings: Findings) -> Table:
         rows.append(
             (
                 name_cell(group),
-                Cell(f"{len(ended)} of {len(group.runs)}", len(ended)),
+                Cell(f"{len(ended)} of {len(group.seeds)}", len(ended)),
                 mean_cell(final, 1),
                 mean_cell([float(run.labelled[-1]) for run in ended if len(run.labelled)], 0),
                 mean_cell(known, 1, of=len(runs)),
@@ -262,7 +262,7 @@ def all_runs(findings: Findings) -> Table:
     )
     note = (
         "Means and intervals are of the runs that have ended; of a group in which none has, of "
-        "all its runs as far as they came."
+        "all its runs as far as they came. A seed counts once, by the first run of it."
     )
     sorted_by_state = tuple((*r[:3], Cell(r[3].text, r[3].text), *r[4:]) for r in rows)
     return Table("runs", "The runs", columns, sorted_by_state, note)
@@ -299,12 +299,8 @@ def _sooner(base: Group, group: Group, level: float) -> Estimate | None:
 
 
 def _by_seed(group: Group, value: Callable[[Run], float]) -> dict[int, float]:
-    """Return `{seed: value}` of the runs that ended, averaged over runs of the same seed."""
-    found: dict[int, list[float]] = {}
-    for run in group.ended:
-        if run.final is not None:
-            found.setdefault(run.seed, []).append(value(run))
-    return {seed: math.fsum(values) / len(values) for seed, values in found.items()}
+    """Return `{seed: value}` of the runs that ended."""
+    return {run.seed: value(run) for run in group.ended if run.final is not None}
 
 
 def _final(run: Run) -> float:

@@ -7,7 +7,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 from alprune.data import atomic_io
-from alprune.errors import AlpruneError, StoreError
+from alprune.errors import AlpruneError, StoreError, counted
 from alprune.runs.report import contact_sheet as contact
 from alprune.runs.report import sentences as words
 from alprune.runs.report.figures import (
@@ -48,7 +48,7 @@ def write_report(
         paths: Run folders, or folders of run folders. Unfinished runs are shown as far as they
             came; damaged ones are named and left out.
         out: Folder for `report.html`, `report.md`, `summary.csv` and `pictures/`; made if
-            missing, an earlier report in it is replaced.
+            missing. It replaces an earlier report in it, but for pictures that only that one had.
         baseline: Name of the group that the others are compared with; None: the dense learner's.
         images: Whether to load the data set and show what was acquired.
 
@@ -61,10 +61,12 @@ def write_report(
     """
     out = Path(out)
     runs, left_out = find_runs(paths)
+    people, damaged = journals(runs)
+    left_out |= damaged
+    runs = [run for run in runs if run.path not in damaged]
     if not runs:
         told = "; ".join(f"{path}: {why}" for path, why in list(left_out.items())[:3])
         raise StoreError(f"there is no run to report on. {told or 'No folder was given.'}")
-    people = journals(runs)
     groups = group_runs([run for run in runs if run not in people])
     findings = Findings.of(groups, baseline_of(groups, baseline) if groups else {})
     pictures = _pictures(findings) if groups else []
@@ -73,6 +75,13 @@ def write_report(
         remarks.append(
             f"Of {len(groups)} groups the pictures show the {_DRAWN} with the highest final "
             "accuracy, baselines first; the tables show all."
+        )
+    again = sum(len(group.runs) - len(group.seeds) for group in groups)
+    if again:
+        remarks.append(
+            counted(again, "run has", "runs have")
+            + " the options and the seed of another one. Means, and all that is said of seeds, "
+            "are of the first run of each seed that has ended, by the names of the folders."
         )
     if images and groups:
         sheets, missing = _sheets(groups)
@@ -84,7 +93,7 @@ def write_report(
         tables=[*labelled_tables(people), *(tables(findings) if groups else [])],
         left_out=left_out,
         remarks=remarks,
-        warnings={r.path: r.warnings[:_WARNINGS] for r in runs if r.warnings},
+        warnings={run.path: _cut(run.warnings) for run in runs if run.warnings},
     )
     try:
         (out / _PICTURES).mkdir(parents=True, exist_ok=True)
@@ -95,6 +104,12 @@ def write_report(
     except OSError as error:
         raise StoreError(f"cannot write a report to {out}: {error}.") from error
     return out / PAGE
+
+
+def _cut(told: Sequence[str]) -> list[str]:
+    """Return the first warnings, and how many more there are."""
+    more = len(told) - _WARNINGS
+    return [*told[:_WARNINGS], *[f"... and {more} more; events.jsonl has all."] * (more > 0)]
 
 
 def _pictures(findings: Findings) -> list[Picture]:

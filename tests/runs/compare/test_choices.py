@@ -38,7 +38,7 @@ def speeds(monkeypatch):
     monkeypatch.setattr(auto_reduction, "MachineLoad", Quiet)
     monkeypatch.setattr(auto_reduction, "_LEAST_SAVED", 1.0)
     monkeypatch.setattr(auto_reduction, "ACROSS", auto_reduction.Balance(10.0, 0.01))
-    monkeypatch.setattr(runs, "plot_curves", lambda paths, out: None)
+    monkeypatch.setattr(runs, "plot_curve", lambda path, out: None)
     return taken
 
 

@@ -27,7 +27,7 @@ def compare(out, grid=GRID, monitor=None, **changes):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Leave out the pictures, which take longer than the runs."""
-    monkeypatch.setattr(runs, "plot_curves", lambda paths, out: None)
+    monkeypatch.setattr(runs, "plot_curve", lambda path, out: None)
 
 
 def contents(out):

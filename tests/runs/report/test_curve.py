@@ -1,39 +1,33 @@
 import pytest
+from made_runs import write_run
+from matplotlib.axes import Axes
 
 from alprune.errors import StoreError
-from alprune.loop.run_folder import RunFolder
-from alprune.runs.report import curves, plot_curves
+from alprune.runs.report import plot_curve
+
+POINTS = [(2, 0.25), (4, None), (6, 0.5), (8, None)]
 
 
-@pytest.fixture
-def run(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.event("start", 0.0, config={"method": "3sp", "seed": 4})
-    folder.event("step", 2.5, fitted_s=2.0, labelled=100, test_accuracy=0.25)
-    folder.event("step", 4.5, fitted_s=4.0, labelled=110, test_accuracy=None)
-    folder.event("step", 6.5, fitted_s=6.0, labelled=120, test_accuracy=0.5)
-    return tmp_path / "run"
+@pytest.mark.parametrize(
+    ("end", "known"), [(None, 2), ("interrupted", 2), ("error: the disk", 2), ("budget", 3)]
+)
+def test_the_picture_shows_the_accuracy_where_it_was_tested(tmp_path, monkeypatch, end, known):
+    drawn, plot = [], Axes.plot
 
+    def seen(axes, x, y, **look):
+        drawn.append((x.tolist(), y.tolist()))
+        return plot(axes, x, y, **look)
 
-def test_curves_hold_tested_accuracies_and_all_labels(run):
-    accuracy, labelled = curves(run)
-    assert accuracy == [(2.0, 0.25), (6.0, 0.5)]
-    assert labelled == [(2.0, 100), (4.0, 110), (6.0, 120)]
-
-
-def test_a_curve_ends_with_the_final_test(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.event("start", 0.0, config={"method": "3sp", "seed": 4})
-    folder.event("step", 2.5, fitted_s=2.0, labelled=100, test_accuracy=0.25)
-    folder.event("step", 4.0, fitted_s=4.0, labelled=110, test_accuracy=0.5)
-    folder.event("end", 4.0, test_accuracy=0.5)
-    assert curves(tmp_path / "run")[0] == [(2.0, 0.25), (4.0, 0.5)]
+    monkeypatch.setattr(Axes, "plot", seen)
+    plot_curve(write_run(tmp_path / "run", points=POINTS, end=end), tmp_path / "curve.svg")
+    # Ends early hold the accuracy of the last test, which is not one of the learner then.
+    assert drawn == [([2, 6, 8][:known], [25, 50, 50][:known])]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_a_picture_is_drawn_of_several_runs(run, tmp_path, suffix):
+def test_a_picture_is_drawn(tmp_path, suffix):
     out = tmp_path / f"curve.{suffix}"
-    plot_curves([run, run], out)
+    plot_curve(write_run(tmp_path / "run"), out)
     content = out.read_bytes()
     assert len(content) > 5000
     assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml"}[suffix])
@@ -41,9 +35,9 @@ def test_a_picture_is_drawn_of_several_runs(run, tmp_path, suffix):
 
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(StoreError):
-        plot_curves([tmp_path], tmp_path / "curve.png")
+        plot_curve(tmp_path, tmp_path / "curve.png")
 
 
-def test_a_picture_that_cannot_be_written_is_an_error(run, tmp_path):
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(StoreError, match="cannot draw"):
-        plot_curves([run], tmp_path / "nowhere" / "curve.png")
+        plot_curve(write_run(tmp_path / "run"), tmp_path / "nowhere" / "curve.png")

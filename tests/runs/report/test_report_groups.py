@@ -92,3 +92,19 @@ def test_means_are_of_runs_that_ended_if_any_has(run):
     assert group.sound == (whole,)
     [group] = group_runs([cut])
     assert group.sound == (cut,) and group.ended == ()
+
+
+def test_where_data_and_weights_are_does_not_set_runs_apart(run):
+    weights = {"pretrained_digest": "3f"}
+    here = run("3sp", 0, config=weights | {"pretrained": "/a/w", "cache": "/a"})
+    there = run("3sp", 1, config=weights | {"pretrained": "/b/w"})
+    assert len(group_runs([here, there])) == 1
+    other = run("3sp", 1, config={"pretrained_digest": "40", "pretrained": "/b/w"})
+    assert len(group_runs([here, there, other])) == 2
+
+
+def test_a_seed_that_is_there_twice_counts_once(run):
+    cut, first, again, other = (run("3sp", seed, end=e) for seed, e in
+                                [(0, None), (0, "budget"), (0, "budget"), (1, "budget")])  # fmt: skip
+    [group] = group_runs([again, other, first, cut])
+    assert len(group.runs) == 4 and group.seeds == group.sound == group.ended == (first, other)

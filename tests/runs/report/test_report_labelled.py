@@ -1,10 +1,13 @@
 """The report of folders in which people labelled."""
 
+import shutil
+
 import pytest
 from made_runs import write_comparison
 from photos import NAMES, make, truth
 from photos import options as asking_options
 
+from alprune.errors import StoreError
 from alprune.labelling import open_asking
 from alprune.labelling.journal import Answer
 from alprune.runs.report import write_report
@@ -59,3 +62,15 @@ def test_labelling_and_runs_stand_in_one_report(birds, tmp_path):
     write_report([birds, tmp_path / "cmp"], tmp_path / "report", images=False)
     assert cells(tmp_path / "report", "What people labelled")["Labels"] == "9"
     assert "### What each group ended with" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_damaged_folder_is_left_out_of_the_report_of_the_others(birds, tmp_path):
+    broken = shutil.copytree(birds, tmp_path / "broken")
+    with open(broken / "events.jsonl", "a") as file:
+        file.write('{"event": "rename_class", "elapsed_s": 9.0, "of": "unknown", "to": "other"}\n')
+    write_report([broken, birds], tmp_path / "report")
+    assert cells(tmp_path / "report", "What people labelled")["Folder"].endswith("birds")
+    left_out = (tmp_path / "report" / "report.md").read_text().split("## Left out")[1]
+    assert "there is no class 'unknown'" in left_out
+    with pytest.raises(StoreError, match="no run to report on. .*broken"):
+        write_report([broken], tmp_path / "none")

@@ -404,3 +404,17 @@ def test_the_command_prints_the_page_s_path_or_one_message(tmp_path):
     )
     assert wrong.exit_code == 1
     assert "Error: there is no group '3sp' to compare with" in wrong.output
+
+
+def test_what_is_not_shown_of_a_run_or_not_counted_is_said(tmp_path):
+    told = [f"warning {number}" for number in range(12)]
+    path = write_run(tmp_path / "runs" / "a", seed=1, warnings=told)
+    write_run(tmp_path / "runs" / "a-rerun", seed=1)
+    *lines, last = (path / "events.jsonl").read_text().splitlines()
+    last = json.dumps(json.loads(last) | {"others_share": 0.5})
+    (path / "events.jsonl").write_text("\n".join([*lines, last, ""]))
+    write_report([tmp_path / "runs"], tmp_path / "out", images=False)
+    said = (tmp_path / "out" / "report.md").read_text()
+    assert "1 run has the options and the seed of another one" in said
+    assert "other processes took 50%" in said and "warning 8" in said
+    assert "warning 9" not in said and "and 3 more" in said
