@@ -73,7 +73,8 @@ def again(path: Path, out: Path | None = None) -> ResolvedRun:
             f"the run chose its points by {used!r}, a function that was passed to it; only Python "
             "can run it again: alprune.run(RunConfig.from_toml(...), acquisition=...)."
         )
-    return replace(config, out=str(out or free_path(path.with_name(f"{path.name}-rerun"))))
+    place = path if path.name not in ("", "..") else path.resolve()  # such as the folder one is in
+    return replace(config, out=str(out or free_path(place.with_name(f"{place.name}-rerun"))))
 
 
 def compare(first: Path, second: Path) -> Comparison:
@@ -92,6 +93,8 @@ def compare(first: Path, second: Path) -> Comparison:
     why_not = _why_not_exact(runs[0])
     if not why_not and moved_between(starts[0], starts[1]):
         why_not = "versions or hardware are not those of then"
+    if not why_not and starts[0]["data_digest"] != starts[1]["data_digest"]:
+        why_not = "the data are not those of then"
     told = [[(e["acquired"], e["test_accuracy"]) for e in of] for of in steps]
     return Comparison(
         exact=not why_not,

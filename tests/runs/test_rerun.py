@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -76,6 +77,21 @@ def test_a_resumed_run_is_still_exact_and_an_extended_one_is_not(tmp_path):
     assert found.exact and found.equal
     alprune.resume(path, steps=4)
     assert compare(path, whole.path).why_not == "it was extended while it ran"
+
+
+def test_a_run_is_repeated_beside_the_folder_one_is_in(tmp_path, monkeypatch):
+    alprune.run(options(tmp_path / "run", steps=1))
+    monkeypatch.chdir(tmp_path / "run")
+    assert again(Path(".")).out == str(tmp_path.resolve() / "run-rerun")
+
+
+def test_a_run_on_other_data_need_not_be_equal(tmp_path):
+    one, two = (alprune.run(options(tmp_path / name, steps=1)).path for name in ("one", "two"))
+    [start] = events_of(two, "start")
+    record = two / "events.jsonl"
+    record.write_text(record.read_text().replace(start["data_digest"], "another"))
+    found = compare(one, two)
+    assert not found.exact and found.why_not == "the data are not those of then"
 
 
 def test_a_run_by_a_function_without_a_name_is_refused(tmp_path):
