@@ -128,15 +128,14 @@ def export(
     with trusting(trust_code):
         learned = find_learner(path)
     learned.warn()
-    source, shrunk, tuned, stem, full = Path(path), None, None, "learner", learned
+    source, shrunk, tuned, full = Path(path), None, None, learned
+    stem = "learner" + "-small" * (small is not None) + "-tuned" * (tune is not None)
+    files = {name: _file(source, out, name, stem, alone=len(chosen) == 1) for name in chosen}
     if small is not None:
         learned, shrunk = shrink(source, learned, small)
-        stem += "-small"
     if tune is not None:
         learned, tuned = fine_tune(source, learned, tune, full)
-        stem += "-tuned"
     sample = images_for(learned, CHECK_IMAGES) if check else None
-    files = {name: _file(source, out, name, stem, alone=len(chosen) == 1) for name in chosen}
     made = [_write(learned, name, FORMATS[name], files[name], sample) for name in chosen]
     for state, asked in ((TEACHING, small), (TUNING, tune)):
         if asked is not None:  # it is of no use once there are files
@@ -148,6 +147,8 @@ def _file(source: Path, out: str | Path | None, name: str, stem: str, alone: boo
     if out is None:
         return (source if source.is_dir() else source.parent) / f"{stem}.{name}"
     file = user_path(out)
+    if file.is_dir():
+        raise StoreError(f"{out} is a folder; name a file.")
     if file.suffix == f".{name}" or (alone and file.suffix):
         return file
     known = file.suffix.removeprefix(".") in FORMATS

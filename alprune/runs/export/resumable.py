@@ -100,7 +100,7 @@ class Progress:
                 work.run(budget, tick)
                 keep()  # what follows may fail
             except KeyboardInterrupt:
-                kept = self._file.exists()
+                kept = self._piece is not None or bool(self.found)
                 said = "Interrupted. The same command resumes it." if kept else "Interrupted."
                 raise KeyboardInterrupt(said) from None
 

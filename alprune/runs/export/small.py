@@ -59,6 +59,8 @@ class SmallOptions:
                 f"flops_reduction must be more than 0 and less than 1, got "
                 f"{self.flops_reduction:g}: 0.5 removes half of the FLOPs."
             )
+        if not self.budget_s > 0:
+            raise ConfigError(f"budget_s must be more than 0, got {self.budget_s:g}.")
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ def test_without_the_data_the_check_takes_random_images_and_says_so(tmp_path):
 
 
 def test_the_command_prints_json(run, tmp_path):
-    done = call("export", run, "--format", "pt2,safetensors", "--out", tmp_path / "x", "--json")
+    done = call("export", run, "--format", "pt2, safetensors", "--out", tmp_path / "x", "--json")
     assert done.exit_code == 0, done.output
     first, second = json.loads(done.stdout)
     assert (first["path"], second["path"]) == (f"{tmp_path}/x.pt2", f"{tmp_path}/x.safetensors")
@@ -281,6 +281,7 @@ def test_the_command_prints_json(run, tmp_path):
         (["--format", "onxx"], "unknown format 'onxx'.*Did you mean 'onnx'"),
         (["--format", "math:sqrt"], "unknown format"),
         (["--format", "pt2", "--out", "/proc/none/x.pt2"], "cannot write /proc/none/x.pt2"),
+        (["--format", "safetensors", "--out", "."], r"\. is a folder; name a file"),
     ],
 )
 def test_mistakes_are_one_message(run, args, message):

@@ -253,3 +253,15 @@ def test_labels_belong_to_the_outputs_that_learnt_them_after_a_merge_and_a_swap(
     rows, labels = torch.cat([known.rows, known.held]), torch.cat([known.labels, known.held_labels])
     outputs = [learnt.index(truth(splits.train.files.paths[row])) for row in rows]
     assert len(outputs) == 18 and labels.tolist() == [{0: 1, 1: 1, 2: 2}[n] for n in outputs]
+
+
+def test_only_what_is_kept_is_said_to_be_resumed(tmp_path):
+    class Work:
+        done, planned = 0, 3
+
+        def run(self, budget, tick):
+            raise KeyboardInterrupt
+
+    (tmp_path / "state").write_bytes(b"of other work")
+    with pytest.raises(KeyboardInterrupt, match=r"^Interrupted\.$"):
+        resumable.Progress(tmp_path / "state", "key").run("work", Work(), 1.0)

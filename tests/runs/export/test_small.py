@@ -168,6 +168,9 @@ def test_what_cannot_be_made_small_is_refused_with_advice(run, tmp_path):
         alprune.export(run, small=replace(QUICK, flops_reduction=0.9999))
     with pytest.raises(ConfigError, match="more than 0 and less than 1, got 1"):
         SmallOptions(flops_reduction=1)
+    for budget_s in (0.0, -5.0, float("nan")):
+        with pytest.raises(ConfigError, match="budget_s must be more than 0, got"):
+            SmallOptions(budget_s=budget_s)
     trained = alprune.run(options(tmp_path / "trained", steps=0))
     with pytest.raises(ConfigError, match="this learner was trained whole"):
         alprune.export(trained.path, small=QUICK)
