@@ -55,6 +55,8 @@ def embed_in_shares(
     if shares < 1:
         raise ConfigError(f"jobs must be at least 1, got {shares}.")
     resources = resources or Resources()
+    if engine == PROCESSES:
+        resources.local_cpus()
     plan = EmbeddingPlan(config)  # decodes the images once, and says what is wrong first
     missing = plan.missing
     if not missing:

@@ -252,3 +252,12 @@ def test_a_signal_while_a_thread_still_works_after_the_command_is_no_traceback(t
         "def main(prog_name): threading.Thread(target=late).start()",
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_second_sigterm_is_the_same_wish_where_there_is_no_session_either():
+    with Signals():
+        with pytest.raises(Stopped):
+            signal.raise_signal(TERM)
+        signal.raise_signal(TERM)
+        with pytest.raises(Stopped):
+            signal.raise_signal(INT)

@@ -67,7 +67,7 @@ def test_without_the_package_the_command_to_install_it_is_told(tmp_path, monkeyp
     with pytest.raises(ConfigError, match="need the package tensorboard"):
         TensorBoard(tmp_path)
     with pytest.raises(ConfigError, match="need the package tensorboard"):
-        alprune.compare(options("x"), {"seed": [0]}, tmp_path / "cmp", tensorboard=True)
+        alprune.compare(options("x"), {"seed": [0]}, tmp_path / "cmp", log=["tensorboard"])
     assert not (tmp_path / "cmp").exists()
 
 

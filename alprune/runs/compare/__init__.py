@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from filelock import Timeout
 
+from alprune.data.image_cache.pool import cores
 from alprune.data.locks import file_lock
 from alprune.errors import ConfigError, StoreError, counted
 from alprune.loop.auto_reduction import AUTO
@@ -53,7 +54,6 @@ def compare(
     jobs: int = 1,
     monitor: Monitor | None = None,
     log: Sequence[str] = (),
-    tensorboard: bool = False,
     engine: str | None = None,
     resources: Resources | None = None,
 ) -> list[Outcome]:
@@ -71,7 +71,6 @@ def compare(
             every run then gets less done, and a warning says so.
         monitor: Is told how it goes.
         log: Trackers that each run is entered in, keys of `alprune.loop.trackers.TRACKERS`.
-        tensorboard: The same as "tensorboard" in `log`.
         engine: What makes the runs: a key of `ENGINES`, whose machines see `out` and the data
             under the same paths; or "processes", as many of this machine as `resources` allow.
         resources: Of each run there.
@@ -94,8 +93,7 @@ def compare(
     if engine is not None:
         lookup("engine", engine, {PROCESSES: None, **ENGINES})  # not after the data are loaded
     if engine == PROCESSES:
-        jobs, engine = max(1, (os.cpu_count() or 1) // (resources or Resources()).cpus), None
-    log = (*log, *["tensorboard"] * tensorboard)
+        jobs, engine = max(1, cores() // (resources or Resources()).local_cpus()), None
     require_trackers(log)
     planned = plan(config, grid, out)
     beside = min(jobs, max(1, sum(state != ENDED for _, state in planned)))

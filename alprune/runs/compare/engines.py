@@ -76,6 +76,19 @@ class Resources:
                 f"{self.cpus} and {self.gpus}."
             )
 
+    def local_cpus(self) -> int:
+        """Return the processors, for processes of this machine.
+
+        Raises:
+            ConfigError: More is asked for, which only other engines give.
+        """
+        if self.gpus or self.options:
+            raise ConfigError(
+                "the engine 'processes' gives each process processors alone, no GPUs and no other "
+                "options. Leave --gpus-per-run and --engine-option out."
+            )
+        return self.cpus
+
 
 def open_engine(name: str, resources: Resources, out: Path) -> Engine:
     """Return the engine of a name.
@@ -173,6 +186,7 @@ class _Submitit:
         # Where Slurm keeps no accounts it would warn of that at every look at the jobs.
         logging.getLogger("submitit").setLevel(logging.ERROR)
         # Not within `out`: submitit keeps pickles, and a folder of runs holds none.
+        out = out.resolve()  # which gives "." a name
         folder = out.with_name(f"{out.name}-jobs")
         asked: dict[str, Any] = {"cpus_per_task": resources.cpus, "timeout_min": 24 * 60}
         asked |= {"gpus_per_node": resources.gpus, "name": "alprune"} | dict(resources.options)
@@ -186,7 +200,12 @@ class _Submitit:
             ) from error
 
     def submit(self, task: Task, name: str) -> "_SubmititJob":
-        return _SubmititJob(self._executor.submit(_call, task), self._errors)
+        try:
+            job = self._executor.submit(_call, task)
+        except (self._errors.UncompletedJobError, OSError) as error:
+            said = str(error).strip().rstrip(".")
+            raise ConfigError(f"Slurm takes no job with these options: {said}.") from error
+        return _SubmititJob(job, self._errors)
 
     def close(self) -> None:
         """Leave the jobs' logs where they are."""

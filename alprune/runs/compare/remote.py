@@ -75,6 +75,9 @@ def make_elsewhere(
         while driver.present:
             time.sleep(every_s)
             driver.look()
+    except Exception:  # nobody would follow those that were given out
+        driver.stop()
+        raise
     return [
         driver.outcomes.get(cell.name) or Outcome(cell.name, cell.values, cell.path, "waiting")
         for cell, _ in planned

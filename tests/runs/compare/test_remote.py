@@ -5,6 +5,7 @@ import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_run import events_of, options
@@ -135,6 +136,51 @@ def test_an_interrupt_stops_what_was_given_out(tmp_path):
     engine = Pretend()
     done = make_elsewhere(grid_of(tmp_path), engine, Stops(), every_s=0)
     assert [o.state for o in done] == ["done", "waiting"]
+
+
+def test_what_was_given_out_is_stopped_where_no_more_is_taken(tmp_path):
+    class Full(Pretend):
+        def submit(self, task, name):
+            if self.given:
+                raise ConfigError("no more than one")
+            return super().submit(task, name)
+
+    engine = Full()
+    with pytest.raises(ConfigError, match="no more than one"):
+        make_elsewhere(grid_of(tmp_path), engine, Told(), every_s=0)
+    assert [job.stopped for job in engine.jobs] == [True]
+
+
+def test_a_job_that_slurm_refuses_is_a_mistake_in_the_options(tmp_path, monkeypatch):
+    class Failed(RuntimeError):
+        pass
+
+    class Executor:
+        def __init__(self, **asked):
+            self.update_parameters = dict
+
+        def submit(self, *task):
+            raise Failed("sbatch: error: invalid partition\n")
+
+    utils = SimpleNamespace(UncompletedJobError=Failed)
+    submitit = SimpleNamespace(core=SimpleNamespace(utils=utils), AutoExecutor=Executor)
+    monkeypatch.setattr(engines, "_package", lambda name: submitit)
+    monkeypatch.chdir(tmp_path)
+    engine = open_engine("slurm", Resources(), Path("."))
+    with pytest.raises(ConfigError, match="Slurm takes no job .*: sbatch: error: invalid partition.$"):
+        engine.submit(os.getcwd, "run")
+
+
+def test_processes_are_as_many_as_this_one_may_use_and_get_nothing_else(tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("alprune.runs.compare.cores", lambda: 6)
+    monkeypatch.setattr("alprune.runs.compare.side_by_side", lambda _, n, *more: jobs.append(n))
+    asked = options(tmp_path), {"seed": [0]}, tmp_path / "cmp"
+    compare(*asked, engine="processes", resources=Resources(cpus=2))
+    assert jobs == [3]
+    for more in ({"gpus": 1}, {"options": {"mem_gb": 8}}):
+        with pytest.raises(ConfigError, match="processors alone, no GPUs and no other"):
+            compare(*asked, engine="processes", resources=Resources(**more))
 
 
 def test_resources_and_engines_are_checked(tmp_path, monkeypatch):
