@@ -156,7 +156,7 @@ def _text(record: dict[str, Any]) -> str:
         rows["unreadable"] = f"{record['errors']:,}, see the column error"
     rows["classes"] = (named or "none") + (f", others {rest:,}" if rest else "")
     if record["accuracy"] is not None:
-        count = counted(record["labelled"], "image", "images") + " in folders of a class's name"
+        count = counted(record["labelled"], "image", "images") + " whose label is known"
         rows["accuracy"] = f"{record['accuracy']:.2%} of {count}"
     rows["confidence"] = (
         "not calibrated, which takes labels of images that --hold-out draws (100 are enough)"

@@ -160,6 +160,8 @@ def _of_checkpoint(
     notes: tuple[str, ...] = ()
     if kind.ends:
         why = f"has ended with an {reason}" if reason else "has not ended, or was killed"
+        if reason and not reason.startswith("error"):
+            why = f"has ended ({reason}), but without its weights"
         notes = (f"the run in {path} {why}: this is its learner of {when}.",)
     seen, fitted = saved.renames, saved.temperature
     if seen is None:  # of an earlier version, whose last fit is taken for that of the checkpoint

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +65,8 @@ def follow(
         What is there, at every look.
 
     Raises:
-        StoreError: Nothing came, the record is damaged, or no process writes to it any more.
+        StoreError: Nothing came, the record is damaged or of labelling, or no process writes to it
+            any more.
     """
     begin = changed = now()
     mark: tuple[int, int] | None = None
@@ -73,6 +75,11 @@ def follow(
         found = _mark(path)
         if found is not None and found != mark:
             mark, changed, events = found, now(), read_events(path)
+            if events and not kind_of(path).ends:
+                raise StoreError(
+                    f"people label in {path}: there is no run to watch. Look at its page, or at "
+                    f"alprune report {shlex.quote(str(path))}."
+                )
         if not events:
             if now() - begin >= wait_s or (path / MANIFEST).exists():
                 raise StoreError(_nothing(path, wait_s))
@@ -115,8 +122,6 @@ def _mark(path: Path) -> tuple[int, int] | None:
 
 
 def _nobody(path: Path) -> str:
-    if not kind_of(path).ends:
-        return f"nothing runs in {path}; its questions wait for labels. {how_to_resume(path)}"
     return (
         f"no process holds the lock of {path}, and its record has no end: the run was killed, or "
         f"runs on another machine. {how_to_resume(path)}"

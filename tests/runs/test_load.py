@@ -114,6 +114,12 @@ def test_a_run_that_ended_with_an_error_gives_its_checkpoint(ended, tmp_path):
     assert "has ended with an error" in find_learner(path).notes[0]
 
 
+def test_an_ended_run_without_its_weights_gives_its_checkpoint(ended, tmp_path):
+    path = copy_of(ended, tmp_path)
+    (path / "model.safetensors").unlink()
+    assert "has ended (steps), but without its weights" in find_learner(path).notes[0]
+
+
 def test_an_interrupted_run_gives_its_learner_and_says_so(ended, tmp_path):
     path = copy_of(ended, tmp_path)
     lines = (path / "events.jsonl").read_text().splitlines()

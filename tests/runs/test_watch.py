@@ -126,9 +126,10 @@ def test_waiting_ends_with_what_is_missing(tmp_path):
         followed(tmp_path, World())
 
 
-def test_a_folder_in_which_people_are_asked_is_not_called_killed(tmp_path):
-    write(tmp_path / "birds", [START | {"asking": True}])
-    with pytest.raises(StoreError, match="questions wait for labels. To resume: alprune ask"):
+def test_a_folder_in_which_people_label_is_no_run_to_watch(tmp_path):
+    odd = {"event": "warning", "elapsed_s": 1.0, "round": 1, "about": "labels", "message": "few"}
+    write(tmp_path / "birds", [START | {"asking": True}, odd])
+    with pytest.raises(StoreError, match="people label in .*birds: .* alprune report .*birds"):
         followed(tmp_path / "birds", World())
 
 
