@@ -54,7 +54,8 @@ def bench_command(methods: str, as_json: bool, **given: Any) -> None:
     """Measure the throughput of this machine, as ratios to plain PyTorch loops and to dense."""
     from alprune.runs.bench import BenchSettings, bench, table
 
-    result = bench(BenchSettings(tuple(name.strip() for name in methods.split(",")), **given), tell=tell)
+    names = tuple(name.strip() for name in methods.split(","))
+    result = bench(BenchSettings(names, **given), tell=tell)
     tell("")
     if as_json:
         click.echo(json.dumps(result.record()))

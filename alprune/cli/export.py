@@ -37,7 +37,7 @@ _FORMATS = "\b\n" + "\n".join(f"{name:<12} {summary}" for name, summary in FORMA
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file [default: learner.<format> in DIR, its name with -small and -tuned if it is].",
+    help="The file [default: learner.<format> in DIR; -small, -tuned in its name if asked for].",
 )
 @click.option(
     "--check/--no-check", default=True, help="Compare its predictions with the learner's."
@@ -109,7 +109,8 @@ def export_command(
     shrinking, tuning = _options(
         small, fine_tune, budget, {"flops_reduction": flops_reduction, "image_size": image_size}
     )
-    made = export(learner, [name.strip() for name in formats.split(",")], out, check=check, small=shrinking, tune=tuning)
+    names = [name.strip() for name in formats.split(",")]
+    made = export(learner, names, out, check=check, small=shrinking, tune=tuning)
     if as_json:
         click.echo(json.dumps([_record(one) for one in made]))
         return

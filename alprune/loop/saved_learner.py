@@ -68,7 +68,7 @@ def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
             temperature=state.get("temperature"),
             renames=None if state.get("renames") is None else int(state["renames"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"the checkpoint holds no learner: {error!r}.") from error
 
 

@@ -34,8 +34,8 @@ class Signals:
     """Handles both signals inside a `with` block, and leaves them as they were after it.
 
     Before there is a session a signal ends the program at once: nothing is lost. Afterwards it
-    ends the session, and a second SIGINT the program. A second SIGTERM is the same wish again, with a
-    session or without: supervisors send it to a process and to its group.
+    ends the session, and a second SIGINT the program. A second SIGTERM is the same wish again,
+    with a session or without: supervisors send it to a process and to its group.
 
     Attributes:
         exit_code: 128 plus the number of the signal that came, as shells have it; 0 without.

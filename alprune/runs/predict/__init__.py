@@ -85,8 +85,8 @@ def predict(
             be imported.
 
     Returns:
-        The predictions, in the order of the images, a folder's sorted by path; where it has a cache,
-        training images come first, then test images, then what is new or cannot be read.
+        The predictions, in the order of the images, a folder's sorted by path; where it has a
+        cache, training images come first, then test images, then what is new or unreadable.
 
     Raises:
         StoreError: No learner is there.

@@ -167,7 +167,7 @@ def test_a_job_that_slurm_refuses_is_a_mistake_in_the_options(tmp_path, monkeypa
     monkeypatch.setattr(engines, "_package", lambda name: submitit)
     monkeypatch.chdir(tmp_path)
     engine = open_engine("slurm", Resources(), Path("."))
-    with pytest.raises(ConfigError, match="Slurm takes no job .*: sbatch: error: invalid partition.$"):
+    with pytest.raises(ConfigError, match=r"takes no job .*: sbatch: error: invalid partition\.$"):
         engine.submit(os.getcwd, "run")
 
 

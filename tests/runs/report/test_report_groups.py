@@ -104,7 +104,7 @@ def test_where_data_and_weights_are_does_not_set_runs_apart(run):
 
 
 def test_a_seed_that_is_there_twice_counts_once(run):
-    cut, first, again, other = (run("3sp", seed, end=e) for seed, e in
-                                [(0, None), (0, "budget"), (0, "budget"), (1, "budget")])  # fmt: skip
+    made = [(0, None), (0, "budget"), (0, "budget"), (1, "budget")]
+    cut, first, again, other = (run("3sp", seed, end=end) for seed, end in made)
     [group] = group_runs([again, other, first, cut])
     assert len(group.runs) == 4 and group.seeds == group.sound == group.ended == (first, other)

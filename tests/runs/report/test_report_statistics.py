@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from made_runs import write_run
 
+from alprune.runs.report.cells import interval_end
 from alprune.runs.report.runs import read_run
 from alprune.runs.report.statistics import (
     accuracy_at,
@@ -180,3 +181,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(0, 1, size=(100, 20))
     covered = sum(e.low <= 0 <= e.high for e in map(estimate, draws))
     assert 85 <= covered <= 99  # a percentile bootstrap of 20 is a little narrow
+
+
+def test_the_end_of_a_wide_interval_is_cut_on_its_own_side():
+    ends = [interval_end(value, "{:+.1f}") for value in (-5000.0, -999.0, 5000.0)]
+    assert ends == ["under -1,000", "-999.0", "over 1,000"]

@@ -17,7 +17,6 @@ from alprune import data
 from alprune.cli import main
 from alprune.errors import DataError, StoreError
 from alprune.runs.report import write_report
-from alprune.runs.report.cells import interval_end
 from alprune.runs.report.contact_sheet import load_pool
 from alprune.runs.report.groups import baseline_of, group_runs
 from alprune.runs.report.runs import find_runs, read_run
@@ -405,11 +404,6 @@ def test_the_command_prints_the_page_s_path_or_one_message(tmp_path):
     )
     assert wrong.exit_code == 1
     assert "Error: there is no group '3sp' to compare with" in wrong.output
-
-
-def test_the_end_of_a_wide_interval_is_cut_on_its_own_side():
-    ends = [interval_end(value, "{:+.1f}") for value in (-5000.0, -999.0, 5000.0)]
-    assert ends == ["under -1,000", "-999.0", "over 1,000"]
 
 
 def test_what_is_not_shown_of_a_run_or_not_counted_is_said(tmp_path):
