@@ -182,9 +182,7 @@ def _renames(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [event for event in events if event["event"] == "rename_class"]
 
 
-def _renamed(
-    inputs: Inputs, renames: Sequence[Mapping[str, Any]]
-) -> tuple[Inputs, dict[str, str]]:
+def _renamed(inputs: Inputs, renames: Sequence[Mapping[str, Any]]) -> tuple[Inputs, dict[str, str]]:
     """Give the outputs the names that people gave their classes since; return what they merged."""
     names = list(inputs.classes)
     merged: dict[str, str] = {}

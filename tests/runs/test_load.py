@@ -178,6 +178,10 @@ def test_people_who_are_asked_get_the_learner_of_the_last_round(tmp_path):
     assert [note.split(" after")[0] for note in since.notes] == [
         f"class {second!r} was merged into {others[0]!r}"
     ]
+    with open_asking(path) as asking:
+        rename_class(asking, others[0], second)  # whose name the merge has freed
+    since = find_learner(path)
+    assert since.classifier.classes == ("newest", others[0], second)
     lines = (path / "events.jsonl").read_text().splitlines(keepends=True)
     fit = max(place for place, line in enumerate(lines) if json.loads(line)["event"] == "fit")
     renames = [line for line in lines if json.loads(line)["event"] == "rename_class"]
@@ -187,9 +191,6 @@ def test_people_who_are_asked_get_the_learner_of_the_last_round(tmp_path):
     meanwhile = find_learner(path)  # renamed while that round's learner was trained
     assert meanwhile.classifier.classes == since.classifier.classes
     assert meanwhile.notes == since.notes
-    with open_asking(path) as asking:
-        rename_class(asking, others[0], second)  # whose name the merge has freed
-    assert find_learner(path).classifier.classes == ("newest", others[0], second)
 
 
 def test_a_run_of_an_older_version_looks_at_its_data(ended, tmp_path):

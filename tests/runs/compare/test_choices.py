@@ -67,10 +67,7 @@ def test_seeds_and_acquisitions_share_a_choice_also_with_runs_that_are_added_lat
     assert [o.state for o in outcomes].count("kept") == 4 and len(outcomes) == 8
     assert not second.heard and len(speeds) == measured
     for method in grid["method"]:
-        kept = {
-            recipe(path).flops_reduction
-            for path in tmp_path.glob(f"{method}-[er]*")
-        }
+        kept = {recipe(path).flops_reduction for path in tmp_path.glob(f"{method}-[er]*")}
         assert len(kept) == 1 and 0 < kept.pop() < 1
         [prune] = events_of(tmp_path / f"{method}-random-seed1", "prune")
         assert prune["flops_reduction"] > 0
