@@ -40,7 +40,7 @@ class SavedLearner:
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """State dict of the network that predicts."""
+        """State dict of the network that predicts, once it was trained."""
         weights: Mapping[str, Tensor] = self.state["averaged"] or self.state["model"]
         return weights
 
@@ -59,7 +59,9 @@ def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
         record = {**state, "dtype": str(state["dtype"]).removeprefix("torch.")}
     try:
         learner = state["learner"]
-        int(learner["batches"]), dict(learner["averaged"] or learner["model"])
+        kept = learner["averaged"] or learner["model"]
+        if int(learner["batches"]) or kept is not None:  # a frozen one has no head before a fit
+            dict(kept)
         return SavedLearner(
             plan=Plan.from_json(state["plan"]),
             state=learner,

@@ -117,7 +117,7 @@ def test_a_killed_run_leaves_a_small_checkpoint_that_predicts_and_resumes(tmp_pa
     assert labels[0] == labels[1]
 
 
-def test_a_run_whose_budget_ends_while_it_embeds_ends_soundly_and_keeps_what_it_did(
+def test_a_run_interrupted_while_it_embeds_ends_soundly_keeps_what_it_did_and_resumes(
     tmp_path, weights, monkeypatch
 ):
     monkeypatch.setattr("alprune.training.embeddings._BLOCK", 64)
@@ -137,6 +137,9 @@ def test_a_run_whose_budget_ends_while_it_embeds_ends_soundly_and_keeps_what_it_
     monkeypatch.setattr(frozen, "_latest", None)
     table = embedder_for(config, train).table(train.x)
     assert len(table) - len(table.missing()) >= 3 * 64
+    resumed = alprune.resume(result.path)
+    whole = alprune.run(start(tmp_path, weights, "whole"))
+    assert (resumed.reason, resumed.test_accuracy) == ("steps", whole.test_accuracy)
 
 
 def test_typical_images_of_the_embeddings_are_the_first_points(tmp_path, weights):
