@@ -59,7 +59,7 @@ def with_learner(config: RunConfig) -> RunConfig:
 def frozen_learner(
     config: RunConfig, model: nn.Module, train: Dataset, team: Team = ALONE
 ) -> FrozenLearner:
-    """Make the learner of a run.
+    """Make the learner of a run and embed its images, which is on no clock: once done it is kept.
 
     Args:
         config: Complete options.
@@ -69,7 +69,9 @@ def frozen_learner(
     """
     start_from(config, model, len(train.classes), quiet=True)
     embedder, shown = embedder_for(config, train), team.rank == 0
-    return FrozenLearner(model, embedder, train, None, team, progress=shown)
+    learner = FrozenLearner(model, embedder, train, None, team, progress=shown)
+    learner.embed()
+    return learner
 
 
 def frozen_network(

@@ -16,7 +16,7 @@ from alprune.errors import AlpruneError, ConfigError, ModelError
 from alprune.loop import frozen
 from alprune.loop.config import RunConfig
 from alprune.loop.frozen import embedder_for
-from alprune.loop.setup import complete, load_splits
+from alprune.loop.setup import complete, load_splits, open_session
 from alprune.models import build
 from alprune.training.embeddings import Embedder, keys_of, split
 
@@ -124,22 +124,34 @@ def test_a_run_interrupted_while_it_embeds_ends_soundly_keeps_what_it_did_and_re
     seen, real = [], Embedder._embed
 
     def slow(self, x, rows, budget):
-        if budget is not None and len(seen) == 3:
-            budget.halt()
-        seen.append(len(rows))
+        if budget is not None:  # of the test images
+            seen.append(len(rows))
+            if len(seen) == 3:
+                budget.halt()
         return real(self, x, rows, budget)
 
     monkeypatch.setattr(Embedder, "_embed", slow)
     result = alprune.run(start(tmp_path, weights))
     assert result.reason == "interrupted"
     config = complete(start(tmp_path, weights))
-    train = load_splits(config).train
+    splits = load_splits(config)
     monkeypatch.setattr(frozen, "_latest", None)
-    table = embedder_for(config, train).table(train.x)
-    assert len(table) - len(table.missing()) >= 3 * 64
+    table = embedder_for(config, splits.train).table(splits.test.x)
+    assert len(table) - len(table.missing()) >= 2 * 64
     resumed = alprune.resume(result.path)
     whole = alprune.run(start(tmp_path, weights, "whole"))
     assert (resumed.reason, resumed.test_accuracy) == ("steps", whole.test_accuracy)
+
+
+def test_the_pool_is_embedded_before_the_clock_starts_however_the_first_points_are_found(
+    tmp_path, weights
+):
+    config = complete(start(tmp_path, weights))
+    assert config.start == "random"  # which looks at no image
+    session = open_session(config, load_splits(config))
+    session.record.folder.close()
+    assert not len(session.learner.seen.missing())
+    assert session.budget.elapsed_s == 0
 
 
 def test_typical_images_of_the_embeddings_are_the_first_points(tmp_path, weights):
