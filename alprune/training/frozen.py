@@ -234,16 +234,16 @@ class FrozenLearner:
         if not missing:
             return
         title = "embedding" if self._progress else None
-        spent = False
-        try:
-            share = (self.team.rank, self.team.size)
-            self.embedder.complete(x, table, budget, title, share)
-        except BudgetSpent:
-            spent = True
-        if self.team.any(spent):
-            raise BudgetSpent
-        table.refresh()  # what the others of the team embedded
-        self.embedder.complete(x, table, budget)
+        # Its share, then what the others' caches have and this one's lacks.
+        for share in ((self.team.rank, self.team.size), (0, 1)):
+            spent = False
+            try:
+                self.embedder.complete(x, table, budget, title, share)
+            except BudgetSpent:
+                spent = True
+            if self.team.any(spent):
+                raise BudgetSpent
+            table.refresh()  # what the others of the team embedded
 
     def _rows(self, indices: Tensor) -> Tensor:
         return self.embeddings(indices).to(self.device).float()

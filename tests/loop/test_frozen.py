@@ -18,6 +18,8 @@ from alprune.loop.config import RunConfig
 from alprune.loop.frozen import embedder_for
 from alprune.loop.setup import complete, load_splits, open_session
 from alprune.models import build
+from alprune.training import BudgetSpent
+from alprune.training.distributed import Team
 from alprune.training.embeddings import Embedder, keys_of, split
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weights to start from")
@@ -220,6 +222,22 @@ def test_two_machines_embed_a_share_each(tmp_path, weights):
         done = before - len(table.missing())
         assert 0.3 * len(table) < done < 0.7 * len(table)
     assert not len(table.missing())
+
+
+def test_time_that_runs_out_in_one_process_ends_the_embedding_in_all(tmp_path, weights):
+    class Two(Team):
+        """The other process's time ends while it embeds what this one has embedded."""
+
+        size, asked = 2, 0
+
+        def any(self, flag):
+            self.asked += 1
+            return flag or self.asked == 3
+
+    config = complete(start(tmp_path, weights))
+    train = load_splits(config).train
+    with pytest.raises(BudgetSpent):
+        frozen.frozen_learner(config, build(config.model, 10, (1, 8, 8)), train, Two())
 
 
 def test_snapshots_are_bootstrap_heads_that_differ(tmp_path, weights):
