@@ -9,9 +9,9 @@
 with nothing else running, and writes outputs/counted/speeds.json. `run` makes real runs whose
 budget is spent by these times for each batch that they train on and each chunk that they score, so
 that they may share a machine and still give the same numbers again; a run that is finished is not
-made again. Beside the work of the network, each step costs STEP_S. `curves` compares at the same
-numbers of labels what was run with `--eval-every`. `--lagging` keeps the running averages of a
-young network instead of re-estimating its BatchNorm statistics.
+made again. What a step does beside the work of the network, some 0.015 s, is not counted. `curves`
+compares at the same numbers of labels what was run with `--eval-every`. `--lagging` keeps the
+running averages of a young network instead of re-estimating its BatchNorm statistics.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from alprune import RunConfig
 from alprune.data import Splits
-from alprune.loop import Oracle, Session
+from alprune.loop import Session
 from alprune.loop.run_folder import NullRunFolder
 from alprune.loop.setup import complete, load_splits, open_session, simulation
 from alprune.models import MODELS
@@ -50,7 +50,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "resnet9-local-93.5": {"model": "resnet9", "local": True, "flops_reduction": 0.935} | _CA,
 }
 """What a model's name, and a percentage to remove by 3sp-ca, do not say."""
-STEP_S = 0.015
 OUT = Path("outputs/counted")
 
 
@@ -87,20 +86,12 @@ class Counted:
         speed: Of its network, from `measure`.
 
     Attributes:
-        oracle: Knows the labels.
         spent: Seconds by what they were spent on.
     """
 
-    oracle: Oracle
-
     def __init__(self, speed: dict[str, float]) -> None:
         self.speed = speed
-        self.spent = dict.fromkeys(("train_s", "score_s", "statistics_s", "step_s"), 0.0)
-
-    def answer(self, points: Tensor) -> Tensor:
-        """Return the labels of points; the rest of the step is counted with them."""
-        self.spent["step_s"] += STEP_S
-        return self.oracle(points)
+        self.spent = dict.fromkeys(("train_s", "score_s", "statistics_s"), 0.0)
 
     def watch(self, learner: Trainable) -> None:
         """Count what this learner does from now on."""
@@ -204,8 +195,7 @@ def run(args: argparse.Namespace) -> None:
             if args.lagging:
                 assert isinstance(session.learner, Learner)
                 session.learner._young = 0
-            clock.oracle = simulation(complete(config), splits.train)
-            result = session.run(clock.answer)
+            result = session.run(simulation(complete(config), splits.train))
             (OUT / name / "done").touch()
             shares = {kind: f"{value / clock():.1%}" for kind, value in clock.spent.items()}
             print(
