@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import shlex
 import subprocess
@@ -151,6 +152,23 @@ def test_shuffled_scores_keep_the_structure_and_rescaled_ones_change_it(monkeypa
     assert kept(other) != kept(scores)
     for group in graph.groups:  # within a group the order stays
         assert torch.equal(other[group.channels].argsort(), scores[group.channels].argsort())
+
+
+def test_the_counted_runs_are_grouped_by_acquisition_functions_whose_names_hold_hyphens(
+    monkeypatch, tmp_path
+):
+    monkeypatch.syspath_prepend(ROOT / "recipes" / "clock")
+    counted = importlib.import_module("counted")
+    monkeypatch.setattr(counted, "OUT", tmp_path)
+    for acquisition in ("margin", "cluster-margin"):
+        run = tmp_path / f"vgg19-95-{acquisition}-0.5-450-151"
+        run.mkdir()
+        event = {"event": "start", "config": {"acquisition": acquisition}}
+        (run / "events.jsonl").write_text(json.dumps(event) + "\n")
+        (run / "done").touch()
+    assert set(counted.finished()) == {
+        ("vgg19-95", acquisition, "0.5", "450") for acquisition in ("margin", "cluster-margin")
+    }
 
 
 @pytest.mark.parametrize(

@@ -207,9 +207,12 @@ def finished() -> dict[tuple[str, ...], list[tuple[int, list[dict[str, Any]]]]]:
     """Return seed and events of the finished runs, by row, acquisition, epochs and budget."""
     found: dict[tuple[str, ...], list[tuple[int, list[dict[str, Any]]]]] = {}
     for done in sorted(OUT.glob("*/done")):
-        *row, seed = done.parent.name.rsplit("-", 4)
-        events = map(json.loads, (done.parent / "events.jsonl").read_text().splitlines())
-        found.setdefault(tuple(row), []).append((int(seed), list(events)))
+        name, epochs, budget, seed = done.parent.name.rsplit("-", 3)
+        lines = (done.parent / "events.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        acquisition = events[0]["config"]["acquisition"]  # may hold hyphens, as a row may
+        row = name.removesuffix(f"-{acquisition}"), acquisition, epochs, budget
+        found.setdefault(row, []).append((int(seed), events))
     return found
 
 
