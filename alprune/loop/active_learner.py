@@ -17,7 +17,7 @@ from alprune.loop.health import Alarms
 from alprune.loop.observers import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.run_folder import RunFolder
-from alprune.loop.saved_learner import saved_learner
+from alprune.loop.saved_learner import SavedLearner, saved_learner
 from alprune.loop.stopping import CRITERIA, Evaluations, Progress, reason_to_stop
 from alprune.loop.timing import ScoringSpeed, Timing
 from alprune.pruning import Plan
@@ -248,13 +248,10 @@ class ActiveLearner:
         """Bring the learner back to the last checkpoint, at half the rate; once in a run."""
         with self.budget.paused():
             self.checkpoints.wait()
-            state = load_checkpoint(self.record.folder.path)
-            early = self.learner.early
-            saved = None if state is None else saved_learner(state)
-            if saved is None or saved.inputs not in (None, Inputs.of(self.splits.train)):
-                return False  # there was no learner yet, or it had fewer classes
-            if early and not torch.equal(early.keep, saved.state["early"]["keep"]):
-                return False  # what was pruned since then does not grow again
+            self.team.same(None)  # all read what the first process has written
+            saved = self._restorable()
+            if self.team.any(saved is None) or saved is None:
+                return False
             self.learner.restore(saved.state)
         self.stepped_back = True
         self.learner.lr = error.lr / 2
@@ -264,6 +261,16 @@ class ActiveLearner:
             stacklevel=2,
         )
         return True
+
+    def _restorable(self) -> SavedLearner | None:
+        """Return the learner of the last checkpoint; None if this one cannot go back to it."""
+        state, early = load_checkpoint(self.record.folder.path), self.learner.early
+        saved = None if state is None else saved_learner(state)
+        if saved is None or saved.inputs not in (None, Inputs.of(self.splits.train)):
+            return None  # there was no learner yet, or it had fewer classes
+        if early and not torch.equal(early.keep, saved.state["early"]["keep"]):
+            return None  # what was pruned since then does not grow again
+        return saved
 
     def _fit_labelled(self) -> FitReport:
         labelled = self.pool.trained_on

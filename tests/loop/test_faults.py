@@ -22,6 +22,7 @@ from alprune.loop.health import Alarms
 from alprune.loop.run_folder import RunFolder
 from alprune.loop.setup import complete, load_splits, open_session
 from alprune.training import Learner
+from alprune.training.distributed import Team
 from alprune.training.metrics import Metrics
 from alprune.training.optimiser import follow
 from alprune.training.predict import moved
@@ -236,6 +237,23 @@ def test_a_step_back_is_taken_once_however_often_the_run_is_resumed(tmp_path, po
     poison(15)
     with pytest.raises(TrainError, match="at a rate of 0.025"):
         alprune.resume(path, steps=3)
+
+
+def test_a_step_is_repeated_by_all_processes_of_a_run_or_by_none(tmp_path, poison):
+    class Two(Team):
+        """The other one has no checkpoint: the folder is on the first one's disk alone."""
+
+        def any(self, flag):
+            return True
+
+    poison(3)
+    config = complete(options(tmp_path / "run"))
+    session = open_session(config, load_splits(config))
+    session.learning.team = Two()
+    with pytest.raises(TrainError, match="in batch 4"):
+        session.ask()
+    session.record.folder.close()
+    assert not events_of(tmp_path / "run", "step_back")
 
 
 def test_memory_that_runs_out_in_training_is_an_error_with_the_size_to_try(tmp_path, monkeypatch):
