@@ -14,6 +14,8 @@ from alprune.models import efficientnet_lite
 IMAGENET = "imagenet"
 OWN = "efficientnet-lite0-levels"  # the model of a frozen learner; its weights need no download
 _PLAIN = "efficientnet-lite0"
+# Built with weights, torchvision's scale their normalised input again; built without, as here, not.
+_TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,10 @@ def _of_torchvision(name: str) -> NamedWeights:
         raise _unavailable(f"torchvision:{name}", error, weights.url) from error
     shown = weights.transforms()
     size = shown.crop_size[0] if isinstance(shown.crop_size, list) else shown.crop_size
-    expected = Preprocessing(tuple(shown.mean), tuple(shown.std), size)
+    mean, std = tuple(shown.mean), tuple(shown.std)
+    if name in _TRANSFORM_INPUT:
+        mean = std = (0.5,) * 3
+    expected = Preprocessing(mean, std, size)
     return NamedWeights(tensors, expected, f"ImageNet, torchvision's {weights}")
 
 

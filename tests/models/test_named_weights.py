@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,25 @@ def test_torchvisions_default_weights_and_their_scale_are_used(monkeypatch):
     fresh = models.build("torchvision:resnet18", 5, (3, 64, 64))
     assert put_weights(fresh, weights.tensors, 5, "x").head == "fc"
     assert torch.equal(fresh.conv1.weight, model.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("googlenet", "GoogLeNet"), ("inception_v3", "Inception3")]
+)
+def test_networks_that_torchvision_lets_scale_their_input_get_it_scaled(monkeypatch, name, kind):
+    from torchvision import models as theirs
+
+    published = theirs.get_model_weights(name)
+    monkeypatch.setattr(published, "get_state_dict", lambda self, **options: {})
+    expected = find_weights(f"torchvision:{name}").preprocessing
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def normalised(by):
+        return (images - torch.tensor(by.mean).view(3, 1, 1)) / torch.tensor(by.std).view(3, 1, 1)
+
+    network = SimpleNamespace(transform_input=True)
+    wanted = getattr(theirs, kind)._transform_input(network, normalised(named_weights.USUAL))
+    torch.testing.assert_close(normalised(expected), wanted)
 
 
 @pytest.mark.parametrize("kind", ["torchvision:resnet18", "timm:resnet18"])
