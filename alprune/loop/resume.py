@@ -161,7 +161,7 @@ def reopen(
         if state is None:
             session = open_session(config, splits, acquisition, observer, folder, team)
         else:
-            chosen = acquisition or find_acquisition(config.acquisition)
+            chosen = find_acquisition(config.acquisition if acquisition is None else acquisition)
             session = _restored(config, splits, chosen, observer, folder, state, team)
         return session, simulation(config, splits.train)
     except BaseException:

@@ -195,7 +195,7 @@ def open_session(
         A session whose clock has not started.
     """
     fit_settings(config, splits.train)  # refuse now, not after the pruning
-    chosen = acquisition or find_acquisition(config.acquisition)
+    chosen = find_acquisition(config.acquisition if acquisition is None else acquisition)
     pool, first = first_labels(config, splits.train)
     config, reason = with_reduction(config, splits.train, first, pool.label_of(first), team)
     pruned = prune_learner(config, splits.train, first, pool.label_of(first))

@@ -219,6 +219,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_record(tmp_path):
     assert events[-1]["reason"].startswith("error: ")
 
 
+class First:
+    def __call__(self, evidence, count, generator):
+        return evidence.candidates[:count]
+
+
+@pytest.mark.parametrize(("given", "name"), [("margin", "margin"), (First, "First")])
+def test_what_is_passed_instead_of_a_function_may_be_a_name_or_a_class(tmp_path, given, name):
+    path = alprune.run(options(tmp_path / "run", steps=1), acquisition=given).path
+    assert events_of(path, "start")[0]["acquisition"] == name
+    assert alprune.resume(path, acquisition=given, steps=2).steps == 2
+
+
 def test_an_unusable_acquisition_stops_the_run_with_its_name(tmp_path):
     def broken(evidence, count, generator):
         return torch.zeros(1)
