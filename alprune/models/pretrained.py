@@ -1,7 +1,7 @@
 """Weights to start from: a file of tensors, safetensors or PyTorch's, put into a network."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def load_pretrained(
             f"the weights {str(path)!r} are not those that were used at first (their digest is "
             f"{found}, was {digest}). Put the old file back, or leave pretrained_digest out."
         )
-    return put_weights(model, _unwrapped(read_tensors(path), path), classes, path)
+    own = model.state_dict().keys()
+    return put_weights(model, _unwrapped(read_tensors(path), own, path), classes, path)
 
 
 def put_weights(
@@ -165,16 +166,18 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _unwrapped(found: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors by the names that they have in the network."""
+def _unwrapped(
+    found: Mapping[str, Any], own: Collection[str], path: str | Path
+) -> dict[str, Tensor]:
+    """Return the tensors by the names that they have in the network, which are `own`."""
     for name in _AROUND:
         if isinstance(found.get(name), Mapping):
-            return _unwrapped(found[name], path)
+            return _unwrapped(found[name], own, path)
     tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor) and v.ndim < 8}
     if not tensors:
         raise ModelError(f"{str(path)!r} holds no tensors by name; it has {_few([*found])}.")
     for prefix in _BEFORE * 2:  # one may stand before another
-        if all(name.startswith(prefix) for name in tensors):
+        if tensors.keys().isdisjoint(own) and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 

@@ -52,6 +52,18 @@ def test_all_weights_of_a_file_are_taken(tmp_path: Path, suffix: str, wrapped: b
     assert set(loaded.used) == expected.keys()
 
 
+@pytest.mark.parametrize("around", ["", "module.", "model.module."])
+@pytest.mark.parametrize("own", ["net", "model", "module"])
+def test_names_that_the_network_itself_begins_so_are_left_alone(
+    tmp_path: Path, own: str, around: str
+) -> None:
+    model, other = (nn.ModuleDict({own: nn.Sequential(nn.Linear(2, 10))}) for _ in "ab")
+    path, expected = tmp_path / "w.safetensors", other.state_dict()
+    save_file({around + name: value for name, value in expected.items()}, path)
+    load_pretrained(model, path, 10)
+    assert_taken(model, expected)
+
+
 def test_a_classifier_of_other_classes_stays_as_it_was_drawn(tmp_path: Path) -> None:
     torch.save(state(classes=1000), tmp_path / "w.pt")
     model = fresh()
