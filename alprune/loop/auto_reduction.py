@@ -173,7 +173,8 @@ def _by_speed(
         )
     pruned, share = whole, 1.0
     for _ in range(_ROUNDS):
-        pruned, share = _within_reach(measure, max(wanted.least_left, share * balance**0.5))
+        share = min(1.0, max(wanted.least_left, share * balance**0.5))
+        pruned, share = _within_reach(measure, share)
         balance = _balance(pruned, training_s, wanted)
         if 1 / _NEAR < balance < _NEAR:
             break

@@ -85,6 +85,18 @@ def test_nothing_is_pruned_where_that_saves_too_little_time():
     assert "2." in narrow.reason and "times as fast" in narrow.reason
 
 
+def test_no_less_than_nothing_is_removed_where_a_pruned_network_is_faster_than_its_share():
+    def measure(share):
+        if share < 0:
+            raise PruneError("the flops reduction must be at least 0")
+        left = 1 - share if share == 0 else 0.9 * (1 - share)  # widths are rounded down
+        return Measured(int(MACS * left), MACS * left / 25e9)
+
+    balanced_s = ACROSS.images_per_mac * MACS * MACS / 25e9  # that is right for the whole network
+    choice = choose(measure, 0.98 * balanced_s, 64)
+    assert choice.flops_reduction == 0 and "times as fast" in choice.reason
+
+
 def test_as_much_as_can_be_reached_is_removed():
     choice = choose(machine(25e9, most=0.8), 60, 64)
     assert 0.7 < choice.flops_reduction <= 0.8
