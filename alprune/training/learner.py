@@ -20,7 +20,7 @@ from alprune.pruning.epi import EarlyPruner
 from alprune.pruning.graph.rebase import narrow_optimiser
 from alprune.pruning.graph.surgery import narrow
 from alprune.training.augment import Augment, normalise
-from alprune.training.batch_statistics import estimate_statistics, young_batches
+from alprune.training.batch_statistics import estimate_statistics, updated_norms, young_batches
 from alprune.training.budget import Budget
 from alprune.training.cuda_graphs import Recordings, hooked, recorder
 from alprune.training.device import autocast, scaler_for
@@ -136,6 +136,9 @@ class Learner:
             )
         planned = max(1, math.ceil(epochs * indices.numel() / size))
         self.model.train()
+        lone = indices.numel() == 1
+        for norm in updated_norms(self.model) if lone else ():
+            norm.eval()  # one image, which may be one value per channel, has no statistics
         self._as_is = self._recordings is None or hooked(self.model)
         total = torch.zeros((), device=self.device)
         pace = Pace(self.device)
@@ -158,7 +161,7 @@ class Learner:
                 if tick is not None:
                     tick(done, planned)
         loss = self._check_loss(total, done) if done else None
-        if 0 < self.batches <= self._young:
+        if 0 < self.batches <= self._young and not lone:
             self._estimate_statistics(indices, max(2, done), generator)
         self.team.align(self.model)
         self.team.align(self.averaged)

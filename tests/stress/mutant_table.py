@@ -606,7 +606,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("self.optimiser.zero_grad(set_to_none=True)", "pass"),
         ("dealt = dealt[size:]", "pass"),
         ("warm = min(1.0, (self.batches + 1)", "warm = max(1.0, (self.batches + 1)"),
-        ("if 0 < self.batches <= self._young:", "if False:"),
+        ("if 0 < self.batches <= self._young and not lone:", "if False:"),
         ("self._folded.refresh()", "pass"),
         ("        self._check_weights()\n", ""),
         ("if not math.isfinite(loss):", "if math.isnan(loss):"),

@@ -132,3 +132,17 @@ def test_the_first_test_of_a_pruned_vgg_shows_what_it_learnt(tmp_path):
     first = next(event for event in events if event["event"] == "step")
     assert first["test_accuracy"] > 0.7
     assert not [event for event in events if event["event"] == "warning"]
+
+
+def test_a_single_image_is_learnt_from_with_the_statistics_of_those_before(digits):
+    """Its values per channel are one each, of which no statistics can be computed."""
+    torch.manual_seed(0)
+    body = nn.Flatten(), nn.Linear(64, 12, bias=False), nn.BatchNorm1d(12), nn.ReLU()
+    it = learner(digits, nn.Sequential(*body, nn.Linear(12, 10)), averaging=0.0)
+    fit(it, digits)
+    norm, weight = copy.deepcopy(it.model[2]), it.model[1].weight.detach().clone()
+    fit(it, digits, count=1, epochs=3.0)
+    torch.testing.assert_close(statistics(it.model), statistics(norm), rtol=0, atol=0)
+    assert not torch.equal(it.model[1].weight, weight)
+    fit(it, digits, epochs=1.0)
+    assert not torch.equal(it.model[2].running_mean, norm.running_mean)
