@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from alprune.training.device import gpu_index
+
 Work = Callable[..., Tensor]
 Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 """Takes work without arguments and returns what does it again, into the same tensors."""
@@ -194,8 +196,7 @@ def global_generator(device: torch.device) -> torch.Generator:
     """Return the generator that dropout draws from on a device."""
     if device.type != "cuda":
         return torch.default_generator
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch.cuda.default_generators[index]
+    return torch.cuda.default_generators[gpu_index(device)]
 
 
 def hooked(network: nn.Module) -> bool:

@@ -27,11 +27,19 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r} is not supported; known: {', '.join(DEVICES)}.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' was asked for, but torch finds no GPU; use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        there = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+        raise ConfigError(f"device {name!r} was asked for, but torch finds {there}; choose one.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(
             "device 'mps' was asked for, but torch finds no Apple GPU; use --device cpu."
         )
     return device
+
+
+def gpu_index(device: torch.device) -> int:
+    """Return the number of a GPU: that of the current one for plain `cuda`."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

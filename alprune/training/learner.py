@@ -23,7 +23,7 @@ from alprune.training.augment import Augment, normalise
 from alprune.training.batch_statistics import estimate_statistics, updated_norms, young_batches
 from alprune.training.budget import Budget
 from alprune.training.cuda_graphs import Recordings, hooked, recorder
-from alprune.training.device import autocast, scaler_for
+from alprune.training.device import autocast, gpu_index, scaler_for
 from alprune.training.distributed import ALONE, Team
 from alprune.training.fold_batchnorm import Folded, fold
 from alprune.training.metrics import Metrics, measure
@@ -188,7 +188,7 @@ class Learner:
     def _own_randomness(self, generator: torch.Generator) -> AbstractContextManager[None]:
         """Let dropout, which knows only the global generators, follow the run's seed."""
         seed = int(torch.randint(2**31, (), generator=generator, device=self.device))
-        devices = [torch.cuda.current_device()] if self.device.type == "cuda" else []
+        devices = [gpu_index(self.device)] if self.device.type == "cuda" else []
         return forked_rng(seed, devices)
 
     def _check_loss(self, total: Tensor, done: int, points: Tensor | None = None) -> float:

@@ -11,7 +11,7 @@ import alprune
 from alprune.errors import ConfigError
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.observers import Observer
-from alprune.training.device import pick_device, pick_precision, scaler_for
+from alprune.training.device import gpu_index, pick_device, pick_precision, scaler_for
 
 CPU = torch.device("cpu")
 
@@ -28,6 +28,15 @@ def test_a_macs_gpu_is_used_where_it_is_asked_for_and_there(
         pick_device("mps")
     with pytest.raises(ConfigError, match="device 'xpu' is not supported"):
         pick_device("xpu")
+
+
+def test_a_gpu_is_taken_by_its_number_if_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert [gpu_index(pick_device(name)) for name in ("cuda", "cuda:0", "cuda:1")] == [0, 0, 1]
+    with pytest.raises(ConfigError, match="'cuda:2' was asked for, but .* cuda:0, cuda:1;"):
+        pick_device("cuda:2")
 
 
 def test_fp16_is_taken_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
