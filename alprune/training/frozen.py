@@ -111,8 +111,7 @@ class FrozenLearner:
             indices: Absolute indices of the labelled points, `(n,)`.
             labels: Their classes, `(n,)`.
             epochs: Not used: a fit ends when it has converged.
-            generator: Draws bootstrap samples and, of a large pool, the images whose classes are
-                guessed.
+            generator: Draws bootstrap samples.
             budget: Checked while images are embedded.
             progress: Not used.
             tick: Called once at the end.
