@@ -121,6 +121,12 @@ def top(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return positions
 
 
+def ranked(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """Return all scores' positions, `(n,)` on the CPU, largest first, equal ones at random."""
+    order = torch.randperm(scores.numel(), generator=generator)
+    return order[scores.cpu()[order].argsort(descending=True, stable=True)]
+
+
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the largest scores and their positions, `(count,)` each, largest first.
 

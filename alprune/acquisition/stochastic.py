@@ -10,7 +10,7 @@ Source: Kirsch et al. 2023, Stochastic Batch Acquisition, with their coldness be
 import torch
 from torch import Tensor
 
-from alprune.acquisition.base import Acquisition, name_of, scores, wrap
+from alprune.acquisition.base import Acquisition, name_of, ranked, scores, wrap
 from alprune.acquisition.evidence import Evidence
 from alprune.errors import AcquisitionError
 
@@ -48,8 +48,7 @@ def softrank(score: Acquisition) -> Acquisition:
 
     def sampled(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor:
         values = scores(score, evidence, count, generator).to("cpu", torch.float64)
-        order = torch.randperm(values.numel(), generator=generator)
-        order = order[values[order].argsort(descending=True, stable=True)]
+        order = ranked(values, generator)
         rank = torch.empty_like(values)
         rank[order] = torch.arange(1, values.numel() + 1, dtype=values.dtype)
         return _gumbel(values, generator) - rank.log()

@@ -8,7 +8,7 @@ import heapq
 import torch
 from torch import Tensor
 
-from alprune.acquisition.base import Acquisition, scores, top, wrap
+from alprune.acquisition.base import Acquisition, ranked, scores, top, wrap
 from alprune.acquisition.distances import make_points
 from alprune.acquisition.evidence import Evidence
 from alprune.acquisition.kmeans import k_means
@@ -29,7 +29,7 @@ def class_balanced(score: Acquisition) -> Acquisition:
     def balanced(evidence: Evidence, count: int, generator: torch.Generator) -> Tensor:
         predicted = evidence.probabilities.argmax(1).to("cpu")  # first: the score can use them
         values = scores(score, evidence, count, generator)
-        order = top(values, values.numel(), generator)
+        order = ranked(values, generator)
         queues: list[list[int]] = [[] for _ in range(evidence.classes)]
         for position in reversed(order.tolist()):
             queues[int(predicted[position])].append(position)

@@ -37,6 +37,15 @@ def test_balanced_acquires_evenly_where_the_score_would_take_one_class():
         assert set(range(50 * label + 40, 50 * label + 50)) <= set(chosen.tolist())
 
 
+def test_balanced_takes_equal_scores_at_random_and_not_neighbours_in_the_pool():
+    evidence = KnownEvidence(torch.zeros(200, 1), probabilities=predicted_as([0] * 200))
+    evidence.labels = torch.empty(0, dtype=torch.int64)
+    rule = class_balanced(lambda *_: torch.zeros(200))
+    first, second = (set(acquire(rule, evidence, 20, seeded(s)).tolist()) for s in (0, 1))
+    assert first != second
+    assert max(first) - min(first) > 100
+
+
 def test_diverse_takes_one_point_of_each_cluster_among_the_best_scores():
     centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     rows = torch.cat([centres.repeat_interleave(10, 0), torch.full((30, 2), 99.0)])
