@@ -325,7 +325,7 @@ class ActiveLearner:
                 self.speed.measured(evidence.candidates.numel(), evidence.compute_s)
                 self.reason = self._reason_to_stop(uncertainty)
                 asked = asked[:0] if self.reason else asked
-        watch.seconds["score_s"] = evidence.compute_s
+        watch.seconds["score_s"] = watch.seconds.get("score_s", 0.0) + evidence.compute_s
         watch.seconds["acquire_s"] -= evidence.compute_s
         return asked, evidence.candidates.numel(), uncertainty
 

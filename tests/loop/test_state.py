@@ -5,6 +5,7 @@ import torch
 from tiny_run import events_of, options
 
 import alprune
+from alprune.acquisition import acquire
 from alprune.data import Dataset
 from alprune.errors import StoreError
 from alprune.loop.checkpoint import SLOTS, decode, encode
@@ -65,7 +66,13 @@ def test_an_image_that_cannot_be_read_is_not_asked_for_and_never_chosen_again(
         bad.extend(new)
         return torch.isin(indices, torch.tensor(new))
 
+    def in_a_second(function, evidence, *about):
+        chosen = acquire(function, evidence, *about)
+        evidence.compute_s = 1.0
+        return chosen
+
     monkeypatch.setattr(Dataset, "unreadable", unreadable)
+    monkeypatch.setattr("alprune.loop.active_learner.acquire", in_a_second)
     with pytest.warns(UserWarning, match="images chosen cannot be read, point"):
         result = alprune.run(options(tmp_path / "run", steps=2, query_size=10))
     steps = events_of(result.path, "step")
@@ -73,5 +80,6 @@ def test_an_image_that_cannot_be_read_is_not_asked_for_and_never_chosen_again(
     assert [len(points) for points in acquired] == [9, 10, 0] and len(bad) == 11
     assert not set(bad) & {point for points in acquired for point in points}
     assert result.labelled == 119
+    assert [step.get("score_s") for step in steps[:2]] == [2.0, 1.0]  # the first looked twice
     epochs = [step["epochs"] for step in steps]
     assert epochs[0] >= 4 and max(epochs[1:]) < 2  # the first fit takes --initial-epochs
