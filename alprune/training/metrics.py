@@ -107,11 +107,6 @@ def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = EC
     return float(gap.abs().sum() / confidence.numel())
 
 
-def mean_entropy(probabilities: Tensor) -> float:
-    """Return the mean entropy of softmax outputs `(n, classes)`, in nats."""
-    return float(torch.special.entr(probabilities).sum(1).mean())
-
-
 LEAST_CALIBRATING = 20
 """Labels that people held out below which a temperature would be a guess."""
 
@@ -173,6 +168,5 @@ __all__ = [
     "LEAST_CALIBRATING",
     "fit_temperature",
     "macro_f1",
-    "mean_entropy",
     "measure",
 ]

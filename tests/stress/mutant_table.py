@@ -621,7 +621,6 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("some.double() / temperature", "some.double() * temperature"),
         ("if slope(low) >= 0:\n        return most", "if slope(low) >= 0:\n        return least"),
         ("r / n if n else None", "r / max(n, 1)"),
-        ("entr(probabilities).sum(1).mean()", "entr(probabilities).mean()"),
         ("(middle, high) if slope(middle) < 0", "(middle, high) if slope(middle) > 0"),
         ("or not labels.numel()", ""),
     ]),

@@ -11,7 +11,6 @@ from alprune.training.metrics import (
     expected_calibration_error,
     fit_temperature,
     macro_f1,
-    mean_entropy,
     measure,
 )
 
@@ -91,12 +90,6 @@ def test_a_class_that_is_only_predicted_counts_as_zero_in_f1():
     # Class 0: one of two found, nothing else taken for it, 2/3. Class 1 has no points.
     right, points, predicted = (torch.tensor(counts) for counts in ([1, 0], [2, 0], [1, 1]))
     assert macro_f1(right, points, predicted) == pytest.approx(1 / 3)
-
-
-def test_the_mean_entropy_is_that_of_the_points():
-    probabilities = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.25, 0.75]])
-    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert mean_entropy(probabilities) == pytest.approx((math.log(2) + 0 + quarter) / 3)
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_lower_bin():
