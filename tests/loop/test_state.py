@@ -12,11 +12,24 @@ from alprune.loop.checkpoint import SLOTS, decode, encode
 from alprune.loop.resume import reopen
 
 
+HERE = """plan inputs asked elapsed_s labelled labels steps set_aside draws training exam step
+    scoring_speed stepped_back constant_steps""".split()
+ELSEWHERE = {
+    "layout": "test_checkpoint",
+    "learner": "training/test_states",
+    "acquisition_state": "test_resume",
+    "events_bytes": "test_power_cut",
+    "events_digest": "test_power_cut",
+    **dict.fromkeys(("config", "data_digest", "device", "acquisition"), "test_resume"),
+}
+
+
 def test_all_that_a_state_holds_is_taken_up(tmp_path):
     path = alprune.run(options(tmp_path / "run", steps=1, hold_out=20)).path
     newest = max((path / slot for slot in SLOTS), key=lambda file: decode(file)["number"])
     tree = decode(newest)
     state = tree["state"]
+    assert set(state) == {*HERE, *ELSEWHERE}
     assert tree["number"] == 1  # written by the only step that asked
     taken = set(state["labelled"].tolist()) | set(state["asked"].tolist())
     aside = torch.tensor([i for i in range(1297) if i not in taken][:2])
