@@ -3,7 +3,6 @@
 import pytest
 from tiny_run import options
 
-import alprune
 from alprune.errors import AlpruneError, ConfigError, StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import complete
@@ -145,7 +144,3 @@ def test_a_recipe_with_an_unusable_grid_is_refused(tmp_path, text, message):
 def test_a_folder_without_a_comparison_cannot_go_on(tmp_path):
     with pytest.raises(StoreError, match="no comparison to resume"):
         read_manifest(tmp_path)
-
-
-def test_the_package_offers_the_function():
-    assert callable(alprune.compare)
