@@ -91,7 +91,7 @@ def floors(graph: ChannelGraph, scores: Tensor, limits: Limits) -> Tensor:
                 keep_alive(axis)
                 continue
             pinned = int((rows(axis) < 0).all(0).sum())
-            if pinned == axis.shape[-1] or (pinned and (role == "reads" or axis.dim() > 1)):
+            if pinned == axis.shape[-1] or (pinned and role == "reads"):
                 continue  # what is pinned keeps the layer alive
             if axis.dim() == 1:
                 free = axis[axis >= 0]

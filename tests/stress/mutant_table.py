@@ -420,8 +420,9 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("keep &= plan.keep(graph)", "keep &= ~plan.keep(graph)"),
         ("torch.finfo(found.dtype).min)", "torch.finfo(found.dtype).max)"),
     ]),
-    ("pruning/layer_limits.py", "pruning/test_limits.py pruning/test_plan.py", [
-        ('role == "reads" or axis.dim() > 1)', 'role == "reads")'),
+    ("pruning/layer_limits.py", "pruning/test_limits.py pruning/test_plan.py"
+     " pruning/test_attention.py", [
+        ('(pinned and role == "reads")', "pinned"),
         ("limits.min_channels) - pinned", "limits.min_channels)"),
         ("return others - fine", "return set()"),
         ("descending=True", "descending=False"),
