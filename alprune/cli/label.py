@@ -99,8 +99,9 @@ def label_command(
     """Label images on a page in the browser, while a learner trains in the background.
 
     DIR is a folder like that of alprune ask; both may use it in turn. Only this machine can open
-    the page, and only you on it, unless --host says otherwise. Each answer is on the disk before
-    the next image is shown: Ctrl-C, a closed browser or a power cut loses nothing.
+    the page, and only you on it, unless --host says otherwise. Each answer is sent and saved at
+    once, while the next image shows: Ctrl-C and a closed browser lose nothing, a power cut at most
+    what was on its way.
     """
     from alprune.labelling.web import Server
     from alprune.labelling.web.access import is_loopback

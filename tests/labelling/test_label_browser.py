@@ -1,8 +1,10 @@
+
 """The page in a headless browser, used with the keyboard, while the learner learns beside it."""
 
 import errno
 import re
 import threading
+import time
 from dataclasses import replace
 
 import photos
@@ -138,6 +140,20 @@ def test_keys_pressed_while_an_answer_is_on_its_way_count(start, open_page):
         "() => document.querySelector('#status').innerText.startsWith('4 of')",
     )
     assert list(asking.labels.values()) == ["dark", "light", "dark", "light"]
+
+
+def test_answers_on_their_way_arrive_although_the_page_is_closed(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    settle(page)
+    with asking.lock:  # the server is slow
+        for key in "1212":
+            page.keyboard.press(key)
+        page.goto("about:blank")
+    end = time.monotonic() + 20
+    while len(asking.labels) < 4 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert sorted(asking.labels.values()) == ["dark", "dark", "light", "light"]
 
 
 def test_any_of_the_last_answers_can_be_corrected(start, open_page):

@@ -11,7 +11,6 @@ from alprune.errors import StoreError
 from alprune.loop.checkpoint import SLOTS, decode, encode
 from alprune.loop.resume import reopen
 
-
 HERE = """plan inputs asked elapsed_s labelled labels steps set_aside draws training exam step
     scoring_speed stepped_back constant_steps""".split()
 ELSEWHERE = {

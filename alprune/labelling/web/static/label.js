@@ -106,7 +106,7 @@ async function flush() {
   sending = true;
   while (unsent.length) {
     try {
-      const state = await send("answers", {labels: unsent[0].labels, fresh: unsent[0].fresh});
+      const state = await sent(unsent[0]);
       unsent.shift();
       unsay();
       take(state);
@@ -122,7 +122,15 @@ async function flush() {
   sending = false;
 }
 
+// Kept alive: the answer arrives although the page has been closed meanwhile.
+const sent = ({labels, fresh}) => send("answers", {labels, fresh}, {keepalive: true});
+
 export const waiting = () => unsent.length > 0;
+
+// The page closes: send what is left, for nobody will be here to send it later.
+export function leave() {
+  for (const entry of unsent.splice(sending ? 1 : 0)) sent(entry).catch(() => {});
+}
 
 export function accept() {
   const guess = visibleGuess();

@@ -222,6 +222,9 @@ async function poll() {
   }
   setTimeout(poll, POLL_MS);
 }
-window.addEventListener("pagehide", () => { send("leave", {}, {keepalive: true}).catch(() => {}); });
+window.addEventListener("pagehide", () => {
+  label.leave();
+  send("leave", {}, {keepalive: true}).catch(() => {});
+});
 window.addEventListener("pageshow", (event) => { if (event.persisted) poll(); });
 poll();
