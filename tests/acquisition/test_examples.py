@@ -25,9 +25,15 @@ def test_every_example_keeps_the_contract(name):
 
 
 def test_far_apart_takes_the_farthest_first():
-    evidence = KnownEvidence([[0.0], [1.0], [2.5], [10.0]])
-    chosen = acquire(find_acquisition("my_functions:far_apart"), evidence, 3, seeded()).tolist()
-    assert {100, 103} <= set(chosen)
+    rows = [[0.0], [1.0], [2.0], [3.0], [5.5], [8.0], [9.0], [10.0]]
+    for seed in range(5):
+        evidence, farthest = KnownEvidence(rows), find_acquisition("my_functions:far_apart")
+        first, *others = acquire(farthest, evidence, 4, seeded(seed)).tolist()
+        taken = [rows[first - 100][0]]
+        for point in others:
+            gaps = [min(abs(x - y) for y in taken) for [x] in rows]
+            assert gaps[point - 100] == max(gaps)
+            taken.append(rows[point - 100][0])
 
 
 def test_rare_classes_come_first_among_equally_uncertain():

@@ -9,6 +9,7 @@ import torch
 from tiny_run import events_of, options
 
 import alprune
+from alprune.acquisition.initial import ColdPool, random, typiclust
 from alprune.data.corruption import long_tail
 from alprune.errors import ConfigError, DataError
 from alprune.loop.setup import complete, first_labels, load_splits, simulation
@@ -150,12 +151,16 @@ def last(pool, count, generator):
 
 
 @pytest.mark.parametrize("start", ["random", "typiclust", "test_conditions:last"])
-def test_a_run_starts_as_it_is_told(tmp_path, start):
+def test_a_run_starts_as_it_is_told(tmp_path, digits, start):
     result = alprune.run(options(tmp_path / "run", steps=1, start=start, initial=40))
     initial = events_of(result.path)[0]["initial"]
     assert len(initial) == 40 and result.labelled == 50
     if start == "test_conditions:last":
         assert initial == list(range(1257, 1297))
+        return
+    pool = ColdPool(digits.train.x, digits.train.classes)
+    function = {"random": random, "typiclust": typiclust}[start]
+    assert initial == function(pool, 40, torch.Generator().manual_seed(0)).sort().values.tolist()
 
 
 def test_a_long_tailed_pool_is_smaller_and_its_start_random(tmp_path, digits):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_run import events_of, options
 
 import alprune
+from alprune.acquisition.initial import ColdPool, first_points
 from alprune.errors import AlpruneError, ConfigError, ModelError
 from alprune.loop import frozen
 from alprune.loop.config import RunConfig
@@ -157,9 +158,16 @@ def test_the_pool_is_embedded_before_the_clock_starts_however_the_first_points_a
 
 
 def test_typical_images_of_the_embeddings_are_the_first_points(tmp_path, weights):
-    result = alprune.run(start(tmp_path, weights, start="typiclust", initial=20, steps=0))
-    [begin] = events_of(result.path, "start")
-    assert len(set(begin["initial"])) == 20
+    config = start(tmp_path, weights, start="typiclust", initial=20, steps=0)
+    [begin] = events_of(alprune.run(config).path, "start")
+    train = load_splits(complete(config)).train
+    table = embedder_for(complete(config), train).table(train.x)
+    seen = ColdPool(train.x, train.classes, None, lambda i: torch.from_numpy(table.of(i.numpy())))
+
+    def chosen(pool):
+        return first_points("typiclust", pool, 20, torch.Generator().manual_seed(0)).tolist()
+
+    assert begin["initial"] == chosen(seen) != chosen(ColdPool(train.x, train.classes))
 
 
 def test_what_does_not_go_with_a_frozen_backbone_is_refused(tmp_path, weights):

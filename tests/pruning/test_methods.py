@@ -237,11 +237,23 @@ def test_several_batches_are_accumulated(name):
     x, y = batch_of(24)
     halves = [(x[:12], y[:12]), (x[12:], y[12:])]
     model = small_vgg()
-    both = prune(model, name, batch=halves)
-    ones = [prune(model, name, batch=half) for half in halves]
-    assert all(len(p.widths) == len(ones[0].widths) for p in (both, *ones))
+    both, first, second = (prune(model, name, batch=b) for b in (halves, *halves))
     if name == "3sp":
-        assert both.plan != ones[0].plan and both.plan != ones[1].plan
+        assert both.plan != first.plan and both.plan != second.plan
+        return
+    masks = [{n: w != 0 for n, w in maskable_weights(p.model).items()} for p in (both, first)]
+    masks.append({n: w != 0 for n, w in maskable_weights(second.model).items()})
+    assert all(any((masks[0][n] != other[n]).any() for n in other) for other in masks[1:])
+    gradients = {}
+    for inputs, labels in halves:
+        loss = nn.functional.cross_entropy(model.train()(inputs), labels)
+        names = list(masks[0])
+        found = torch.autograd.grad(loss, [model.get_parameter(n) for n in names])
+        for n, gradient in zip(names, found, strict=True):
+            gradients[n] = gradients.get(n, 0) + gradient
+    scores = {n: (model.get_parameter(n).detach() * g).abs() for n, g in gradients.items()}
+    least = min(float(score[masks[0][n]].min()) for n, score in scores.items())
+    assert all(bool((score[~masks[0][n]] <= least * 1.001).all()) for n, score in scores.items())
 
 
 @pytest.mark.parametrize("batch", [[], [(torch.zeros(4, 3, 8, 8),)], (torch.zeros(4, 3), "a")])

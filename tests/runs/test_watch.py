@@ -187,11 +187,14 @@ def test_a_run_can_begin_while_it_is_watched(tmp_path, monkeypatch):
     path = tmp_path / "run"
     write(path, [])
     (path / ".lock").touch()
-    stop = threading.Event()
+    stop, failed = threading.Event(), []
 
     def look():
-        while not stop.is_set():
-            is_written(path)
+        try:
+            while not stop.is_set():
+                is_written(path)
+        except BaseException as error:
+            failed.append(error)
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -201,6 +204,7 @@ def test_a_run_can_begin_while_it_is_watched(tmp_path, monkeypatch):
     finally:
         stop.set()
         watcher.join()
+    assert not failed
 
 
 def test_nothing_in_the_folder_is_changed(tmp_path):

@@ -125,13 +125,6 @@ def test_images_that_no_label_reaches_are_not_guessed():
     assert surest(guess, 1.0).tolist() == [0]
 
 
-def test_principal_components_keep_distances():
-    x, _ = clouds(40, dimensions=6)
-    all_of_them = principal(x, 6)
-    assert all_of_them.shape == (40, 6)
-    assert torch.allclose(all_of_them.norm(dim=1), torch.ones(40), atol=1e-5)
-
-
 def test_principal_components_are_those_of_the_spread_around_the_middle():
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(200, 5, generator=generator).pow(4) * torch.tensor([9.0, 3.0, 2.0, 1.0, 1.0])

@@ -143,7 +143,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(run: Path, name: str) -> No
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
     if name in SLOTS:  # the other one is good
-        assert load_checkpoint(run) is not None or name == SLOTS[0]
+        assert load_checkpoint(run) is not None
     else:
         with pytest.raises(AlpruneError, match="a pipe or a device|cannot write"):
             alprune.resume(run, steps=2)
