@@ -16,12 +16,17 @@ from alprune.pruning.unstructured.masks import (
     load_masked,
     maskable_weights,
     masks_of,
-    sparsity,
     weight_masks,
 )
 from alprune.pruning.unstructured.scores import grasp, magnitude, random, snip, synflow
 
 SCORERS = {f.__name__: f for f in (grasp, magnitude, random, snip, synflow)}
+
+
+def sparsity(model):
+    """Return the share of the maskable weights that are exactly zero."""
+    weights = torch.cat([weight.flatten() for weight in maskable_weights(model).values()])
+    return float((weights == 0).float().mean())
 
 
 class Rows(nn.Module):

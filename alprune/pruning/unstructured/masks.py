@@ -174,15 +174,6 @@ def bake_masks(model: nn.Module) -> nn.Module:
     return model
 
 
-def sparsity(model: nn.Module) -> float:
-    """Count the share of the maskable weights that are exactly zero, in [0, 1]."""
-    found = list(maskable_weights(model).values())
-    if not found:
-        raise PruneError("the model has no convolution, linear or recurrent weight.")
-    zeros = sum(int((weight == 0).sum()) for weight in found)
-    return zeros / sum(weight.numel() for weight in found)
-
-
 def check_sparsity(sparsity: float) -> None:
     """Refuse a sparsity outside [0, 1)."""
     if not 0 <= sparsity < 1:
