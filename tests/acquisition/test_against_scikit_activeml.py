@@ -8,7 +8,6 @@ from known_evidence import KnownEvidence, normal, seeded
 from alprune.acquisition.badge import badge, gradient_seeds
 from alprune.acquisition.core_set import k_center
 from alprune.acquisition.distances import make_points
-from alprune.acquisition.falcun import contrastive
 from alprune.acquisition.probcover import cover, squared_radius
 from alprune.acquisition.typiclust import typical
 
@@ -127,24 +126,6 @@ def test_the_most_typical_of_the_largest_unlabelled_clusters_are_the_same():
         make_points(rows[1:]), groups[1:], torch.tensor([1, 0, 0, 0]), 3, seeded(), neighbours=7
     )
     assert (ours + 1).tolist() == theirs.tolist()
-
-
-def test_falcun_draws_first_with_the_same_probabilities():
-    from skactiveml.pool import Falcun
-
-    probabilities = normal(30, 4).softmax(1)
-    probabilities[0] = torch.tensor([0.25, 0.25, 0.25, 0.25])  # uncertainties from 1
-    probabilities[1] = torch.tensor([1.0, 0.0, 0.0, 0.0])  # to 0 are scaled already
-    x, y = table(normal(30, 2), [])
-    _, chances = Falcun(random_state=0, gamma=3).query(
-        x, y, return_utilities=True, **fixed_classifier(probabilities)
-    )
-    counts = torch.zeros(30, dtype=torch.float64)
-    generator = seeded()
-    for _ in range(4000):
-        counts[contrastive(probabilities, 1, generator, gamma=3.0)] += 1
-    expected = 4000 * torch.from_numpy(chances[0])
-    assert ((counts - expected).abs() <= 4.5 * expected.sqrt() + 1e-9).all()
 
 
 def test_gradient_seeds_begin_at_the_largest_gradient_as_theirs():

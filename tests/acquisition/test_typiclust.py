@@ -10,21 +10,16 @@ from alprune.acquisition.typiclust import most_typical, typical, typiclust
 typicality_module = importlib.import_module("alprune.acquisition.typiclust")
 
 
-def typicality_by_loops(rows, neighbours):
-    """Inverse mean distance to the nearest neighbours, in float64 and plain Python."""
-    result = []
-    for i, row in enumerate(rows.double()):
-        others = sorted(
-            float((row - other).norm()) for j, other in enumerate(rows.double()) if j != i
-        )
-        result.append(neighbours / sum(others[:neighbours]))
-    return result
+def typicality(rows, neighbours):
+    """Inverse mean distance to the nearest neighbours, of all pairs in float64."""
+    distances = (rows.double()[:, None] - rows.double()).norm(dim=2).sort(1).values
+    return (neighbours / distances[:, 1 : neighbours + 1].sum(1)).tolist()  # each is its nearest
 
 
 def test_the_most_typical_has_the_least_mean_distance_to_its_neighbours():
     for seed in range(4):
         rows = normal(70, 5, seed=seed)
-        expected = typicality_by_loops(rows, 20)
+        expected = typicality(rows, 20)
         best = most_typical(make_points(rows), 20, seeded())
         assert best == max(range(70), key=expected.__getitem__)
 
@@ -46,7 +41,7 @@ def test_blocks_do_not_change_the_most_typical(monkeypatch):
 
 def test_of_a_huge_cluster_a_random_part_is_judged_by_all_its_points(monkeypatch):
     rows = normal(300, 3)
-    ranking = sorted(range(300), key=typicality_by_loops(rows, 20).__getitem__, reverse=True)
+    ranking = sorted(range(300), key=typicality(rows, 20).__getitem__, reverse=True)
     monkeypatch.setattr(typicality_module, "PAIRS", 300 * 60)
     monkeypatch.setattr(typicality_module, "PART", 10)
     ranks = [ranking.index(most_typical(make_points(rows), 20, seeded(seed))) for seed in range(40)]
@@ -72,7 +67,7 @@ def test_a_second_visit_judges_what_is_left():
     groups, labelled = torch.zeros(25, dtype=torch.int64), torch.tensor([1])
     first, second = typical(make_points(rows), groups, labelled, 2, seeded()).tolist()
     rest = [i for i in range(25) if i != first]
-    again = typicality_by_loops(rows[rest], 12)
+    again = typicality(rows[rest], 12)
     assert second == rest[max(range(24), key=again.__getitem__)]
 
 

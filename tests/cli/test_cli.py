@@ -1,12 +1,15 @@
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from tiny_run import events_of
 
 from alprune.cli import main
 
 FAST = "--model tiny_learner:build --dataset digits --min-channels 2 --device cpu".split()
+RUN = ["run", *FAST, "--initial-epochs", 1]
 
 
 def call(*args):
@@ -15,7 +18,7 @@ def call(*args):
 
 def test_run_writes_the_folder_and_prints_the_result_as_json(tmp_path):
     out = tmp_path / "run"
-    done = call("run", *FAST, "--steps", 2, "--method", "3sp", "--out", out, "--json")
+    done = call(*RUN, "--steps", 2, "--method", "3sp", "--out", out, "--json")
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
     assert record["labelled"] == 120 and record["path"] == str(out)
@@ -25,7 +28,10 @@ def test_run_writes_the_folder_and_prints_the_result_as_json(tmp_path):
 
 def test_a_recipe_is_read_and_the_command_line_wins(tmp_path):
     recipe = tmp_path / "r.toml"
-    recipe.write_text('dataset = "digits"\nmodel = "tiny_learner:build"\nmethod = "3sp"\nsteps = 9')
+    recipe.write_text(
+        'dataset = "digits"\nmodel = "tiny_learner:build"\nmethod = "3sp"\nsteps = 9\n'
+        "initial_epochs = 1.0\n"
+    )
     out = tmp_path / "run"
     done = call("run", "--recipe", recipe, "--steps", 1, "--device", "cpu", "--out", out)
     assert done.exit_code == 0, done.output
@@ -53,13 +59,25 @@ def test_prune_has_no_budget_that_its_reduction_could_follow(monkeypatch):
 
 
 def test_prune_of_a_recipe_removes_what_its_run_would(tmp_path, monkeypatch):
-    monkeypatch.setattr("alprune.loop.learner.step_ms", lambda *_: 1.0)
+    def slow(model, batch):
+        return sum(parameter.numel() for parameter in model.parameters()) / 10
+
+    monkeypatch.setattr("alprune.loop.learner.step_ms", slow)
+    quiet = SimpleNamespace(ended=lambda: {"others_share": 0.0})
+    monkeypatch.setattr("alprune.loop.auto_reduction.MachineLoad", lambda: quiet)
     recipe = tmp_path / "r.toml"
-    recipe.write_text('dataset = "digits"\nmodel = "lenet-300-100"\nmethod = "3sp-ca"\nbudget = 60')
+    recipe.write_text(
+        'dataset = "digits"\nmodel = "lenet-300-100"\nmethod = "3sp-ca"\nbudget = 60\nsteps = 0\n'
+        'initial_epochs = 1.0\nflops_reduction = "auto"\n'
+    )
     done = call("prune", "--recipe", recipe, "--device", "cpu", "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["flops_reduction"] < 1
     assert "Reduction: " in done.stderr  # why, by measurement
+    made = call("run", "--recipe", recipe, "--device", "cpu", "--out", tmp_path / "run")
+    assert made.exit_code == 0, made.output
+    shown, [pruned] = json.loads(done.stdout), events_of(tmp_path / "run", "prune")
+    assert 0 < shown["flops_reduction"] == pruned["flops_reduction"] < 1
+    assert shown["widths"] == pruned["widths"]
 
 
 def test_prune_refuses_a_method_that_prunes_during_training():
@@ -109,7 +127,7 @@ def test_list_names_every_family():
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_1(tmp_path, args, message):
-    done = call("run", *FAST, "--steps", 1, "--out", tmp_path / "run", *args)
+    done = call(*RUN, "--steps", 1, "--out", tmp_path / "run", *args)
     assert done.exit_code == 1, done.output
     assert len(re.findall(r"^Error: ", done.stderr, re.MULTILINE)) == 1
     assert "Traceback" not in done.output
@@ -118,7 +136,7 @@ def test_bad_input_is_one_message_and_exit_code_1(tmp_path, args, message):
 
 
 def test_a_folder_that_holds_a_run_is_pointed_to_resume(tmp_path):
-    arguments = ["run", *FAST, "--method", "3sp", "--steps", 1, "--out", tmp_path / "run"]
+    arguments = [*RUN, "--method", "3sp", "--steps", 1, "--out", tmp_path / "run"]
     assert call(*arguments).exit_code == 0
     done = call(*arguments)
     assert done.exit_code == 1

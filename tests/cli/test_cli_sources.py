@@ -28,7 +28,15 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
 
 
-@pytest.fixture(params=made_sources.KINDS)
+ALIKE = ("parquet", "hf folder", "hf saved")  # the same rows as csv and hf parquet
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ALIKE else [])
+        for kind in made_sources.KINDS
+    ]
+)
 def kind(request, monkeypatch):
     if request.param in ("memmap", "shards", "hf parquet"):
         monkeypatch.setattr(sources, "LoadOptions", partial(LoadOptions, in_memory=LITTLE))

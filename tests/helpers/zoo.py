@@ -1,10 +1,13 @@
 """Small networks, one for each way in which channels are coupled."""
 
+import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from alprune.pruning.graph import ChannelGraph, trace
 
 
 def conv(into: int, out: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Sequential:
@@ -398,3 +401,18 @@ def make(name: str, seed: int = 0) -> nn.Module:
 def images(count: int = 3, seed: int = 1) -> Tensor:
     """Return random inputs `(count, 3, 16, 16)` for every network here."""
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+@functools.cache
+def traced(name: str, normalised: str = "auto") -> ChannelGraph:
+    """Trace a network once for all tests, which leave the graph as it is."""
+    return trace(make(name), images(), normalised=normalised)
+
+
+def random_keep(graph: ChannelGraph, seed: int = 0, share: float = 0.6) -> Tensor:
+    """Draw a mask that leaves the first channel of each group."""
+    generator = torch.Generator().manual_seed(seed)
+    keep = torch.rand(graph.channels, generator=generator) < share
+    for group in graph.groups:
+        keep[group.channels[0]] = True
+    return keep

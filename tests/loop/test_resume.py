@@ -223,6 +223,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, reference):
 
     path = tmp_path / "run"
     assert alprune.run(options(path), observer=Impatient()).reason == "interrupted"
+    assert events_of(path)[-1]["event"] == "end" and (path / "model.safetensors").exists()
     assert alprune.resume(path).reason == "steps"
     assert_same(path, reference)
     assert len(events_of(path, "end")) == 1

@@ -78,30 +78,10 @@ class Functional(nn.Module):
         return torch.addmm(self.bias, x.flatten(0, 1), self.b).view(-1, 20)  # 5 * 8 * 4
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_flops_equal_those_of_torchs_own_counter(name):
+@pytest.mark.parametrize("name", ["lstm-s", "gru-s"])  # others are counted by it
+def test_flops_of_recurrent_kernels_equal_those_of_torchs_own_counter(name):
     model = build(name, 10).eval()
     assert cost(model, example(name)).flops == flops_by_torch(model, example(name))
-
-
-TORCHVISION = "vit_b_16 swin_t swin_v2_t maxvit_t mobilenet_v3_large regnet_y_400mf convnext_tiny"
-TIMM = """vit_tiny_patch16_224 deit_tiny_patch16_224
-    swin_tiny_patch4_window7_224 xcit_nano_12_p16_224
-    mobilevit_xxs efficientvit_b0 edgenext_xx_small convnextv2_atto coat_tiny poolformer_s12
-    mixer_s32_224 gmlp_ti16_224 nfnet_l0 botnet26t_256 lambda_resnet26t halonet26t""".split()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [f"torchvision:{n}" for n in TORCHVISION.split()] + [f"timm:{n}" for n in TIMM]
-)
-def test_flops_of_attention_equal_those_of_torchs_own_counter(name):
-    shape = (3, 256, 256) if name.endswith(("256", "halonet26t")) else (3, 224, 224)
-    model = build(name, 10, shape).eval()
-    x = torch.zeros(1, *shape)
-    found = cost(model, x)
-    assert found.flops == flops_by_torch(model, x) > 0
-    assert sum(found.by_layer.values()) == found.macs
 
 
 def test_products_that_no_layer_makes_are_counted():

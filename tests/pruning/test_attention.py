@@ -8,7 +8,7 @@ import pytest
 import torch
 from attentions import KINDS, network
 from torch import Tensor, nn
-from zoo import images
+from zoo import images, random_keep
 
 import alprune
 from alprune.pruning.criteria import costs
@@ -41,13 +41,6 @@ GROUPS = {
     "multi-head, sequence first": HEADS_AND_WIDTHS,
     "multi-head over others": [10, 12, *HEADS_AND_WIDTHS],
 }
-
-
-def random_keep(graph: ChannelGraph, seed: int = 0, share: float = 0.6) -> Tensor:
-    keep = torch.rand(graph.channels, generator=torch.Generator().manual_seed(seed)) < share
-    for group in graph.groups:
-        keep[group.channels[0]] = True
-    return keep
 
 
 @functools.cache
@@ -98,12 +91,9 @@ def test_without_a_norm_the_embedding_leaves_through_the_residual_stream(kind: s
     )
 
 
-@pytest.mark.parametrize("normalised", ["pinned", "follow"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_narrowed_model_trains_round_trips_and_is_narrowed_again(
-    kind: str, normalised: str
-) -> None:
-    model, graph, x = traced(kind, normalised)
+def test_a_narrowed_model_trains_round_trips_and_is_narrowed_again(kind: str) -> None:
+    model, graph, x = traced(kind, "follow")
     small = narrow(model, graph, keep := random_keep(graph, 1, 0.8)).train()
     small(x).square().sum().backward()
     file = io.BytesIO()
@@ -112,13 +102,13 @@ def test_a_narrowed_model_trains_round_trips_and_is_narrowed_again(
     file.seek(0)
     fresh.load_state_dict(torch.load(file, weights_only=True))
     torch.testing.assert_close(fresh.eval()(x), small.eval()(x))
-    again = trace(small, x, normalised=normalised)
+    again = trace(small, x, normalised="follow")
     keep = random_keep(again, 2)
     expected = masked(small, again, keep)(x)
     torch.testing.assert_close(narrow(small, again, keep)(x), expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["grouped", "stacked", "multi-head over others", "with table"])
 def test_prune_and_rebuild_give_the_same_network(kind: str) -> None:
     x, y = images(6), torch.arange(6) % 5
     made = alprune.prune(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import ZOO, ResNet, conv, head, images, make, vgg19
+from zoo import ZOO, ResNet, conv, head, images, make, random_keep, traced, vgg19
 
 import alprune
 from alprune.errors import ModelError, PruneError
@@ -25,14 +25,6 @@ TORCHVISION = {  # prunable channels of the torchvision models, as Torch-Pruning
     "resnet50": 11456,
     "efficientnet_b0": 11404,
 }
-
-
-def random_keep(graph: ChannelGraph, seed: int = 0, share: float = 0.6) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    keep = torch.rand(graph.channels, generator=generator) < share
-    for group in graph.groups:
-        keep[group.channels[0]] = True
-    return keep
 
 
 def torchvision_model(name: str) -> nn.Module:
@@ -82,8 +74,7 @@ def test_removing_one_vgg19_channel_costs_what_its_rows_and_columns_cost(
 
 @pytest.mark.parametrize("name", ZOO)
 def test_groups_partition_the_ids_and_tensors_cover_the_state(name: str) -> None:
-    model = make(name)
-    graph = trace(model, images())
+    model, graph = make(name), traced(name)
     ids = [i for group in graph.groups for i in group.channels.tolist()]
     assert ids == list(range(graph.channels))
     assert all(i in graph.groups[int(graph.group_of[i])].channels for i in ids)
@@ -106,8 +97,7 @@ def test_groups_partition_the_ids_and_tensors_cover_the_state(name: str) -> None
 
 @pytest.mark.parametrize("name", ZOO)
 def test_one_channel_of_every_group_suffices(name: str) -> None:
-    model, x = make(name), images()
-    graph = trace(model, x)
+    model, graph, x = make(name), traced(name), images()
     keep = torch.zeros(graph.channels, dtype=torch.bool)
     for group in graph.groups:
         keep[group.channels[-1]] = True
@@ -119,8 +109,7 @@ def test_one_channel_of_every_group_suffices(name: str) -> None:
     "name", [n for n in ZOO if not any(k in n for k in ("lstm", "gru", "rnn", "attention"))]
 )
 def test_analytic_macs_and_params_equal_a_count_on_the_narrowed_model(name: str) -> None:
-    model, x = make(name), images(3)
-    graph = trace(model, x)
+    model, graph, x = make(name), traced(name), images(3)
     for seed in range(2):
         keep = random_keep(graph, seed)
         small = narrow(model, graph, keep)
@@ -132,7 +121,7 @@ def test_analytic_macs_and_params_equal_a_count_on_the_narrowed_model(name: str)
 
 
 def test_recurrent_macs_count_every_time_step() -> None:
-    graph = trace(make("two-layer bidirectional lstm"), images())
+    graph = traced("two-layer bidirectional lstm")
     keep = graph.all_kept()
     recurrent = 16 * 2 * 4 * 10 * ((48 + 10) + (20 + 10))
     assert graph.macs(keep) == recurrent + 20 * 12 + 12 * 5
@@ -147,7 +136,7 @@ def test_macs_do_not_depend_on_the_batch_of_the_example() -> None:
 
 
 def test_a_weight_used_twice_counts_twice_and_stands_once() -> None:
-    graph = trace(make("shared weights"), images())
+    graph = traced("shared weights")
     loop = next(t for t in graph.tensors if t.name == "loop.weight")
     assert loop.macs_per_element == 2 * 16 * 16
     assert torch.equal(loop.axes[0], loop.axes[1])
@@ -155,7 +144,7 @@ def test_a_weight_used_twice_counts_twice_and_stands_once() -> None:
 
 
 def test_option_a_shortcuts_pin_the_padded_channels_and_couple_the_rest() -> None:
-    graph = trace(make("option-a resnet"), images())
+    graph = traced("option-a resnet")
     makers = graph.makers
     assert torch.equal(makers["stages.2.conv2.0"][4:12], makers["stem.0"])
     assert set(makers["stages.2.conv2.0"][[0, 1, 2, 3, 12, 13, 14, 15]].tolist()) == {-1}
@@ -163,13 +152,13 @@ def test_option_a_shortcuts_pin_the_padded_channels_and_couple_the_rest() -> Non
 
 
 def test_residual_additions_share_one_id() -> None:
-    graph = trace(make("projection resnet"), images())
+    graph = traced("projection resnet")
     assert torch.equal(graph.makers["stem.0"], graph.makers["stages.0.conv2.0"])
     assert torch.equal(graph.makers["stages.2.shortcut.0"], graph.makers["stages.3.conv2.0"])
 
 
 def test_squeeze_and_excite_and_depthwise_share_one_id() -> None:
-    graph = trace(make("mobilenet"), images())
+    graph = traced("mobilenet")
     assert torch.equal(graph.makers["2.expand.0"], graph.makers["2.excite"])
     depthwise = next(t for t in graph.tensors if t.name == "2.depthwise.0.weight")
     assert torch.equal(depthwise.axes[0], graph.makers["2.expand.0"])
@@ -177,14 +166,14 @@ def test_squeeze_and_excite_and_depthwise_share_one_id() -> None:
 
 
 def test_group_normalisation_groups_leave_together() -> None:
-    graph = trace(make("groupnorm"), images())
+    graph = traced("groupnorm")
     assert graph.makers["0"].view(4, 3).unique(dim=1).shape == (4, 1)
     assert graph.makers["9"].tolist() == [-1] * 8
     assert "group_norm normalises" in next(p.reason for p in graph.pinned if p.name == "9")
 
 
 def test_gates_of_one_lstm_unit_share_one_id() -> None:
-    graph = trace(make("lstm"), images())
+    graph = traced("lstm")
     tensors = {t.name: t for t in graph.tensors}
     assert torch.equal(tensors["rnn.weight_ih_l0"].axes[0], graph.makers["rnn"].repeat(4))
     assert torch.equal(tensors["rnn.weight_hh_l0"].axes[1], graph.makers["rnn"])
@@ -192,7 +181,7 @@ def test_gates_of_one_lstm_unit_share_one_id() -> None:
 
 
 def test_layer_scale_and_positional_embeddings_follow() -> None:
-    graph = trace(make("scaled"), images())
+    graph = traced("scaled")
     tensors = {t.name: t for t in graph.tensors}
     for name, dim in (("scale", 0), ("positions", 2)):
         assert torch.equal(tensors[name].axes[dim], graph.makers["embed"])
@@ -217,7 +206,7 @@ def test_what_is_not_known_is_pinned_with_a_reason() -> None:
 def test_a_width_written_into_the_forward_is_found_by_trying() -> None:
     model, x = make("hard-coded view"), images()
     assert trace(model, x, verify=False).channels == 14
-    graph = trace(model, x)
+    graph = traced("hard-coded view")
     assert [g.name for g in graph.groups] == ["mid.0"]
     assert "narrowed forward failed" in next(p.reason for p in graph.pinned if p.name == "stem.0")
 
@@ -316,7 +305,7 @@ def test_what_a_computed_weight_normalises_over_is_pinned_and_counted(
     model[4] = normed(model[4])
     graph = trace(model, images(), normalised="pinned")
     assert [g.name for g in graph.groups] == groups
-    assert graph.macs(graph.all_kept()) == (g := trace(plain, images())).macs(g.all_kept())
+    assert graph.macs(graph.all_kept()) == (g := traced("vgg")).macs(g.all_kept())
     keep = random_keep(graph)
     small, reference = narrow(model, graph, keep), masked(model, graph, keep)
     torch.testing.assert_close(small(images()), reference(images()))
@@ -327,7 +316,7 @@ def test_wrappers_are_taken_off(wrap: str) -> None:
     model = make("vgg")
     wrapped = torch.compile(model) if wrap == "compile" else nn.DataParallel(model)
     graph = trace(wrapped, images())
-    assert [g.name for g in graph.groups] == [g.name for g in trace(model, images()).groups]
+    assert [g.name for g in graph.groups] == [g.name for g in traced("vgg").groups]
     assert type(narrow(wrapped, graph, random_keep(graph))) is nn.Sequential
 
 
@@ -528,7 +517,7 @@ def test_the_surroundings_of_the_call_do_not_matter(
     model, x = make(name), images()
     if name == "gru":
         x = x.requires_grad_()
-    plain = trace(model, x)
+    plain = traced(name)
     keep = random_keep(plain)
     with surroundings():
         graph = trace(model, x)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from zoo import ZOO, images, make
+from zoo import ZOO, images, make, traced
 
 from alprune.errors import ConfigError, PruneError
 from alprune.pruning.criteria.base import ScoreOptions
@@ -170,10 +170,10 @@ def test_magnitude_ranks_as_the_criterion_before_training(case):
 @pytest.mark.parametrize("criterion", EARLY_CRITERIA)
 @pytest.mark.parametrize("name", ZOO)
 def test_every_network_gets_one_finite_value_a_channel(name, criterion):
-    model = make(name)
+    model, graph = make(name), traced(name)
     if (name, criterion) == ("groupnorm", "taylor"):  # elsewhere it is refused, having no scales
         model[4], model[7] = nn.GroupNorm(8, 8), nn.InstanceNorm2d(9, affine=True)
-    graph = trace(model, images())
+        graph = trace(model, images())
     before = {key: value.detach().clone() for key, value in registered(model).items()}
     found = observed(model, graph, (images(), torch.arange(3)), criterion)
     assert found.shape == (graph.channels,)
@@ -202,13 +202,13 @@ def test_values_that_are_not_finite_name_their_layer(case):
 
 
 def test_another_model_is_refused():
-    graph = trace(make("mlp"), images())
+    graph = traced("mlp")
     with pytest.raises(PruneError, match="does not fit the graph"):
         Importance(graph, "magnitude").observe(make("vgg"))
 
 
 def test_an_unknown_criterion_is_refused():
-    graph = trace(make("mlp"), images())
+    graph = traced("mlp")
     with pytest.raises(ConfigError, match="Did you mean 'taylor'"):
         Importance(graph, "tailor")
 

@@ -8,54 +8,17 @@ from alprune.pruning.criteria.base import ScoreOptions
 from alprune.pruning.criteria.magnitude import magnitude, uniform
 from alprune.pruning.criteria.three_sp import three_sp
 from alprune.pruning.graph import trace
-from alprune.pruning.graph.rebase import narrow_graph
-from alprune.pruning.graph.surgery import narrow
 from alprune.pruning.iterative import search_in_rounds
 from alprune.pruning.plan import Target, search
 from alprune.pruning.width_limits import Limits
 
 BATCH = (images(8), torch.arange(8) % 5)
-NETWORKS = ["vgg", "mlp", "option-a resnet", "densenet", "mobilenet", "shufflenet", "lstm", "unet"]
-
-
-def random_keep(graph, seed=0):
-    keep = torch.rand(graph.channels, generator=torch.Generator().manual_seed(seed)) < 0.6
-    for group in graph.groups:
-        keep[group.channels[:2]] = True
-    return keep
 
 
 def amount(graph, keep, quantity):
     return {"flops": graph.macs, "params": graph.params, "channels": lambda k: int(k.sum())}[
         quantity
     ](keep)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_restricted_graph_is_that_of_the_narrowed_model(name):
-    model = make(name)
-    graph = trace(model, BATCH[0][:2])
-    keep = random_keep(graph)
-    small = narrow(model, graph, keep)
-    ours, traced = narrow_graph(graph, keep), trace(small, BATCH[0][:2])
-    assert ours.channels == traced.channels == int(keep.sum())
-    for a, b in zip(ours.tensors, traced.tensors, strict=True):
-        assert (a.name, a.shape, a.roles, a.macs_per_element) == (
-            b.name, b.shape, b.roles, b.macs_per_element
-        )  # fmt: skip
-        assert all(torch.equal(ids, b.axes[dim]) for dim, ids in a.axes.items())
-    assert torch.equal(ours.group_of, traced.group_of)
-    for a, b in ((ours.sizes, traced.sizes), (ours.makers, traced.makers)):
-        assert a.keys() == b.keys() and all(torch.equal(ids, b[key]) for key, ids in a.items())
-    again = random_keep(ours, seed=1)
-    assert ours.macs(again) == traced.macs(again)
-    assert ours.widths(again) == traced.widths(again)
-    for tensor, other in zip(
-        narrow(small, ours, again).state_dict().values(),
-        narrow(small, traced, again).state_dict().values(),
-        strict=True,
-    ):
-        assert torch.equal(tensor, other)
 
 
 @pytest.mark.parametrize("quantity", ["flops", "params", "channels"])

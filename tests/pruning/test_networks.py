@@ -12,20 +12,13 @@ import torch.nn.utils.prune as torch_prune
 from test_forwards import Net
 from torch import Tensor, nn
 from torch.nn import Conv2d, Linear, Parameter
-from zoo import images
+from zoo import images, random_keep
 
 import alprune
 from alprune.errors import ModelError
-from alprune.pruning.graph import ChannelGraph, masked, narrow, trace
+from alprune.pruning.graph import masked, narrow, trace
 
 W = nn.utils.parametrizations
-
-
-def random_keep(graph: ChannelGraph, seed: int = 0) -> Tensor:
-    keep = torch.rand(graph.channels, generator=torch.Generator().manual_seed(seed)) < 0.6
-    for group in graph.groups:
-        keep[group.channels[0]] = True
-    return keep
 
 
 def tail(m: Net, x: Tensor) -> Tensor:

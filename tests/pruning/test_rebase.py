@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from zoo import ZOO, images, make
+from zoo import ZOO, images, make, traced
 
 from alprune.errors import PruneError
 from alprune.pruning.graph import trace
@@ -24,11 +24,11 @@ def most(graph, seed=0):
 # A grouped convolution can be cut in two ways; the tracer may prefer the other one afterwards.
 @pytest.mark.parametrize("name", [name for name in ZOO if name != "resnext"])
 def test_narrowed_graph_equals_the_traced_graph_of_the_narrowed_model(name):
-    model, x = make(name), images()
-    graph = trace(model, x, normalised="pinned")
+    model, graph, x = make(name), traced(name, "pinned"), images()
     keep = most(graph)
     found = narrow_graph(graph, keep)
-    expected = trace(narrow(model, graph, keep), x, normalised="pinned")
+    small = narrow(model, graph, keep)
+    expected = trace(small, x, normalised="pinned")
     assert [t.name for t in found.tensors] == [t.name for t in expected.tensors]
     assert [t.shape for t in found.tensors] == [t.shape for t in expected.tensors]
     assert [g.name for g in found.groups] == [g.name for g in expected.groups]
@@ -39,14 +39,18 @@ def test_narrowed_graph_equals_the_traced_graph_of_the_narrowed_model(name):
     assert found.params(again) == expected.params(again)
     assert found.widths(again) == expected.widths(again)
     for one, other in zip(found.tensors, expected.tensors, strict=True):
-        assert one.roles == other.roles
+        assert (one.roles, one.macs_per_element) == (other.roles, other.macs_per_element)
         assert all(torch.equal(one.axes[d], other.axes[d]) for d in other.axes)
+    for one, other in ((found.sizes, expected.sizes), (found.makers, expected.makers)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(ids, other[key]) for key, ids in one.items())
+    twice = [narrow(small, graph, again).state_dict().values() for graph in (found, expected)]
+    assert all(torch.equal(one, other) for one, other in zip(*twice, strict=True))
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_narrowing_twice_equals_narrowing_once(name):
-    model, x = make(name), images()
-    graph = trace(model, x)
+    model, graph, x = make(name), traced(name), images()
     keep = most(graph)
     found = narrow_graph(graph, keep)
     again = most(found, seed=1)
@@ -59,7 +63,7 @@ def test_narrowing_twice_equals_narrowing_once(name):
 
 
 def test_a_group_that_is_gone_is_left_out():
-    graph = trace(make("sliced"), images())  # its stem is pinned, "left" and "right" may go
+    graph = traced("sliced")  # its stem is pinned, "left" and "right" may go
     keep = graph.all_kept()
     keep[graph.groups[0].channels] = False
     found = narrow_graph(graph, keep)
@@ -91,8 +95,7 @@ def step(model, optimiser, seed):
     ],
 )
 def test_narrowed_training_equals_the_training_of_the_masked_model(name, kind):
-    model = make(name).double().train()
-    graph = trace(model, images().double())
+    model, graph = make(name).double().train(), traced(name)
     keep = most(graph)
     optimiser = OPTIMISERS[kind](model.parameters())
     for seed in range(3):
@@ -114,7 +117,7 @@ def test_narrowed_training_equals_the_training_of_the_masked_model(name, kind):
 
 def test_cut_momentum_has_the_strides_of_its_parameter():
     model = make("vgg").train().to(memory_format=torch.channels_last)
-    graph = trace(model, images())
+    graph = traced("vgg")
     keep = most(graph)
     optimiser = OPTIMISERS["fused sgd"](model.parameters())
     step(model, optimiser, 0)
@@ -129,7 +132,7 @@ def test_cut_momentum_has_the_strides_of_its_parameter():
 
 def test_groups_schedulers_and_foreign_parameters_survive():
     model, loose = make("mlp").train(), nn.Parameter(torch.ones(3))
-    graph = trace(model, images())
+    graph = traced("mlp")
     keep = most(graph)
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -155,7 +158,7 @@ def test_groups_schedulers_and_foreign_parameters_survive():
 
 def test_what_does_not_belong_together_is_refused_and_left_alone():
     model, other = make("mlp"), make("mlp", seed=1)
-    graph = trace(model, images())
+    graph = traced("mlp")
     keep = most(graph)
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
     before = [id(p) for p in optimiser.param_groups[0]["params"]]
@@ -168,7 +171,7 @@ def test_what_does_not_belong_together_is_refused_and_left_alone():
 
 def test_memory_of_another_shape_is_refused():
     model = make("mlp").train()
-    graph = trace(model, images())
+    graph = traced("mlp")
     keep = most(graph)
     optimiser = torch.optim.Adafactor(model.parameters())
     step(model, optimiser, 0)

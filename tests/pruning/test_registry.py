@@ -11,9 +11,9 @@ from alprune.pruning import Plan, narrow, rebuild, trace
 from alprune.pruning.graph.surgery import masked
 
 # What takes more than a few seconds on one core, or is a larger version of another network.
-LARGE = {"alexnet-b", "efficientnet-b0", "efficientnet-lite0", "mobilenet-v2", "resnet34",
-         "resnet50", "vgg-c", "vgg-d", "vgg-like", "wideresnet20", "wrn-16-8", "wrn-16-10",
-         "wrn-22-8"}  # fmt: skip
+LARGE = {"alexnet-b", "efficientnet-b0", "efficientnet-lite0", "mobilenet-v1", "mobilenet-v2",
+         "resnet34", "resnet50", "vgg-c", "vgg-d", "vgg-like", "wideresnet20", "wrn-16-8",
+         "wrn-16-10", "wrn-22-8"}  # fmt: skip
 NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in MODELS]
 TORCHVISION = [
     pytest.param(f"torchvision:{name}", marks=pytest.mark.slow)

