@@ -215,6 +215,23 @@ def test_a_grid_labels_all_that_are_not_marked_as_wrong(start, open_page):
     assert server.queue.query(1).path not in asking.labels
 
 
+def test_enter_before_the_images_of_a_class_have_come_labels_none(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    guessed = [replace(server.queue.query(n), guess="dark", probability=0.9) for n in range(5)]
+    server._overview.update(Insight(guessed=guessed))
+    page.click("#to-grid")
+    page.wait_for_selector(".tile >> nth=4")
+    held = []
+    page.route("**/grid?class=light", lambda route: held.append(route))
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    settle(page, 500)
+    assert len(held) == 1 and asking.labels == {}
+    held[0].continue_()
+    settle(page)
+
+
 def test_a_suspect_label_is_corrected_in_the_review(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)
@@ -244,20 +261,57 @@ def show_four_on_the_map(server, page):
     page.wait_for_selector("#map-legend >> text=light")
 
 
-def test_images_selected_on_the_map_are_labelled_together(start, open_page):
-    server, asking, _ = start()
-    page = open_page(server.url)
-    show_four_on_the_map(server, page)
+def select_the_left(page):
+    """Drag over the left half of the map."""
     box = page.locator("#map").bounding_box()
     page.mouse.move(box["x"] + 10, box["y"] + 10)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 10, steps=5)
     page.mouse.up()
+
+
+def test_images_selected_on_the_map_are_labelled_together(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    show_four_on_the_map(server, page)
+    select_the_left(page)
     assert page.inner_text("#map-said").startswith("3 unlabelled")
     page.click("#map-take")
     page.wait_for_selector(".tile >> nth=2")
     press(page, "Enter")
     assert len(asking.labels) == 3
+
+
+def test_a_selection_stays_while_its_class_is_chosen(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    show_four_on_the_map(server, page)
+    select_the_left(page)
+    page.click("#map-take")
+    page.wait_for_selector(".tile >> nth=2")
+    page.keyboard.press("2")
+    settle(page)
+    assert "Label 3 as light" in page.inner_text("#grid-done")
+    press(page, "Enter")
+    assert list(asking.labels.values()) == ["light"] * 3
+
+
+def test_a_selection_of_more_than_a_page_is_labelled_page_by_page(start, open_page):
+    server, asking, _ = start(query_size=200)  # no other round comes between
+    page = open_page(server.url)
+    some = {asking.identify(path): path for path in asking.every_path()[:70]}
+    server._overview.update(Insight(places=dict.fromkeys(some, (0.2, 0.5)), paths=some))
+    page.click("#to-map")
+    page.wait_for_selector("#map-legend >> text=light")
+    select_the_left(page)
+    page.click("#map-take")
+    page.wait_for_selector(".tile >> nth=59")
+    assert page.inner_text("#grid-said").startswith("60 of 70 selected")
+    press(page, "Enter")
+    page.wait_for_selector(".tile >> nth=9")
+    assert page.inner_text("#grid-said").startswith("10 of 10 selected")
+    press(page, "Enter")
+    assert {asking.identify(path) for path in asking.labels} == set(some)
 
 
 def test_images_are_selected_on_the_map_by_the_keyboard(start, open_page):

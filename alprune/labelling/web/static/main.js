@@ -62,7 +62,7 @@ function classButton(entry) {
 
 function pick(name) {
   if (shared.view === "label") label.answer(name);
-  else if (shared.view === "grid") grid.open(name);
+  else if (shared.view === "grid") grid.choose(name);
   else if (shared.view === "review") review.fix(name);
 }
 
