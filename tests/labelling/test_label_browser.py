@@ -248,6 +248,35 @@ def test_a_suspect_label_is_corrected_in_the_review(start, open_page):
     assert list(asking.labels.values()).count("light") == 2
 
 
+def test_enter_in_the_review_changes_nothing_that_is_not_doubted(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    press(page, "1")
+    press(page, "1")
+    checked = {c: Checked(c, "light", 0.6, 0.4, False) for c in asking.journal.answers}
+    server._overview.update(Insight(checked=checked))
+    page.click("#to-review")
+    page.click(".tile >> nth=0")
+    page.keyboard.press("Enter")
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('not doubt')")
+    assert list(asking.labels.values()) == ["dark", "dark"]
+
+
+def test_more_of_the_review_passes_over_nothing(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    asking.tell(dict.fromkeys(asking.every_path()[:63]), unasked=True)
+    page.click("#to-review")
+    page.select_option("#review-order", "skipped")
+    page.wait_for_selector("#review .tile >> nth=59")
+    page.click("#review .tile >> nth=0")
+    for _ in range(3):  # which are skipped no more
+        press(page, "1")
+    page.click("#review-more")
+    page.wait_for_selector("#review .tile >> nth=62")
+    assert page.is_hidden("#review-more")
+
+
 def show_four_on_the_map(server, page):
     """Open the map with three images close together and one apart."""
     some = [server.queue.query(n) for n in range(4)]

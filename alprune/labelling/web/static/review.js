@@ -2,25 +2,31 @@
 import {$, ask, percent, say, send, shared, take, tile} from "./common.js";
 
 let shown = [];
+let fixed = 0;  // of those shown: they may have left the places that they had in the order
 
 export async function open(more = false) {
   const names = shared.state.classes.map((entry) => entry.name);
   const before = $("review-class").value;
   $("review-class").replaceChildren(new Option("any class", ""), ...names.map((name) => new Option(name, name)));
   $("review-class").value = names.includes(before) ? before : "";
-  const query = new URLSearchParams({class: $("review-class").value, order: $("review-order").value,
-    from: more ? shown.length : 0});
-  let found;
-  try {
-    found = await ask("review", `review?${query}`);
-  } catch (error) {
-    return say(error.message);
-  }
-  if (!found) return;
-  shown = more ? [...shown, ...found.images] : found.images;
-  const tiles = found.images.map((image) => tile(image, described(image), image.suspect || Boolean(image.answers)));
+  const known = new Set(more ? shown.map((image) => image.number) : []);
+  let start = more ? shown.length - fixed : 0, found, images;
+  do {
+    const query = new URLSearchParams({class: $("review-class").value, order: $("review-order").value, from: start});
+    try {
+      found = await ask("review", `review?${query}`);
+    } catch (error) {
+      return say(error.message);
+    }
+    if (!found) return;
+    start += found.images.length;
+    images = found.images.filter((image) => !known.has(image.number));
+  } while (!images.length && found.images.length);
+  if (!more) fixed = 0;
+  shown = more ? [...shown, ...images] : images;
+  const tiles = images.map((image) => tile(image, described(image), image.suspect || Boolean(image.answers)));
   if (more) $("review").append(...tiles); else $("review").replaceChildren(...tiles);
-  $("review-more").hidden = shown.length >= found.total;
+  $("review-more").hidden = start >= found.total;
   const order = $("review-order").value;
   $("review-said").textContent = order === "skipped"
     ? `${found.total} skipped. The key of a class labels the selected one.`
@@ -38,17 +44,23 @@ function described(image) {
 
 const selected = () => $("review").querySelector('.tile[aria-pressed="true"]');
 
+// Enter, without a label, takes what the tile shows: the first of two answers, or the learner's doubt.
+function meant(image) {
+  if (image.answers) return image.label;
+  return image.suspect ? image.predicted : undefined;
+}
+
 export async function fix(label) {
   const entry = selected();
   if (!entry) return say("Select an image first.");
   const image = shown.find((one) => one.number === Number(entry.dataset.number));
-  const wanted = label !== undefined ? label : image.answers ? image.label : image.predicted;
-  if (!wanted && !image.answers) return;
+  const wanted = label !== undefined ? label : meant(image);
+  if (wanted === undefined) return say("The learner does not doubt this one. The key of a class corrects it.");
   try {
     take(await send("answers", {labels: [{number: image.number, label: wanted}], review: true}));
     const next = entry.nextElementSibling;
-    image.label = wanted;
-    image.answers = null;
+    if (!image.fixed) fixed += 1;
+    Object.assign(image, {label: wanted, answers: null, suspect: false, fixed: true});
     entry.lastChild.textContent = wanted === null ? "skipped" : wanted;
     entry.lastChild.className = "";
     if (next) choose(next);
