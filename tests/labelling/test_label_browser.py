@@ -174,6 +174,25 @@ def test_any_of_the_last_answers_can_be_corrected(start, open_page):
     assert page.locator("#classes .chosen").count() == 0  # nothing is highlighted on a new image
 
 
+def test_a_correction_does_not_change_the_order_of_going_back(start, open_page):
+    server, asking, _ = start(query_size=12)
+    page = open_page(server.url)
+    for _ in range(3):
+        press(page, "1")
+    shown = "(path) => document.querySelector('#caption').innerText === path"
+    first, second, third = asking.labels
+    for path in (third, second, first):
+        page.keyboard.press("ArrowLeft")
+        wait_until(page, shown, arg=path)
+    press(page, "2")
+    wait_until(page, shown, arg=second)
+    page.keyboard.press("ArrowRight")
+    wait_until(page, shown, arg=third)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#past", state="hidden")
+    assert asking.labels == {second: "dark", third: "dark", first: "light"}
+
+
 def test_a_confident_guess_is_accepted_by_enter(start, open_page):
     server, asking, _ = start()
 
@@ -548,6 +567,20 @@ def test_an_image_that_somebody_else_answered_is_replaced_with_a_message(start, 
     assert page.get_attribute("#image", "src") != f"image/{number}"
     press(page, "2")
     assert list(asking.labels.values()) == ["dark", "light"]
+
+
+def test_an_image_answered_in_the_grid_did_not_go_to_somebody_else(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    number = int(page.get_attribute("#image", "src").removeprefix("image/"))
+    guess = replace(server.queue.query(number), guess="dark", probability=0.9)
+    server._overview.update(Insight(guessed=[guess]))
+    page.click("#to-grid")
+    page.wait_for_selector(".tile")
+    press(page, "Enter")
+    page.click("#to-label")
+    settle(page)
+    assert page.is_hidden("#note") and page.get_attribute("#image", "src") != f"image/{number}"
 
 
 def test_an_image_that_breaks_is_said_and_can_be_skipped(start, open_page):

@@ -3,7 +3,8 @@ import {$, ask, hear, percent, say, send, shared, take, element, unsay} from "./
 
 let upcoming = [];    // images to come; the first is on the stage, unless an answer is revisited
 let revisited = null; // the image of an earlier answer that is on the stage
-let place = -1;       // its place in state.past
+let past = [];        // numbers of the answers, latest first, as they were when the person went back
+let place = -1;       // its place there
 let unsent = [];      // answers on their way
 let sending = false;
 let guesses = true;
@@ -12,12 +13,14 @@ let zoom = 1, shift = [0, 0];
 
 const current = () => revisited || upcoming[0] || null;
 
-export function receive(state) {
+// `returning`: from another view, where the person may have answered the image that was here.
+export function receive(state, returning = false) {
   const given = new Set(unsent.flatMap((entry) => entry.labels.map((label) => label.number)));
   const images = [state.image, ...state.ahead].filter((image) => image && !given.has(image.number));
   const first = upcoming[0];
   upcoming = images;
-  if (first && !state.stopped && !given.has(first.number) && !images.some((image) => image.number === first.number)) {
+  if (first && !returning && !state.stopped && !given.has(first.number)
+    && !images.some((image) => image.number === first.number)) {
     say("The image that was here went to somebody else. This is another one.");
   }
   // The image that a person looks at stays in front.
@@ -55,7 +58,7 @@ function show() {
     $("accept").lastChild.textContent = guess.class;
   }
   $("skip").disabled = !image;
-  $("back").disabled = place + 1 >= state.past.length;
+  $("back").disabled = place + 1 >= (revisited ? past : state.past).length;
   $("undo").disabled = !state.here;
   for (const button of $("classes").children) {
     const chosen = Boolean(image && image.answer && image.answer.label === button.dataset.name);
@@ -138,7 +141,9 @@ export function accept() {
 }
 
 export async function back() {
-  if (unsent.length || place + 1 >= shared.state.past.length) return;
+  if (unsent.length) return;
+  if (!revisited) past = shared.state.past;  // a correction is the latest answer, and would change it
+  if (place + 1 >= past.length) return;
   await visit(place + 1);
 }
 
@@ -155,7 +160,7 @@ export async function forward() {
 
 async function visit(where) {
   try {
-    const found = await ask("label", `answered/${shared.state.past[where]}`);
+    const found = await ask("label", `answered/${past[where]}`);
     if (!found) return;
     revisited = found;
     place = where;

@@ -9,6 +9,7 @@ const POLL_MS = 1500;
 const VIEWS = ["label", "grid", "review", "map"];
 
 function go(view, ...details) {
+  const before = shared.view;
   shared.view = view;
   for (const name of VIEWS) {
     $(`${name}-view`).hidden = name !== view;
@@ -16,7 +17,7 @@ function go(view, ...details) {
   }
   for (const id of ["skip", "back", "undo", "hint"]) $(id).hidden = view !== "label";
   if (view !== "label") $("accept").hidden = true;
-  if (view === "label") label.receive(shared.state);
+  if (view === "label") label.receive(shared.state, before !== "label");
   if (view === "grid") grid.open(...details);
   if (view === "review") review.open();
   if (view === "map") map.open((numbers) => go("grid", undefined, numbers));
