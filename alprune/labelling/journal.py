@@ -1,64 +1,28 @@
-"""Questions and answers: the record of a folder, and the state that it adds up to."""
+"""The record of a folder's questions and answers, and the state that it adds up to."""
 
 import itertools
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from alprune.errors import StoreError, quoted
+from alprune.errors import StoreError
 from alprune.labelling.keys import new_keys
 from alprune.labelling.opinions import Opinions
+from alprune.labelling.records import (
+    Answer,
+    Query,
+    answer_of,
+    count_of,
+    number_of,
+    query_of,
+    text_of,
+)
 from alprune.loop.event_log import EVENTS, read_events, sound_bytes
 from alprune.loop.run_folder import RunFolder
 
 _ROUNDS_SKIPPED = 10  # rounds in which a skipped image is not asked again
-
-
-@dataclass(frozen=True)
-class Query:
-    """An image that people are asked about.
-
-    Attributes:
-        path: Of the file, relative to the folder of images, with `/`.
-        content: Hash of the file as it was when asked.
-        why: "uncertain" (the acquisition function chose it), "typical" (chosen before there was a
-            learner), "random" (drawn; it is held out from training) or "meanwhile" (drawn while
-            the learner was busy).
-        guess: What the learner takes it for; None before there is a learner.
-        probability: Of that class.
-        entropy: Of the prediction, in nats.
-    """
-
-    path: str
-    content: str
-    why: str
-    guess: str | None = None
-    probability: float | None = None
-    entropy: float | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was answered about an image.
-
-    Attributes:
-        path: Of the file when it was answered.
-        content: Hash of the file: the label belongs to it wherever the file is.
-        label: Name of the class; None: skipped.
-        round: In which it was answered.
-        held: Whether it is kept from training, to measure accuracy.
-        user: Who answered; empty if it is not known.
-    """
-
-    path: str
-    content: str
-    label: str | None
-    round: int
-    held: bool = False
-    user: str = ""
 
 
 class Journal:
@@ -255,13 +219,13 @@ class Journal:
                 raise ValueError("it is that of a run")
             self.started = True
         elif name == "classes":
-            names = [_text(name) for name in event["added"]]
+            names = [text_of(name) for name in event["added"]]
             self._declared.update(names)
             self._know(names)
         elif name == "ask":
-            self.round = _count(event["round"])
-            self.pending = tuple(map(_query, event["images"]))
-            self.asked = {n: _count(event[n]) for n in ("labelled", "in_folders", "pool")}
+            self.round = count_of(event["round"])
+            self.pending = tuple(map(query_of, event["images"]))
+            self.asked = {n: count_of(event[n]) for n in ("labelled", "in_folders", "pool")}
             self.asked["learnt"] = dict(event["learnt"])
             self.queries.update({query.path: query for query in self.pending})
             self._told_in_round = False
@@ -269,13 +233,13 @@ class Journal:
             self._asked_now, self._left_now = set(), set()
             self._open(self.pending)
         elif name == "more":
-            more = tuple(map(_query, event["images"]))
+            more = tuple(map(query_of, event["images"]))
             self.pending += more
             self.queries.update({query.path: query for query in more})
             self._open(more)
         elif name == "tell":
-            answers = list(map(_answer, event["answers"]))
-            for content in map(_text, event["withdrawn"]):
+            answers = list(map(answer_of, event["answers"]))
+            for content in map(text_of, event["withdrawn"]):
                 if (gone := self._forget(content)) is not None:
                     self.opinions.withdraw(content, gone.user)
             for answer in answers:  # an answer that is replaced becomes the latest
@@ -288,23 +252,23 @@ class Journal:
                     self.opinions.settle(answer.content)
                 else:
                     self.opinions.add(answer.content, answer.user, answer.label)
-            for answer in map(_answer, event.get("seconds", ())):
+            for answer in map(answer_of, event.get("seconds", ())):
                 self.opinions.add(answer.content, answer.user, answer.label)
             for content, person in event.get("seconds_withdrawn", ()):
-                self.opinions.withdraw(_text(content), _text(person))
+                self.opinions.withdraw(text_of(content), text_of(person))
             self._know(answer.label for answer in answers if answer.label is not None)
             self.trial = self.trial or event["by"] == "trial"
             self._told_in_round = True
         elif name == "hold_out":
-            self.held_of_folder.update(map(_text, event["contents"]))
+            self.held_of_folder.update(map(text_of, event["contents"]))
         elif name == "overlap":
-            self.overlap = _number(event["percent"]) or 0.0
+            self.overlap = number_of(event["percent"]) or 0.0
         elif name == "rename_class":
-            self._rename(_text(event["of"]), _text(event["to"]))
+            self._rename(text_of(event["of"]), text_of(event["to"]))
         elif name == "remove_class":
-            self._drop(_text(event["of"]))
+            self._drop(text_of(event["of"]))
         elif name == "key":
-            self._assign(_text(event["of"]), event["key"])
+            self._assign(text_of(event["of"]), event["key"])
 
     def _open(self, queries: Iterable[Query]) -> None:
         contents = {query.content for query in queries}
@@ -369,52 +333,6 @@ def present_name(name: str, renames: Iterable[tuple[str, str]]) -> str:
     for earlier, later in renames:
         name = later if name == earlier else name
     return name
-
-
-def _query(record: dict[str, Any]) -> Query:
-    guess = record["guess"]
-    return Query(
-        _text(record["path"]),
-        _text(record["content"]),
-        _text(record["why"]),
-        None if guess is None else _text(guess),
-        _number(record["probability"]),
-        _number(record["entropy"]),
-    )
-
-
-def _answer(record: dict[str, Any]) -> Answer:
-    label = record["label"]
-    return Answer(
-        _text(record["path"]),
-        _text(record["content"]),
-        None if label is None else _text(label),
-        _count(record["round"]),
-        record["held"] is True,
-        str(record.get("user", "")),
-    )
-
-
-def _text(value: Any) -> str:
-    return _checked(value, lambda: isinstance(value, str) and bool(value), "text")
-
-
-def _count(value: Any) -> int:
-    right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return _checked(value, lambda: right, "a whole number")
-
-
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    right = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(_checked(value, lambda: right and math.isfinite(value), "a number"))
-
-
-def _checked(value: Any, right: Callable[[], bool], what: str) -> Any:
-    if not right():
-        raise ValueError(f"{quoted(value)} is not {what}")
-    return value
 
 
 __all__ = ["Answer", "Journal", "Query", "present_name"]
