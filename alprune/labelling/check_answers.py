@@ -2,8 +2,8 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alprune.data.doubtful import as_whole, why_doubtful
@@ -110,7 +110,8 @@ class AnswerChecker:
         for entry in given:
             self._sort_in(entry, paths, names, rules, found)
         _refuse(found, names, paths)
-        answers = list(found.answers.values())
+        drawn = journal.drawn
+        answers = [_held_out(journal, answer, drawn) for answer in found.answers.values()]
         guesses = [(journal.queries.get(a.path), a.label) for a in answers if a.label is not None]
         guessed = [(q.guess, label) for q, label in guesses if q is not None and q.guess]
         journal.tell(answers, by=by)
@@ -175,7 +176,9 @@ class AnswerChecker:
             if not names.add(label):
                 found.unknown.append(label)
                 return
-        self._compare(_answer(self._journal, path, content, label, rules.user), at, rules, found)
+        self._compare(
+            Answer(path, content, label, self._journal.round, user=rules.user), at, rules, found
+        )
 
     def _compare(self, answer: Answer, at: str, rules: Rules, found: _Findings) -> None:
         same = found.answers.get(answer.content)
@@ -204,10 +207,11 @@ class AnswerChecker:
         return None, None
 
 
-def _answer(journal: Journal, path: str, content: str, label: str | None, user: str) -> Answer:
-    query = journal.queries.get(path)
-    held = label is not None and query is not None and query.why == "random"
-    return Answer(path, content, label, journal.round, held, user)
+def _held_out(journal: Journal, answer: Answer, drawn: Container[str]) -> Answer:
+    """Keep an answer from training if its image was drawn for that, or a label that it corrects."""
+    before = journal.answers.get(answer.content)
+    held = before.held if before and before.label is not None else answer.content in drawn
+    return replace(answer, held=held and answer.label is not None)
 
 
 class _Names:

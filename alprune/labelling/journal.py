@@ -102,6 +102,11 @@ class Journal:
         return tuple(query for query in self.pending if query.content not in self.answers)
 
     @property
+    def drawn(self) -> set[str]:
+        """Contents that were drawn in the last round, to be held out once they have a label."""
+        return {query.content for query in self.pending if query.why == "random"}
+
+    @property
     def asked_now(self) -> int:
         """Number of images of the last round, answered or not."""
         return len(self._asked_now)

@@ -16,8 +16,8 @@ class Query:
         path: Of the file, relative to the folder of images, with `/`.
         content: Hash of the file as it was when asked.
         why: "uncertain" (the acquisition function chose it), "typical" (chosen before there was a
-            learner), "random" (drawn; it is held out from training) or "meanwhile" (drawn while
-            the learner was busy).
+            learner), "random" (drawn; held out from training if it is answered in its round, by
+            itself) or "meanwhile" (drawn while the learner was busy).
         guess: What the learner takes it for; None before there is a learner.
         probability: Of that class.
         entropy: Of the prediction, in nats.

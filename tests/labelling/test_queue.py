@@ -182,9 +182,9 @@ def test_past_answers_are_listed_newest_first_also_on_a_later_day(queue, asking)
 
 
 def test_a_corrected_hold_out_image_stays_held_out(queue, asking):
-    query = replace(queue.query(0), why="random", content="a" * 32)
-    number = queue.number(query)
-    queue.answer({number: "dark"})
+    asking.journal.more([replace(queue.query(0), why="random")])
+    queue.put(asking.left(hand_out=False))
+    queue.answer({0: "dark"})
     later = LabelQueue(asking)
     later.answer({later.state()["past"][0]: "light"})
     [answer] = asking.journal.answers.values()

@@ -51,13 +51,13 @@ class Overview:
                 query
                 for query in self._insight.guessed
                 if query.guess == name
-                and query.content not in journal.answers
+                and self._is_open(query)
                 and (name, query.content) not in self._passed
             ]
             return {"class": name, "left": len(found), "images": self._tiles(found[:_TILES])}
 
     def selected(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Return some images by number, to be labelled together; those with answers are left out.
+        """Return some images by number, to be labelled together, without those that have answers.
 
         Raises:
             DataError: There is no such image.
@@ -66,8 +66,7 @@ class Overview:
             queries = [self._queue.query(number) for number in numbers]
             if None in queries:
                 raise DataError("there is no such image here.")
-            known = self._asking.journal.answers
-            some = [query for query in queries if query and query.content not in known]
+            some = [query for query in queries if query and self._is_open(query)]
             return {"class": None, "left": len(some), "images": self._tiles(some[:_PAGE])}
 
     def passed(self, name: str, numbers: Sequence[int]) -> None:
@@ -136,6 +135,11 @@ class Overview:
         found = self._insight.checked.get(answer.content)
         return found is not None and found.wrong and found.predicted != answer.label
 
+    def _is_open(self, query: Query) -> bool:
+        """Return whether an image may be labelled together with others."""
+        known = query.content in self._asking.journal.answers
+        return not known and not self._queue.is_drawn(query)
+
     def map(self) -> dict[str, Any]:
         """Return the places of all images, with the classes of those that are labelled."""
         with self._asking.lock:
@@ -146,6 +150,8 @@ class Overview:
                 answer = journal.answers.get(content)
                 label = None if answer is None else answer.label
                 query = Query(self._insight.paths[content], content, "map")
+                if answer is None and self._queue.is_drawn(query):
+                    continue  # it is asked about by itself alone
                 points.append(
                     {
                         "at": place,

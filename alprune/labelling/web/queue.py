@@ -63,6 +63,7 @@ class LabelQueue:
         self._new_class: dict[str, str] = {}  # by session: one that nobody has used yet
         self._prospects = Prospects(asking)
         self._spare: list[Query] = []
+        self._drawn = asking.journal.drawn  # contents that are held out if answered by themselves
         self._alike: Mapping[str, Sequence[Query]] = {}
         self._fresh = 0
         self._pool = 0
@@ -85,11 +86,17 @@ class LabelQueue:
                 self._queries[number] = query
             return number
 
+    def is_drawn(self, query: Query) -> bool:
+        """Return whether an image is to be held out: it is asked about by itself alone."""
+        return query.content in self._drawn
+
     def put(self, asked: Round) -> None:
         """Lay out a round; the images that people look at stay in front."""
         with self._asking.lock:
             looked_at = [n for n in self._leases.fronts() if n in self._waiting]
+            before = {self._queries[n].content for n in looked_at} & self._drawn
             numbers = [self.number(query) for query in asked.queries]
+            self._drawn = before | self._asking.journal.drawn
             self._leases.keep_fronts()
             self._waiting = OrderedDict.fromkeys([*looked_at, *numbers])
             self._pool, self._in_folders = asked.pool, asked.in_folders
@@ -145,6 +152,7 @@ class LabelQueue:
         with self._asking.lock:
             names = KnownNames(journal.offered)
             answers, seconds, changed = [], [], []
+            alone = len(labels) == 1  # several at once are alike, or surely of one class
             for number, label in labels.items():
                 query = self.query(number)
                 if query is None:
@@ -154,7 +162,7 @@ class LabelQueue:
                         raise DataError(f"there is no class {label!r} here.")
                     label = name
                 earlier = journal.answers.get(query.content)
-                held = earlier.held if earlier and earlier.label else query.why == "random"
+                held = earlier.held if earlier and earlier.label else alone and self.is_drawn(query)
                 held = held and label is not None
                 user = client.user
                 answer = Answer(query.path, query.content, label, journal.round, held, user)
@@ -203,6 +211,7 @@ class LabelQueue:
             if step.new_class is not None and not journal.counts[step.new_class]:
                 with suppress(StoreError):  # the answers are taken back; the class can wait
                     journal.remove(step.new_class)
+            self._drawn |= {content for content, answer in step.after.items() if answer.held}
             numbers = [self._numbers[content] for content in step.contents]
             open_ = [n for n in numbers if self._queries[n].content not in journal.answers]
             for number in reversed(open_):
@@ -369,8 +378,8 @@ class LabelQueue:
         return self.number(Query(answer.path, answer.content, "")) if number is None else number
 
     def _alike_open(self, query: Query) -> list[Query]:
-        known = self._asking.journal.answers
-        return [other for other in self._alike.get(query.content, ()) if other.content not in known]
+        alike, known = self._alike.get(query.content, ()), self._asking.journal.answers
+        return [q for q in alike if q.content not in known and not self.is_drawn(q)]
 
     def _refill(self) -> None:
         """Take a few spare images while the learner is busy."""

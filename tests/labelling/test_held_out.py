@@ -1,0 +1,93 @@
+"""Which answers are kept from training: those about images that were drawn, and no others."""
+
+from dataclasses import replace
+
+import photos
+import pytest
+
+from alprune.labelling import open_asking
+from alprune.labelling.insight import Insight
+from alprune.labelling.web.overview import Overview
+from alprune.labelling.web.queue import LabelQueue
+
+
+@pytest.fixture
+def asking(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+    root = photos.make(tmp_path / "photos")
+    options = photos.options(root, query_size=15, hold_out=20)
+    with open_asking(tmp_path / "run", classes=photos.NAMES, **options) as asking:
+        asking.ask()
+        yield asking
+
+
+@pytest.fixture
+def queue(asking):
+    queue = LabelQueue(asking)
+    queue.put(asking.left(hand_out=False))
+    return queue
+
+
+def drawn(asking):
+    return [query for query in asking.journal.pending if query.why == "random"]
+
+
+def held(asking):
+    return {answer.path for answer in asking.journal.answers.values() if answer.held}
+
+
+def test_a_drawn_image_is_held_out_if_it_is_answered_by_itself(asking, queue):
+    one, two, three = drawn(asking)
+    queue.answer({queue.number(one): "dark"})
+    queue.answer({queue.number(query): "dark" for query in (two, three)})
+    assert held(asking) == {one.path}
+
+
+def test_a_drawn_image_is_held_out_after_a_skip_and_after_an_undo(asking, queue):
+    one, two, _ = drawn(asking)
+    queue.answer({queue.number(one): "dark"})
+    queue.undo()
+    queue.answer({queue.number(one): "light"})
+    queue.answer({queue.number(two): None})
+    later = LabelQueue(asking)
+    later.answer({later.state()["past"][0]: "dark"}, review=True)
+    assert held(asking) == {one.path, two.path}
+
+
+def test_the_grid_and_the_map_leave_drawn_images_out(asking, queue):
+    asked = asking.journal.pending
+    overview = Overview(asking, queue)
+    overview.update(
+        Insight(
+            guessed=[replace(query, guess="dark", probability=0.9) for query in asked],
+            places={query.content: (0.5, 0.5) for query in asked},
+            paths={query.content: query.path for query in asked},
+        )
+    )
+    others = {query.path for query in asked if query.why != "random"}
+    assert {image["path"] for image in overview.grid("dark")["images"]} == others
+    numbers = [queue.number(query) for query in asked]
+    assert {image["path"] for image in overview.selected(numbers)["images"]} == others
+    assert len(overview.map()["points"]) == len(others)
+    first = queue.query(0)
+    queue.stock(asking.prepare(), {first.content: drawn(asking)})
+    assert queue.described(0)["also"] == []
+
+
+def test_what_was_drawn_in_an_earlier_round_is_learnt_from(asking, queue):
+    early = drawn(asking)
+    asking.tell({q.path: photos.truth(q.path) for q in asking.journal.open if q not in early})
+    queue.put(asking.ask())
+    one, two = [q for q in early if q.content not in asking.journal.drawn][:2]
+    asking.tell({one.path: "dark"})
+    queue.answer({queue.number(two): "dark"})
+    assert not held(asking)
+
+
+def test_a_correction_leaves_an_answer_held_out_or_not(asking):
+    asked = asking.journal.open
+    asking.tell({query.path: "dark" for query in asked})
+    before = held(asking)
+    asking.ask()
+    asking.tell({query.path: "light" for query in asked}, replace=True)
+    assert held(asking) == before == {query.path for query in asked if query.why == "random"}
