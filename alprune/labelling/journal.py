@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -177,20 +177,25 @@ class Journal:
         by: str = "",
         seconds: Sequence[Answer] = (),
         seconds_withdrawn: Sequence[tuple[str, str]] = (),
+        settled: Mapping[str, bool] | None = None,
     ) -> None:
         """Enter answers, all of them or none; later ones replace earlier ones.
 
         Args:
             answers: Labels and skips.
             withdrawn: Contents whose answer no longer holds, after an undo.
-            by: Where they come from; "review" settles what two people answered differently.
+            by: Where they come from; "review" settles what two people answered differently, and
+                what holds again after an "undo" is nobody's opinion anew.
             seconds: Answers of second people, which are compared and replace nothing.
             seconds_withdrawn: `(content, person)` of such answers that no longer hold.
+            settled: Whether images count as reviewed from now on, after an undo.
         """
         fields: dict[str, Any] = {}
         if seconds or seconds_withdrawn:
             fields["seconds"] = [asdict(answer) for answer in seconds]
             fields["seconds_withdrawn"] = [list(pair) for pair in seconds_withdrawn]
+        if settled:
+            fields["settled"] = dict(settled)
         if answers or withdrawn or fields:
             told = [asdict(answer) for answer in answers]
             self._add("tell", answers=told, withdrawn=list(withdrawn), by=by, **fields)
@@ -255,12 +260,14 @@ class Journal:
                 self._left_now.discard(answer.content)
                 if event["by"] == "review":
                     self.opinions.settle(answer.content)
-                else:
+                elif event["by"] != "undo":
                     self.opinions.add(answer.content, answer.user, answer.label)
             for answer in map(answer_of, event.get("seconds", ())):
                 self.opinions.add(answer.content, answer.user, answer.label)
             for content, person in event.get("seconds_withdrawn", ()):
                 self.opinions.withdraw(text_of(content), text_of(person))
+            for content, settled in event.get("settled", {}).items():
+                self.opinions.settle(content, settled is True)
             self._know(answer.label for answer in answers if answer.label is not None)
             self.trial = self.trial or event["by"] == "trial"
             self._told_in_round = True

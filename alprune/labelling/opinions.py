@@ -76,9 +76,13 @@ class Opinions:
         self.by.get(person, {}).pop(content, None)
         self._compare(content)
 
-    def settle(self, content: str) -> None:
-        """Note that somebody has reviewed an image."""
-        self._settled.add(content)
+    def is_settled(self, content: str) -> bool:
+        """Return whether somebody has reviewed an image since it was answered last."""
+        return content in self._settled
+
+    def settle(self, content: str, settled: bool = True) -> None:
+        """Note that somebody has reviewed an image, or that this was taken back."""
+        (self._settled.add if settled else self._settled.discard)(content)
         self._compare(content)
 
     def rename(self, name: str, to: str) -> None:

@@ -199,6 +199,13 @@ def test_a_mistyped_class_disappears_with_undo(queue, asking):
     assert asking.journal.offered == list(photos.NAMES)
 
 
+def test_undo_takes_no_class_away_that_the_answer_does_not_have(queue, asking):
+    queue.add_class("spotted")
+    queue.answer({in_front(queue): "dark"})
+    queue.undo()
+    assert asking.labels == {} and "spotted" in asking.journal.offered
+
+
 def test_a_renamed_class_keeps_its_place_and_key(queue, asking):
     queue.answer({0: "light"})
     before = [(entry["name"], entry["key"]) for entry in queue.state()["classes"]]

@@ -171,6 +171,71 @@ def test_the_second_answer_becomes_the_label_if_the_first_is_taken_back(queue, a
     assert 0 in shown(queue, ANNA)
 
 
+@pytest.mark.parametrize("people", [(ANNA, BEN), (BEN, ANNA)])
+def test_nothing_is_left_when_two_people_take_their_answers_back(queue, asking, people):
+    asking.set_overlap(100)
+    queue.answer({0: "dark"}, ANNA, fresh=True)
+    queue.answer({0: "light"}, BEN, fresh=True)
+    for person in people:
+        queue.undo(person)
+    assert not asking.journal.answers and not any(asking.journal.opinions.of.values())
+    assert 0 in {front(queue, ANNA), front(queue, BEN)}
+
+
+def test_a_corrected_second_answer_is_taken_back_after_it_became_the_label(queue, asking):
+    asking.set_overlap(100)
+    queue.answer({0: "dark"}, ANNA, fresh=True)
+    queue.answer({0: "light"}, BEN, fresh=True)
+    queue.answer({0: "striped"}, BEN)
+    queue.undo(ANNA)
+    assert list(asking.labels.values()) == ["striped"]
+    queue.undo(BEN)
+    assert list(asking.labels.values()) == ["light"]
+    assert list(asking.journal.opinions.of.values()) == [{"ben": "light"}]
+    queue.undo(BEN)
+    assert not asking.labels
+
+
+def test_a_second_answer_is_taken_back_where_the_first_is_gone(queue, asking):
+    asking.set_overlap(100)
+    queue.answer({0: "dark"}, ANNA, fresh=True)
+    queue.answer({0: "light"}, BEN, fresh=True)
+    queue.answer({0: "striped"}, BEN)
+    asking.journal.tell([], withdrawn=[queue.query(0).content])
+    queue.undo(BEN)
+    assert not asking.labels and not any(asking.journal.opinions.of.values())
+
+
+def test_a_review_that_holds_again_is_no_first_hand_answer(queue, asking):
+    queue.answer({0: "dark"}, ANNA)
+    queue.answer({0: "light"}, CARL, review=True)
+    queue.answer({0: "striped"}, CARL, review=True)
+    queue.undo(CARL)
+    assert list(asking.labels.values()) == ["light"]
+    assert list(asking.journal.opinions.of.values()) == [{"anna": "dark"}]
+    queue.undo(CARL)
+    assert [(a.label, a.user) for a in asking.journal.answers.values()] == [("dark", "anna")]
+
+
+def test_what_was_settled_is_so_again_after_an_undo(queue, asking):
+    asking.set_overlap(100)
+    queue.answer({0: "dark"}, ANNA, fresh=True)
+    queue.answer({0: "light"}, BEN, fresh=True)
+    queue.answer({0: "light"}, CARL, review=True)
+    queue.answer({0: "striped"}, CARL, review=True)
+    opinions = asking.journal.opinions
+    queue.undo(CARL)
+    assert not opinions.unsettled
+    queue.answer({0: "dark"}, BEN)  # a correction, which asks for another look at the image
+    queue.answer({0: "striped"}, BEN)
+    assert opinions.unsettled
+    queue.undo(BEN)
+    queue.undo(BEN)
+    assert not opinions.unsettled and opinions.agreement().agreed == 0
+    queue.undo(CARL)
+    assert opinions.unsettled
+
+
 def test_the_review_settles_a_disagreement(queue, asking, tmp_path):
     asking.set_overlap(100)
     queue.answer({0: "dark"}, ANNA, fresh=True)

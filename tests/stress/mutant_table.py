@@ -125,7 +125,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("if person and first != person:", "if person:"),
     ]),
     ("labelling/web/steps.py", "labelling/test_several_people.py", [
-        ("if person != user][:1]", "if person != user][:0]"),
+        ("others[:1]]", "others[:0]]"),
         ("if now is None or (now.label", "if False and (now.label"),
     ]),
     ("labelling/web/connections.py", "labelling/test_connections.py", [

@@ -25,7 +25,7 @@ from alprune.labelling.rounds import Prepared, Round
 from alprune.labelling.web.leases import Client, Leases
 from alprune.labelling.web.prospects import Prospects
 from alprune.labelling.web.second_looks import SecondLooks
-from alprune.labelling.web.steps import Step, changed_since, opinion, take_back
+from alprune.labelling.web.steps import Step, changed_since, opinion, step_of, take_back
 
 _AHEAD = 8  # images that a browser may load in advance
 _LATEST = 200  # answers that one can go back to
@@ -172,17 +172,16 @@ class LabelQueue:
                     answers.append(answer)
                     if fresh and earlier:
                         changed.append(f"{query.path} was {_said(earlier.label)}")
-            before = {a.content: journal.answers.get(a.content) for a in answers}
-            own = {a.content: opinion(journal, a.content, client.user) for a in seconds}
+            step = step_of(journal, answers, seconds, client.user)
             journal.tell(answers, by="review" if review else "page", seconds=seconds)
             if answers or seconds:
-                after = {answer.content: answer for answer in answers}
-                new_class = self._new_class.pop(client.session, None)
-                step = Step(before, after, own, len(journal.renames), new_class)
+                new = self._new_class.pop(client.session, None)
+                used = new in {answer.label for answer in (*answers, *seconds)}
+                step = replace(step, new_class=new if used else None)
                 self._steps.setdefault(client.session, []).append(step)
             for number in labels:
                 self._done_with(number)
-            self._fresh += sum(answer is None for answer in before.values())
+            self._fresh += sum(answer is None for answer in step.before.values())
             if not changed:
                 return ""
             return f"Answered in another window meanwhile: {'; '.join(changed[:3])}. Yours holds."

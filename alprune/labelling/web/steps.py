@@ -13,22 +13,35 @@ class Step:
     Attributes:
         before: `{content: answer}` that held before; None: there was none.
         after: The answers.
-        seconds: `{content: labels}` of the images that others had answered first: what this
-            person had given before, empty if nothing.
+        own: `{content: labels}` of all images, also of those that others had answered first: what
+            this person had given first-hand before, empty if nothing.
+        settled: The images that had been reviewed.
         renames: How many changes of classes' names there were before.
         new_class: That came with them.
     """
 
     before: Mapping[str, Answer | None]
     after: Mapping[str, Answer]
-    seconds: Mapping[str, Sequence[str | None]]
+    own: Mapping[str, Sequence[str | None]]
+    settled: frozenset[str]
     renames: int
     new_class: str | None = None
 
     @property
     def contents(self) -> tuple[str, ...]:
         """The images."""
-        return (*self.before, *self.seconds)
+        return tuple(self.own)
+
+
+def step_of(
+    journal: Journal, answers: Sequence[Answer], seconds: Sequence[Answer], user: str
+) -> Step:
+    """Return what a person is about to answer, `seconds` as a second person, as a step."""
+    before = {answer.content: journal.answers.get(answer.content) for answer in answers}
+    after = {answer.content: answer for answer in answers}
+    own = {a.content: opinion(journal, a.content, user) for a in (*answers, *seconds)}
+    settled = frozenset(filter(journal.opinions.is_settled, own))
+    return Step(before, after, own, settled, len(journal.renames))
 
 
 def opinion(journal: Journal, content: str, user: str) -> list[str | None]:
@@ -46,6 +59,18 @@ def changed_since(journal: Journal, step: Step) -> str | None:
     return None
 
 
+def without(journal: Journal, answer: Answer) -> list[Answer]:
+    """Return what becomes the label once an answer is withdrawn: another person's, if there is."""
+    given = journal.opinions.of.get(answer.content, {})
+    others = [person for person in given if person != answer.user]
+    return [given_as(answer, given[person], person) for person in others[:1]]
+
+
+def given_as(answer: Answer, label: str | None, user: str) -> Answer:
+    """Return an answer about the same image by another person, or another one of the same."""
+    return replace(answer, label=label, user=user, held=answer.held and label is not None)
+
+
 def take_back(journal: Journal, step: Step, user: str) -> None:
     """Bring back what was known before a step, all or none of it.
 
@@ -54,24 +79,37 @@ def take_back(journal: Journal, step: Step, user: str) -> None:
     Raises:
         StoreError: It cannot be written; nothing has changed.
     """
-    answers, withdrawn = [], []
-    for content, before in step.before.items():
-        if before is not None:
+    answers, seconds = list[Answer](), list[Answer]()
+    withdrawn, gone = [], []
+    for content, labels in step.own.items():
+        now, given = journal.answers.get(content), opinion(journal, content, user)
+        own = [_renamed(journal, given_as(now, label, user), step) for label in labels if now]
+        if (before := step.before.get(content)) is not None:
             answers.append(_renamed(journal, before, step))
-            continue
-        withdrawn.append(content)
-        given = journal.opinions.of.get(content, {})
-        for other in [person for person in given if person != user][:1]:
-            after, label = step.after[content], given[other]
-            held = after.held and label is not None
-            answers.append(replace(after, label=label, user=other, held=held))
-    seconds = [
-        _renamed(journal, replace(journal.answers[content], label=label, user=user), step)
-        for content, labels in step.seconds.items()
-        for label in labels
-    ]
-    gone = [(content, user) for content, labels in step.seconds.items() if not labels]
-    journal.tell(answers, withdrawn=withdrawn, by="page", seconds=seconds, seconds_withdrawn=gone)
+        elif content in step.before and now is not None:
+            withdrawn.append(content)
+            answers += without(journal, now)
+        elif now is not None and now.user == user and [now.label] == given:
+            # Their second answer has become the label, as the first one was taken back.
+            answers += own or without(journal, now)
+            if not own:
+                withdrawn.append(content)
+        if own and [answer.label for answer in own] != given:
+            seconds += own
+        elif given and not own:
+            gone.append((content, user))
+    journal.tell(
+        answers,
+        withdrawn=withdrawn,
+        by="undo",
+        seconds=seconds,
+        seconds_withdrawn=gone,
+        settled={
+            content: content in step.settled
+            for content in step.own
+            if content in step.settled or journal.opinions.is_settled(content)
+        },
+    )
 
 
 def _renamed(journal: Journal, answer: Answer, step: Step) -> Answer:
@@ -82,4 +120,4 @@ def _renamed(journal: Journal, answer: Answer, step: Step) -> Answer:
     return replace(answer, label=present_name(answer.label, renames))
 
 
-__all__ = ["Step", "changed_since", "opinion", "take_back"]
+__all__ = ["Step", "changed_since", "given_as", "opinion", "step_of", "take_back", "without"]
