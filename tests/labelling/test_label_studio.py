@@ -18,6 +18,7 @@ from alprune.labelling.question_files import interface
 from alprune.labelling.web import Server
 from alprune.labelling.web.label_studio import LabelStudio, read_control
 from alprune.labelling.web.label_studio_app import make_backend, token_of, write_tasks
+from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.previews import Previews
 from alprune.labelling.web.queue import LabelQueue
@@ -85,6 +86,57 @@ def test_an_annotation_from_before_a_restart_can_be_taken_back(client, asking, o
     again = LabelStudio(asking, overview._queue, overview)
     again.hear({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": made["annotation"]["id"]}]})
     assert asking.labels == {}
+
+
+def annotated(key, by, label, action="created", **fields):
+    message = sent(action)
+    message["task"] = sent("created")["task"]
+    message["annotation"] |= {"id": key, "completed_by": by, "updated_by": by} | fields
+    message["annotation"]["result"][0]["value"]["choices"] = [label]
+    return message
+
+
+def deleted(*keys):
+    return {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": key} for key in keys]}
+
+
+def holds(asking):
+    [answer] = asking.journal.answers.values()
+    return answer.label, answer.user
+
+
+def test_a_deleted_annotation_takes_no_other_persons_label_away(backend, asking):
+    backend.hear(annotated(1, 7, "dark"))
+    backend.hear(annotated(2, 8, "light"))
+    backend.hear(deleted(2))
+    assert holds(asking) == ("dark", "7") and asking.journal.opinions.agreement() is None
+    backend.hear(annotated(3, 8, "light"))
+    backend.hear(deleted(1))
+    assert holds(asking) == ("light", "8")
+    backend.hear(annotated(4, 8, "light"))  # once more
+    backend.hear(deleted(3))
+    assert holds(asking) == ("light", "8")
+    [answer] = asking.journal.answers.values()
+    number = backend._queue.number(Query(answer.path, answer.content, ""))
+    backend._queue.answer({number: "striped"}, Client("s", "carl"), review=True)
+    again = LabelStudio(asking, backend._queue, backend._overview)
+    again.hear(deleted(4))
+    assert holds(asking) == ("striped", "carl")
+    assert asking.journal.opinions.of[answer.content] == {}
+
+
+def test_a_correction_of_ones_own_annotation_is_no_review(backend, asking):
+    backend.hear(annotated(1, 7, "dark"))
+    backend.hear(annotated(1, 7, "light", "updated"))
+    assert holds(asking) == ("light", "7")
+    backend.hear(annotated(2, 8, "dark"))
+    backend.hear(annotated(2, 8, "light", "updated"))
+    assert holds(asking) == ("light", "7")
+    assert asking.journal.opinions.agreement().agreed == 1
+    backend.hear(annotated(2, 8, "striped", "updated"))
+    assert asking.journal.opinions.unsettled
+    backend.hear(annotated(1, 7, "striped", "updated", updated_by=9))
+    assert holds(asking)[0] == "striped" and not asking.journal.opinions.unsettled
 
 
 def test_a_skipped_task_is_a_skip_and_a_new_choice_is_a_class(backend, asking):

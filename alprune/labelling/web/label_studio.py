@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import Asking, Query
 from alprune.labelling.asked_paths import AskedPaths
+from alprune.labelling.journal import Answer
 from alprune.labelling.read_answers import SKIPS, given_of_task
 from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
+from alprune.labelling.web.steps import opinion, without
 from alprune.loop.event_log import read_events
 
 NAME = "alprune"  # of the model in Label Studio, by which it sorts
@@ -56,10 +58,12 @@ class LabelStudio:
         self.address = address
         self._reading = threading.Lock()
         self._paths: tuple[int, AskedPaths] | None = None
-        self._annotations: dict[int, str] = {}  # content that each is about
+        self._annotations: dict[int, tuple[str, str | None]] = {}  # content and person of each
         for event in read_events(asking.path):
-            if event["event"] == _EVENT and isinstance(event.get("annotation"), int):
-                self._annotations[event["annotation"]] = str(event.get("content"))
+            if event["event"] == _EVENT and isinstance(key := event.get("annotation"), int):
+                self._annotations.pop(key, None)
+                if (content := event.get("content")) is not None:  # else it was deleted
+                    self._annotations[key] = str(content), event.get("user")
 
     @property
     def version(self) -> str:
@@ -157,8 +161,7 @@ class LabelStudio:
         label = None if given.skipped or given.label.casefold() in SKIPS else given.label
         if label == "":
             return
-        user = annotation.get("completed_by")
-        user = user.get("email") if isinstance(user, Mapping) else user
+        user, by_another = _annotator(annotation)
         with self._asking.lock:
             if label is not None and label not in self._asking.journal.offered:
                 self._asking.declare([label])
@@ -166,21 +169,36 @@ class LabelStudio:
             query = known if known and known.content == content else Query(path, content, "")
             number = self._queue.number(query)
             before = self._asking.journal.answers.get(content)
-            client = Client("Label Studio", "" if user is None else f"{user}"[:100])
-            if before is None or (before.label, before.user) != (label, client.user):
-                self._queue.answer({number: label}, client, review=is_update)
-            if isinstance(key := annotation.get("id"), int):
-                self._annotations[key] = content
-                self._asking.journal.note(_EVENT, annotation=key, content=content)
+            if isinstance(key := annotation.get("id"), int):  # noted first: it may be deleted
+                self._asking.journal.note(_EVENT, annotation=key, content=content, user=user)
+                self._annotations[key] = content, user
+            if before is None or (before.label, before.user) != (label, user):
+                # A person's correction of their own answer is no review of it.
+                theirs = opinion(self._asking.journal, content, user) and not by_another
+                client = Client("Label Studio", user)
+                self._queue.answer({number: label}, client, review=is_update and not theirs)
 
     def _withdraw(self, annotations: Any) -> None:
         sent = annotations if isinstance(annotations, list) else []
         keys = [int(a.get("id") or 0) for a in sent if isinstance(a, Mapping)]
         with self._asking.lock:
-            known = self._asking.journal.answers
-            contents = [self._annotations.pop(key, "") for key in keys]
-            gone = [content for content in contents if content in known]
-            self._asking.journal.tell([], withdrawn=gone, by="Label Studio")
+            journal, answers = self._asking.journal, list[Answer]()
+            withdrawn, seconds = [], []
+            keys = [key for key in keys if key in self._annotations]
+            gone = dict.fromkeys(self._annotations.pop(key) for key in keys)
+            left = {*self._annotations.values()}  # of a person who annotated an image twice
+            for content, user in gone:
+                now = journal.answers.get(content)
+                if (content, user) in left:
+                    continue
+                if now is not None and user in (None, now.user):
+                    withdrawn.append(content)
+                    answers += without(journal, now)
+                elif user:  # another person's answer is the label
+                    seconds.append((content, user))
+            journal.tell(answers, withdrawn, "undo", seconds_withdrawn=seconds)
+            for key in keys:
+                journal.note(_EVENT, annotation=key, content=None)
 
     def _find(self, task: Any) -> tuple[str, str] | None:
         """Return path and content of the image of a task; None if it is none of these."""
@@ -213,6 +231,14 @@ class LabelStudio:
                 return None
             content = asking.identify(path)
             return None if content is None else (path, content)
+
+
+def _annotator(annotation: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return who annotated (empty: not known), and whether another person has changed it since."""
+    by, changed_by = annotation.get("completed_by"), annotation.get("updated_by")
+    name, number = (by.get("email"), by.get("id")) if isinstance(by, Mapping) else (by, by)
+    by_another = number is not None and changed_by not in (None, number)
+    return "" if name is None else f"{name}"[:100], by_another
 
 
 def read_control(schema: str) -> Control:
