@@ -14,6 +14,7 @@ from alprune.data.dataset import spelt_as
 from alprune.errors import DataError
 from alprune.labelling.journal import Answer, Journal
 from alprune.loop.defaults import ResolvedLabelling
+from alprune.loop.frozen import FROZEN
 from alprune.loop.pool import LabelPool
 from alprune.loop.setup import data_options
 from alprune.loop.start_weights import scaled
@@ -47,6 +48,8 @@ class ImagePool:
         labelled: Indices of the labelled images to learn from, `(m,)`.
         held: Indices of the labelled images that are held out from training, `(h,)`.
         open: Indices of the images that may be asked for, `(k,)`; of equal files the first.
+        drawable: Those of them that nothing was ever learnt from, `(d,)`: held-out images are drawn
+            from these.
         resting: Indices of those that were skipped lately, `(r,)`.
         in_folders: Number of images whose class is that of their folder, and that nobody labelled.
         changes: Since the last round.
@@ -58,6 +61,7 @@ class ImagePool:
     labelled: Tensor
     held: Tensor
     open: Tensor
+    drawable: Tensor
     resting: Tensor
     in_folders: int
     changes: Changes
@@ -126,7 +130,7 @@ def look(
     if config.initial is not None:
         _begin_trial(config, journal, files, by_folder)
     elif config.hold_out and not journal.held_of_folder:
-        _hold_out(config, journal, contents, by_folder)
+        _hold_out(config, journal, contents, by_folder, seen)
     labels = torch.full_like(by_folder, UNKNOWN) if config.initial is not None else by_folder
     labels, held = _known(journal, contents, labels)
     told = {content for content, answer in journal.answers.items() if answer.label is not None}
@@ -137,12 +141,14 @@ def look(
     once = torch.tensor([first[content] == index for index, content in enumerate(contents)])
     resting = journal.resting()
     rests = torch.tensor([content in resting for content in contents])
+    taught = torch.tensor([content in journal.taught for content in contents])
     return ImagePool(
         splits=splits,
         files=files,
         labelled=torch.nonzero(known & ~held).squeeze(1),
-        held=torch.nonzero(known & held).squeeze(1),
+        held=_once(contents, known & held),
         open=torch.nonzero(~known & ~rests & once).squeeze(1),
+        drawable=torch.nonzero(~known & ~rests & once & ~taught).squeeze(1),
         resting=torch.nonzero(~known & rests & once).squeeze(1),
         in_folders=0 if config.initial is not None else in_folders,
         changes=_changes(journal, set(contents), seen),
@@ -152,6 +158,14 @@ def look(
 
 def _where(contents: list[str], wanted: Tensor) -> list[str]:
     return [contents[index] for index in torch.nonzero(wanted).squeeze(1).tolist()]
+
+
+def _once(contents: list[str], wanted: Tensor) -> Tensor:
+    """Return the indices of some images, of equal files the first."""
+    first: dict[str, int] = {}
+    for index in torch.nonzero(wanted).squeeze(1).tolist():
+        first.setdefault(contents[index], index)
+    return torch.tensor([*first.values()], dtype=torch.long)
 
 
 def _in_order_of(classes: list[str], splits: Splits) -> Tensor:
@@ -168,9 +182,9 @@ def _known(journal: Journal, contents: list[str], labels: Tensor) -> tuple[Tenso
         answer = journal.answers.get(content)
         if answer is not None and labels[index] == UNKNOWN:
             labels[index] = number.get(answer.label, UNKNOWN)
-            held[index] = answer.held
-        elif content in journal.held_of_folder:
-            held[index] = True
+        # Also once the image has been moved, from a class folder or into one.
+        drawn = content in journal.held_of_folder
+        held[index] = drawn or (answer is not None and answer.held)
     return labels, held
 
 
@@ -213,15 +227,29 @@ def _begin_trial(config: ResolvedLabelling, journal: Journal, files: Files, labe
 
 
 def _hold_out(
-    config: ResolvedLabelling, journal: Journal, contents: list[str], labels: Tensor
+    config: ResolvedLabelling,
+    journal: Journal,
+    contents: list[str],
+    labels: Tensor,
+    seen: Tensor | None,
 ) -> None:
-    """Hold some images of the class folders out from training, once."""
-    known = torch.nonzero(labels != UNKNOWN).squeeze(1)
-    count = min(config.hold_out, len(known) // _HELD_SHARE)
-    if count:
+    """Hold some images of the class folders out from training, once.
+
+    None that people answered, who may have been asked because the learner was unsure; and none that
+    a network, whose weights stay, was trained on in earlier rounds.
+    """
+    known = dict.fromkeys(_where(contents, labels != UNKNOWN))
+    if not known:
+        return
+    trained = set() if seen is None or config.learner == FROZEN else _hashes(seen)
+    trained |= journal.answers.keys() | journal.taught
+    free = [content for content in known if content not in trained]
+    missing = config.hold_out - sum(answer.held for answer in journal.answers.values())
+    count = min(missing, len(free) // _HELD_SHARE)
+    if count > 0:
         generator = torch.Generator().manual_seed(config.seed)
-        drawn = known[torch.randperm(len(known), generator=generator)[:count]].tolist()
-        journal.hold_out([contents[index] for index in drawn])
+        drawn = torch.randperm(len(free), generator=generator)[:count].tolist()
+        journal.hold_out([free[index] for index in drawn])
 
 
 def _changes(journal: Journal, contents: set[str], seen: Tensor | None) -> Changes:
@@ -229,8 +257,12 @@ def _changes(journal: Journal, contents: set[str], seen: Tensor | None) -> Chang
     lost = sum(answer.content not in contents for answer in labels)
     if seen is None:
         return Changes(lost=lost)
-    before = {row.tobytes().hex() for row in seen.numpy()}
+    before = _hashes(seen)
     return Changes(len(contents - before), len(before - contents), lost)
+
+
+def _hashes(seen: Tensor) -> set[str]:
+    return {row.tobytes().hex() for row in seen.numpy()}
 
 
 def counts(images: ImagePool) -> dict[str, Any]:

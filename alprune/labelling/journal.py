@@ -40,6 +40,7 @@ class Journal:
         queries: `{path: query}`, the latest that was ever asked of each file.
         answers: `{content: answer}`, what holds now.
         ever: `(path, label)` of every answer, also of those that were replaced.
+        taught: Contents that ever had a label to learn from.
         elapsed_s: Seconds spent on training and choosing so far.
         started: Whether the record has a beginning.
         trial: Whether the first labels were drawn from a wholly labelled folder.
@@ -65,6 +66,7 @@ class Journal:
         self.queries: dict[str, Query] = {}
         self.answers: dict[str, Answer] = {}
         self.ever: set[tuple[str, str | None]] = set()
+        self.taught: set[str] = set()
         self.elapsed_s = 0.0
         self.started = False
         self.trial = False
@@ -257,6 +259,8 @@ class Journal:
                 self.answers[answer.content] = answer
                 self.counts[answer.label] += 1
                 self.ever.add((answer.path, answer.label))
+                if answer.label is not None and not answer.held:
+                    self.taught.add(answer.content)
                 self._left_now.discard(answer.content)
                 if event["by"] == "review":
                     self.opinions.settle(answer.content)

@@ -89,7 +89,7 @@ class Preparation:
             count = min(count, config.stop_labels - labelled)
         rest = today.open
         generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
-        drawn = queries.drawn_at_random(config, today, rest, count, generator)
+        drawn = queries.drawn_at_random(config, today, count, generator)
         rest, count = rest[~torch.isin(rest, drawn)], count - len(drawn)
         learner, learnt = None, {}
         if not teachable:

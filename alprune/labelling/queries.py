@@ -19,7 +19,6 @@ _DIGITS = 6
 def drawn_at_random(
     config: ResolvedLabelling,
     images: ImagePool,
-    open_: Tensor,
     count: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -29,8 +28,8 @@ def drawn_at_random(
     chooses are not: accuracy on them is an estimate of accuracy on the rest.
     """
     missing = config.hold_out - len(images.held)
-    number = max(0, min(missing, math.ceil(count / _RANDOM_SHARE), len(open_)))
-    return open_[torch.randperm(len(open_), generator=generator)[:number]]
+    number = max(0, min(missing, math.ceil(count / _RANDOM_SHARE), len(images.drawable)))
+    return images.drawable[torch.randperm(len(images.drawable), generator=generator)[:number]]
 
 
 def typical(

@@ -1,5 +1,6 @@
 """Which answers are kept from training: those about images that were drawn, and no others."""
 
+import shutil
 from dataclasses import replace
 
 import photos
@@ -91,3 +92,54 @@ def test_a_correction_leaves_an_answer_held_out_or_not(asking):
     asking.ask()
     asking.tell({query.path: "light" for query in asked}, replace=True)
     assert held(asking) == before == {query.path for query in asked if query.why == "random"}
+
+
+def of(images, indices):
+    return [images.files.content(index) for index in indices.tolist()]
+
+
+def test_a_held_out_photo_that_is_sorted_into_its_class_folder_stays_held_out(asking):
+    asking.tell({query.path: photos.truth(query.path) for query in asking.journal.open})
+    before = {a.content for a in asking.journal.answers.values() if a.held}
+    for path in asking.labels:
+        folder = asking.root / photos.truth(path)
+        folder.mkdir(exist_ok=True)
+        (asking.root / path).rename(folder / path.rpartition("/")[2])
+    images = asking.prepare().images
+    assert set(of(images, images.held)) == before and len(images.labelled) == 12
+    assert not asking.journal.held_of_folder  # nothing that people answered is drawn once more
+
+
+def test_copies_of_a_held_out_photo_count_once(asking):
+    asking.tell({query.path: photos.truth(query.path) for query in asking.journal.open})
+    for path in asking.labels:
+        shutil.copy(asking.root / path, asking.root / f"{path}-copy.png")
+    images = asking.prepare().images
+    assert len(images.held) == 3 and len(images.labelled) == 24
+    assert not set(of(images, images.held)) & set(of(images, images.labelled))
+
+
+def test_what_was_ever_learnt_from_is_not_drawn(asking):
+    one, two, *_ = (query for query in asking.journal.open if query.why != "random")
+    asking.tell({one.path: "dark", two.path: "light"})
+    asking.journal.tell([], withdrawn=[one.content])
+    asking.tell({two.path: None}, replace=True)
+    images = asking.prepare().images
+    assert one.content in of(images, images.open)
+    assert not {one.content, two.content} & set(of(images, images.drawable))
+
+
+def test_no_photo_that_a_network_was_trained_on_is_held_out_later(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+    root = photos.make(tmp_path / "photos")
+    for name in ("dark", "light"):
+        photos.fill(root / name, name, range(20, 28))
+    with open_asking(tmp_path / "run", **photos.options(root)) as asking:
+        asking.ask()
+    with open_asking(tmp_path / "run", hold_out=8) as asking:
+        known = asking.prepare().images
+        assert not len(known.held)
+        photos.fill(root / "dark", "dark", range(30, 38))
+        images = asking.prepare().images
+        assert len(images.held) == 2
+        assert not set(of(images, images.held)) & set(of(known, known.labelled))
