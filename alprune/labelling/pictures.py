@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image
 
 from alprune.data import Files
-from alprune.data.image_cache.decode import Decoder
+from alprune.data.image_cache.decode import Decoder, identify
 from alprune.errors import DataError, quoted
+
+_ANY_SIZE = (32, 32)  # to find out whether a file is an image
 
 
 class Pictures:
@@ -36,30 +38,49 @@ class Pictures:
         """Whether each image is a file below `root`."""
         return self._files is None
 
-    def has(self, path: str) -> bool:
-        """Tell whether an image of this path is there."""
-        try:
-            if self._files is None:
-                return place_of(self.root, path, self._follow_links).is_file()
-            files = self._files()
-        except DataError:
-            return False
-        return files is not None and files.index(path) is not None
+    def has(self, path: str, content: str) -> bool:
+        """Tell whether an image is at a path, and no other one; a damaged file is no other one.
 
-    def show(self, path: str, decode: Decoder) -> Image.Image:
+        Args:
+            path: Of the image.
+            content: Its hash.
+        """
+        try:
+            if self._files is not None:
+                files = self._files()
+                index = None if files is None else files.index(path)
+                return files is not None and index is not None and files.content(index) == content
+            place = place_of(self.root, path, self._follow_links)
+            if identify(place).content.hex() == content:
+                return True
+        except (DataError, OSError):
+            return False
+        try:
+            Decoder(_ANY_SIZE, threads=1)(place)
+        except Exception:  # nearly any, on a damaged file: people see that, and skip it
+            return True
+        return False
+
+    def show(self, path: str, decode: Decoder, content: str = "") -> Image.Image:
         """Return an image.
 
         Args:
             path: Of the image.
             decode: Made with `proportions`.
+            content: Its hash; empty: whatever is there.
 
         Raises:
-            DataError: There is none of this path, or it cannot be read.
+            DataError: There is none of this path, it cannot be read, or it is another one.
         """
-        found = self._find(path)
+        found, known = self._find(path)
         try:
             if isinstance(found, Path):
-                return Image.fromarray(np.asarray(decode(found)[0]))
+                pixels, _, _, identity = decode.read(found)
+                known = identity.content.hex()
+            if content and content != known:
+                raise DataError("it was changed since it was asked about")
+            if isinstance(found, Path):
+                return Image.fromarray(np.asarray(pixels))
             stored = found()
             if isinstance(stored, bytes):
                 return Image.fromarray(np.asarray(decode.decode(stored)))
@@ -67,15 +88,15 @@ class Pictures:
         except Exception as error:  # decoders raise nearly everything on a damaged file
             raise DataError(f"{path!r} cannot be read: {error}.") from error
 
-    def _find(self, path: str) -> Path | Callable[[], bytes | np.ndarray]:
-        """Return the file of an image, or what returns its content."""
+    def _find(self, path: str) -> tuple[Path | Callable[[], bytes | np.ndarray], str]:
+        """Return the file of an image, or what returns its content and the hash of that."""
         if self._files is None:
-            return place_of(self.root, path, self._follow_links)
+            return place_of(self.root, path, self._follow_links), ""
         files = self._files()
         index = None if files is None else files.index(path)
         if files is None or files.picture is None or index is None:
             raise DataError(f"there is no image {quoted(path)}.")
-        return partial(files.picture, index)
+        return partial(files.picture, index), files.content(index)
 
 
 def place_of(root: Path, path: str, follow_links: bool = False) -> Path:

@@ -170,11 +170,11 @@ def write_tasks(
     """
     decode = Decoder((_IN_TASK, _IN_TASK), threads=1, proportions=True)
 
-    def address(path: str) -> str:
+    def address(query: Query) -> str:
         if pictures.are_files:
-            return f"/data/local-files/?d={quote(path)}"
+            return f"/data/local-files/?d={quote(query.path)}"
         try:
-            image = pictures.show(path, decode)
+            image = pictures.show(query.path, decode, query.content)
         except DataError:
             return ""
         content = io.BytesIO()
@@ -182,7 +182,7 @@ def write_tasks(
         kind = "png" if max(image.size) <= _TILE else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
-    tasks = [{"data": {"image": address(q.path), "path": q.path}} for q in queries]
+    tasks = [{"data": {"image": address(q), "path": q.path}} for q in queries]
     folder.write(TASKS, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
     folder.write(INTERFACE, interface(classes))
 
@@ -204,7 +204,7 @@ def contact_sheet(pictures: Pictures, queries: Sequence[Query]) -> bytes:
     """
     decode = Decoder((_TILE, _TILE), threads=1, proportions=True)
     across = min(_ACROSS, max(1, len(queries)))
-    tiles: list[Image.Image | None] = [_tile(decode, pictures, query.path) for query in queries]
+    tiles: list[Image.Image | None] = [_tile(decode, pictures, query) for query in queries]
     tiles += [None] * (-len(tiles) % across or across * (not tiles))
     rows = [tiles[begin : begin + across] for begin in range(0, len(tiles), across)]
     laid_out = mosaic(rows, (_TILE, _TILE), _GAP, _CAPTION)
@@ -223,9 +223,9 @@ def contact_sheet(pictures: Pictures, queries: Sequence[Query]) -> bytes:
     return content.getvalue()
 
 
-def _tile(decode: Decoder, pictures: Pictures, path: str) -> Image.Image:
+def _tile(decode: Decoder, pictures: Pictures, query: Query) -> Image.Image:
     try:
-        tile = pictures.show(path, decode)
+        tile = pictures.show(query.path, decode, query.content)
     except DataError:
         return Image.new("RGB", (_TILE, _TILE), "lightgrey")
     tile.thumbnail((_TILE, _TILE))

@@ -96,7 +96,7 @@ class Asking:
     def left(self, hand_out: bool = True) -> Round | None:
         """Return what is still open of the last round; None if nothing is."""
         journal = self.journal
-        there = [query for query in journal.open if self.pictures.has(query.path)]
+        there = [query for query in journal.open if self.pictures.has(query.path, query.content)]
         if not there:
             return None
         if hand_out and not question_files.is_written(self.path, journal.pending):

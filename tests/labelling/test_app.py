@@ -9,7 +9,8 @@ import photos
 import pytest
 from PIL import Image
 
-from alprune.labelling import open_asking
+from alprune.data.image_cache.decode import identify
+from alprune.labelling import Query, open_asking
 from alprune.labelling.insight import Checked, Insight
 from alprune.labelling.pictures import Pictures
 from alprune.labelling.web.access import Access
@@ -237,10 +238,21 @@ def test_an_address_that_is_not_utf8_is_refused(client, path):
     assert answer.status_code == 400 and "UTF-8" in answer.json["error"]
 
 
-def test_a_thumbnail_is_small(client, asking, queue):
-    Image.new("RGB", (900, 300)).save(asking.root / queue.query(0).path)
-    answer = get(client, "thumb/0")
-    assert Image.open(io.BytesIO(answer.data)).size == (240, 80)
+def test_a_thumbnail_is_small(tmp_path):
+    Image.new("RGB", (900, 300)).save(tmp_path / "wide.png")
+    content, _ = Previews(Pictures(tmp_path))("wide.png", small=True)
+    assert Image.open(io.BytesIO(content)).size == (240, 80)
+
+
+def test_another_image_at_the_path_of_a_question_is_not_shown(client, asking, queue):
+    assert get(client, "thumb/0").status_code == 200
+    query = queue.query(0)
+    photos.picture("light", 99).save(asking.root / query.path)
+    answer = get(client, "image/0")
+    assert answer.status_code == 400 and "was changed since it was asked" in answer.json["error"]
+    now = identify(asking.root / query.path).content.hex()
+    later = queue.number(Query(query.path, now, "typical"))
+    assert get(client, f"thumb/{later}").data != get(client, "thumb/0").data
 
 
 def test_the_grid_shows_open_images_of_a_class_and_labels_them_at_once(

@@ -69,6 +69,19 @@ def test_asked_again_before_anything_is_told_it_asks_the_same(tmp_path, root):
     assert (tmp_path / "run" / "queries.csv").read_bytes() == table
 
 
+def test_a_question_left_open_is_not_asked_about_another_photo_at_its_path(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        asked = asking.ask()
+    first, second, third, fourth, *_ = (root / query.path for query in asked)
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    third.unlink()
+    fourth.write_bytes(b"no image")  # which people see, and skip
+    with open_asking(tmp_path / "run") as asking:
+        assert asking.left().queries == asked.queries[3:]
+
+
 def test_rounds_learn_the_classes_that_come_with_the_labels(tmp_path, root):
     photos.fill(root / "test" / "dark", "dark", range(100, 110))
     photos.fill(root / "test" / "light", "light", range(100, 110))

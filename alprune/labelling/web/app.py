@@ -120,7 +120,7 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
         query = queue.query(number)
         if query is None:
             abort(404)
-        content, media = previews(query.path, small=kind == "thumb")
+        content, media = previews(query.path, query.content, small=kind == "thumb")
         return Response(content, mimetype=media)
 
     @app.get("/grid")

@@ -27,32 +27,34 @@ class Previews:
     def __init__(self, pictures: Pictures) -> None:
         self._pictures = pictures
         self._decode = Decoder((_SIDE, _SIDE), _THREADS, proportions=True)
-        self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
-        self._thumbs: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], tuple[bytes, str]] = OrderedDict()
+        self._thumbs: OrderedDict[tuple[str, str], tuple[bytes, str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, path: str, small: bool = False) -> tuple[bytes, str]:
+    def __call__(self, path: str, content: str = "", small: bool = False) -> tuple[bytes, str]:
         """Return an image and its media type.
 
         Args:
             path: Of the image.
+            content: Its hash; empty: whatever is there.
             small: A thumbnail.
 
         Raises:
-            DataError: It is not there, or cannot be read.
+            DataError: It is not there, cannot be read, or is another one.
         """
+        key = path, content
         kept, most = (self._thumbs, _THUMBS_KEPT) if small else (self._kept, _KEPT)
         with self._lock:
-            if path in kept:
-                kept.move_to_end(path)
-                return kept[path]
-        image = self._pictures.show(path, self._decode)
+            if key in kept:
+                kept.move_to_end(key)
+                return kept[key]
+        image = self._pictures.show(path, self._decode, content)
         image.thumbnail((_SIDE, _SIDE))
         if small:
             image.thumbnail((_THUMB, _THUMB))
         made = _encoded(image)
         with self._lock:
-            kept[path] = made
+            kept[key] = made
             while len(kept) > most:
                 kept.popitem(last=False)
         return made
