@@ -1,7 +1,7 @@
 """What a fitted learner says of all images at once: for the grid, the review and the map."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from alprune.labelling.images import ImagePool
-from alprune.labelling.journal import Query
+from alprune.labelling.journal import Query, present_guess, present_name
 from alprune.labelling.suspects import Suspects, find_suspects
 from alprune.training.frozen import FrozenLearner
 from alprune.training.head import HeadSettings, Projection, fit_linear
@@ -48,6 +48,7 @@ class Insight:
         places: `{content: (x, y)}`, each from 0 to 1; similar images are near each other.
         paths: `{content: path}` of those.
         alike: `{content: images that look the same}` of the images that are asked about.
+        renames: How many changes of classes' names had been made before.
     """
 
     guessed: Sequence[Query] = ()
@@ -56,6 +57,19 @@ class Insight:
     places: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     alike: Mapping[str, Sequence[Query]] = field(default_factory=dict)
+    renames: int = 0
+
+    def renamed(self, renames: Sequence[tuple[str, str]]) -> "Insight":
+        """Return the same after all changes of names, `(earlier name, later name)`."""
+        if len(renames) <= self.renames:
+            return self
+        new = renames[self.renames :]
+        checked = {
+            content: replace(found, predicted=present_name(found.predicted, new))
+            for content, found in self.checked.items()
+        }
+        guessed = [present_guess(query, new) for query in self.guessed]
+        return replace(self, guessed=guessed, checked=checked, renames=len(renames))
 
 
 def look_over(
@@ -76,7 +90,8 @@ def look_over(
         return Insight()
     generator = torch.Generator().manual_seed(seed)
     if not isinstance(learner, FrozenLearner):
-        return Insight(guessed=_guessed(images, learner, _some(images.open, _PREDICTED, generator)))
+        guessed = _guessed(images, learner, _some(images.open, _PREDICTED, generator))
+        return Insight(guessed=guessed, renames=images.renames)
     places, paths = _places(images, learner, _some_of(len(images.train), generator))
     checked, complete = _checked(images, learner, generator)
     return Insight(
@@ -86,6 +101,7 @@ def look_over(
         places,
         paths,
         _alike(images, learner, asked),
+        images.renames,
     )
 
 
@@ -229,7 +245,7 @@ def _alike(
     taken = {query.content for query in asked}
     found: dict[str, list[Query]] = {}
     for place, (query, _) in enumerate(wanted):
-        order = likeness[place].argsort(descending=True)[: _ALIKE + len(asked)]
+        order = likeness[place].topk(min(_ALIKE + len(asked), len(open_))).indices
         near = [int(open_[i]) for i in order.tolist() if likeness[place, i] >= _LIKENESS]
         others = [Query(files.paths[i], files.content(i), "alike") for i in near]
         others = [other for other in others if other.content not in taken][:_ALIKE]

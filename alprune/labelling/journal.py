@@ -308,6 +308,9 @@ class Journal:
                 self.answers[content] = replace(answer, label=to)
                 self.ever.add((answer.path, to))
         self.opinions.rename(name, to)
+        self.pending = tuple(present_guess(query, [(name, to)]) for query in self.pending)
+        for path, query in self.queries.items():
+            self.queries[path] = present_guess(query, [(name, to)])
         self.counts[to] += self.counts.pop(name, 0)
         if to in self.classes:
             self.classes.remove(name)
@@ -351,4 +354,10 @@ def present_name(name: str, renames: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-__all__ = ["Answer", "Journal", "Query", "present_name"]
+def present_guess(query: Query, renames: Iterable[tuple[str, str]]) -> Query:
+    """Return a query whose guess is called as after changes of names."""
+    guess = query.guess and present_name(query.guess, renames)
+    return query if guess == query.guess else replace(query, guess=guess)
+
+
+__all__ = ["Answer", "Journal", "Query", "present_guess", "present_name"]

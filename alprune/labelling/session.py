@@ -12,7 +12,7 @@ from alprune.data.listing import list_folder
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy, images, question_files
 from alprune.labelling.check_answers import AnswerChecker, Rules, Told, declared
-from alprune.labelling.journal import Journal, Query
+from alprune.labelling.journal import Journal, Query, present_guess
 from alprune.labelling.options import are_files, root_of
 from alprune.labelling.pictures import Pictures
 from alprune.labelling.preparation import Preparation
@@ -137,7 +137,9 @@ class Asking:
         """
         with self.lock:
             known = self.journal.answers
-            asked = [query for query in prepared.queries if query.content not in known]
+            renames = self.journal.renames[prepared.images.renames :]  # while it was prepared
+            asked = [q for q in prepared.queries if q.content not in known]
+            asked = [present_guess(query, renames) for query in asked]
             guessed = accuracy.guesses(self.journal)
             learnt = dict(prepared.learnt)
             learnt["guesses"] = None if guessed is None else asdict(guessed)

@@ -287,6 +287,22 @@ def test_the_review_shows_the_most_suspect_labels_first(client, queue, overview)
     assert get(client, "review?class=light").json["total"] == 1
 
 
+def test_grid_and_review_know_a_renamed_class(client, queue, overview):
+    post(client, "answers", one(1, "light"))
+    guess = replace(queue.query(0), guess="dark", probability=0.9)
+    content = queue.query(1).content
+    checked = {content: Checked(content, "dark", 0.9, 0.1, True)}
+    overview.update(Insight(guessed=[guess], checked=checked, complete=True))
+    queue._queries[0] = guess
+    post(client, "rename", {"name": "dark", "to": "black"})
+    assert [image["number"] for image in get(client, "grid?class=black").json["images"]] == [0]
+    assert get(client, "answered/0").json["guess"]["class"] == "black"
+    [image] = get(client, "review").json["images"]
+    assert image["predicted"] == "black" and image["suspect"]
+    post(client, "rename", {"name": "black", "to": "light"})
+    assert get(client, "review").json["suspects"] == 0
+
+
 def test_the_review_shows_what_was_skipped(client):
     post(client, "answers", {"labels": [{"number": 0, "label": "dark"}]})
     post(client, "answers", {"labels": [{"number": 2, "label": None}]})

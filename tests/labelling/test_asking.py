@@ -13,6 +13,7 @@ from PIL import Image
 
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
+from alprune.labelling.classes import rename_class
 from alprune.labelling.journal import Answer
 from alprune.labelling.question_files import write_labels
 from alprune.labelling.web.queue import LabelQueue
@@ -179,6 +180,16 @@ def test_a_class_that_comes_later_is_learnt_too(tmp_path):
         asking.ask()
     weights = grown["learner"]["averaged"]
     assert weights["9.weight"].shape[0] == 3 and len(new) <= 2
+
+
+def test_a_class_renamed_while_a_round_is_prepared_is_guessed_by_its_name_of_now(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        answer(asking, asking.ask())
+        prepared = asking.prepare()
+        for name in photos.NAMES:
+            rename_class(asking, name, f"{name} one")
+        asked = asking.open_round(prepared)
+        assert {query.guess for query in asked} <= {*asking.journal.offered}
 
 
 def test_images_that_go_are_dropped_and_those_that_come_are_asked_for(tmp_path, root):

@@ -54,6 +54,16 @@ def test_a_renamed_class_is_offered_without_an_answer(journal):
     assert journal.offered == journal.classes == ["cat"]
 
 
+def test_guesses_are_called_like_their_class_now(journal, folder):
+    journal.tell([answer(0, "cat")])
+    journal.rename("cat", "kitten")
+    assert [entry.guess for entry in journal.pending] == ["kitten", None]
+    found = guesses(journal)
+    assert found is not None and (found.right, found.of) == (1, 1)
+    again = Journal(folder)
+    assert (again.pending, again.queries) == (journal.pending, journal.queries)
+
+
 def test_a_class_that_lost_its_last_answer_can_be_declared(journal):
     journal.tell([answer(0, "cow")])
     journal.tell([answer(0, "cat")])

@@ -23,14 +23,20 @@ class Overview:
 
     def __init__(self, asking: Asking, queue: LabelQueue) -> None:
         self._asking, self._queue = asking, queue
-        self._insight = Insight()
+        self._found = Insight()
         self._passed: set[tuple[str, str]] = set()
 
     def update(self, insight: Insight) -> None:
         """Take what was found after a round."""
         with self._asking.lock:
-            self._insight = insight
+            self._found = insight
             self._passed.clear()
+
+    @property
+    def _insight(self) -> Insight:
+        """What was found, the classes by their present names."""
+        self._found = self._found.renamed(self._asking.journal.renames)
+        return self._found
 
     def guesses(self) -> dict[str, Query]:
         """Return what the learner takes open images for, `{content: image}`."""

@@ -20,7 +20,7 @@ from alprune.labelling.classes import (
     remove_class,
     rename_class,
 )
-from alprune.labelling.journal import Answer
+from alprune.labelling.journal import Answer, present_guess
 from alprune.labelling.rounds import Prepared, Round
 from alprune.labelling.web.leases import Client, Leases
 from alprune.labelling.web.prospects import Prospects
@@ -261,7 +261,10 @@ class LabelQueue:
         """
         with self._asking.lock:
             merges = to.strip() != name and to.strip() in self._asking.journal.offered
+            before = len(self._asking.journal.renames)
             (merge_classes if merges else rename_class)(self._asking, name, to.strip())
+            renames = self._asking.journal.renames[before:]
+            self._queries = [present_guess(query, renames) for query in self._queries]
 
     def remove_class(self, name: str) -> None:
         """Remove a class without labels, as `alprune.labelling.classes.remove_class`."""
