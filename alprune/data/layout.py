@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alprune.data.dataset import first_few
 from alprune.data.leftovers import FOLDER_LINKS, kind_of_folder, kind_of_loose
-from alprune.data.names import folded, is_unlabelled
+from alprune.data.names import KnownNames, folded, is_unlabelled
 from alprune.errors import DataError, counted, printable
 
 UNLABELLED = "unlabelled"
@@ -176,4 +176,13 @@ def images_without_label(root: Path, count: int) -> DataError:
     )
 
 
-__all__ = ["UNLABELLED", "Layout", "images_without_label", "layout_of"]
+def label_of(shown: str, classes: KnownNames) -> str | None:
+    """Return the class that a file's folders name, however it is spelt; None if they do not."""
+    folders = shown.split("/")[:-1]
+    parts = (*_TRAIN, *_TEST, *_VALIDATION)
+    if folders and folded(folders[0]) in parts and folders[0] not in classes:
+        folders = folders[1:]
+    return classes.find(folders[0]) if folders else None
+
+
+__all__ = ["UNLABELLED", "Layout", "images_without_label", "label_of", "layout_of"]

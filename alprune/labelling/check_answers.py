@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alprune.data.doubtful import as_whole, why_doubtful
+from alprune.data.layout import label_of
 from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name, is_unlabelled
 from alprune.data.tables import other_readings
 from alprune.errors import ConfigError, DataError, counted, quoted
@@ -85,6 +86,7 @@ class AnswerChecker:
         identify: Returns the content hash of a file below it, None if it is no image there.
         every_path: Returns the paths of all images below it, for paths that are known by their
             end; called where that is needed.
+        class_folders: Whether the folders of a path name its class, as in `<class>/...`.
     """
 
     def __init__(
@@ -93,9 +95,10 @@ class AnswerChecker:
         root: Path,
         identify: Callable[[str], str | None],
         every_path: Callable[[], Iterable[str]] = tuple,
+        class_folders: bool = False,
     ) -> None:
         self._journal, self._root, self._identify = journal, root, identify
-        self._every_path = every_path
+        self._every_path, self._class_folders = every_path, class_folders
 
     def take(self, given: Sequence[Given], rules: Rules, by: str) -> Told:
         """Check answers and enter them, all or none.
@@ -109,7 +112,7 @@ class AnswerChecker:
         names = _Names(journal.offered, rules.new_classes or not journal.offered)
         for entry in given:
             self._sort_in(entry, paths, names, rules, found)
-        _refuse(found, names, paths)
+        _refuse(found, names, paths, self._root, rules)
         drawn = journal.drawn
         answers = [_held_out(journal, answer, drawn) for answer in found.answers.values()]
         guesses = [(journal.queries.get(a.path), a.label) for a in answers if a.label is not None]
@@ -145,6 +148,10 @@ class AnswerChecker:
         asked = paths.find(entry.path, entry.where)
         path, content = asked if asked else (None, None)
         if content is None and rules.unasked:
+            spelt = spellings(entry.path, self._root)
+            if self._class_folders and names.says_its_folder(entry, spelt):
+                found.known += 1
+                return
             path, content = self._on_disk(entry.path, paths)
         if path is None or content is None:
             if entry.guess and not entry.path.isascii():
@@ -235,6 +242,11 @@ class _Names:
         text = composed(entry.labels[0])
         return None if text.casefold() in SKIPS else text
 
+    def says_its_folder(self, entry: Given, paths: Iterable[str]) -> bool:
+        """Return whether a label is the class that the folders of a path name."""
+        label = self.meaning(entry)
+        return bool(label) and any(label_of(path, self._forms) == label for path in paths)
+
     def alike(self, label: str) -> list[str]:
         """Return the classes that differ from a label only in case, spaces and form."""
         return self._forms.alike(label)
@@ -264,10 +276,16 @@ def declared(names: Iterable[str], known: Sequence[str]) -> list[str]:
     return spelt
 
 
-def _refuse(found: _Findings, names: _Names, paths: AskedPaths) -> None:
+def _refuse(found: _Findings, names: _Names, paths: AskedPaths, root: Path, rules: Rules) -> None:
     """Raise one error that names all that is wrong, if anything is."""
     problems = paths.problems()
-    if found.unasked:
+    if found.unasked and rules.unasked:
+        problems.append(
+            counted(len(found.unasked), "image is", "images are")
+            + f" not among those to learn from in {str(root)!r}: {_few(found.unasked)}. Remove the "
+            "lines, or correct the paths."
+        )
+    elif found.unasked:
         problems.append(
             counted(len(found.unasked), "image was", "images were")
             + f" never asked for: {_few(found.unasked)}. Remove the lines, or pass "

@@ -210,7 +210,8 @@ class Asking:
             return checker.take(answers, Rules(new_classes, replace, unasked, user), by)
 
     def _checker(self, identify: Callable[[str], str | None]) -> AnswerChecker:
-        return AnswerChecker(self.journal, self.root, identify, self.every_path)
+        folders = self.config.dataset.startswith("folder:") and self.config.initial is None
+        return AnswerChecker(self.journal, self.root, identify, self.every_path, folders)
 
     def every_path(self) -> list[str]:
         """Return the paths of all images, labelled or not, test images among them."""

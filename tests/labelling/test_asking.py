@@ -273,6 +273,22 @@ def test_class_folders_are_labels_and_their_names_classes(tmp_path, root):
         answer(asking, asked, new_classes=True)
 
 
+def test_a_table_of_predictions_is_told_with_what_the_folders_say(tmp_path, root):
+    for part, numbers in (("", range(20, 23)), ("test/", range(30, 32))):
+        for name in ("dark", "light"):
+            photos.fill(root / f"{part}{name}", name, numbers)
+    known = [path.relative_to(root).as_posix() for path in root.rglob("*.png")]
+    known = [path for path in known if not path.startswith("unlabelled/")]
+    with begin(tmp_path, root) as asking:
+        asked = {query.path for query in asking.ask()}
+        other = next(path for path in asking.every_path() if path not in {*asked, *known})
+        table = {path: photos.truth(path) for path in known} | {other: "light"}
+        told = asking.tell(table, unasked=True)
+        assert (told.known, asking.labels) == (10, {other: "light"})
+        with pytest.raises(DataError, match="1 image is not among those to learn from"):
+            asking.tell({"test/dark/p0-030.png": "light"}, unasked=True)
+
+
 def test_in_a_trial_all_labels_but_the_first_are_hidden_and_told_when_asked(tmp_path):
     root = tmp_path / "photos"
     for name in photos.NAMES:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alprune.data.image_cache.decode import Decoder
+from alprune.data.layout import label_of
 from alprune.data.leftovers import (
     FOLDER_LINKS,
     in_words,
@@ -21,13 +22,12 @@ from alprune.data.leftovers import (
     kind_of_folder,
     visible,
 )
-from alprune.data.names import KnownNames, folded
+from alprune.data.names import KnownNames
 from alprune.data.safe_io import no_folder, user_path
 from alprune.errors import DataError, counted, printable
 from alprune.training.input_spec import Inputs
 
 BATCH = 64  # images decoded by one task
-_PARTS = ("train", "test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,6 @@ def _files(
             left_out[FOLDER_LINKS] += 1
         else:
             yield entry.path, prefix + entry.name, None
-
-
-def label_of(shown: str, classes: KnownNames) -> str | None:
-    """Return the class that a file's folders name, however it is spelt; None if they do not."""
-    folders = shown.split("/")[:-1]
-    if folders and folded(folders[0]) in _PARTS and folders[0] not in classes:
-        folders = folders[1:]
-    return classes.find(folders[0]) if folders else None
 
 
 def as_text(name: str) -> str:
