@@ -72,8 +72,9 @@ class Asking:
     @property
     def labels(self) -> dict[str, str]:
         """The labels: `{path: class}`, paths as they were when the images were labelled."""
-        told = self.journal.answers.values()
-        return {answer.path: answer.label for answer in told if answer.label is not None}
+        with self.lock:
+            told = self.journal.answers.values()
+            return {answer.path: answer.label for answer in told if answer.label is not None}
 
     def ask(self, regardless: bool = False) -> Round:
         """Learn from all labels within the budget and choose what to ask next.

@@ -1,5 +1,6 @@
 """The images that people are asked about, their answers, and their classes."""
 
+import threading
 from dataclasses import replace
 
 import photos
@@ -8,6 +9,8 @@ import pytest
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
 from alprune.labelling.classes import rename_class
+from alprune.labelling.web.background_fit import BackgroundFit
+from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
 
 
@@ -352,3 +355,39 @@ def test_accuracy_so_far_and_what_more_labels_bring_are_shown(queue, asking):
 def test_a_flat_curve_says_that_it_may_be_time_to_stop(queue, asking):
     asking.journal.measured[:] = [measured(n, 700) for n in (500, 1000, 2000)]
     assert "time to stop" in queue.state()["stop"]
+
+
+def test_labels_are_not_read_while_somebody_answers(queue, asking):
+    found = []
+    reading = threading.Thread(target=lambda: found.append(asking.labels))
+    with asking.lock:
+        reading.start()
+        reading.join(0.2)
+        assert not found
+        queue.answer({0: "dark"})
+    reading.join()
+    assert found == [asking.labels]
+
+
+def test_a_round_that_failed_is_tried_again(queue, asking, monkeypatch):
+    def full():
+        raise StoreError("no space left")
+
+    background = BackgroundFit(asking, queue, Overview(asking, queue))
+    label_all(queue, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(asking, "prepare", full)
+        background._round()
+    assert queue.message == "no space left" and queue.due
+    background._round()
+    assert queue.message == "" and not queue.due and asking.journal.round == 2
+
+
+def test_what_goes_wrong_before_a_round_is_said(queue, asking, monkeypatch):
+    def torn(self):
+        raise RuntimeError("dictionary changed size during iteration")
+
+    monkeypatch.setattr(type(asking), "labels", property(torn))
+    BackgroundFit(asking, queue, Overview(asking, queue))._round()
+    assert "changed size" in queue.message and queue.working == ""
+    monkeypatch.undo()

@@ -55,11 +55,10 @@ class BackgroundFit:
     def _round(self, exchange: bool = True) -> None:
         """Learn; ask about other images unless those of an earlier day are to stay."""
         asking, queue = self._asking, self._queue
-        known = bool(asking.labels)
-        queue.working = "Learning from the labels" if known else _FIRST
-        if exchange:
-            queue.begin()
+        begun = 0
         try:
+            queue.working = "Learning from the labels" if asking.labels else _FIRST
+            begun = queue.begin() if exchange else 0
             prepared = asking.prepare()
             if not self._ending.is_set():
                 if exchange:
@@ -77,6 +76,7 @@ class BackgroundFit:
             queue.message, queue.finished = "", all_labelled(asking)
         except AlpruneError as error:
             queue.message = str(error)
+            queue.put_back(begun)  # it is tried again
         except Exception as error:  # the person can continue, and should know
             queue.message = f"The learner failed: {error!r}. Your labels are safe."
         finally:

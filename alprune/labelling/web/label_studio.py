@@ -222,7 +222,8 @@ class LabelStudio:
         with self._reading:
             asking = self._asking
             if self._paths is None or self._paths[0] != asking.journal.round:
-                paths = AskedPaths(asking.journal.queries, asking.root, asking.every_path)
+                asked = asking.journal.queries.copy()  # another thread may add to it
+                paths = AskedPaths(asked, asking.root, asking.every_path)
                 self._paths = asking.journal.round, paths
             paths = self._paths[1]
             if (found := paths.find(text, "Label Studio")) is not None:

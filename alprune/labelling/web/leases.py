@@ -1,7 +1,8 @@
 """Which window shows which image, so that several people get different ones."""
 
+import itertools
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 LEASE_S = 120.0  # after which a window that was not heard of has to share its images
@@ -119,4 +120,12 @@ class Leases:
         self._holder.update(dict.fromkeys(numbers, window))
 
 
-__all__ = ["LEASE_S", "Client", "Leases"]
+def alternate(first: Iterator[int], second: Iterator[int]) -> Iterator[int]:
+    """Yield from both in turn, then what is left of one."""
+    for number in first:
+        yield number
+        yield from itertools.islice(second, 1)
+    yield from second
+
+
+__all__ = ["LEASE_S", "Client", "Leases", "alternate"]

@@ -1,8 +1,7 @@
 """The images that people are asked about, one at a time or several; their answers; the way back."""
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -22,7 +21,7 @@ from alprune.labelling.classes import (
 )
 from alprune.labelling.journal import Answer, present_guess
 from alprune.labelling.rounds import Prepared, Round
-from alprune.labelling.web.leases import Client, Leases
+from alprune.labelling.web.leases import Client, Leases, alternate
 from alprune.labelling.web.prospects import Prospects
 from alprune.labelling.web.second_looks import SecondLooks
 from alprune.labelling.web.steps import Step, changed_since, opinion, step_of, take_back
@@ -281,10 +280,16 @@ class LabelQueue:
             enough = self._asking.config.query_size // _PATIENCE
             return self._fresh >= max(1, enough) or not self._waiting
 
-    def begin(self) -> None:
-        """Note that the learner begins: answers from now on are for the next round."""
+    def begin(self) -> int:
+        """Note that the learner begins; return how many answers are new to it."""
         with self._asking.lock:
-            self._fresh = 0
+            fresh, self._fresh = self._fresh, 0
+            return fresh
+
+    def put_back(self, fresh: int) -> None:
+        """Note that the learner learnt nothing of some new answers."""
+        with self._asking.lock:
+            self._fresh += fresh
 
     def described(self, number: int, client: Client = _SOMEBODY) -> dict[str, Any]:
         """Describe an image for the page, JSON values; what others answered is not shown.
@@ -363,7 +368,7 @@ class LabelQueue:
         windows = self._leases.hear(client.window)
         most = max(1, min(_AHEAD + 1, len(self._waiting) // windows))
         for _ in range(2):
-            offered = _alternate(self._seconds.offered(client.user), iter(self._waiting))
+            offered = alternate(self._seconds.offered(client.user), iter(self._waiting))
             mine = _Shown(self, client)
             self._leases.share(client.window, mine, offered, most)
             if held := self._leases.of(client.window):
@@ -402,13 +407,6 @@ class _Shown:
 
     def __contains__(self, number: object) -> bool:
         return isinstance(number, int) and self._queue._shows(number, self._client)
-
-
-def _alternate(first: Iterator[int], second: Iterator[int]) -> Iterator[int]:
-    for number in first:
-        yield number
-        yield from itertools.islice(second, 1)
-    yield from second
 
 
 def _said(label: str | None) -> str:
