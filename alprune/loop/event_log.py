@@ -13,7 +13,7 @@ from alprune.errors import StoreError, quoted
 
 EVENTS = "events.jsonl"
 LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
-_FILE_BYTES = 2**28  # of events.jsonl
+FILE_BYTES = 2**28  # of events.jsonl
 
 _NUMBER = (int, float)
 _LONGEST_S = 10**10  # three hundred years
@@ -109,13 +109,13 @@ class Fields(dict[str, Any]):
 
 def _lines(path: Path) -> Iterator[bytes]:
     with open_ordinary(path) as file:
-        left = _FILE_BYTES
+        left = FILE_BYTES
         while line := file.readline(LINE_BYTES + 1):
             left -= len(line)
             if len(line) > LINE_BYTES or left < 0:
                 raise StoreError(
                     f"{path} is no record of a run: it has a line of more than {LINE_BYTES:,} "
-                    f"bytes, or more than {_FILE_BYTES:,} in all."
+                    f"bytes, or more than {FILE_BYTES:,} in all."
                 )
             torn = b"\0" in line and not file.read(1)  # JSON has no zeros, and there is no more
             if torn or not line.endswith(b"\n"):

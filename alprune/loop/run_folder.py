@@ -17,7 +17,14 @@ from alprune.data.locks import file_lock
 from alprune.data.safe_io import open_ordinary
 from alprune.errors import StoreError
 from alprune.loop.csv_tables import COLUMNS, LABELS, Row, table
-from alprune.loop.event_log import EVENTS, LABELLING, LINE_BYTES, kind_of, resume_command
+from alprune.loop.event_log import (
+    EVENTS,
+    FILE_BYTES,
+    LABELLING,
+    LINE_BYTES,
+    kind_of,
+    resume_command,
+)
 
 CONFIG = "config.toml"
 LOCK = ".lock"
@@ -82,7 +89,7 @@ class RunFolder:
             **fields: JSON values.
 
         Raises:
-            StoreError: The line cannot be written, or is longer than any that is read.
+            StoreError: It cannot be written, or makes a line or record longer than any that is read.
         """
         event = {"event": name, "elapsed_s": round(elapsed_s, 3), **fields}
         line = (json.dumps(event) + "\n").encode()
@@ -90,6 +97,11 @@ class RunFolder:
             raise StoreError(
                 f"cannot write the event {name!r}: it takes {len(line):,} bytes, and at most "
                 f"{LINE_BYTES:,} are read. Label fewer points at a time."
+            )
+        if self.events_bytes + len(line) > FILE_BYTES:
+            raise StoreError(
+                f"cannot write the event {name!r}: {self.path / EVENTS} would be longer than the "
+                f"{FILE_BYTES:,} bytes that are read again. Begin in a new folder."
             )
         with self._writing(EVENTS):
             self.events_bytes = atomic_io.append(self.path / EVENTS, line, self.events_bytes)

@@ -140,6 +140,15 @@ def test_a_record_of_other_bytes_is_not_read_whole(tmp_path, monkeypatch):
         read_events(tmp_path)
 
 
+def test_no_record_grows_longer_than_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("alprune.loop.run_folder.FILE_BYTES", 100)
+    folder = RunFolder(tmp_path / "run")
+    folder.event("start", 0.0)
+    with pytest.raises(StoreError, match="longer than the 100 bytes .* new folder"):
+        folder.event("step", 1.0, note="x" * 60)
+    assert len(read_events(tmp_path / "run")) == 1
+
+
 @pytest.mark.parametrize("name", ["events.jsonl", "labels.csv", ".lock"])
 def test_a_link_is_not_written_through(tmp_path, name):
     (tmp_path / "mine").write_text("mine")
