@@ -5,7 +5,7 @@ import csv
 import io
 import locale
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alprune.errors import DataError, quoted
@@ -175,11 +175,6 @@ class Table:
                     "Remove all but one, or name one (--label-column)."
                 )
         return (filled or columns)[0]
-
-    def mappings(self) -> Iterator[tuple[int, Mapping[str, str]]]:
-        """Yield each row's line number and its cells by the names of their columns."""
-        for number, row in self.rows:
-            yield number, dict(zip(self.columns, row, strict=True))
 
 
 def read_table(text: Text) -> Table:

@@ -15,7 +15,7 @@ class Measured:
 
     Attributes:
         labels: Labelled images that the learner was trained on.
-        right: Test or held-out images that it classified rightly.
+        right: Images it was not trained on that it classified rightly.
         of: Their number.
     """
 

@@ -1,6 +1,7 @@
 """Labelling by people: rounds of questions, answers that come at any time, a journal of both."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -262,7 +263,8 @@ class Asking:
         if not dataset.startswith("folder:"):
             return f"the data set {dataset!r}" if name in self._loaded().train.classes else None
         folders = (self.root / name, self.root / "train" / name)
-        return next((f"the folder {str(path)!r}" for path in folders if path.is_dir()), None)
+        there = filter(os.path.isdir, folders)  # Path.is_dir raises on a name that is too long
+        return next((f"the folder {str(path)!r}" for path in there), None)
 
     def write_labels(self) -> None:
         """Write labels.csv: all labels so far; disagreements.csv where people were compared."""

@@ -1,7 +1,7 @@
 """The images that people are asked about, their answers, and their classes."""
 
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import photos
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
 from alprune.labelling.classes import rename_class
+from alprune.labelling.learning_curve import Measured, expected_gain
 from alprune.labelling.web.background_fit import BackgroundFit
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
@@ -338,18 +339,19 @@ def test_a_guess_that_was_wrong_is_asked_about_next(queue):
     ]
 
 
-def measured(labels, right):
+def measured(learnt_from, right):
     found = {"right": right, "of": 1000, "accuracy": right / 1000, "low": 0.0, "high": 1.0}
-    return {"labelled": labels, "learnt": {"held_out_accuracy": found}}
+    return {"labelled": learnt_from + 1000, "learnt": {"held_out_accuracy": found}}
 
 
 def test_accuracy_so_far_and_what_more_labels_bring_are_shown(queue, asking):
     assert queue.state()["accuracy"] is None and queue.state()["expected"] is None
     asking.journal.measured[:] = [measured(50, 500), measured(100, 600), measured(200, 700)]
     state = queue.state()
-    assert [point["labels"] for point in state["curve"]] == [50, 100, 200]
-    assert state["accuracy"]["value"] == 0.7
-    assert state["expected"]["gain"] > 0 and state["stop"] == ""
+    assert [point["labels"] for point in state["curve"]] == [1050, 1100, 1200]
+    assert state["accuracy"]["value"] == 0.7 and state["stop"] == ""
+    rounds = [Measured(50, 500, 1000), Measured(100, 600, 1000), Measured(200, 700, 1000)]
+    assert state["expected"] == asdict(expected_gain(rounds, 50))  # by labels learnt from
 
 
 def test_a_flat_curve_says_that_it_may_be_time_to_stop(queue, asking):
@@ -390,4 +392,9 @@ def test_what_goes_wrong_before_a_round_is_said(queue, asking, monkeypatch):
     monkeypatch.setattr(type(asking), "labels", property(torn))
     BackgroundFit(asking, queue, Overview(asking, queue))._round()
     assert "changed size" in queue.message and queue.working == ""
-    monkeypatch.undo()
+
+
+def test_a_class_whose_name_is_too_long_for_a_folder_is_renamed(queue, asking):
+    queue.add_class("鳥" * 90)
+    queue.rename_class("鳥" * 90, "bird")
+    assert "bird" in asking.journal.offered

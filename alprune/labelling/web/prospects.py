@@ -48,7 +48,7 @@ class Prospects:
             found = asked["learnt"].get("held_out_accuracy")
             if found:
                 labels = asked["labelled"]
-                rounds.append(Measured(labels, found["right"], found["of"]))
+                rounds.append(Measured(labels - found["of"], found["right"], found["of"]))
                 share = {name: found[name] for name in ("low", "high")}
                 curve.append({"labels": labels, "value": found["accuracy"]} | share)
         gain = expected_gain(rounds, max(_NEXT, self._asking.config.query_size))
