@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from alprune import data
 from alprune.acquisition import find_acquisition, snapshots_of
 from alprune.data.duplicates import contradictions
 from alprune.errors import DataError, counted
@@ -42,6 +43,9 @@ class Preparation:
         journal: Of questions and answers.
         lock: Held while the journal is read or written.
         observer: Shows how far the training is.
+
+    Attributes:
+        splits: The images as they were when they were read last.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Preparation:
         self._clock = Budget(None)  # of work between rounds, to halt it
         self._looked = False
         self._state: dict[str, Any] | None = None
+        self.splits: data.Splits | None = None
 
     def prepare(self) -> Prepared:
         """Learn, and choose what could be asked next; other threads may take answers meanwhile.
@@ -69,7 +74,7 @@ class Preparation:
         """
         config = self._config
         first, self._looked = not self._looked, True
-        splits = images.load(config, progress=first)
+        splits = self.splits = images.load(config, progress=first)
         state = self.checkpoint()
         with self._lock:
             today = images.look(config, self._journal, splits, state.get("seen"))

@@ -119,7 +119,10 @@ class Asking:
             KeyboardInterrupt: `halt` was called.
             AlpruneError: As from `ask`.
         """
-        return self.preparation.prepare()
+        prepared = self.preparation.prepare()
+        if self._splits is not None:  # as old as this at most
+            self._splits = self.preparation.splits
+        return prepared
 
     def halt(self) -> None:
         """End `prepare` within a batch, now and ever after, from another thread."""

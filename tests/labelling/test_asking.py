@@ -289,6 +289,15 @@ def test_a_table_of_predictions_is_told_with_what_the_folders_say(tmp_path, root
             asking.tell({"test/dark/p0-030.png": "light"}, unasked=True)
 
 
+def test_an_image_that_came_since_may_be_told_without_being_asked_for(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        asking.tell({asking.every_path()[0]: "dark"}, unasked=True)
+        photos.fill(root / "unlabelled", "light", [50])
+        asking.ask()
+        asking.tell({"unlabelled/p1-050.png": "light"}, unasked=True)
+        assert asking.labels["unlabelled/p1-050.png"] == "light"
+
+
 def test_in_a_trial_all_labels_but_the_first_are_hidden_and_told_when_asked(tmp_path):
     root = tmp_path / "photos"
     for name in photos.NAMES:
