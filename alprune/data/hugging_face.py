@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _FORMAT = "alprune hf 1"
 _SETTINGS = ("config", "image", "label")
 _LABELS = ("label", "labels", *COLUMNS["label"][1:])
-_SMALL_BYTES = 2**25  # of stored images, up to which nothing is kept
+_SMALL = 1000  # images up to which nothing is kept, if the tables take less than _SMALL_BYTES
+_SMALL_BYTES = 2**25
 _MOST_CLASSES = 100_000
 
 
@@ -143,7 +144,8 @@ def load(name: str, options: LoadOptions) -> Splits:
     images, y, classes, left_out = _opened(name, options)
     size = options.size or DEFAULT_SIZE
     with ExitStack() as stack:
-        small = options.cache is None and images.stored_bytes <= _SMALL_BYTES
+        few = len(images) <= _SMALL and images.stored_bytes <= _SMALL_BYTES
+        small = options.cache is None and few
         if small or not images.kept_in_files:
             place, stays = stack.enter_context(temporary()), False
         else:

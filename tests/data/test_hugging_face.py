@@ -59,6 +59,17 @@ def test_what_was_decoded_is_kept_and_made_again_for_other_images(saved, tmp_pat
     assert len(load(other, size=(12, 12), incomplete=True).train) == 16
 
 
+def test_what_is_known_of_many_images_is_kept_though_the_table_only_names_them(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("alprune.data.hugging_face._SMALL", 10)
+    for name in ("dark", "light"):
+        photos.fill(tmp_path / "photos" / "train" / name, name, range(6))
+    assert len(load(f"hf:{tmp_path / 'photos'}", size=(12, 12), incomplete=True).train) == 12
+    [kept] = list_caches(tmp_path / "cache")
+    assert kept.size == (12, 12)
+
+
 def test_labels_may_be_text_numbers_or_missing(tmp_path):
     texts = load(table(tmp_path, label=["b", " a", None, ""]), incomplete=True).train
     assert texts.classes == ("a", "b") and texts.y.tolist() == [1, 0, -1, -1]
