@@ -143,3 +143,11 @@ def test_no_photo_that_a_network_was_trained_on_is_held_out_later(tmp_path, monk
         images = asking.prepare().images
         assert len(images.held) == 2
         assert not set(of(images, images.held)) & set(of(known, known.labelled))
+
+
+def test_a_drawn_image_is_asked_about_without_a_guess(asking, queue):
+    asking.tell({query.path: photos.truth(query.path) for query in asking.journal.open})
+    queue.put(asking.ask())
+    for query in asking.journal.open:
+        shown = queue.described(queue.number(query))["guess"]
+        assert query.guess and (shown is None) == (query.why == "random")

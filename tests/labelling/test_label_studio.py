@@ -5,6 +5,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import photos
@@ -183,6 +184,15 @@ def test_tasks_are_filled_in_with_guesses_the_less_sure_first(backend, overview,
     assert 0.5 < second["score"] < first["score"] < 1
     [unknown, _] = backend.predict([task(path) for path in sure], interface(["cat", "light"]))
     assert unknown["result"] == []  # Label Studio would show a choice that it does not have
+
+
+def test_no_guess_is_filled_in_for_a_drawn_image(backend, overview, asking):
+    query = asking.journal.open[0]
+    guess = replace(query, guess="dark", probability=0.9)
+    overview.update(Insight(guessed=[guess]))
+    assert backend.predict([task(query.path)], "")[0]["result"]
+    asking.journal.more([replace(guess, why="random")])
+    assert not backend.predict([task(query.path)], "")[0]["result"]
 
 
 def test_a_labelled_image_gets_its_label_last(backend, asking):

@@ -1,5 +1,7 @@
 """Several people at once: different images, second answers, and what each may undo."""
 
+from dataclasses import replace
+
 import photos
 import pytest
 
@@ -147,6 +149,14 @@ def test_every_image_goes_to_two_people_where_all_are_to(queue, asking):
     assert queue.state(ANNA)["agreement"]["unsettled"] == 1
     assert queue.described(0, BEN)["answer"]["label"] == "light"
     assert queue.described(0, ANNA)["answer"]["label"] == "dark"
+
+
+def test_the_second_person_sees_no_guess(queue, asking):
+    asking.set_overlap(100)
+    queue._queries[0] = replace(queue.query(0), guess="dark", probability=0.9)
+    assert queue.described(0, ANNA)["guess"]["class"] == "dark"
+    queue.answer({0: "dark"}, ANNA, fresh=True)
+    assert queue.described(0, BEN)["guess"] is None
 
 
 def test_a_second_answer_is_taken_back_without_touching_the_first(queue, asking):

@@ -102,6 +102,8 @@ class LabelStudio:
             open_ = self._asking.journal.open
             order = {query.content: place for place, query in enumerate(open_)}
             guesses = self._overview.guesses() | {q.content: q for q in open_ if q.guess}
+            for content in self._asking.journal.drawn:  # people agree with what they see too often
+                guesses.pop(content, None)
             return [self._predicted(self._find(task), control, order, guesses) for task in tasks]
 
     def _predicted(

@@ -307,7 +307,8 @@ class LabelQueue:
                 answer = replace(answer, label=own[0], user=client.user)
             elif answer is not None and client.user and answer.user not in ("", client.user):
                 answer = None
-            if query.guess is not None:
+            unseen = query.content not in self._asking.journal.answers and not self.is_drawn(query)
+            if query.guess is not None and unseen:  # people agree with what they see too often
                 sure = query.probability or 0.0
                 guess = {
                     "class": query.guess,
