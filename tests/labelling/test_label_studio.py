@@ -220,6 +220,13 @@ def test_images_are_found_however_a_task_names_them(backend, asking):
     assert stranger == [{"result": [], "score": 0.5, "model_version": "alprune"}]
 
 
+def test_an_exact_path_is_found_without_a_search_of_all(backend, asking, monkeypatch):
+    others = {*asking.every_path()} - {query.path for query in asking.journal.open}
+    monkeypatch.setattr(type(asking), "every_path", None)
+    found = backend.predict([task(path) for path in sorted(others)], "")
+    assert len(found) == len(others)
+
+
 def test_what_label_studio_asks_besides(client, asking):
     assert client.get(f"/{TOKEN}/health").json["status"] == "UP"
     first = client.post(f"/{TOKEN}/setup", json={"schema": interface(["a"])}).json["model_version"]

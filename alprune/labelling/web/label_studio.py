@@ -212,6 +212,8 @@ class LabelStudio:
                 known = self._asking.journal.queries.get(text)
                 if known is not None:
                     return text, known.content
+                if (content := self._asking.identify(text)) is not None:
+                    return text, content  # without a search of all paths
                 if (found := self._by_text(self._without_address(text))) is not None:
                     return found
         return None
