@@ -193,7 +193,8 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const own = KEYS[shared.view][key];
   const chosen = shared.state.classes.find((entry) => entry.key === key);
-  if (key === "Enter" && event.target.tagName === "BUTTON" && !event.target.classList.contains("tile")) return;
+  const button = event.target.tagName === "BUTTON" && !event.target.classList.contains("tile");
+  if (key === "Enter" && button && event.target.id !== `to-${shared.view}`) return;
   if (own) own();
   else if (key === "n") $("name").focus();
   else if (key === "?") about();
