@@ -89,7 +89,7 @@ class RunFolder:
             **fields: JSON values.
 
         Raises:
-            StoreError: It cannot be written, or makes a line or record longer than any that is read.
+            StoreError: It cannot be written, or makes a line or record longer than those read.
         """
         event = {"event": name, "elapsed_s": round(elapsed_s, 3), **fields}
         line = (json.dumps(event) + "\n").encode()
