@@ -62,6 +62,23 @@ def client(app, access):
     return client
 
 
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """A client of one page for all requests that are to change nothing."""
+    folder = tmp_path_factory.mktemp("still")
+    options = photos.options(photos.make(folder / "photos"))
+    with open_asking(folder / "run", classes=("dark", "light"), **options) as asking:
+        queue, access = LabelQueue(asking), Access()
+        queue.put(asking.ask())
+        access.serve_at(8000)
+        overview = Overview(asking, queue)
+        client = make_app(queue, overview, Previews(asking.pictures), access).test_client()
+        post(client, "join", {"token": access.token, "name": ""})
+        before = get(client, "state").json
+        yield client
+        assert asking.labels == {} and get(client, "state").json == before
+
+
 def one(number, label):
     return {"labels": [{"number": number, "label": label}]}
 
@@ -97,8 +114,8 @@ def test_the_page_loads_nothing_but_its_own_files(client):
 
 
 @pytest.mark.parametrize("path", ["state", "image/0", "thumb/0", "map", "review", "x", "static/"])
-def test_without_the_cookie_nothing_is_answered(client, app, path):
-    stranger = app.test_client()
+def test_without_the_cookie_nothing_is_answered(still, path):
+    stranger = still.application.test_client()
     assert get(stranger, path).status_code == 403
     stranger.set_cookie("alprune-8000", "x")
     assert get(stranger, path).status_code == 403
@@ -106,15 +123,15 @@ def test_without_the_cookie_nothing_is_answered(client, app, path):
     assert post(stranger, "answers", one(0, "dark")).status_code == 403
 
 
-def test_a_browser_without_the_cookie_gets_a_page_that_says_what_to_do(client, app):
-    page = get(app.test_client(), "")
+def test_a_browser_without_the_cookie_gets_a_page_that_says_what_to_do(still):
+    page = get(still.application.test_client(), "")
     assert page.status_code == 200 and b"join.js" in page.data and b"main.js" not in page.data
 
 
 @pytest.mark.parametrize("host", ["evil.example:8000", "127.0.0.1:8001", "127.0.0.1", ""])
-def test_another_hosts_name_is_refused(client, host):
-    assert get(client, "state", host=host).status_code == 403
-    assert post(client, "answers", one(0, "dark"), host=host).status_code == 403
+def test_another_hosts_name_is_refused(still, host):
+    assert get(still, "state", host=host).status_code == 403
+    assert post(still, "answers", one(0, "dark"), host=host).status_code == 403
 
 
 def test_another_pages_requests_are_refused(client, asking):
@@ -172,10 +189,9 @@ def test_classes_can_be_added(client):
         ("other", {}, 404),
     ],
 )
-def test_requests_that_make_no_sense_are_refused_in_json(client, asking, path, body, code):
-    answer = post(client, path, body)
+def test_requests_that_make_no_sense_are_refused_in_json(still, path, body, code):
+    answer = post(still, path, body)
     assert answer.status_code == code and answer.json["error"]
-    assert asking.labels == {}
 
 
 def test_images_are_decoded_and_sent_by_number(client, queue):
@@ -224,17 +240,17 @@ def test_an_image_that_vanishes_while_it_is_shown_can_be_answered(client, asking
     assert post(client, "answers", one(0, "dark")).json["labelled"] == 1
 
 
-def test_json_that_is_nested_deep_is_refused(client):
+def test_json_that_is_nested_deep_is_refused(still):
     headers = {"Content-Type": "application/json"}
     for body in (b"[" * 60_000, b'{"a":' * 20_000, b'{"labels": ' + b"[" * 60_000):
-        answer = client.post("/answers", base_url=f"http://{HOST}", data=body, headers=headers)
+        answer = still.post("/answers", base_url=f"http://{HOST}", data=body, headers=headers)
         assert answer.status_code == 400 and answer.is_json
 
 
 @pytest.mark.parametrize("path", ["review", "grid", "image/0"])
-def test_an_address_that_is_not_utf8_is_refused(client, path):
+def test_an_address_that_is_not_utf8_is_refused(still, path):
     raw = {"PATH_INFO": f"/{path}", "QUERY_STRING": "class=\xe7"}  # as a server hands bytes on
-    answer = client.get("/", base_url=f"http://{HOST}", environ_overrides=raw)
+    answer = still.get("/", base_url=f"http://{HOST}", environ_overrides=raw)
     assert answer.status_code == 400 and "UTF-8" in answer.json["error"]
 
 

@@ -1,4 +1,3 @@
-
 """The page in a headless browser, used with the keyboard, while the learner learns beside it."""
 
 import errno
