@@ -1,5 +1,6 @@
 """Several people at once: different images, second answers, and what each may undo."""
 
+import random
 from dataclasses import replace
 
 import photos
@@ -244,6 +245,29 @@ def test_what_was_settled_is_so_again_after_an_undo(queue, asking):
     assert not opinions.unsettled and opinions.agreement().agreed == 0
     queue.undo(CARL)
     assert opinions.unsettled
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_undone_in_reverse_order_leaves_what_was_before(queue, asking, seed):
+    journal, rng, done = asking.journal, random.Random(seed), []
+    asking.set_overlap(100)
+
+    def known():
+        told = {c: (a.label, a.user, a.held) for c, a in journal.answers.items()}
+        opinions = {content: dict(given) for content, given in journal.opinions.of.items() if given}
+        return told, opinions, set(journal.opinions.unsettled), journal.opinions.agreement()
+
+    for _ in range(60):
+        client, number, before = rng.choice((ANNA, BEN, CARL, Client())), rng.randrange(2), known()
+        how = rng.choice(({}, {"fresh": True}, {"review": True}))
+        steps = len(queue._steps.get(client.session, ()))
+        queue.answer({number: rng.choice((*photos.NAMES, None))}, client, **how)
+        if len(queue._steps.get(client.session, ())) > steps:  # and not the same once more
+            done.append((client, before))
+        while done and rng.random() < 0.3:
+            client, before = done.pop()
+            queue.undo(client)
+            assert known() == before
 
 
 def test_the_review_settles_a_disagreement(queue, asking, tmp_path):
