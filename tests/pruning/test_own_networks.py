@@ -15,6 +15,31 @@ from alprune.pruning.methods import pinned_share
 
 NEVER = {"AssertsShapes", "ReturnsItsOwnMapping", "KeepsWhatItComputes"}  # nor unpruned
 EXPORTABLE = [name for name in CASES if name not in NEVER]
+# Groups and channels that may be pruned: a graph that couples too much has fewer.
+COUNTS = """
+    ShufflesPixels 2 24, GatesLinearly 2 24, Squeezes 2 16, InvertsResiduals 2 48,
+    ConnectsDensely 4 30, DropsPaths 2 28, Checkpoints 2 32, GoesDownAndUp 4 48, ShiftsImages 3
+    38, ShiftsChannels 3 29, NormalisesGroups 3 28, ReadsRows 1 8, HasManyHeads 2 24,
+    CentresByABuffer 3 34, HasAFunctionOfItsOwn 4 46, WorksInPlace 1 12, PadsItsShortcut 2 28,
+    AddsAPart 2 16, RoutesByName 4 48, SharesALayer 1 12, TiesItsEmbedding 2 48, EncodesTokens 9
+    104, DecodesQueries 12 116, Translates 12 116, AttendsCausally 2 68, AttendsOverChannels 1
+    12, AttendsByEinsum 4 22, StandardisesWeights 3 28, ScalesByFanIn 2 28, AdaptsByLowRank 5
+    50, KeepsWeightsOrthogonal 3 40, CompilesAPart 3 40, HelpsItselfInTraining 3 40,
+    PullsToCentres 2 24, KeepsWeightsInLists 4 54, ChoosesKernels 3 27, ShufflesByHand 1 4,
+    WeighsBranches 3 40, MixesTokens 3 50, TakesTheLarger 3 36, ComparesDirections 2 26,
+    NormalisesByHand 2 28, RemembersByHand 2 24, AveragesExperts 5 54, FollowsATeacher 1 12,
+    Blurs 3 40, KnowsPlaces 2 24, CutsUnequally 3 28, AssertsShapes 3 40, ReadsColumns 3 36,
+    ProjectsItsState 3 34, StepsByHand 2 26, ReturnsItsOwnMapping 1 12, GeneratesItsWeights 1
+    12, NamesItsArguments 2 16, RemembersFeatures 3 30, CallsFunctionsOfItsLayers 5 54,
+    FiltersSpectra 3 34, WarpsFeatures 2 24, SamplesWhereItPredicts 3 40, TurnsItsFilters 3 32,
+    QuantisesWeights 3 40, ExtractsFeatures 2 20, ChoosesTokens 2 32, PassesMessages 3 40,
+    MeasuresDistances 2 26, UnpoolsAndFolds 3 34, FiltersByAFixedKernel 2 24,
+    KeepsWhatItComputes 2 24, Involutes 3 22, SelectsStates 5 51, ModulatesItsKernel 3 38,
+    ReparametrisesBranches 3 40, FiltersCheaply 2 15, PoolsByAttention 5 35,
+    DecodesWithItsEncoder 2 28, CallsAttention 2 24, AddsConstants 2 24, KeepsSizesInRecords 5
+    62
+""".split(",")
+COUNTED = {name: (int(groups), int(channels)) for name, groups, channels in map(str.split, COUNTS)}
 
 
 def made(name: str) -> nn.Module:
@@ -49,6 +74,7 @@ def test_what_is_cut_equals_what_is_silenced_in_both_modes(name: str) -> None:
     model, (x, y) = made(name).double(), batch(name)
     x = x.double() if x.is_floating_point() else x
     graph = trace(model, x, normalised=CASES[name].normalised)
+    assert (len(graph.groups), graph.channels) == COUNTED[name]
     share = pinned_share(graph)
     assert share <= CASES[name].pinned, [(p.name, p.reason) for p in graph.pinned]
     keep = torch.rand(graph.channels, generator=torch.Generator().manual_seed(0)) < 0.6
