@@ -3,7 +3,6 @@
 import shutil
 import sys
 
-import datasets
 import made_sources
 import numpy as np
 import photos
@@ -12,6 +11,13 @@ import pytest
 from alprune.data import load
 from alprune.data.image_cache.store import list_caches
 from alprune.errors import DataError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hugging_face():
+    """Import what takes seconds only where these tests are run."""
+    global datasets
+    datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,10 @@ import alprune
 from alprune.acquisition.initial import ColdPool, random, typiclust
 from alprune.data.corruption import long_tail
 from alprune.errors import ConfigError, DataError
+from alprune.loop import evaluation, timing
 from alprune.loop.setup import complete, first_labels, load_splits, simulation
 from alprune.training import Learner
+from alprune.training.budget import Budget
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +134,17 @@ def test_under_steps_alone_every_step_is_tested_and_under_a_budget_when_there_is
 ):
     every = alprune.run(options(tmp_path / "steps"))
     assert all(s["test_accuracy"] is not None for s in steps_of(every.path))
-    evaluate = Learner.evaluate
+    now, evaluate = [0.0], Learner.evaluate
 
     def slow(self, *args):
-        import time
-
-        time.sleep(1.0)
+        now[0] += 1.0
         return evaluate(self, *args)
 
+    def clocked(limit_s, **_):
+        return Budget(limit_s, now=lambda: now[0])
+
+    for module in (evaluation, timing):
+        monkeypatch.setattr(module, "Budget", clocked)
     monkeypatch.setattr(Learner, "evaluate", slow)
     result = alprune.run(options(tmp_path / "budget", steps=4, budget=600.0, query_size=5))
     tested = [s["test_accuracy"] is not None for s in steps_of(result.path)]

@@ -51,11 +51,10 @@ def _call(node: ast.Call) -> Iterator[str]:
             yield f"{name} without {needed}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
-)
-def test_no_data_is_run_as_code(path: Path) -> None:
-    assert list(offences(path.read_text())) == []
+def test_no_data_is_run_as_code() -> None:
+    files = sorted(PACKAGE.rglob("*.py"))
+    found = {str(path): list(offences(path.read_text())) for path in files}
+    assert len(files) > 300 and {path: what for path, what in found.items() if what} == {}
 
 
 @pytest.mark.parametrize(
