@@ -72,6 +72,7 @@ class _Findings:
     guessed: dict[str, str] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    sorted: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
     known: int = 0
     replaced: int = 0
@@ -183,6 +184,10 @@ class AnswerChecker:
             if not names.add(label):
                 found.unknown.append(label)
                 return
+        own = names.folder_of(path) if self._class_folders else None
+        if label is not None and own not in (None, label):
+            found.sorted.append(f"{at}: {label!r}, in the folder of {own!r}")
+            return
         self._compare(
             Answer(path, content, label, self._journal.round, user=rules.user), at, rules, found
         )
@@ -245,7 +250,11 @@ class _Names:
     def says_its_folder(self, entry: Given, paths: Iterable[str]) -> bool:
         """Return whether a label is the class that the folders of a path name."""
         label = self.meaning(entry)
-        return bool(label) and any(label_of(path, self._forms) == label for path in paths)
+        return bool(label) and any(self.folder_of(path) == label for path in paths)
+
+    def folder_of(self, path: str) -> str | None:
+        """Return the class that the folders of a path name, None if they name none."""
+        return label_of(path, self._forms)
 
     def alike(self, label: str) -> list[str]:
         """Return the classes that differ from a label only in case, spaces and form."""
@@ -319,6 +328,12 @@ def _refuse(found: _Findings, names: _Names, paths: AskedPaths, root: Path, rule
             counted(len(found.doubtful), "label is hardly the name", "labels are hardly names")
             + f" of a class: {_few(found.doubtful)}. "
             "If one is meant as a class, name it first: alprune ask DIR --classes NAME."
+        )
+    if found.sorted:
+        problems.append(
+            counted(len(found.sorted), "image is", "images are")
+            + f" in the folder of another class: {_few(found.sorted)}. The folder decides: move "
+            "the file into that of the right class, and remove the line."
         )
     if found.guessed:
         readings = [other_readings(name, guess) for name, guess in found.guessed.items()]

@@ -287,6 +287,8 @@ def test_a_table_of_predictions_is_told_with_what_the_folders_say(tmp_path, root
         assert (told.known, asking.labels) == (10, {other: "light"})
         with pytest.raises(DataError, match="1 image is not among those to learn from"):
             asking.tell({"test/dark/p0-030.png": "light"}, unasked=True)
+        with pytest.raises(DataError, match=r"folder of another class: .*'light', .*'dark'.*move"):
+            asking.tell({"dark/p0-020.png": "light"}, unasked=True)
 
 
 def test_an_image_that_came_since_may_be_told_without_being_asked_for(tmp_path, root):
