@@ -178,7 +178,8 @@ def test_every_network_gets_one_finite_value_a_channel(name, criterion):
     found = observed(model, graph, (images(), torch.arange(3)), criterion)
     assert found.shape == (graph.channels,)
     assert bool((found >= 0).all())
-    assert all(bool((found[group.channels] > 0).any()) for group in graph.groups)
+    noise = 1e-6 * found.max()  # of rounding, where a norm behind the gate takes it back
+    assert all(bool((found[group.channels] > noise).any()) for group in graph.groups)
     assert all(torch.equal(before[key], value) for key, value in registered(model).items())
 
 
