@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
 
@@ -496,7 +495,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         thread = threading.Thread(target=listening.serve_forever, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.server_address[1]}/cifar-10-python.tar.gz"
-        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", url)
+        monkeypatch.setattr("torchvision.datasets.CIFAR10.url", url)
         monkeypatch.setenv("no_proxy", "*")
         yield behaviour
         done.set()
@@ -564,7 +563,7 @@ def test_archives_put_by_hand_are_used(
         (raw / name).unlink()
         (raw / f"{name}.gz").write_bytes(gzip.compress(idx(values)))
         resources.append((f"{name}.gz", hashlib.md5((raw / f"{name}.gz").read_bytes()).hexdigest()))
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    monkeypatch.setattr("torchvision.datasets.MNIST.resources", resources)
     assert len(load("mnist", root=tmp_path).train) == 20
 
 
@@ -606,6 +605,8 @@ def test_cached_cifar_is_loaded_without_a_network(
     offline: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import torchvision  # takes seconds, of each process that collects
+
     fake_cifar(getattr(torchvision.datasets, kind), tmp_path, label_key, monkeypatch)
     monkeypatch.setenv("ALPRUNE_DATA", str(tmp_path))
     splits = load(name)

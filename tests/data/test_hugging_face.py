@@ -60,7 +60,9 @@ def test_what_was_decoded_is_kept_and_made_again_for_other_images(saved, tmp_pat
     assert load(saved, size=(12, 12), cache=cache).digest == first.digest
     assert sorted(path.name for path in kept.path.iterdir()) == before
     shutil.rmtree(tmp_path / "data")
-    made_sources._hf(tmp_path, True)["train"].save_to_disk(tmp_path / "data" / "saved" / "train")
+    made_sources.tables_of(tmp_path, True)["train"].save_to_disk(
+        tmp_path / "data" / "saved" / "train"
+    )
     other = f"hf:{tmp_path / 'data' / 'saved' / 'train'}"
     assert len(load(other, size=(12, 12), incomplete=True).train) == 16
 
@@ -132,7 +134,7 @@ def test_what_is_neither_here_nor_reachable_is_said(name):
 
 
 def test_a_folder_without_a_split_to_train_on_is_refused(tmp_path):
-    made = datasets.DatasetDict({"test": made_sources._hf(tmp_path, True)["test"]})
+    made = datasets.DatasetDict({"test": made_sources.tables_of(tmp_path, True)["test"]})
     made.save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match="has no split train; it has test"):
         load(f"hf:{tmp_path / 'saved'}")

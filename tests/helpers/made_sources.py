@@ -77,7 +77,7 @@ def _parquet(root: Path, known: bool) -> str:
     return f"parquet:{root / 'table.parquet'}"
 
 
-def _hf(root: Path, known: bool):
+def tables_of(root: Path, known: bool):
     import datasets
 
     label = datasets.ClassLabel(names=[*CLASSES])
@@ -100,13 +100,13 @@ def _hf_folder(root: Path, known: bool) -> str:
 
 
 def _hf_parquet(root: Path, known: bool) -> str:
-    for split, table in _hf(root, known).items():
+    for split, table in tables_of(root, known).items():
         table.to_parquet(root / "data" / f"{split}-00000-of-00001.parquet")
     return f"hf:{root}"
 
 
 def _hf_saved(root: Path, known: bool) -> str:
-    _hf(root, known).save_to_disk(root / "saved")
+    tables_of(root, known).save_to_disk(root / "saved")
     return f"hf:{root / 'saved'}"
 
 

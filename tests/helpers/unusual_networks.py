@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from own_networks import CLASSES, Base, conv, network
 from torch import nn
 from torch.nn import Conv2d, Linear, Parameter, Sequential
-from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.ops import DeformConv2d
 
 
 @network()
@@ -168,6 +166,8 @@ class WarpsFeatures(Base):  # the six numbers of the transformation
 class SamplesWhereItPredicts(Base):  # the numbers that say where
     def __init__(self):
         super().__init__(places=conv(12, 18), mask=conv(12, 9), shift=conv(12, 2))
+        from torchvision.ops import DeformConv2d  # takes seconds, of each process that collects
+
         self.deform = DeformConv2d(12, 16, 3, padding=1)
         self.plain = DeformConv2d(16, 12, 3, padding=1, bias=False)
 
@@ -215,6 +215,8 @@ class ExtractsFeatures(nn.Module):  # by a module of torch.fx, whose copies forg
     def __init__(self):
         super().__init__()
         layers = conv(3, 12), nn.BatchNorm2d(12), nn.ReLU(), conv(12, 8), nn.BatchNorm2d(8)
+        from torchvision.models.feature_extraction import create_feature_extractor
+
         self.body = create_feature_extractor(Sequential(*layers), {"2": "low", "4": "high"})
         self.head = Linear(20, CLASSES)
 

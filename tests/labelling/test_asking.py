@@ -500,7 +500,10 @@ def test_equal_seeds_ask_for_equal_images(tmp_path, root):
     assert asked[0] == asked[1]
 
 
-@pytest.mark.parametrize("method", ["dense", "3sp-ca", "uniform", "preconfig", "snip"])
+@pytest.mark.parametrize(
+    "method",
+    ["dense", "3sp-ca", "snip", pytest.param("preconfig", marks=pytest.mark.slow)],
+)
 def test_outputs_grow_whatever_was_pruned(tmp_path, method):
     root = photos.make(tmp_path / "photos", names=("dark", "light"))
     with begin(tmp_path, root, method=method) as asking:

@@ -168,13 +168,6 @@ def test_of_two_the_whole_one_is_loaded(folder):
         load_checkpoint(folder.path)
 
 
-def test_a_state_of_endless_text_is_not_read(folder, monkeypatch):
-    save_checkpoint(folder, 0, {"step": 1})
-    monkeypatch.setattr("alprune.loop.checkpoint._TEXT_MOST", 10)
-    with pytest.raises(StoreError, match="characters of text; allowed: 10"):
-        load_checkpoint(folder.path)
-
-
 def test_other_programs_can_read_the_tensors(tmp_path):
     (tmp_path / "file").write_bytes(encode({"number": 1, "state": STATE}))
     weights = load_file(tmp_path / "file")

@@ -149,16 +149,6 @@ def test_no_record_grows_longer_than_is_read(tmp_path, monkeypatch):
     assert len(read_events(tmp_path / "run")) == 1
 
 
-@pytest.mark.parametrize("name", ["events.jsonl", "labels.csv", ".lock"])
-def test_a_link_is_not_written_through(tmp_path, name):
-    (tmp_path / "mine").write_text("mine")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
-    with pytest.raises(StoreError, match="is a link, and a run would write to what it leads to"):
-        RunFolder(tmp_path / "run")
-    assert (tmp_path / "mine").read_text() == "mine"
-
-
 def test_an_empty_record_without_options_is_no_run(tmp_path):
     (tmp_path / "events.jsonl").touch()
     with pytest.raises(StoreError, match="holds no run to resume"):

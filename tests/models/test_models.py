@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -166,6 +165,8 @@ def test_parameters_match_the_tables_of_snip(name):
 @pytest.mark.parametrize("name", sorted(TORCHVISION))
 def test_parameters_match_torchvision_apart_from_the_stem(name):
     theirs, stem = TORCHVISION[name]
+    import torchvision
+
     reference = torchvision.models.get_model(theirs, weights=None, num_classes=10)
     expected = sum(p.numel() for p in reference.parameters()) - stem
     assert sum(p.numel() for p in build(name, 10).parameters()) == expected
