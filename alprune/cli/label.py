@@ -100,8 +100,8 @@ def label_command(
 
     DIR is a folder like that of alprune ask; both may use it in turn. Only this machine can open
     the page, and only you on it, unless --host says otherwise. Each answer is sent and saved at
-    once, while the next image shows: Ctrl-C and a closed browser lose nothing, a power cut at most
-    what was on its way.
+    once, while the next image shows: a closed browser loses nothing, Ctrl-C and a power cut at
+    most what was on its way.
     """
     from alprune.labelling.web import Server
     from alprune.labelling.web.access import is_loopback

@@ -123,8 +123,10 @@ def _keep_edited(
 def table(queries: Sequence[Query]) -> bytes:
     """Return queries.csv: its column `label` is to be filled in."""
     rows = [
-        (query.path, "", query.guess or "", _digits(query.probability), _digits(query.entropy))
-        for query in queries
+        (q.path, "", q.guess or "", _digits(q.probability), _digits(q.entropy))
+        if q.why != "random"  # accuracy is measured on these, and people agree with what they see
+        else (q.path, "", "", "", "")
+        for q in queries
     ]
     return _csv([("path", "label", "predicted", "probability", "entropy"), *rows])
 

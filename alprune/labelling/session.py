@@ -154,10 +154,10 @@ class Asking:
                 self.say(note)
             why = why_stop(self.config, progress, counts["labelled"])
             asked = [] if stop and why else asked
-            self.journal.ask(asked, learnt=learnt, **counts)
-            summary = {"round": self.journal.round} | counts | learnt
+            summary = {"round": self.journal.round + 1} | counts | learnt
             self._folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
             self.write_labels()
+            self.journal.ask(asked, learnt=learnt, **counts)  # last: what fails opens no round
             opened = Round(
                 self.journal.round,
                 tuple(asked),

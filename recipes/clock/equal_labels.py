@@ -33,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, of counted.py or compare")
     parser.add_argument("--labels", default="6000,11800", help="how many of each run's first")
-    parser.add_argument("--images", type=int, default=150_000, help="that each training sees")
+    parser.add_argument("--images", type=int, default=600_000, help="that each training sees")
     parser.add_argument("--out", type=Path, default=Path("outputs/equal-labels"))
     args = parser.parse_args()
     for run in args.runs:

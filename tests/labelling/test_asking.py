@@ -371,6 +371,21 @@ def test_held_out_images_are_drawn_not_trained_on_and_measured(tmp_path, root):
         assert last["batches"] == 10  # ten passes over eight images, not over twelve
 
 
+def test_a_round_whose_files_cannot_be_written_is_not_opened(tmp_path, root, monkeypatch):
+    def full():
+        raise StoreError("no space left")
+
+    with begin(tmp_path, root) as asking:
+        asking.ask()
+        prepared = asking.prepare()
+        monkeypatch.setattr(asking, "write_labels", full)
+        for _ in range(2):
+            with pytest.raises(StoreError, match="no space left"):
+                asking.open_round(prepared, hand_out=False)
+        monkeypatch.undo()
+        assert asking.journal.round == 1
+
+
 def test_the_files_of_a_round_say_what_is_asked(tmp_path, root):
     with begin(tmp_path, root, classes=("a&b", "dark", "light", "striped")) as asking:
         asked = asking.ask()

@@ -63,6 +63,7 @@ class BackgroundFit:
             if not self._ending.is_set():
                 if exchange:
                     queue.put(asking.open_round(prepared, hand_out=False))
+                    begun = 0  # these answers were learnt from, whatever fails now
                 queue.stock(prepared)
                 queue.message = queue.finished = ""
                 insight = look_over(
@@ -76,9 +77,10 @@ class BackgroundFit:
             queue.message, queue.finished = "", all_labelled(asking)
         except AlpruneError as error:
             queue.message = str(error)
-            queue.put_back(begun)  # it is tried again
+            queue.put_back(begun)  # the round is tried again
         except Exception as error:  # the person can continue, and should know
             queue.message = f"The learner failed: {error!r}. Your labels are safe."
+            queue.put_back(begun)
         finally:
             queue.working = ""
 

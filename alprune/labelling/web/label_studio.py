@@ -118,7 +118,8 @@ class LabelStudio:
         query = guesses.get(content)
         label, probability = (query.guess, query.probability or 0.0) if query else (None, 0.0)
         if answer is not None:
-            label, probability = answer.label, 1.0
+            # A named person's answer is not shown to a second one, with whom it is compared.
+            label, probability = None if answer.user else answer.label, 1.0
         score = 0.5 + probability / 2
         if answer is None and content in order:
             score = 0.5 * order[content] / len(order)

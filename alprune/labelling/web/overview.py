@@ -156,8 +156,8 @@ class Overview:
                 answer = journal.answers.get(content)
                 label = None if answer is None else answer.label
                 query = Query(self._insight.paths[content], content, "map")
-                if answer is None and self._queue.is_drawn(query):
-                    continue  # it is asked about by itself alone
+                if self._queue.is_drawn(query) if answer is None else label is None:
+                    continue  # drawn ones are asked about alone, skipped ones in the review
                 points.append(
                     {
                         "at": place,

@@ -35,7 +35,7 @@ export async function open(name, numbers) {
 
 // Choose a class: for the images of a selection, or to see those that are taken for it.
 export function choose(name) {
-  if (!selected) return open(name);
+  if (!selected || (laid && !laid.images.length)) return open(name);
   list(name);
   count();
 }
@@ -74,7 +74,8 @@ export async function done() {
   const right = marked(false), wrong = marked(true), tiles = [...$("grid").children];
   if (!right.length) return;
   const label = $("grid-class").value, before = laid;
-  const rest = selected && selected.filter((number) => !right.includes(number) && !wrong.includes(number));
+  const more = selected && (laid.left > tiles.length || selected.length > MOST);  // else the others have answers
+  const rest = more && selected.filter((number) => !right.includes(number) && !wrong.includes(number));
   const mine = turn += 1;
   laid = null;
   $("grid").replaceChildren();
