@@ -111,6 +111,13 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("                self._once = None\n", "                pass\n"),
         ('usual = {"http": ":80", "https": ":443"}', 'usual = {"http": "x", "https": "x"}'),
     ]),
+    ("labelling/web/background_fit.py", "labelling/test_background_fit.py", [
+        ('queue.message = queue.finished = ""', "pass"),
+        ("except NothingLeft:", "except EOFError:"),
+        ("queue.put_back(begun)", "pass"),
+        ("except Exception as error:", "except OSError as error:"),
+        ('finally:\n            queue.working = ""', "finally:\n            pass"),
+    ]),
     ("labelling/web/leases.py", "labelling/test_leases.py", [
         ("if now - seen <= LEASE_S and", "if"),
         ("if number not in self._holder:", "if True:"),
@@ -151,7 +158,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("loop/active_learner.py", "loop/test_resume.py", [
         ("self.save(self.step + 1)", "self.save(0)"),
     ]),
-    ("loop/checkpoint.py", "loop/test_checkpoint.py", [
+    ("loop/checkpoint.py", "loop/test_checkpoint.py untrusted/test_untrusted_run_folder.py", [
         ("folder.write(SLOTS[number % 2], *_laid_out(*_taken",
          "folder.write(SLOTS[0], *_laid_out(*_taken"),
         ("max(found, key", "min(found, key"),
@@ -242,8 +249,26 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('last["reason"] == "budget" and', 'last["reason"] != "steps" and'),
         ("if steps or later:", "if steps:"),
     ]),
+    ("loop/frozen.py", "loop/test_frozen.py", [
+        ("train.classes, labels, embeddings)", "train.classes, labels)"),
+    ]),
+    ("loop/learner.py", "loop/test_learner_options.py", [
+        ("momentum=config.momentum", "momentum=0.9"),
+        ("weight_decay=config.weight_decay", "weight_decay=config.momentum"),
+        ("label_smoothing=config.label_smoothing", "label_smoothing=0.0"),
+        ("schedule=config.schedule", 'schedule="linear"'),
+        ("averaging=config.averaging", "averaging=0.99"),
+        ("pad=config.pad", "pad=4"),
+        ("train.flip if config.flip is None", "True if config.flip is None"),
+        ("range(config.prune_batches)", "range(1)"),
+        ("[: config.prune_batch]", "[:32]"),
+        ("models.INITS[config.init]", 'models.INITS["he"]'),
+        ('options | {"latency_step_batch": config.batch_size}', "options"),
+        ("past=config.epi_window", "past=5"),
+        ("labels[chosen].to(device)", "labels[: len(chosen)].to(device)"),
+    ]),
     ("loop/run_folder.py", "loop/test_run_folder.py loop/test_power_cut.py loop/test_faults.py"
-     " loop/test_checkpoint.py", [
+     " loop/test_checkpoint.py untrusted/test_untrusted_run_folder.py", [
         ("if len(line) > LINE_BYTES:", "if False:"),
         ("        self._digest.update(line)\n", ""),
         ("or digest not in (None, kept.hexdigest())", ""),
@@ -486,10 +511,22 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         (") ** 0.5)", "))"),
         ("if weight.ndim > 1:", "if True:"),
     ]),
+    ("pruning/epi/pruner.py", "training/test_states.py", [
+        ('"done": self._done', '"done": 0.0'),
+        ('self._importance.restore(state["importance"])', "pass"),
+        ('tuple(state["floored"])', "()"),
+    ]),
     ("pruning/width_limits.py", "pruning/test_width_limits.py pruning/test_limits.py", [
         ("max(LEAST, channels // 16)", "min(LEAST, channels // 16)"),
         ("channels.bit_length() - 4", "channels.bit_length() - 3"),
         ("not 0 <= share < 1:", "not 0 <= share <= 1:"),
+    ]),
+    ("runs/compare/choices.py", "runs/compare/test_cells.py", [
+        ("batch_size initial warmup_batches budget", "batch_size initial budget"),
+    ]),
+    ("runs/compare/runs.py", "runs/compare/test_cells.py", [
+        ('"data_root", "cache", "pretrained"', '"data_root", "pretrained"'),
+        ("name not in may_differ and now", "name not in may_differ and name != 'lr' and now"),
     ]),
     ("runs/compare/runs.py", "untrusted/test_trust.py", [
         ("asdict(cell.config), takes=())", "read_recipe(cell.path / CONFIG), takes=())"),
@@ -634,6 +671,10 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("_foreach_lerp_(old, new, pull)", "_foreach_lerp_(old, new, 1 - pull)"),
         ("if tensor.is_floating_point():", "if tensor.requires_grad:"),
     ]),
+    ("training/passes.py", "training/test_states.py", [
+        ('"peaks": self._peaks', '"peaks": []'),
+        ('self.optimiser.load_state_dict(state["optimiser"])', "pass"),
+    ]),
     ("training/predict.py", "training/test_predict.py", [
         ("if budget is not None and budget.expired:", "if False:"),
         ("self.chunk = tried // 2", "self.chunk = tried // 2 + 1"),
@@ -645,7 +686,10 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("if self.batch_size < 2:", "if self.batch_size < 1:"),
         ("if not 0 <= getattr(self, name) < 1:", "if not 0 <= getattr(self, name) <= 1:"),
     ]),
-    ("training/state.py", "training/test_device.py", [
+    ("training/state.py", "training/test_states.py", [
+        ('dict(learner.averaged.state_dict()) if learner.settings.averaging else None', "None"),
+        ("load_state(learner.snapshots[-1], weights)", "pass"),
+        ("learner.optimiser.state[parameter] = {", "_ = {"),
         ("learner.scaler.load_state_dict(dict(scaler))", "pass"),
     ]),
     ("training/state.py", "loop/test_resume.py", [

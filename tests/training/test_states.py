@@ -59,7 +59,7 @@ def plain(value):
     """Reduce a value to what can be compared."""
     if isinstance(value, Tensor):
         return value.dtype, value.detach().tolist()
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module | torch.amp.GradScaler):
         return plain(value.state_dict())
     if isinstance(value, torch.optim.Optimizer):  # its rates are set before each batch
         return [plain(value.state.get(p)) for group in value.param_groups for p in group["params"]]
@@ -73,15 +73,15 @@ def plain(value):
     return value if isinstance(value, bool | int | float | str | None) else type(value).__name__
 
 
-def trained(digits, early=False):
+def trained(digits, early=False, precision=torch.float32):
     model = build("tiny_learner:build", 10, (1, 8, 8), 0)
     pruner = None
     if early:
-        target = Target("channels", 0.4, Limits(min_channels=2))
+        target = Target("channels", 0.4, Limits(min_channels=13))
         graph = trace(model, torch.zeros(2, 1, 8, 8))
         pruner = EarlyPruner(graph, EarlySettings(target, prune_at=1, steps=2))
     settings = FitSettings(batch_size=8, pad=0, averaging=0.9)
-    learner = Learner(model, digits, settings, CPU, torch.float32, pruner)
+    learner = Learner(model, digits, settings, CPU, precision, pruner)
     learner.keep_snapshots(2)
     return learner
 
@@ -121,13 +121,19 @@ def check(made, fresh, work):
 
 
 @pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("epochs", [1.0, 1.5])  # the second ends within the epoch that prunes
+@pytest.mark.parametrize("epochs", [1.0, 1.75])  # the second ends within the epoch that prunes
 def test_a_learner(digits, early, epochs):
     def work(learner):
-        fit(learner, digits, epochs)
+        fit(learner, digits, 0.5)  # of which a snapshot is left
+        fit(learner, digits, epochs - 0.5)
         learner.lr /= 2  # as after a divergence
 
     check(trained(digits, early), trained(digits, early), work)
+
+
+def test_a_learner_whose_gradients_are_scaled(digits):
+    made, fresh = (trained(digits, precision=torch.float16) for _ in range(2))
+    check(made, fresh, lambda learner: fit(learner, digits, 1.0))
 
 
 def test_a_frozen_learner(digits, tmp_path):
