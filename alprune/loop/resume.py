@@ -196,6 +196,11 @@ def _restored(
         saved = saved_learner(state)
         if saved is None:
             raise KeyError("learner")
+        kept = saved.inputs  # what it has learnt to read, whatever this version says
+        if kept is not None and (train.mean, train.std) != (kept.mean, kept.std):
+            train = replace(train, mean=kept.mean, std=kept.std)
+            test = replace(splits.test, mean=kept.mean, std=kept.std)
+            splits = replace(splits, train=train, test=test)
         learner = rebuilt_learner(config, train, saved, snapshots_of(acquisition), team)
         pool = LabelPool(len(train), len(train.classes))
         session = Session(config, splits, pool, learner, saved.plan, folder, acquisition, observer)

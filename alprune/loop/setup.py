@@ -201,6 +201,8 @@ def open_session(
     pruned = prune_learner(config, splits.train, first, pool.label_of(first))
     pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
     learner = new_learner(config, pruned.model, splits.train, team)
+    if learner.early is not None:
+        learner.early.check(pruned.model)
     if folder is None:  # last: what is refused before leaves no folder behind
         folder = (RunFolder if team.rank == 0 else NullRunFolder)(Path(config.out))
     session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer, now)

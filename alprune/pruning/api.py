@@ -143,7 +143,7 @@ def prune(
         time_reduction: Share of the time of a training step to remove, measured likewise.
         limits: What must stay: floors, multiples, layers to ignore, reductions by layer. With
             reductions by layer and no other one, only these layers are pruned. Limits that a
-            method would ignore are refused, except the floors of widths by weight masks.
+            method would ignore are refused, but by dense networks, and floors by weight masks.
         scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature and
             whether it redraws linear layers, how BatchNorm normalises.
         latency: How latency and time are measured, and whether scores are divided by what a
@@ -251,7 +251,10 @@ def _cut(entry: Method, model: nn.Module, request: Request) -> tuple[Cut, Cost, 
         goal = before.macs * (1 - asked.get("flops", 0.0))
         if left.macs <= goal + 1e-9 or list(asked) != ["flops"]:
             break
-        short = 1 - (1 - request.reductions["flops"]) * goal / left.macs
+        # By the difference: what does not shrink, and what shrinks by a share more, is met at once.
+        short = request.reductions["flops"] + (left.macs - goal) / before.macs
+        if short >= 1:
+            short = 1 - (1 - request.reductions["flops"]) * goal / left.macs
         request = replace(request, reductions={"flops": short})
     else:
         raise PruneError(

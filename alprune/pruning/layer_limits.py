@@ -166,8 +166,8 @@ def set_layers(
 def _coarse(graph: ChannelGraph, pattern: str) -> set[int]:
     """Return the groups that stay whole since outputs of the layers leave with finer ones.
 
-    An output of attention belongs to a head and to a place within the heads. Cutting the places
-    by a share cuts the outputs by that share; cutting the heads as well would cut more.
+    An output of attention belongs to a head and to a place within the heads. Cutting either by a
+    share cuts the outputs by that share; cutting both would cut more.
     """
     fine: set[int] = set()
     others: set[int] = set()

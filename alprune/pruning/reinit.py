@@ -65,6 +65,7 @@ def rescale(pruned: nn.Module, dense: nn.Module, generator: torch.Generator, ini
         inner = pruned.model if isinstance(pruned, Cropped) else pruned
         for name, weight in inner.named_parameters():
             owner = inner.get_submodule(name.rpartition(".")[0])
-            outputs = 1 if isinstance(owner, nn.modules.conv._ConvTransposeNd) else 0
+            transposed = isinstance(owner, nn.modules.conv._ConvTransposeNd)
+            outputs = 1 if transposed and owner.groups == 1 else 0  # whole groups leave by rows
             if weight.ndim > 1:
                 weight.mul_((before[name].shape[outputs] / weight.shape[outputs]) ** 0.5)

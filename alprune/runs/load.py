@@ -168,7 +168,7 @@ def _of_checkpoint(
         fits = [place for place, event in enumerate(events) if event["event"] == "fit"]
         seen = len(_renames(events[: fits[-1]])) if fits else 0
         fitted = fitted or (events[fits[-1]].get("temperature") if fits else None)
-    inputs, merged = _renamed(inputs, _renames(events)[seen:])
+    inputs, merged = _renamed(inputs, _changes(events, seen))
     notes += tuple(
         f"class {name!r} was merged into {into!r} after this learner was trained, which still "
         f"tells them apart. To train it anew: {resume_command(path)}"
@@ -182,20 +182,40 @@ def _renames(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [event for event in events if event["event"] == "rename_class"]
 
 
-def _renamed(inputs: Inputs, renames: Sequence[Mapping[str, Any]]) -> tuple[Inputs, dict[str, str]]:
+def _changes(events: Sequence[Mapping[str, Any]], seen: int) -> list[Mapping[str, Any]]:
+    """Return the changes of names after the first `seen`, and the removals of classes since."""
+    found, count = [], 0
+    for event in events:
+        count += event["event"] == "rename_class"
+        if event["event"] == "rename_class" and count > seen:
+            found.append(event)
+        elif event["event"] == "remove_class" and count >= seen:
+            found.append(event)
+    return found
+
+
+def _renamed(inputs: Inputs, changes: Sequence[Mapping[str, Any]]) -> tuple[Inputs, dict[str, str]]:
     """Give the outputs the names that people gave their classes since; return what they merged."""
     names = list(inputs.classes)
     merged: dict[str, str] = {}
-    for event in renames:
-        of, to = event["of"], event["to"]
-        if of not in names or of in merged:
+    removed: set[str] = set()
+    for event in changes:
+        of = event["of"]
+        if of not in names or of in merged or of in removed:
             continue
-        if to in names and to not in merged:
+        if event["event"] == "remove_class":
+            removed.add(of)
+            continue
+        to = event["to"]
+        if to in names and to not in merged and to not in removed:
             merged[of] = to
             continue
         place = names.index(of)
         if to in merged:  # the freed name of an output that was merged, which takes this one's
             names[names.index(to)], merged[of] = of, merged.pop(to)
+        elif to in removed:
+            names[names.index(to)] = of
+            removed = removed - {to} | {of}
         names[place] = to
         merged = {name: to if into == of else into for name, into in merged.items()}
     return replace(inputs, classes=tuple(names)), merged

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from alprune.loop import resume as reopen
 from alprune.loop.checkpoint import CheckpointWriter
 from alprune.loop.events import Record
 from alprune.loop.run_folder import RunFolder
-from alprune.loop.setup import complete, open_session
+from alprune.loop.setup import complete, load_splits, open_session
 from alprune.runs.rerun import compare
 from alprune.training import Learner
 
@@ -526,3 +527,18 @@ def test_the_folder_holds_all_it_takes_to_run_again(reference):
     assert again == complete(options(reference))
     with open(reference / "labels.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 130
+
+
+def test_a_resumed_run_reads_its_images_at_the_scale_that_it_has_learnt(tmp_path):
+    path = alprune.run(options(tmp_path / "run", steps=1)).path
+    mean = load_splits(complete(options(tmp_path / "other"))).train.mean
+
+    def of_another_version(config):
+        splits = load_splits(config)
+        other = {"mean": tuple(value + 0.1 for value in mean)}
+        train, test = replace(splits.train, **other), replace(splits.test, **other)
+        return replace(splits, train=train, test=test)
+
+    session, _ = reopen.reopen(path, steps=2, load=of_another_version)
+    session.record.folder.close()
+    assert session.splits.train.mean == session.splits.test.mean == mean

@@ -13,6 +13,7 @@ from alprune.errors import ConfigError, PruneError
 from alprune.models import cost
 from alprune.models.resnet import PaddedResNet
 from alprune.pruning import METHODS, Plan, prune, rebuild
+from alprune.pruning.reinit import rescale
 from alprune.pruning.unstructured.masks import maskable_weights
 
 LEARNERS = {
@@ -120,6 +121,10 @@ def test_weights_are_inherited_drawn_anew_or_rescaled():
     kept = list(narrow.plan.kept["0"])
     assert len(kept) < 8  # its inputs; its outputs are all there, so it keeps its scale
     assert torch.equal(narrow.model[1].weight, up[1].weight[kept])
+    fewer, more = nn.ConvTranspose2d(4, 4, 1, groups=4), nn.ConvTranspose2d(8, 8, 1, groups=8)
+    before = fewer.weight.detach().clone()
+    rescale(fewer, more, torch.Generator(), "he")  # whole groups have left
+    torch.testing.assert_close(fewer.weight, before * 2**0.5)
     last = fresh.model[9].weight  # linear of many inputs: the spread of its draw is known
     assert last.std().item() == pytest.approx((2 / last.shape[1]) ** 0.5, rel=0.15)
     assert torch.equal(fresh.model[9].bias, torch.zeros_like(fresh.model[9].bias))

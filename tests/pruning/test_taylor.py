@@ -10,8 +10,11 @@ from alprune.errors import PruneError
 from alprune.pruning.criteria.base import ScoreOptions
 from alprune.pruning.criteria.grasp import structured_grasp
 from alprune.pruning.criteria.taylor import gate_gradients, taylor
+from alprune.pruning.epi import EarlyPruner, EarlySettings
 from alprune.pruning.epi.importance import Importance
 from alprune.pruning.graph import trace
+from alprune.pruning.plan import Target
+from alprune.pruning.width_limits import Limits
 
 
 def batch_of(*shape, classes=3):
@@ -101,6 +104,9 @@ def test_a_normalisation_of_single_channels_without_scale_is_refused_by_name(nor
     F.cross_entropy(model(batch[0]), batch[1]).backward()
     with pytest.raises(PruneError, match=r"'1' has none.*use 3sp"):
         Importance(graph, "taylor").observe(model)
+    early = EarlyPruner(graph, EarlySettings(Target("channels", 0.2, Limits(1))))
+    with pytest.raises(PruneError, match=r"'1' has none.*use 3sp"):
+        early.check(model)  # before the first epoch
 
 
 def test_gates_leave_the_model_as_it_was():

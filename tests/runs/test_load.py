@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import photos
 import pytest
@@ -14,7 +15,7 @@ from alprune.labelling import open_asking
 from alprune.labelling.classes import merge_classes, rename_class
 from alprune.loop.checkpoint import load_checkpoint
 from alprune.loop.setup import complete, load_splits, open_session
-from alprune.runs.load import find_learner, load_learner
+from alprune.runs.load import _changes, _renamed, find_learner, load_learner
 from alprune.training.classifier import Classifier
 
 
@@ -191,6 +192,14 @@ def test_people_who_are_asked_get_the_learner_of_the_last_round(tmp_path):
     meanwhile = find_learner(path)  # renamed while that round's learner was trained
     assert meanwhile.classifier.classes == since.classifier.classes
     assert meanwhile.notes == since.notes
+
+
+def test_a_class_that_takes_the_name_of_a_removed_one_is_not_merged_into_it(ended):
+    inputs = replace(load_learner(ended).inputs, classes=("wren", "wrens", "owl"))
+    changes = [("remove_class", "wren", ""), ("rename_class", "wrens", "wren")]
+    events = [{"event": event, "of": of, "to": to} for event, of, to in changes]
+    found, merged = _renamed(inputs, _changes(events, 0))
+    assert found.classes == ("wrens", "wren", "owl") and not merged
 
 
 def test_a_run_of_an_older_version_looks_at_its_data(ended, tmp_path):

@@ -156,6 +156,14 @@ class EarlyPruner:
         """What is left of the unpruned network, to rebuild the present one."""
         return Plan.of(self.unpruned, self.keep, self.floored)
 
+    def check(self, model: nn.Module) -> None:
+        """Refuse a network that the criterion cannot rank, before it is trained.
+
+        Raises:
+            PruneError: As from the criterion.
+        """
+        self._importance.criterion.sites(model, self._graph)
+
     def observe(self, model: nn.Module) -> None:
         """Take in a batch: between its backward pass and the optimiser's step.
 

@@ -40,11 +40,16 @@ def check_chosen(planned: Planned, out: Path) -> None:
         StoreError: It was given.
         ConfigError: compare.toml cannot be read.
     """
-    kept = any(s != NEW and cell.config.flops_reduction == AUTO for cell, s in planned)
+    kept = [c for c, s in planned if s != NEW and c.config.flops_reduction == AUTO]
     if not kept or not (out / MANIFEST).exists():
         return
-    then = read_grid_recipe(out / MANIFEST)[0].get("flops_reduction", AUTO)
-    if then != AUTO:
+    fixed, grid = read_grid_recipe(out / MANIFEST)
+    then = fixed.get("flops_reduction", AUTO)
+
+    def of_it(cell: Cell) -> bool:  # another comparison may share the folder
+        return all(v in grid.get(name, [fixed.get(name, v)]) for name, v in cell.values.items())
+
+    if then != AUTO and any(map(of_it, kept)):
         raise StoreError(
             f"the runs in {out} were begun with flops_reduction {quoted(then)}, and now it is to "
             "be chosen by measurement. Give --flops-reduction as before, or choose another --out."

@@ -156,7 +156,8 @@ def rehearse(waiting: list[Cell], load: SharedData, tell: Callable[[Cell], None]
             fit_settings(cell.config, train)
             pool, first = first_labels(cell.config, train)
             pruned = prune_learner(cell.config, train, first, pool.label_of(first))
-            early_pruner(cell.config, pruned.model, train)
+            if early := early_pruner(cell.config, pruned.model, train):
+                early.check(pruned.model)
         except AlpruneError as error:
             raise type(error)(f"run {cell.name}: {error}") from error
 

@@ -51,13 +51,13 @@ def sheet(group: Group, train: Dataset) -> "tuple[Figure, str] | None":
     """Draw the acquired images of a group's first run, a row a class, a column a stage.
 
     Args:
-        group: Of whose runs the one with the lowest seed is shown.
+        group: Of whose runs that count the one with the lowest seed is shown.
         train: Its images.
 
     Returns:
         The figure and what it shows in words; None if labels.csv holds nothing usable.
     """
-    run = group.runs[0]
+    run = group.sound[0]
     known = {
         index: entry
         for index, entry in read_labels(run.path).items()

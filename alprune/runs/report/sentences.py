@@ -173,7 +173,8 @@ def width_text(groups: Sequence[Group]) -> str:
     """Describe what pruning left of the layers."""
     told = []
     for group in groups:
-        kept = [width for _, width in group.runs[0].widths.values()]
+        run = next((run for run in group.seeds if run.widths), group.runs[0])
+        kept = [width for _, width in run.widths.values()]
         told.append(f"{group.name} has {min(kept)} to {max(kept)} channels a layer")
     return _listed(told)
 
