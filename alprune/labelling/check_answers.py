@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alprune.data.doubtful import as_whole, why_doubtful
-from alprune.data.layout import label_of
 from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name, is_unlabelled
 from alprune.data.tables import other_readings
 from alprune.errors import ConfigError, DataError, counted, quoted
@@ -87,7 +86,8 @@ class AnswerChecker:
         identify: Returns the content hash of a file below it, None if it is no image there.
         every_path: Returns the paths of all images below it, for paths that are known by their
             end; called where that is needed.
-        class_folders: Whether the folders of a path name its class, as in `<class>/...`.
+        own_label: Returns the class that an image came with by its path, as that of its folder;
+            None if it came with none. It holds whatever people say.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class AnswerChecker:
         root: Path,
         identify: Callable[[str], str | None],
         every_path: Callable[[], Iterable[str]] = tuple,
-        class_folders: bool = False,
+        own_label: Callable[[str], str | None] = lambda path: None,
     ) -> None:
         self._journal, self._root, self._identify = journal, root, identify
-        self._every_path, self._class_folders = every_path, class_folders
+        self._every_path, self._own_label = every_path, own_label
 
     def take(self, given: Sequence[Given], rules: Rules, by: str) -> Told:
         """Check answers and enter them, all or none.
@@ -150,7 +150,8 @@ class AnswerChecker:
         path, content = asked if asked else (None, None)
         if content is None and rules.unasked:
             spelt = spellings(entry.path, self._root)
-            if self._class_folders and names.says_its_folder(entry, spelt):
+            label = names.meaning(entry)
+            if label and any(names.find(self._own_label(path)) == label for path in spelt):
                 found.known += 1
                 return
             path, content = self._on_disk(entry.path, paths)
@@ -184,9 +185,9 @@ class AnswerChecker:
             if not names.add(label):
                 found.unknown.append(label)
                 return
-        own = names.folder_of(path) if self._class_folders else None
+        own = names.find(self._own_label(path))
         if label is not None and own not in (None, label):
-            found.sorted.append(f"{at}: {label!r}, in the folder of {own!r}")
+            found.sorted.append(f"{at}: {label!r}, where it came as {own!r}")
             return
         self._compare(
             Answer(path, content, label, self._journal.round, user=rules.user), at, rules, found
@@ -247,14 +248,9 @@ class _Names:
         text = composed(entry.labels[0])
         return None if text.casefold() in SKIPS else text
 
-    def says_its_folder(self, entry: Given, paths: Iterable[str]) -> bool:
-        """Return whether a label is the class that the folders of a path name."""
-        label = self.meaning(entry)
-        return bool(label) and any(self.folder_of(path) == label for path in paths)
-
-    def folder_of(self, path: str) -> str | None:
-        """Return the class that the folders of a path name, None if they name none."""
-        return label_of(path, self._forms)
+    def find(self, name: str | None) -> str | None:
+        """Return the class of a name, as it is spelt here; None for none."""
+        return None if name is None else self._forms.find(name) or name
 
     def alike(self, label: str) -> list[str]:
         """Return the classes that differ from a label only in case, spaces and form."""
@@ -331,9 +327,9 @@ def _refuse(found: _Findings, names: _Names, paths: AskedPaths, root: Path, rule
         )
     if found.sorted:
         problems.append(
-            counted(len(found.sorted), "image is", "images are")
-            + f" in the folder of another class: {_few(found.sorted)}. The folder decides: move "
-            "the file into that of the right class, and remove the line."
+            counted(len(found.sorted), "image came", "images came")
+            + f" with another class: {_few(found.sorted)}. That decides: move the file into the "
+            "folder of the right class, or correct the data set, and remove the line."
         )
     if found.guessed:
         readings = [other_readings(name, guess) for name, guess in found.guessed.items()]

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Self
 
 from alprune import data
+from alprune.data.dataset import UNKNOWN
+from alprune.data.layout import label_of
 from alprune.data.listing import list_folder
+from alprune.data.names import KnownNames
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy, images, question_files
 from alprune.labelling.check_answers import AnswerChecker, Rules, Told, declared
@@ -211,12 +214,34 @@ class Asking:
         elif isinstance(answers, Mapping):
             answers = [_given(str(path), label) for path, label in answers.items()]
         with self.lock:
-            checker = self._checker(self.identify if unasked else _nowhere)
+            checker = self._checker(self.identify if unasked else _nowhere, unasked)
             return checker.take(answers, Rules(new_classes, replace, unasked, user), by)
 
-    def _checker(self, identify: Callable[[str], str | None]) -> AnswerChecker:
-        folders = self.config.dataset.startswith("folder:") and self.config.initial is None
-        return AnswerChecker(self.journal, self.root, identify, self.every_path, folders)
+    def _checker(
+        self, identify: Callable[[str], str | None], unasked: bool = False
+    ) -> AnswerChecker:
+        own = self.own_labels(load=unasked)
+        return AnswerChecker(self.journal, self.root, identify, self.every_path, own)
+
+    def own_labels(self, load: bool = True) -> Callable[[str], str | None]:
+        """Return a function that returns the class that an image came with, by its path.
+
+        It returns None for images that came with none, and for all of a trial. Where the data are
+        no folder, they are read, unless `load` is False; then it knows of none.
+        """
+        if self.config.initial is not None:
+            return _nowhere
+        if self.config.dataset.startswith("folder:"):
+            names = KnownNames(self.journal.offered)
+            return lambda path: label_of(path, names)
+        return self._label_in_data if load else _nowhere
+
+    def _label_in_data(self, path: str) -> str | None:
+        for part in (self._loaded().train, self._loaded().test):
+            index = None if part.files is None else part.files.index(path)
+            if index is not None and int(part.y[index]) != UNKNOWN:
+                return part.classes[int(part.y[index])]
+        return None
 
     def every_path(self) -> list[str]:
         """Return the paths of all images, labelled or not, test images among them."""

@@ -287,8 +287,26 @@ def test_a_table_of_predictions_is_told_with_what_the_folders_say(tmp_path, root
         assert (told.known, asking.labels) == (10, {other: "light"})
         with pytest.raises(DataError, match="1 image is not among those to learn from"):
             asking.tell({"test/dark/p0-030.png": "light"}, unasked=True)
-        with pytest.raises(DataError, match=r"folder of another class: .*'light', .*'dark'.*move"):
+        with pytest.raises(DataError, match=r"came with another class: .*'light', .*'dark'.*move"):
             asking.tell({"dark/p0-020.png": "light"}, unasked=True)
+
+
+def test_a_table_of_predictions_of_a_csv_file_is_told_with_what_the_file_says(tmp_path, root):
+    paths = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.png"))]
+    ends = [*paths[:6], *paths[-6:]]
+    label = {path: photos.truth(path) for path in ends}
+    parts = dict.fromkeys(paths, "train") | dict.fromkeys([*ends[:2], *ends[-2:]], "test")
+    rows = [f"{path},{label.get(path, '')},{parts[path]}" for path in paths]
+    table = root / "photos.csv"
+    table.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    with begin(tmp_path, root, dataset=f"csv:{table}") as asking:
+        asked = {query.path for query in asking.ask()}
+        other = next(path for path in paths if path not in {*asked, *ends})
+        told = asking.tell(label | {other: "striped"}, unasked=True)
+        assert (told.known, asking.labels) == (12, {other: "striped"})
+        wrong = {"dark": "striped", "striped": "dark"}[label[paths[5]]]
+        with pytest.raises(DataError, match="1 image came with another class.*correct the data"):
+            asking.tell({paths[5]: wrong}, unasked=True)
 
 
 def test_an_image_that_came_since_may_be_told_without_being_asked_for(tmp_path, root):

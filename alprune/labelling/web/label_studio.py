@@ -77,13 +77,14 @@ class LabelStudio:
             return self._asking.journal.offered
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Return a task for each image that has no label yet."""
+        """Return a task for each image that has no label yet, nor came with one."""
         with self._asking.lock:
             known = {answer.path for answer in self._asking.journal.answers.values()}
+            own = self._asking.own_labels()
         return [
             {"data": {"image": self.address + quote(path), "path": path}}
             for path in self._asking.every_path()
-            if path not in known
+            if path not in known and own(path) is None
         ]
 
     def predict(self, tasks: Sequence[Any], schema: str) -> list[dict[str, Any]]:
