@@ -179,7 +179,7 @@ def test_a_budget_ends_all_processes_within_a_batch(tmp_path):
     end = events_of(tmp_path / "run")[-1]
     steps = [event for event in events_of(tmp_path / "run") if event["event"] == "step"]
     batch_s = max(step["train_s"] / step["batches"] for step in steps if step["batches"])
-    assert end["reason"] == "budget" and 4 <= end["elapsed_s"] <= 4 + max(1.0, 5 * batch_s)
+    assert end["reason"] == "budget" and end["elapsed_s"] <= 4 + max(1.0, 5 * batch_s)
 
 
 @posix
