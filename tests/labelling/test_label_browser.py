@@ -74,7 +74,7 @@ def open_page(browser):
     yield open_page
     for context in contexts:
         context.close()
-    assert not complaints
+    assert complaints == []
 
 
 def press(page, key):
