@@ -1,5 +1,6 @@
 """The events of a run: what each of them says, for the run folder and the observer."""
 
+import contextlib
 import json
 import platform
 import sys
@@ -7,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -309,12 +311,17 @@ def moved_between(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
 
 def _peak_memory(device: torch.device) -> dict[str, int | None]:
     """Return the most memory that this process has held, in bytes; None where it isn't known."""
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"peak_rss_bytes": _peak_resident(), "peak_device_bytes": on_device}
+
+
+def _peak_resident() -> int | None:
+    with contextlib.suppress(OSError, StopIteration):  # getrusage counts the parent's memory, too
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
-        resident = None
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_rss_bytes": resident, "peak_device_bytes": on_device}
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -380,6 +380,15 @@ def test_the_last_event_says_how_much_memory_was_used(tmp_path):
         assert 50e6 < end["peak_rss_bytes"] < 50e9
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
+def test_memory_of_the_process_that_started_the_run_does_not_count():
+    code = "import torch; from alprune.loop.events import _peak_memory as peak;"
+    code += "print(peak(torch.device('cpu'))['peak_rss_bytes'])"
+    held = bytearray(1_000_000_000)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50e6 < int(found.stdout) < len(held)
+
+
 def test_labels_are_in_the_file_as_soon_as_they_are_told(tmp_path):
     config = complete(options(tmp_path / "run"))
     splits = load_splits(config)
