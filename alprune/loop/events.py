@@ -312,10 +312,11 @@ def moved_between(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
 def _peak_memory(device: torch.device) -> dict[str, int | None]:
     """Return the most memory that this process has held, in bytes; None where it isn't known."""
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_rss_bytes": _peak_resident(), "peak_device_bytes": on_device}
+    return {"peak_rss_bytes": peak_resident(), "peak_device_bytes": on_device}
 
 
-def _peak_resident() -> int | None:
+def peak_resident() -> int | None:
+    """Return the largest resident set of this process so far, in bytes; None where not known."""
     with contextlib.suppress(OSError, StopIteration):  # getrusage counts the parent's memory, too
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024

@@ -1,11 +1,10 @@
 """What the benchmarks beside this share: a stopwatch and the memory that a process has held."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from alprune.loop.events import peak_resident
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -16,13 +15,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def peak_bytes() -> float:
-    """Return the largest resident set so far.
-
-    On Linux from /proc: getrusage counts what the process held that started this one, too.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        [peak_kib] = [line.split()[1] for line in status.open() if line.startswith("VmHWM:")]
-        return int(peak_kib) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)  # bytes, elsewhere KiB
+    """Return the largest resident set so far."""
+    peak = peak_resident()
+    assert peak is not None, "the memory of this process is not known"
+    return peak

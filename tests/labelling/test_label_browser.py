@@ -211,13 +211,17 @@ def test_a_confident_guess_is_accepted_by_enter(start, open_page):
     assert asking.labels == {query.path: "light"}
 
 
-def test_a_grid_labels_all_that_are_not_marked_as_wrong(start, open_page):
-    server, asking, _ = start()
-    page = open_page(server.url)
+def show_five_in_the_grid(server, page):
     guessed = [replace(server.queue.query(n), guess="dark", probability=0.9) for n in range(5)]
     server._overview.update(Insight(guessed=guessed))
     page.click("#to-grid")
     page.wait_for_selector(".tile >> nth=4")
+
+
+def test_a_grid_labels_all_that_are_not_marked_as_wrong(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    show_five_in_the_grid(server, page)
     held = []  # an answer that is late, after that of a later question, is not shown
     page.route("**/grid?class=light", lambda route: held.append(route))
     page.select_option("#grid-class", "light")
@@ -236,10 +240,7 @@ def test_a_grid_labels_all_that_are_not_marked_as_wrong(start, open_page):
 def test_enter_before_the_images_of_a_class_have_come_labels_none(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)
-    guessed = [replace(server.queue.query(n), guess="dark", probability=0.9) for n in range(5)]
-    server._overview.update(Insight(guessed=guessed))
-    page.click("#to-grid")
-    page.wait_for_selector(".tile >> nth=4")
+    show_five_in_the_grid(server, page)
     for _ in range(2):  # so that Enter means the images
         page.click(".tile >> nth=1")
     held = []
