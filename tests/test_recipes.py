@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -61,11 +62,23 @@ def commands_of(recipe: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in joined if line.startswith("alprune ")]
 
 
+def reduced(recipe: Path, name: str) -> str:
+    """Return the options of the reduced experiment under a name in a recipe's header."""
+    found = re.search(rf"^# {name}: (.*(?:\n# {{7}}.*)*)", recipe.read_text(), re.MULTILINE)
+    assert found
+    return found[1].replace("\n#", " ")
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=by_name)
 def test_the_commands_in_a_recipe_s_header_can_be_given(recipe, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     commands = commands_of(recipe)
     assert commands
+    if "# Reduced, as measured:" in recipe.read_text():
+        size = reduced(recipe, "SIZE").split()
+        compared = [command for command in commands if command[0] == "compare"]
+        commands += [[*command, *size, "--seeds", "3"] for command in compared]
+        commands.append([*compared[0], *size, *reduced(recipe, "CELLS").split()])
     for verb, *words in commands:
         if verb == "compare":
             done = CliRunner().invoke(main, [verb, *words, "--dry-run", "--out", str(tmp_path)])
@@ -79,8 +92,11 @@ def test_the_commands_in_a_recipe_s_header_can_be_given(recipe, monkeypatch, tmp
 def test_the_commands_of_the_papers_contents_can_be_given(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "recipes" / "papers" / "README.md").read_text().replace("\\\n", " ")
-    size = "--image-size 16 --initial 2000 --initial-epochs 10"
-    lines = [line.strip().replace(" SIZE ", f" {size} ") for line in text.splitlines()]
+    lines = []
+    for line in map(str.strip, text.splitlines()):
+        recipe = re.search(r"--recipe (\S+) SIZE ", line)
+        size = reduced(ROOT / recipe[1], "SIZE") if recipe else ""
+        lines.append(line.replace(" SIZE ", f" {size} "))
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("alprune ")]
     assert len(commands) > 20
     for _, verb, *words in commands:

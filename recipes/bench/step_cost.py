@@ -5,8 +5,9 @@
 
 Trains networks of random widths, pruned from the model, on one batch that lies ready, in turns, and
 fits the median times by a sum of three terms, none negative, with errors as shares of the time.
-Prints what a value and a weight cost in multiply-accumulates, as `alprune/prune/criteria/costs.py`
-has them, and how far off times are by this and by multiply-accumulates alone.
+Prints what a value and a weight cost in multiply-accumulates, as
+`alprune/pruning/criteria/costs.py` has them, and how far off times are by this and by
+multiply-accumulates alone.
 """
 
 import argparse

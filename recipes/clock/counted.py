@@ -1,6 +1,6 @@
 """Networks against each other at equal time, on a clock that counts their work.
 
-    python recipes/clock/counted.py measure --dataset npz:cifar10.npz      # alone, some minutes
+    python recipes/clock/counted.py measure --dataset npz:cifar10.npz --rows vgg19,vgg19-90
     python recipes/clock/counted.py run --dataset npz:cifar10.npz --rows vgg19,vgg19-90 --seeds 110
     python recipes/clock/counted.py table
     python recipes/clock/counted.py curves --eval-every 10                 # at equal labels
@@ -9,9 +9,10 @@
 with nothing else running, and writes outputs/counted/speeds.json. `run` makes real runs whose
 budget is spent by these times for each batch that they train on and each chunk that they score, so
 that they may share a machine and still give the same numbers again; a run that is finished is not
-made again. What a step does beside the work of the network, some 0.015 s, is not counted. `curves`
-compares at the same numbers of labels what was run with `--eval-every`. `--lagging` keeps the
-running averages of a young network instead of re-estimating its BatchNorm statistics.
+made again, unless its folder is moved away. What a step does beside the work of the network, some
+0.015 s, is not counted. `curves` compares at the same numbers of labels what was run with
+`--eval-every 10` (tests no further apart than 1,000 labels). `--lagging` keeps the running
+averages of a young network instead of re-estimating its BatchNorm statistics.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import copy
 import json
 import statistics
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,13 +178,21 @@ def measure(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make the runs that are not there yet, and print each."""
-    speeds = json.loads((OUT / "speeds.json").read_text())
+    path = OUT / "speeds.json"
+    speeds = json.loads(path.read_text()) if path.exists() else {}
+    if missing := [row for row in args.rows if row not in speeds]:
+        rows = ",".join(missing)
+        raise SystemExit(f"first, with nothing else running: counted.py measure --rows {rows}")
     splits = load_splits(complete(config_of(args.rows[0], args)))
     for seed in args.seeds:
         for row in args.rows:
             label = "-".join([row, *["lagging"] * args.lagging, *map("=".join, args.set)])
             name = f"{label}-{args.acquisition}-{args.epochs:g}-{args.budget:g}-{seed}"
             if (OUT / name / "done").exists():
+                made = RunConfig.from_toml(OUT / name / "config.toml")
+                for key in ("dataset", "eval_every"):
+                    if (before := getattr(made, key)) != getattr(args, key):
+                        raise SystemExit(f"{OUT / name} has {key} {before}: move it away")
                 continue
             options = {key: getattr(args, key) for key in ("budget", "acquisition", "epochs")}
             options |= {key: float(value) for key, value in args.set}
@@ -223,6 +233,7 @@ def curves(args: argparse.Namespace) -> None:
             tests = [event for event in events if event.get("test_accuracy") is not None]
             labels = [test["labelled"] for test in tests]
             at = [n for n in range(2000, 50_001, 1000) if labels[0] <= n <= labels[-1]]
+            at = [n for n in at if np.diff(labels)[bisect_left(labels, n) - 1] <= 1000]
             values = np.interp(at, labels, [100 * test["test_accuracy"] for test in tests])
             shown = ", ".join(f"{n}: {v:.1f}" for n, v in zip(at, values, strict=True))
             print(f"| {' | '.join(row)} | {seed} | {shown} |")

@@ -1,6 +1,6 @@
 """Which labels teach more: those that runs asked for, at equal numbers and equal training.
 
-    python recipes/clock/equal_labels.py outputs/counted/vgg19-95-*-450-151 --labels 6000,11800
+    python recipes/clock/equal_labels.py outputs/counted/vgg19-95-[emr]*-450-151 --labels 6000,11800
 
 takes the first N points that each run labelled, and trains the run's network on them, pruned and
 initialised anew by the run's seed, so that what a run spends on choosing and what it trained on

@@ -8,7 +8,7 @@ Indicator of several pruning ratios, mean over the seeds. ResNet-20 on CIFAR-10,
 momentum 0.9, rate 0.1 falling linearly; the paper trains ResNet-34 and ResNet-50 on ImageNet. The
 first value is that of epoch 6, the first with five epochs before it.
 
-What came out is in recipes/papers/README.md.
+Not measured (recipes/papers/README.md).
 """
 
 import argparse

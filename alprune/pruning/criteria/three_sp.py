@@ -54,9 +54,9 @@ def three_sp_ca(
 
     The paper contradicts itself on where lambda goes. Algorithm 1 adds it to the raw cost of
     about 10^5 a channel, where 0.05 has no effect (VGG-19 keeps 5.2 M parameters at 80% fewer
-    FLOPs, 20.9 MB). Section 3.2 adds it to the normalised cost. Normalised over mask entries,
-    whole layers empty at 80%; normalised over layers, 1.0 to 1.1 M parameters stay (4.1 to
-    4.4 MB), nearest to Table 2's 3.3 MB, and no layer empties. So: over layers. Channels of
+    FLOPs, 20 MiB). Section 3.2 adds it to the normalised cost. Normalised over mask entries,
+    whole layers empty at 80%; normalised over layers, 0.9 to 1.1 M parameters stay (3.5 to
+    4.3 MiB), nearest to Table 2's 3.3 MB, and no layer empties. So: over layers. Channels of
     several coupled layers cost the sum over their makers, which the paper leaves open.
 
     Args:
