@@ -152,8 +152,10 @@ class Asking:
             learnt = dict(prepared.learnt)
             learnt["guesses"] = None if guessed is None else asdict(guessed)
             counts = images.counts(prepared.images)
-            progress = progress_of([*(a["learnt"] for a in self.journal.measured), learnt])
-            if prepared.learner is not None and (note := unmeasured(self.config, progress)):
+            measured = [*(a["learnt"] for a in self.journal.measured), learnt]
+            progress = progress_of(measured, self.config.hold_out)
+            note = unmeasured(self.config, progress, counts["held_out"])
+            if prepared.learner is not None and note:
                 self.say(note)
             why = why_stop(self.config, progress, counts["labelled"])
             asked = [] if stop and why else asked

@@ -8,6 +8,7 @@ from alprune.errors import counted
 from alprune.loop.defaults import ResolvedLabelling
 from alprune.loop.stopping import CRITERIA, Evaluations, Progress
 
+_LEAST = 50  # held-out images: the accuracy on fewer is a matter of luck
 _NEVER_MET = 1e-300  # nats: has the uncertainty computed without ending the round
 
 _SAYINGS: dict[str, Callable[[Any, Progress], str]] = {
@@ -23,20 +24,27 @@ _SAYINGS: dict[str, Callable[[Any, Progress], str]] = {
 }
 
 
-def progress_of(rounds: Iterable[Mapping[str, Any]]) -> Progress:
+def progress_of(rounds: Iterable[Mapping[str, Any]], hold_out: int = 0) -> Progress:
     """Gather what the rounds have measured.
+
+    An accuracy on held-out images counts once there are `hold_out` of them, or 50 if that is less;
+    the best one is sought anew whenever there are more of them than before.
 
     Args:
         rounds: What was measured in each, in their order, see `alprune.labelling.accuracy`.
+        hold_out: Number of images that are to be held out.
 
     Returns:
         The progress, with no labelled images yet.
     """
-    tests, uncertainty = Evaluations(), None
+    tests, uncertainty, images = Evaluations(), None, 0
     for learnt in rounds:
         held = learnt.get("held_out_accuracy") or {}
         accuracy = learnt.get("test_accuracy")
-        accuracy = held.get("accuracy") if accuracy is None else accuracy
+        if accuracy is None and (of := held.get("of", 0)) >= least_held(hold_out):
+            accuracy = held.get("accuracy")
+            tests.best = None if of > images else tests.best  # of other images
+            images = max(images, of)
         if accuracy is not None:
             tests.note(accuracy, 0.0)
         uncertainty = learnt.get("uncertainty")
@@ -59,17 +67,29 @@ def why_stop(config: ResolvedLabelling, progress: Progress, labelled: int) -> st
     return ""
 
 
-def unmeasured(config: ResolvedLabelling, progress: Progress) -> str:
-    """Say that a rule cannot be met because no accuracy is measured; empty if it can."""
+def least_held(hold_out: int) -> int:
+    """Return how many held-out images it takes, of `hold_out`, for their accuracy to count."""
+    return min(hold_out, _LEAST)
+
+
+def unmeasured(config: ResolvedLabelling, progress: Progress, held: int = 0) -> str:
+    """Say that a rule cannot be met because no accuracy is measured; empty if it can.
+
+    Args:
+        config: Complete options.
+        progress: Of the rounds so far.
+        held: Held-out images by now.
+    """
     rules = [
         name for name in ("stop_accuracy", "stop_plateau") if getattr(config, name) is not None
     ]
     if not rules or progress.evaluations.last is not None:
         return ""
-    return (
-        f"{' and '.join(rules)} cannot be met yet: no accuracy is measured. --hold-out 50 draws "
-        "images for that."
-    )
+    why = "no accuracy is measured. --hold-out 50 draws images for that."
+    if config.hold_out:
+        least = least_held(config.hold_out)
+        why = f"{held} held-out images have labels, and their accuracy counts from {least} on."
+    return f"{' and '.join(rules)} cannot be met yet: {why}"
 
 
 def without_rules(config: ResolvedLabelling) -> ResolvedLabelling:

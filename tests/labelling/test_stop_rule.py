@@ -18,8 +18,12 @@ def config(tmp_path):
 
 
 def held(*accuracies, **more):
-    rounds = [{"held_out_accuracy": {"accuracy": share}} for share in accuracies]
-    return progress_of([*rounds[:-1], rounds[-1] | more])
+    return measured(*((share, 100) for share in accuracies), hold_out=100, **more)
+
+
+def measured(*rounds, hold_out, **more):
+    found = [{"held_out_accuracy": {"accuracy": share, "of": of}} for share, of in rounds]
+    return progress_of([*found[:-1], found[-1] | more], hold_out)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,21 @@ def test_a_rule_that_nothing_measures_says_so(config):
     assert "--hold-out" in unmeasured(replace(config, stop_plateau=3), progress_of([{}]))
     assert unmeasured(replace(config, stop_plateau=3), held(0.5)) == ""
     assert unmeasured(replace(config, stop_labels=3), progress_of([{}])) == ""
+    few = measured((1.0, 12), hold_out=100)
+    said = unmeasured(replace(config, stop_plateau=3, hold_out=100), few, 12)
+    assert said.endswith("12 held-out images have labels, and their accuracy counts from 50 on.")
+
+
+def test_the_accuracy_on_a_few_held_out_images_ends_nothing(config):
+    rule = replace(config, stop_accuracy=0.9, stop_plateau=3, hold_out=100)
+    early = [(1.0, 5), (1.0, 10), *[(0.7, of) for of in (20, 30, 40)]]
+    assert why_stop(rule, measured(*early, hold_out=100), 0) == ""
+    grown = [*early, (0.8, 50), *[(0.75, of) for of in (60, 70, 100, 100, 100)]]
+    assert why_stop(rule, measured(*grown, hold_out=100), 0) == ""  # always of other images
+    level = measured(*grown, (0.7, 100), hold_out=100)
+    assert "better accuracy than 75.0%" in why_stop(rule, level, 0)
+    assert "90.0%" in why_stop(rule, measured((0.9, 50), hold_out=100), 0)
+    assert "90.0%" in why_stop(rule, measured((0.9, 20), hold_out=20), 0)
 
 
 @pytest.fixture

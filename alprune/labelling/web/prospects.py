@@ -30,7 +30,8 @@ class Prospects:
         measured = self._asking.journal.measured
         if self._rounds != len(measured):
             self._rounds, self._known = len(measured), self._worked_out()
-            self._progress = progress_of(asked["learnt"] for asked in measured)
+            hold_out = self._asking.config.hold_out
+            self._progress = progress_of((asked["learnt"] for asked in measured), hold_out)
         return self._known
 
     def why_stop(self, labelled: int) -> str:
