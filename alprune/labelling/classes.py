@@ -100,7 +100,8 @@ def _own(asking: Asking, text: str) -> str:
     name = _known(asking, text)
     if (where := asking.source_of_class(name)) is not None:
         raise ConfigError(
-            f"class {quoted(name)} comes from {where}: rename or move it there instead."
+            f"class {quoted(name)} comes from {where}: rename or move it there instead. Answers "
+            "keep the old name until you also call alprune classes DIR --rename OLD NEW."
         )
     return name
 

@@ -1,7 +1,9 @@
 """The work of a round before people are asked: look, learn, choose."""
 
+import shlex
 import threading
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from alprune import data
 from alprune.acquisition import find_acquisition, snapshots_of
 from alprune.data.duplicates import contradictions
+from alprune.data.names import KnownNames
 from alprune.errors import DataError, counted
 from alprune.labelling import images, queries
 from alprune.labelling.accuracy import HoldOutEvaluation
@@ -80,6 +83,9 @@ class Preparation:
             today = images.look(config, self._journal, splits, state.get("seen"))
             number = self._journal.round + 1
         self._warn_of(today.changes)
+        named = self._named(splits.train.classes)
+        kept = {"seen": today.seen(), "named": named}
+        self._warn_of_names(state.get("named", ()), named)
         for message in contradictions(today.splits) if first else ():
             warnings.warn(message, stacklevel=3)
         teachable = today.train.y[today.labelled].unique().numel() > 1
@@ -99,10 +105,10 @@ class Preparation:
         learner, learnt = None, {}
         if not teachable:
             chosen = {"typical": queries.typical(config, today, rest, count, generator)}
-            self._state = state | {"layout": LAYOUT, "step": number, "seen": today.seen()}
+            self._state = state | {"layout": LAYOUT, "step": number} | kept
             save_checkpoint(self._folder, number + 1, self._state)
         else:
-            learning, record = self._learn(today, rest, count, number, generator)
+            learning, record = self._learn(today, kept, rest, count, number, generator)
             chosen, learner = {"uncertain": learning.query()}, learning.learner
             if learning.reason == "interrupted":
                 raise KeyboardInterrupt("Interrupted; no answer is lost.")
@@ -131,6 +137,7 @@ class Preparation:
     def _learn(
         self,
         today: ImagePool,
+        kept: dict[str, Any],
         rest: torch.Tensor,
         count: int,
         number: int,
@@ -140,6 +147,7 @@ class Preparation:
 
         Args:
             today: The images.
+            kept: Of these, for the next round.
             rest: Indices of those that may be chosen, `(n,)`.
             count: Images wanted.
             number: Of the round.
@@ -163,7 +171,7 @@ class Preparation:
             training=torch.Generator(learner.device).manual_seed(seed),
             query_size=count,
             also_kept=lambda: {
-                "seen": today.seen(),
+                **kept,
                 "renames": today.renames,
                 "learnt_from": today.train.digest,
                 "temperature": evaluation.found.get("temperature"),
@@ -212,6 +220,25 @@ class Preparation:
                 "when the images are back.",
                 stacklevel=4,
             )
+
+    def _named(self, classes: Sequence[str]) -> list[str]:
+        """Return the names of classes that images come with, as they are spelt here."""
+        names = KnownNames(self._journal.classes)
+        return [names.find(name) or name for name in classes]
+
+    def _warn_of_names(self, before: Sequence[str], now: Sequence[str]) -> None:
+        """Say that answers name a class whose folder has gone, if one of another name came."""
+        new = [name for name in now if name not in before]
+        for name in before:
+            if new and name not in now and (count := self._journal.counts[name]):
+                merge = shlex.join([str(self._folder.path), "--merge", name, new[0]])
+                warnings.warn(
+                    f"no image comes as class {name!r} any more, but "
+                    + counted(count, "answer names", "answers name")
+                    + f" it. If it is called {new[0]!r} now, merge the two: on the page, under "
+                    f"Classes..., or by alprune classes {merge}",
+                    stacklevel=4,
+                )
 
 
 def _mixed(queries: list[Query], generator: torch.Generator) -> list[Query]:

@@ -1,7 +1,6 @@
 """Labelling by people: rounds of questions, answers that come at any time, a journal of both."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -292,9 +291,11 @@ class Asking:
         dataset = self.config.dataset
         if not dataset.startswith("folder:"):
             return f"the data set {dataset!r}" if name in self._loaded().train.classes else None
-        folders = (self.root / name, self.root / "train" / name)
-        there = filter(os.path.isdir, folders)  # Path.is_dir raises on a name that is too long
-        return next((f"the folder {str(path)!r}" for path in there), None)
+        names = KnownNames(self.journal.offered)
+        for path in (*self.root.glob("*"), *self.root.glob("train/*")):
+            if names.find(path.name) == name and path.is_dir():
+                return f"the folder {str(path)!r}"
+        return None
 
     def write_labels(self) -> None:
         """Write labels.csv: all labels so far; disagreements.csv where people were compared."""

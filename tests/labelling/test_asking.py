@@ -13,7 +13,7 @@ from PIL import Image
 
 from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
-from alprune.labelling.classes import rename_class
+from alprune.labelling.classes import merge_classes, rename_class
 from alprune.labelling.journal import Answer
 from alprune.labelling.question_files import write_labels
 from alprune.labelling.web.queue import LabelQueue
@@ -271,6 +271,22 @@ def test_class_folders_are_labels_and_their_names_classes(tmp_path, root):
         assert {query.why for query in asked} == {"uncertain"}
         assert all(query.path.startswith("unlabelled/") for query in asked)
         answer(asking, asked, new_classes=True)
+
+
+def test_answers_of_a_class_whose_folder_was_renamed_are_named(tmp_path, root):
+    for name in ("dark", "light"):
+        photos.fill(root / name, name, range(20, 26))
+    with begin(tmp_path, root) as asking:
+        asking.ask()
+        asking.tell({"unlabelled/p0-000.png": "dark"}, unasked=True)
+        (root / "dark").rename(root / "black")
+        with pytest.warns(UserWarning, match="but 1 answer names it.*--merge dark black"):
+            asking.ask()
+        merge_classes(asking, "dark", "black")
+        assert asking.labels == {"unlabelled/p0-000.png": "black"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert asking.ask().classes == ("light", "black")
 
 
 def test_a_table_of_predictions_is_told_with_what_the_folders_say(tmp_path, root):
