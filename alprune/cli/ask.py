@@ -136,7 +136,7 @@ def ask_command(
 @trust_option
 @click.option("--encoding", help="Of a file that is not UTF-8: cp1251, shift_jis, utf-16-le, ...")
 @click.option("--label-column", help="Column or Label Studio control that holds the label.")
-@click.option("--user", default="", metavar="NAME", help="Who answered, for the record.")
+@click.option("--user", default="", metavar="NAME", help="Who answered; compared with others.")
 @click.option(
     "--simulate",
     is_flag=True,
@@ -258,6 +258,10 @@ def _told(path: Path, told: "Told", total: int, in_folders: int) -> str:
     ):
         if count:
             rows[name] = str(count)
+    if told.seconds:
+        rows["second answers"] = f"{told.seconds:,}, compared with those of others, which hold"
+    if told.absent:
+        rows["not here"] = counted(told.absent, "label", "labels") + " of images deleted or changed"
     if told.guessed:
         rows["guesses"] = f"right on {told.right} of {told.guessed}"
     given = f"{total:,}, in {path / 'labels.csv'}"

@@ -33,35 +33,36 @@ class AskedPaths:
         self._asked, self._root, self._every_path = queries, root, every_path
         self._other_roots: dict[str, str] = {}
 
-    def find(self, text: str, where: str) -> tuple[str, str] | None:
+    def find(self, text: str, where: str, whole: bool = False) -> tuple[str, str] | None:
         """Return path and content; None if no such image was asked for, or several may be meant.
 
         Args:
             text: The path as written.
             where: Its place in the file, for messages.
+            whole: Whether it is no part of a path. So in `anywhere` and `alike`.
         """
         spelt = [*spellings(text, self._root)]
         exact = next((path for path in spelt if path in self._asked), None)
         exact = exact or next(filter(None, map(self._names.find, spelt)), None)
         if exact is not None:
             return exact, self._asked[exact].content
-        found = self._ending_alike(text)
+        found = self._ending_alike(text, whole)
         if len(found) != 1 or found[0] not in self._asked:
             return None
         if uploaded_name(text) is None and (root := self._root_before(text, found[0])):
             self._other_roots.setdefault(root, f"{quoted(text)} ({where})")
         return found[0], self._asked[found[0]].content
 
-    def anywhere(self, text: str) -> str | None:
+    def anywhere(self, text: str, whole: bool = False) -> str | None:
         """Return the image of the folder that a path means, asked for or not; None if unknown."""
         every = self._every_name
         spelt = next(filter(None, map(every.find, spellings(text, self._root))), None)
-        found = [spelt] if spelt else self._ending_alike(text)
+        found = [spelt] if spelt else self._ending_alike(text, whole)
         return found[0] if len(found) == 1 else None
 
-    def alike(self, text: str) -> list[str]:
+    def alike(self, text: str, whole: bool = False) -> list[str]:
         """Return the images that a path may mean, if these are several."""
-        found = self._ending_alike(text)
+        found = self._ending_alike(text, whole)
         return found if len(found) > 1 else []
 
     def problems(self) -> list[str]:
@@ -74,7 +75,7 @@ class AskedPaths:
             f"ends of their paths: {listed}. Write the paths as they are in queries.csv."
         ]
 
-    def _ending_alike(self, text: str) -> list[str]:
+    def _ending_alike(self, text: str, whole: bool) -> list[str]:
         """Return the images whose path is the end of a path, or ends with it, all that are left."""
         uploaded = uploaded_name(text)
         if uploaded is not None:
@@ -88,7 +89,7 @@ class AskedPaths:
             for path in self._by_name.get(parts[-1], []) if parts else []:
                 theirs = _parts(path)
                 few = min(len(parts), len(theirs))
-                if parts[-few:] == theirs[-few:]:
+                if parts[-few:] == theirs[-few:] and not (whole and len(parts) < len(theirs)):
                     found[path] = None
         return [*found]
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from alprune.data.doubtful import as_whole, why_doubtful
-from alprune.data.names import LONGEST_NAME, KnownNames, composed, is_name, is_unlabelled
+from alprune.data.doubtful import why_doubtful
+from alprune.data.names import LONGEST_NAME, is_name
 from alprune.data.tables import other_readings
-from alprune.errors import ConfigError, DataError, counted, quoted
+from alprune.errors import DataError, counted, quoted
 from alprune.labelling.asked_paths import AskedPaths
+from alprune.labelling.class_names import ClassNames
 from alprune.labelling.journal import Answer, Journal
-from alprune.labelling.read_answers import SKIPS, Given, spellings
+from alprune.labelling.read_answers import Given, spellings
 
 _SHOWN = 3  # of a kind of problem
 
@@ -26,6 +27,9 @@ class Told:
         skipped: Images that nobody can tell.
         known: Answers that were known already.
         replaced: Answers that replaced others.
+        seconds: Answers about images that another person has answered: the two are compared, and
+            the first one holds.
+        absent: Labels of a table of ours whose images are not here: deleted or changed since.
         left: Images of this round that are still open.
         new_classes: Classes that came with these labels.
         guessed: Labelled images for which the learner had a guess.
@@ -36,6 +40,8 @@ class Told:
     skipped: int
     known: int
     replaced: int
+    seconds: int
+    absent: int
     left: int
     new_classes: tuple[str, ...]
     guessed: int
@@ -73,8 +79,10 @@ class _Findings:
     conflicts: list[str] = field(default_factory=list)
     sorted: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
+    seconds: dict[str, Answer] = field(default_factory=dict)
     known: int = 0
     replaced: int = 0
+    absent: int = 0
 
 
 class AnswerChecker:
@@ -88,6 +96,8 @@ class AnswerChecker:
             end; called where that is needed.
         own_label: Returns the class that an image came with by its path, as that of its folder;
             None if it came with none. It holds whatever people say.
+        locate: Returns the path of an image of some content today, by the path that it had and
+            its content hash; None if there is none.
     """
 
     def __init__(
@@ -97,9 +107,10 @@ class AnswerChecker:
         identify: Callable[[str], str | None],
         every_path: Callable[[], Iterable[str]] = tuple,
         own_label: Callable[[str], str | None] = lambda path: None,
+        locate: Callable[[str, str], str | None] = lambda path, content: None,
     ) -> None:
         self._journal, self._root, self._identify = journal, root, identify
-        self._every_path, self._own_label = every_path, own_label
+        self._every_path, self._own_label, self._locate = every_path, own_label, locate
 
     def take(self, given: Sequence[Given], rules: Rules, by: str) -> Told:
         """Check answers and enter them, all or none.
@@ -110,7 +121,7 @@ class AnswerChecker:
         """
         journal, found = self._journal, _Findings()
         paths = AskedPaths(journal.queries, self._root, self._every_path)
-        names = _Names(journal.offered, rules.new_classes or not journal.offered)
+        names = ClassNames(journal.offered, rules.new_classes or not journal.offered)
         for entry in given:
             self._sort_in(entry, paths, names, rules, found)
         _refuse(found, names, paths, self._root, rules)
@@ -118,12 +129,14 @@ class AnswerChecker:
         answers = [_held_out(journal, answer, drawn) for answer in found.answers.values()]
         guesses = [(journal.queries.get(a.path), a.label) for a in answers if a.label is not None]
         guessed = [(q.guess, label) for q, label in guesses if q is not None and q.guess]
-        journal.tell(answers, by=by)
+        journal.tell(answers, by=by, seconds=[*found.seconds.values()])
         return Told(
             labels=dict(Counter(answer.label for answer in answers if answer.label is not None)),
             skipped=sum(answer.label is None for answer in answers),
             known=found.known,
             replaced=found.replaced,
+            seconds=len(found.seconds),
+            absent=found.absent,
             left=len(journal.open),
             new_classes=tuple(names.new),
             guessed=len(guessed),
@@ -133,7 +146,7 @@ class AnswerChecker:
     def says_more(self, given: Sequence[Given]) -> bool:
         """Tell whether some of these answers are not known."""
         paths = AskedPaths(self._journal.queries, self._root, self._every_path)
-        names = _Names(self._journal.offered, growing=False)
+        names = ClassNames(self._journal.offered, growing=False)
         for entry in given:
             asked, label = paths.find(entry.path, entry.where), names.meaning(entry)
             answer = self._journal.answers.get(asked[1]) if asked else None
@@ -142,24 +155,26 @@ class AnswerChecker:
         return False
 
     def _sort_in(
-        self, entry: Given, paths: AskedPaths, names: "_Names", rules: Rules, found: _Findings
+        self, entry: Given, paths: AskedPaths, names: ClassNames, rules: Rules, found: _Findings
     ) -> None:
         """Find out what one entry means, and put it where it belongs."""
         at = f"{quoted(entry.path)} ({entry.where})"
-        asked = paths.find(entry.path, entry.where)
-        path, content = asked if asked else (None, None)
+        path, content = self._asked(entry, paths, rules)
+        if content is None and entry.content and rules.unasked:
+            found.absent += 1
+            return
         if content is None and rules.unasked:
             spelt = spellings(entry.path, self._root)
             label = names.meaning(entry)
             if label and any(names.find(self._own_label(path)) == label for path in spelt):
                 found.known += 1
                 return
-            path, content = self._on_disk(entry.path, paths)
+            path, content = self._on_disk(entry, paths)
         if path is None or content is None:
             if entry.guess and not entry.path.isascii():
                 found.guessed[entry.path] = entry.guess
             elif entry.label or entry.skipped:
-                alike = paths.alike(entry.path)
+                alike = paths.alike(entry.path, entry.predicted)
                 (found.ambiguous if alike else found.unasked).append(
                     f"{at}: {_few([repr(path) for path in alike])}" if alike else at
                 )
@@ -189,17 +204,50 @@ class AnswerChecker:
         if label is not None and own not in (None, label):
             found.sorted.append(f"{at}: {label!r}, where it came as {own!r}")
             return
+        if label is not None and label == own and rules.unasked:
+            found.known += 1
+            return
         self._compare(
-            Answer(path, content, label, self._journal.round, user=rules.user), at, rules, found
+            Answer(path, content, label, self._journal.round, user=rules.user),
+            entry,
+            at,
+            rules,
+            found,
         )
 
-    def _compare(self, answer: Answer, at: str, rules: Rules, found: _Findings) -> None:
-        same = found.answers.get(answer.content)
+    def _asked(
+        self, entry: Given, paths: AskedPaths, rules: Rules
+    ) -> tuple[str | None, str | None]:
+        """Return path and content of an image that was asked for, or that its content names."""
+        if entry.content:
+            before = self._journal.answers.get(entry.content)
+            path = self._locate(entry.path, entry.content) if rules.unasked else None
+            path = before.path if path is None and before is not None else path
+            if path is not None:
+                return path, entry.content
+        asked = paths.find(entry.path, entry.where, entry.predicted)
+        if asked is None or entry.content not in ("", asked[1]):
+            return None, None
+        if rules.unasked:  # the table is about what is there today
+            return asked[0], self._identify(asked[0]) or asked[1]
+        return asked
+
+    def _compare(
+        self, answer: Answer, entry: Given, at: str, rules: Rules, found: _Findings
+    ) -> None:
+        same = found.answers.get(answer.content) or found.seconds.get(answer.content)
         if same is not None:
             if same.label != answer.label:
                 found.twice.append(f"{at}: {_said(same.label)} and {_said(answer.label)}")
             return
         before = self._journal.answers.get(answer.content)
+        if before is not None and not entry.content and _is_second(answer, before, rules):
+            given = self._journal.opinions.of.get(answer.content, {})
+            if (rules.user, answer.label) in given.items():
+                found.known += 1
+            else:
+                found.seconds[answer.content] = answer
+            return
         if before is not None and before.label == answer.label:
             found.known += 1
             return
@@ -211,13 +259,20 @@ class AnswerChecker:
             found.replaced += 1
         found.answers[answer.content] = answer
 
-    def _on_disk(self, text: str, paths: AskedPaths) -> tuple[str | None, str | None]:
-        meant = paths.anywhere(text)
-        for path in (*spellings(text, self._root), *([meant] if meant else [])):
+    def _on_disk(self, entry: Given, paths: AskedPaths) -> tuple[str | None, str | None]:
+        meant = paths.anywhere(entry.path, entry.predicted)
+        for path in (*spellings(entry.path, self._root), *([meant] if meant else [])):
             content = self._identify(path)
             if content is not None:
                 return path, content
         return None, None
+
+
+def _is_second(answer: Answer, before: Answer, rules: Rules) -> bool:
+    """Tell whether an answer is only compared with that of another person, which holds."""
+    by_another = rules.user != "" and before.user not in ("", rules.user)
+    agree, labelled = before.label == answer.label, before.label is not None
+    return by_another and (agree or (labelled and not rules.replace))
 
 
 def _held_out(journal: Journal, answer: Answer, drawn: Container[str]) -> Answer:
@@ -227,68 +282,16 @@ def _held_out(journal: Journal, answer: Answer, drawn: Container[str]) -> Answer
     return replace(answer, held=held and answer.label is not None)
 
 
-class _Names:
-    """Finds classes by what people write; collects the new ones where they are allowed."""
-
-    def __init__(self, known: Sequence[str], growing: bool) -> None:
-        self.known, self._growing = list(known), growing
-        self._forms = KnownNames(known)
-        self.new: list[str] = []
-
-    def meaning(self, entry: Given) -> str | None:
-        """Return the class's name, "" for an open question, None for a skip."""
-        if entry.skipped:
-            return None
-        if not entry.label:
-            return ""
-        whole = as_whole(entry.labels[0])
-        for text in (*entry.labels, *([whole] if whole else [])):
-            if (name := self._forms.find(text)) is not None:
-                return name
-        text = composed(entry.labels[0])
-        return None if text.casefold() in SKIPS else text
-
-    def find(self, name: str | None) -> str | None:
-        """Return the class of a name, as it is spelt here; None for none."""
-        return None if name is None else self._forms.find(name) or name
-
-    def alike(self, label: str) -> list[str]:
-        """Return the classes that differ from a label only in case, spaces and form."""
-        return self._forms.alike(label)
-
-    def add(self, label: str) -> bool:
-        """Make a label a class if that is allowed; return whether it is."""
-        if self._growing:
-            self.known.append(label)
-            self._forms.add(label)
-            self.new.append(label)
-        return self._growing
-
-
-def declared(names: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Return names of classes that a person gives, spelt as those that are known already.
-
-    Raises:
-        ConfigError: One of them cannot name a class.
-    """
-    forms = KnownNames(known)
-    spelt = [forms.find(name) or composed(name) for name in names]
-    if odd := [name for name in spelt if not is_name(name) or is_unlabelled(name)]:
-        raise ConfigError(
-            f"{odd[0]!r} cannot name a class: a name has 1 to {LONGEST_NAME} characters, none of "
-            "them a control character, and is not 'unlabelled'."
-        )
-    return spelt
-
-
-def _refuse(found: _Findings, names: _Names, paths: AskedPaths, root: Path, rules: Rules) -> None:
+def _refuse(
+    found: _Findings, names: ClassNames, paths: AskedPaths, root: Path, rules: Rules
+) -> None:
     """Raise one error that names all that is wrong, if anything is."""
     problems = paths.problems()
     if found.unasked and rules.unasked:
         problems.append(
             counted(len(found.unasked), "image is", "images are")
             + f" not among those to learn from in {str(root)!r}: {_few(found.unasked)}. Remove the "
-            "lines, or correct the paths."
+            "lines, or write the paths as they are below that folder."
         )
     elif found.unasked:
         problems.append(
@@ -370,4 +373,4 @@ def _said(label: str | None) -> str:
     return "skipped" if label is None else repr(label)
 
 
-__all__ = ["AnswerChecker", "Rules", "Told", "declared"]
+__all__ = ["AnswerChecker", "Rules", "Told"]

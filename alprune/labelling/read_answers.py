@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
@@ -18,6 +18,8 @@ SKIPS = ("skip", "unsure", "?")  # what stands for "I cannot tell"
 _PATHS = ("path", "file", "filename", "image")  # names of columns, in order of preference
 _LABELS = ("label", "class", "choice", "choices")
 _CHOICES = ("choice", "choices")  # of these, Label Studio's own
+_GUESSES = ("confidence", "entropy")  # beside a column "class", in tables of predictions
+_CONTENT = re.compile("[0-9a-f]{32}")
 _COMMENTS = frozenset(("textarea", "rating", "number", "datetime", "relation"))
 _UPLOADED = re.compile(r"(?:.*/)?data/upload/(?:\d+/)?[0-9a-f]{8}-(.+)")
 
@@ -32,6 +34,8 @@ class Given:
         label: As written, without spaces around it; "" where nothing was answered.
         skipped: Whether it says in another way than by the label that nobody could tell.
         guess: Encoding in which the file was read, if that was guessed.
+        content: Hash of the image file, in a table of ours such as labels.csv; "" elsewhere.
+        predicted: Whether it comes from a table of predictions, whose paths are no parts of paths.
     """
 
     where: str
@@ -39,6 +43,8 @@ class Given:
     label: str
     skipped: bool = False
     guess: str | None = None
+    content: str = ""
+    predicted: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -71,10 +77,22 @@ def read_answers(path: Path, encoding: str | None = None, column: str | None = N
             return list(_from_json(json.loads(text.content), names))
         table = read_table(text)
         where, what = table.column(_PATHS, "path"), table.column(names, "label")
+        guesses = table.places("class") if any(map(table.places, _GUESSES)) else []
+        contents = table.places("content")
         if column is None:  # a table of ours may come back from Label Studio with one more
             what = table.filled([what, *(i for name in _CHOICES for i in table.places(name))])
+            if what in guesses:
+                raise DataError(
+                    "its column 'class' holds what the learner takes the images for, and it has no "
+                    "column 'label'. Write labels into one, or pass --label-column class to take "
+                    "all of these guesses for labels."
+                )
         return [
-            _one(f"line {line}", row[where], row[what], guess=table.guess)
+            replace(
+                _one(f"line {line}", row[where], row[what], guess=table.guess),
+                content=next((row[i] for i in contents if _CONTENT.fullmatch(row[i])), ""),
+                predicted=bool(guesses),
+            )
             for line, row in table.rows
         ]
     except DataError as error:

@@ -14,7 +14,8 @@ from alprune.data.listing import list_folder
 from alprune.data.names import KnownNames
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy, images, question_files
-from alprune.labelling.check_answers import AnswerChecker, Rules, Told, declared
+from alprune.labelling.check_answers import AnswerChecker, Rules, Told
+from alprune.labelling.class_names import declared
 from alprune.labelling.journal import Journal, Query, present_guess
 from alprune.labelling.options import are_files, root_of
 from alprune.labelling.pictures import Pictures
@@ -202,7 +203,8 @@ class Asking:
             encoding: Of a file that is not UTF-8, such as cp1251 or shift_jis.
             label_column: Column or Label Studio control that holds the label of a file.
             by: Where they come from, for the record.
-            user: Who answers, for the record.
+            user: Who answers, for the record. What another named person has answered before
+                holds, unless `replace`; the two are compared.
 
         Returns:
             What was taken; it is on the disk.
@@ -222,7 +224,7 @@ class Asking:
         self, identify: Callable[[str], str | None], unasked: bool = False
     ) -> AnswerChecker:
         own = self.own_labels(load=unasked)
-        return AnswerChecker(self.journal, self.root, identify, self.every_path, own)
+        return AnswerChecker(self.journal, self.root, identify, self.every_path, own, self._path_of)
 
     def own_labels(self, load: bool = True) -> Callable[[str], str | None]:
         """Return a function that returns the class that an image came with, by its path.
@@ -329,6 +331,12 @@ class Asking:
         files = self._loaded().train.files
         index = None if files is None else files.index(path)
         return None if files is None or index is None else files.content(index)
+
+    def _path_of(self, path: str, content: str) -> str | None:
+        """Return the path of an image of this content today, best the same; None without one."""
+        files = self._loaded().train.files
+        index = None if files is None else files.find(path, content)
+        return None if files is None or index is None else files.paths[index]
 
 
 def _given(path: str, label: str | None) -> Given:

@@ -485,6 +485,19 @@ def test_labels_are_in_a_table_by_path(tmp_path):
         assert asking.tell(tmp_path / "run" / "labels.csv").known == 8
 
 
+def test_labels_are_taken_along_wherever_their_images_are_now(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        answer(asking, asked := asking.ask())
+    changed, moved, *_ = (root / query.path for query in asked)
+    photos.picture("light", 999).save(changed)
+    moved.rename(root / "unlabelled" / "another name.png")
+    with open_asking(tmp_path / "other", **photos.options(root)) as asking:
+        told = asking.tell(tmp_path / "run" / "labels.csv", unasked=True, new_classes=True)
+        assert (sum(told.labels.values()), told.absent) == (5, 1)
+        paths = {query.path for query in asked.queries[2:]} | {"unlabelled/another name.png"}
+        assert asking.labels.keys() == paths
+
+
 def test_labels_edited_by_hand_are_kept_and_can_be_taken(tmp_path, root):
     path = tmp_path / "run"
     with begin(tmp_path, root, classes=photos.NAMES) as asking:

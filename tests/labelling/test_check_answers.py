@@ -137,6 +137,65 @@ def test_images_never_asked_for_are_taken_when_that_is_wanted(journal):
         tell(journal, ("../z.png", "cat"), identify=identify, unasked=True)
 
 
+def test_a_table_of_today_is_about_the_image_that_is_at_its_path_today(journal):
+    tell(journal, (PATHS[0], "cat"))
+    now = {PATHS[0]: "e" * 32}
+    told = tell(journal, (PATHS[0], "dog"), identify=now.get, unasked=True)
+    assert (sum(told.labels.values()), told.replaced) == (1, 0)
+    assert journal.answers[f"{0:032x}"].label == "cat"
+    assert journal.answers["e" * 32].label == "dog"
+
+
+def of_ours(*rows, **more):
+    return [Given(f"line {n}", path, label, content=c) for n, (path, label, c) in enumerate(rows)]
+
+
+def test_a_table_of_labels_goes_by_content_wherever_the_images_are_today(journal):
+    places = {"a" * 32: "moved/z.png", "b" * 32: "dog/y.png"}
+    checker = AnswerChecker(
+        journal,
+        Path("/photos"),
+        {PATHS[0]: "c" * 32}.get,  # another image has its path now
+        own_label=lambda path: "dog" if path.startswith("dog/") else None,
+        locate=lambda path, content: places.get(content),
+    )
+    rows = [(PATHS[0], "cat", "a" * 32), ("y.png", "dog", "b" * 32), (PATHS[0], "dog", "d" * 32)]
+    told = checker.take(of_ours(*rows), Rules(unasked=True), "test")
+    assert (told.known, told.absent) == (1, 1)
+    assert labels(journal) == {"moved/z.png": "cat"}
+    told = checker.take(of_ours(("gone.png", "cat", "a" * 32)), Rules(), "test")
+    assert told.known == 1  # without --unasked, what was answered is known as well
+    with pytest.raises(DataError, match="was never asked for"):
+        checker.take(of_ours((PATHS[1], "cat", "e" * 32)), Rules(), "test")
+
+
+def test_a_table_of_predictions_names_whole_paths(journal):
+    given = [Given("line 2", "a.png", "cat", predicted=True)]
+    for rules in (Rules(), Rules(unasked=True)):
+        with pytest.raises(DataError, match="never asked for|as they are below that folder"):
+            checker(journal, *PATHS).take(given, rules, "test")
+    whole = [Given("line 2", f"/mnt/photos/{PATHS[0]}", "cat", predicted=True)]
+    checker(journal, *PATHS).take(whole, Rules(), "test")
+    assert labels(journal) == {PATHS[0]: "cat"}
+
+
+def test_a_second_persons_table_is_compared_and_the_first_answers_hold(journal):
+    tell(journal, (PATHS[0], "cat"), (PATHS[1], "cat"), (PATHS[2], "skip"), user="anna")
+    pairs = [(PATHS[0], "cat"), (PATHS[1], "dog"), (PATHS[2], "?")]
+    told = tell(journal, *pairs, user="ben")
+    assert (told.seconds, told.known, dict(told.labels)) == (3, 0, {})
+    assert labels(journal) == dict(zip(PATHS, ("cat", "cat", None), strict=True))
+    found = journal.opinions.agreement()
+    assert (found.images, found.agreed, found.unsettled) == (3, 2, 1)
+    told = tell(journal, *pairs, user="ben")
+    assert (told.seconds, told.known) == (0, 3)
+    told = tell(journal, (PATHS[1], "dog"), user="ben", replace=True)
+    assert told.replaced == 1 and labels(journal)[PATHS[1]] == "dog"
+    assert journal.opinions.agreement() == found
+    again = of_ours((PATHS[0], "cat", f"{0:032x}"))  # labels.csv is nobody's second answer
+    assert AnswerChecker(journal, Path("/"), str).take(again, Rules(user="carl"), "").known == 1
+
+
 def test_what_was_told_stands_in_the_record_when_it_is_opened_again(journal, folder):
     tell(journal, (PATHS[0], "cow"), (PATHS[1], "skip"), new_classes=True)
     again = Journal(folder)
@@ -233,6 +292,7 @@ def test_control_characters_make_no_class(journal, name):
         ("3.0", "the number 3"),
         ("-2,00", "the number -2"),
         ("1.00E+05", "spreadsheet"),
+        *((date, "a date") for date in ("03-Apr", "4. Mrz", "02. Sep.", "Sep-02", "1 MÄR")),
         ("_Unlabeled", "there is no label"),
         ("????", "letters were lost"),
         ("caf\ufffd", "letters were lost"),
@@ -250,7 +310,21 @@ def test_what_is_hardly_a_name_becomes_a_class_only_when_declared(journal, label
 
 
 @pytest.mark.parametrize(
-    "label", ["3", "007", "none of these", "Nanday", "E5", "é", "-", "+", "v1.1"]
+    "label",
+    [
+        "3",
+        "007",
+        "none of these",
+        "Nanday",
+        "E5",
+        "é",
+        "-",
+        "+",
+        "v1.1",
+        "12 cats",
+        "march 3",
+        "may",
+    ],
 )
 def test_what_looks_like_a_name_is_one(label):
     assert why_doubtful(label) is None

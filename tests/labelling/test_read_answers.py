@@ -216,6 +216,20 @@ def test_a_table_of_ours_that_came_back_from_label_studio_has_its_labels_in_choi
 def test_predictions_are_no_labels(tmp_path):
     table = "path,class,probability,label\na.png,dog,0.9,cat\nb.png,dog,0.9,\n"
     assert read(tmp_path, table) == PLAIN
+    path = tmp_path / "all.csv"
+    for row in ("path,class,entropy\na.png,dog,0.1\n", "class,confidence,file\ndog,0.9,a.png\n"):
+        path.write_text(row)
+        with pytest.raises(DataError, match="what the learner takes the images for.*no column"):
+            read_answers(path)
+        [given] = read_answers(path, column="class")
+        assert (given.label, given.predicted) == ("dog", True)
+    assert read(tmp_path, "path,class\na.png,cat\nb.png,\n") == PLAIN
+
+
+def test_a_table_of_ours_says_which_content_is_meant(tmp_path):
+    path, content = tmp_path / "labels.csv", "0123456789abcdef" * 2
+    path.write_text(f"path,label,content\na.png,cat,{content}\nb.png,,1.2E+31\n")
+    assert [given.content for given in read_answers(path)] == [content, ""]
 
 
 def test_an_upload_is_known_by_its_file_where_its_field_has_another_name(tmp_path):
