@@ -47,11 +47,13 @@ class ImagePool:
         files: Which file each training image is.
         labelled: Indices of the labelled images to learn from, `(m,)`.
         held: Indices of the labelled images that are held out from training, `(h,)`.
-        open: Indices of the images that may be asked for, `(k,)`; of equal files the first.
+        open: Indices of the images that may be asked for, `(k,)`; of equal files the first, and
+            none of which a copy has a label.
         drawable: Those of them that nothing was ever learnt from, `(d,)`: held-out images are drawn
             from these.
         resting: Indices of those that were skipped lately, `(r,)`.
-        in_folders: Number of images whose class is that of their folder, and that nobody labelled.
+        in_folders: Number of images whose class is that of their folder, and that nobody labelled;
+            copies count once.
         changes: Since the last round.
         renames: How many changes of classes' names the journal had seen.
     """
@@ -134,11 +136,12 @@ def look(
     labels = torch.full_like(by_folder, UNKNOWN) if config.initial is not None else by_folder
     labels, held = _known(journal, contents, labels)
     told = {content for content, answer in journal.answers.items() if answer.label is not None}
-    in_folders = sum(content not in told for content in _where(contents, by_folder != UNKNOWN))
+    in_folders = len(set(_where(contents, by_folder != UNKNOWN)) - told)
     splits = data.relabelled(splits, labels, tuple(journal.classes))
     known = labels != UNKNOWN
     first = {content: index for index, content in reversed(list(enumerate(contents)))}
-    once = torch.tensor([first[content] == index for index, content in enumerate(contents)])
+    by_content = set(_where(contents, known))  # of which there may be copies without a label
+    once = torch.tensor([first[c] == i and c not in by_content for i, c in enumerate(contents)])
     resting = journal.resting()
     rests = torch.tensor([content in resting for content in contents])
     taught = torch.tensor([content in journal.taught for content in contents])
@@ -266,10 +269,11 @@ def _hashes(seen: Tensor) -> set[str]:
 
 
 def counts(images: ImagePool) -> dict[str, Any]:
-    """Say in numbers what there is, for the record."""
+    """Say in numbers what there is, for the record; copies of a labelled image count once."""
+    labelled = {images.files.content(index) for index in images.labelled.tolist()}
     return {
         "pool": len(images.train),
-        "labelled": len(images.labelled) + len(images.held),
+        "labelled": len(labelled) + len(images.held),
         "in_folders": images.in_folders,
         "held_out": len(images.held),
         "arrived": images.changes.arrived,

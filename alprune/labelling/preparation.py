@@ -95,9 +95,9 @@ class Preparation:
             raise self._nothing_left(today, teachable)
         self._embed(today)
         count = config.query_size
-        labelled = len(today.labelled) + len(today.held)
-        if config.stop_labels is not None and config.stop_labels > labelled:
-            count = min(count, config.stop_labels - labelled)
+        if config.stop_labels is not None:
+            left = config.stop_labels - images.counts(today)["labelled"]
+            count = min(count, left) if left > 0 else count
         rest = today.open
         generator = torch.Generator().manual_seed((config.seed + number) % 2**63)
         drawn = queries.drawn_at_random(config, today, count, generator)

@@ -7,6 +7,7 @@ import photos
 import pytest
 
 from alprune.labelling import open_asking
+from alprune.labelling.images import counts
 from alprune.labelling.insight import Insight
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
@@ -117,6 +118,19 @@ def test_copies_of_a_held_out_photo_count_once(asking):
     images = asking.prepare().images
     assert len(images.held) == 3 and len(images.labelled) == 24
     assert not set(of(images, images.held)) & set(of(images, images.labelled))
+
+
+def test_a_photo_of_which_a_copy_is_in_a_class_folder_is_labelled(asking):
+    first, *_, last = sorted((asking.root / "unlabelled").iterdir())
+    for folder, path in (("dark", first), ("wren", last)):  # before and behind "unlabelled"
+        (asking.root / folder).mkdir()
+        for name in ("a.png", "b.png"):
+            shutil.copy(path, asking.root / folder / name)
+    images = asking.prepare().images
+    labelled = {*of(images, images.labelled), *of(images, images.held)}
+    assert len(labelled) == counts(images)["labelled"] == images.in_folders == 2
+    assert not labelled & {*of(images, images.open), *of(images, images.drawable)}
+    assert len(images.open) == len(images.train) - 6
 
 
 def test_what_was_ever_learnt_from_is_not_drawn(asking):
