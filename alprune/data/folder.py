@@ -4,7 +4,7 @@ import hashlib
 import math
 import sys
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from alprune.data.dataset import (
     first_few,
 )
 from alprune.data.image_cache.decode import dark
+from alprune.data.image_cache.formats import HEIC_ADVICE, NoDecoder, unknown_format
 from alprune.data.image_cache.refresh import Decoded, refresh
 from alprune.data.image_cache.store import UNREADABLE, place_for, said, temporary, unwritable
 from alprune.data.image_cache.worker import open_rows
 from alprune.data.lazy_rows import ChosenRows
-from alprune.data.leftovers import in_words
+from alprune.data.leftovers import HEIC_SUFFIXES, in_words
 from alprune.data.listing import Listing, list_folder
 from alprune.data.memmap import map_images
 from alprune.data.provenance import Files
@@ -37,6 +38,7 @@ from alprune.errors import DataError
 DEFAULT_SIZE = (32, 32)
 _SMALL = 1000  # so few files are decoded each time, if they take less than _SMALL_BYTES
 _SMALL_BYTES = 2**25
+_HEADS = 20  # files called HEIC of which the first bytes are looked at
 
 _latest: tuple[Any, tuple[tuple[float, ...], tuple[float, ...]]] | None = None  # of which images
 
@@ -69,6 +71,8 @@ def load_listing(listing: Listing, options: LoadOptions) -> Splits:
     Raises:
         DataError: As from `load`.
     """
+    if not options.skip_unreadable:
+        _refuse_heic(listing)
     size = options.size or DEFAULT_SIZE
     with ExitStack() as stack:
         if _is_small(listing) and options.cache is None:
@@ -90,6 +94,19 @@ def load_listing(listing: Listing, options: LoadOptions) -> Splits:
         if said_of_range := dark(len(deep), int(deep.max(initial=0)), int((deep <= 8).sum())):
             warnings.warn(said_of_range, stacklevel=2)
         return _splits(listing, decoded, size, options)
+
+
+def _refuse_heic(listing: Listing) -> None:
+    """Refuse HEIC photos that nothing here reads before the others are decoded for hours."""
+    named = [path for path in listing.paths if path.lower().endswith(tuple(HEIC_SUFFIXES))]
+    for path in named[:_HEADS]:
+        with suppress(OSError), open(listing.root / path, "rb") as file:
+            if isinstance(unknown_format(file.read(32)), NoDecoder):
+                raise DataError(
+                    f"{len(named):,} of {len(listing):,} files in {str(listing.root)!r} are HEIC "
+                    f"photos: {first_few(named)}. {HEIC_ADVICE}, or pass --skip-unreadable to "
+                    "leave them out."
+                )
 
 
 def _is_small(listing: Listing) -> bool:

@@ -77,6 +77,8 @@ def kind_of_file(name: str) -> str | None:
     suffix = os.path.splitext(lower)[1]
     if suffix in _VIDEO_SUFFIXES:
         return VIDEOS
+    if suffix in _RAW:  # many can be opened: as their thumbnail, beside the photo made of it
+        return "raw photos"
     # Takeouts of photos have a file of notes beside each: a.jpg.json, or with a word between.
     notes = suffix == ".json" and any(f"{image}." in lower for image in SUFFIXES | HEIC_SUFFIXES)
     if notes or suffix in _SIDECAR_SUFFIXES:
@@ -93,8 +95,6 @@ def kind_of_loose(name: str) -> str | None:
         return None
     if suffix in HEIC_SUFFIXES:
         return None if can_read_heic() else HEIC
-    if suffix in _RAW:
-        return "raw photos"
     return "images of other formats" if suffix in _OTHER_IMAGES else OTHER_FILES
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from alprune.data import Splits, leftovers, load
 from alprune.data.dataset import spelt_as
+from alprune.data.image_cache import formats
 from alprune.data.names import KnownNames, composed, folded, is_name, is_unlabelled
 from alprune.errors import DataError
 
@@ -287,6 +288,9 @@ def test_heic_photos_beside_others_are_counted(
     monkeypatch.setattr(leftovers, "can_read_heic", lambda: True)
     with pytest.raises(DataError, match=r"10 of 12 files.*IMG_0\.HEIC"):
         opened(tmp_path)
+    monkeypatch.setattr(formats, "can_read_heic", lambda: False)
+    with pytest.raises(DataError, match=r"10 of 12 files.* are HEIC photos: IMG_0\.HEIC.*install"):
+        opened(tmp_path)
 
 
 def test_a_suffix_with_a_space_behind_it_is_one(tmp_path: Path) -> None:
@@ -295,9 +299,9 @@ def test_a_suffix_with_a_space_behind_it_is_one(tmp_path: Path) -> None:
     assert opened(tmp_path).train.paths == (" begin and end.PNG ",)
 
 
-def test_raw_photos_and_other_files_in_no_folder_are_counted(tmp_path: Path) -> None:
-    put(tmp_path, ".")
-    for name in ("a.CR2", "b.dng", "notes.txt", "drawing.svg", "noname"):
+def test_raw_photos_and_other_files_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, ".", "unlabelled")
+    for name in ("a.CR2", "unlabelled/b.dng", "notes.txt", "drawing.svg", "noname"):
         (tmp_path / name).touch()
     said = opened(tmp_path).described()
     assert "2 raw photos" in said and "2 other files" in said and "1 image of other" in said
