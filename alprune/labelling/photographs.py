@@ -1,6 +1,5 @@
 """Whether a data set holds colour photographs, which a network pretrained on photographs knows."""
 
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,12 +9,12 @@ import numpy as np
 from alprune import data
 from alprune.data import LoadOptions, source
 from alprune.data.image_cache.decode import Decoder
-from alprune.data.leftovers import kind_of_file
+from alprune.data.listing import list_folder
 from alprune.data.safe_io import user_path
 from alprune.loop.config import RunConfig
 from alprune.loop.setup import data_options
 
-_LOOKED_AT, _LISTED = 24, 2000  # images that are decoded; files that they are taken from
+_LOOKED_AT = 24  # images that are decoded, at most, spread over the data set
 LEAST_SIDE = 32  # pixels
 _COLOURED = 6.0  # mean distance of a pixel's largest channel from its smallest, of 255
 
@@ -48,8 +47,10 @@ def are_photographs(config: RunConfig) -> bool:
 def _samples(config: RunConfig) -> Iterator[Path | bytes | np.ndarray]:
     kind, _, path = config.dataset.partition(":")
     if kind == "folder":
-        files = list(islice(_files(user_path(path)), _LISTED))
-        yield from files[:: max(1, len(files) // _LOOKED_AT)][:_LOOKED_AT]
+        links = config.follow_links
+        listing = list_folder(user_path(path), follow_links=links, incomplete=True)
+        step = -(-len(listing) // _LOOKED_AT)  # the images of one folder may be unlike the others
+        yield from (listing.root / path for path in listing.paths[::step])
         return
     look = source(config.dataset).samples
     if look is not None:
@@ -64,14 +65,6 @@ def _opened(sample: Path | bytes | np.ndarray, decode: Decoder) -> tuple[np.ndar
     if isinstance(sample, bytes):
         return np.asarray(decode.decode(sample)), False
     return sample, sample.dtype != np.uint8 or sample.shape[2] != 3
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(names):
-            if kind_of_file(name) is None and not name.startswith("."):
-                yield Path(folder, name)
 
 
 __all__ = ["LEAST_SIDE", "are_photographs"]

@@ -48,6 +48,12 @@ def test_most_of_the_images_decide_and_damaged_files_do_not_count(tmp_path):
     assert of_folder(tmp_path)
 
 
+def test_the_first_folder_does_not_decide_for_all(tmp_path):
+    write(tmp_path / "unlabelled" / "cam01-night", 40, kind="grey")
+    write(tmp_path / "unlabelled" / "cam02", 50)
+    assert of_folder(tmp_path)
+
+
 def test_images_need_no_suffix(tmp_path):
     write(tmp_path / "unlabelled", 3)
     for path in (tmp_path / "unlabelled").iterdir():
