@@ -11,6 +11,12 @@ _MISSING = frozenset(
 _WHOLE = re.compile(r"([+-]?\d+)[.,]0+")
 _SCIENTIFIC = re.compile(r"[+-]?\d+([.,]\d+)?[eE][+-]?\d+")
 
+_MONTHS = (  # short, in some languages, as a spreadsheet writes what it takes for a date
+    "jan feb mar mrz mär apr mai may jun jul aug sep sept okt oct nov dez dec janv févr mars avr "
+    "juin juil août ene abr ago dic gen mag giu lug set ott"
+).replace(" ", "|")
+_DATE = re.compile(rf"\d{{1,2}}[-. ]+({_MONTHS})\.?|({_MONTHS})\.?[-. ]+\d{{1,2}}", re.IGNORECASE)
+
 
 def why_doubtful(label: str) -> str | None:
     """Return why a label should not become a new class unless that is meant; None if it may."""
@@ -22,6 +28,8 @@ def why_doubtful(label: str) -> str | None:
         return f"it looks like the number {whole}, changed by a program"
     if _SCIENTIFIC.fullmatch(label):
         return "it looks like a number or name that a spreadsheet has changed"
+    if _DATE.fullmatch(label):
+        return "it looks like a date, which a spreadsheet may have made of a name"
     if "\ufffd" in label or re.fullmatch(r"[?\s]{2,}", label):
         return "its letters were lost when the file was saved: save it as UTF-8"
     if (meant := ungarbled(label)) is not None:
