@@ -183,13 +183,13 @@ def _renames(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _changes(events: Sequence[Mapping[str, Any]], seen: int) -> list[Mapping[str, Any]]:
-    """Return the changes of names after the first `seen`, and the removals of classes since."""
+    """Return the changes of names after the first `seen`; what removes and adds classes since."""
     found, count = [], 0
     for event in events:
         count += event["event"] == "rename_class"
         if event["event"] == "rename_class" and count > seen:
             found.append(event)
-        elif event["event"] == "remove_class" and count >= seen:
+        elif event["event"] in ("remove_class", "classes", "tell") and count >= seen:
             found.append(event)
     return found
 
@@ -200,6 +200,9 @@ def _renamed(inputs: Inputs, changes: Sequence[Mapping[str, Any]]) -> tuple[Inpu
     merged: dict[str, str] = {}
     removed: set[str] = set()
     for event in changes:
+        if event["event"] in ("classes", "tell"):  # a removed class may be there again
+            removed -= {*event.get("added", ()), *(a["label"] for a in event.get("answers", ()))}
+            continue
         of = event["of"]
         if of not in names or of in merged or of in removed:
             continue

@@ -202,6 +202,18 @@ def test_a_class_that_takes_the_name_of_a_removed_one_is_not_merged_into_it(ende
     assert found.classes == ("wrens", "wren", "owl") and not merged
 
 
+@pytest.mark.parametrize(
+    "back",
+    [{"event": "classes", "added": ["wren"]}, {"event": "tell", "answers": [{"label": "wren"}]}],
+)
+def test_a_removed_class_that_was_added_again_is_a_class(ended, back):
+    inputs = replace(load_learner(ended).inputs, classes=("wren", "wrens"))
+    removal = {"event": "remove_class", "of": "wren"}
+    events = [removal, back, {"event": "rename_class", "of": "wrens", "to": "wren"}]
+    found, merged = _renamed(inputs, _changes(events, 0))
+    assert found.classes == ("wren", "wrens") and merged == {"wrens": "wren"}
+
+
 def test_a_run_of_an_older_version_looks_at_its_data(ended, tmp_path):
     path = copy_of(ended, tmp_path)
     (path / "inputs.json").unlink()
