@@ -141,7 +141,9 @@ def set_layers(
         own = named_channels(channels, pattern, "layer_reductions")
         if share and not own.numel():
             raise _pinned(graph, pattern)
-        groups = set(graph.group_of[own].unique().tolist()) - _coarse(graph, pattern)
+        whole = _coarse(graph, pattern)
+        groups = set(graph.group_of[own].unique().tolist()) - whole
+        share_of = dict.fromkeys(whole, (pattern, 0.0)) | share_of
         share_of |= dict.fromkeys(groups, (pattern, share))
     for index, (pattern, share) in share_of.items():
         group = graph.groups[index]

@@ -199,11 +199,19 @@ def test_a_multi_head_attention_written_out_computes_what_pytorch_computes() -> 
     assert list(opened.state_dict()) == list(attention.state_dict())
 
 
+@pytest.mark.parametrize("more", [0.0, 0.4])
+@pytest.mark.parametrize("share", [0.5, 0.0])
 @pytest.mark.parametrize("kind", ["written out", "grouped", "fused"])
-def test_a_layers_own_reduction_takes_that_share_of_its_outputs_not_of_heads_and_of_places(kind):
+def test_a_layers_own_reduction_takes_that_share_of_its_outputs_not_of_heads_and_of_places(
+    kind, share, more
+):
     _, graph, _ = traced(kind)
     layer = next(name for name in graph.makers if name.rpartition(".")[2] in ("qkv", "q"))
-    limits = Limits(min_channels=1, layer_reductions={layer: 0.5})
-    plan = search(graph, torch.rand(graph.channels), Target("channels", 0.0, limits))
+    limits = Limits(min_channels=1, layer_reductions={layer: share})
+    scores = torch.rand(graph.channels)
+    for group in graph.groups:
+        if group.name.startswith("attention"):
+            scores[group.channels] = 0.0  # whatever else has to leave, these are not asked for
+    plan = search(graph, scores, Target("channels", more, limits))
     whole = graph.widths(graph.all_kept())[layer]
-    assert graph.widths(plan.keep(graph))[layer] == whole // 2
+    assert graph.widths(plan.keep(graph))[layer] == whole * (1 - share)
