@@ -89,7 +89,7 @@ def of_same_data(groups: Sequence[Group], most: int) -> list[list[Group]]:
     """Sort the first `most` groups by the data that they chose from."""
     sorted_out: dict[tuple[str, str], list[Group]] = {}
     for group in groups[:most]:
-        run = group.runs[0]
+        run = group.sound[0]
         sorted_out.setdefault((str(run.config["dataset"]), run.digest), []).append(group)
     return list(sorted_out.values())
 

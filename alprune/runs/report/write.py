@@ -182,7 +182,7 @@ def _sheets(groups: Sequence[Group]) -> tuple[list[Picture], list[str]]:
     remarks: list[str] = []
     for same in contact.of_same_data(groups, _SHEETS):
         try:
-            train = contact.load_pool(same[0].runs[0])
+            train = contact.load_pool(same[0].sound[0])
         except AlpruneError as error:
             remarks.append(contact.why_not(error))
             continue

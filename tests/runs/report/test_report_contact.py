@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from made_runs import write_run
 from tiny_run import options
 
 import alprune
+from alprune import data
 from alprune.runs.report.contact_sheet import _chosen, _mosaic, _rows, _stages, load_pool, sheet
 from alprune.runs.report.groups import group_runs
 from alprune.runs.report.runs import read_run
+from alprune.runs.report.write import _sheets
 
 KNOWN = {0: (1, 0), 1: (0, 0), 2: (1, 0), 5: (1, 3), 9: (0, 7), 4: (1, 7)}
 
@@ -61,3 +64,13 @@ def test_a_run_of_today_is_read_and_its_images_are_shown(tmp_path):
     shape = figure.axes[0].images[0].get_array().shape
     assert shape == (10 * (8 + 3), 3 * (8 + 3), 4)  # ten digits in three stages, 8 x 8 pixels
     assert f"of {result.labelled:,} labelled images" in said
+
+
+def test_the_data_are_those_of_the_run_that_is_shown(tmp_path):
+    labels = [(index, index % 2, "x", index) for index in range(4)]
+    paths = (
+        write_run(tmp_path / "a", end=None, start={"data_digest": "of last week"}),
+        write_run(tmp_path / "b", start={"data_digest": data.load("digits").digest}, labels=labels),
+    )
+    [picture], remarks = _sheets(group_runs([read_run(path) for path in paths]))
+    assert picture.key == "images-1" and not remarks
