@@ -262,7 +262,8 @@ def all_runs(findings: Findings) -> Table:
     )
     note = (
         "Means and intervals are of the runs that have ended; of a group in which none has, of "
-        "all its runs as far as they came. A seed counts once, by the first run of it."
+        "all its runs as far as they came. A seed counts once, by the first run of it that "
+        "has ended."
     )
     sorted_by_state = tuple((*r[:3], Cell(r[3].text, r[3].text), *r[4:]) for r in rows)
     return Table("runs", "The runs", columns, sorted_by_state, note)

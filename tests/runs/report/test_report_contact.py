@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from made_runs import write_run
+from made_runs import OPTIONS, write_run
 from tiny_run import options
 
 import alprune
-from alprune import data
+from alprune.runs.local_data import local_splits
 from alprune.runs.report.contact_sheet import _chosen, _mosaic, _rows, _stages, load_pool, sheet
 from alprune.runs.report.groups import group_runs
 from alprune.runs.report.runs import read_run
@@ -67,10 +67,12 @@ def test_a_run_of_today_is_read_and_its_images_are_shown(tmp_path):
 
 
 def test_the_data_are_those_of_the_run_that_is_shown(tmp_path):
+    config = alprune.RunConfig(**OPTIONS)
+    digest = local_splits(config, "a test").digest
     labels = [(index, index % 2, "x", index) for index in range(4)]
     paths = (
         write_run(tmp_path / "a", end=None, start={"data_digest": "of last week"}),
-        write_run(tmp_path / "b", start={"data_digest": data.load("digits").digest}, labels=labels),
+        write_run(tmp_path / "b", start={"data_digest": digest}, labels=labels),
     )
     [picture], remarks = _sheets(group_runs([read_run(path) for path in paths]))
     assert picture.key == "images-1" and not remarks
