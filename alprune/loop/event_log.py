@@ -55,11 +55,15 @@ LABELLING = Kind("ask", ends=False, moment="round {step}")
 
 def kind_of(path: Path) -> Kind:
     """Return what a folder holds the record of, by its first event; `RUN` where it has none."""
+    return LABELLING if first_event(path).get("asking") is True else RUN
+
+
+def first_event(path: Path) -> dict[str, Any]:
+    """Return the first event of a folder's record; empty where it has none."""
     try:
-        first = _event(next(_lines(path / EVENTS), b""))
+        return _event(next(_lines(path / EVENTS), b""))
     except (OSError, ValueError, RecursionError, StoreError):
-        return RUN
-    return LABELLING if first.get("asking") is True else RUN
+        return {}
 
 
 def resume_command(path: Path) -> str:

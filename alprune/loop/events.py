@@ -56,8 +56,9 @@ class Record:
         pool: LabelPool,
         learner: Trainable,
         acquisition: str,
+        reason: str = "",
     ) -> None:
-        """Record everything that the run depends on; `acquisition` is the function's name."""
+        """Record all that the run depends on, the function's name and the reason of `begin`."""
         self._method, self._has_budget = config.method, config.budget is not None
         self.folder.write(CONFIG, config.to_toml())
         self.folder.rewind(0)
@@ -72,6 +73,7 @@ class Record:
             pool=len(pool),
             labelled=pool.labelled_count,
             initial=pool.labelled.tolist(),
+            chosen_because=reason,
         )
         self.labels(pool, splits.train.classes)
 

@@ -15,7 +15,7 @@ from alprune.loop.checkpoint import SLOTS, load_checkpoint
 from alprune.loop.config import RunConfig, given
 from alprune.loop.csv_tables import read_labels
 from alprune.loop.defaults import ResolvedRun
-from alprune.loop.event_log import RUN, kind_of, read_events, resume_command
+from alprune.loop.event_log import RUN, first_event, kind_of, read_events, resume_command
 from alprune.loop.events import Observer
 from alprune.loop.pool import LabelPool
 from alprune.loop.rebuild import rebuilt_learner
@@ -159,7 +159,8 @@ def reopen(
                 f"`data_root` in {path / CONFIG}."
             ) from error
         if state is None:
-            session = open_session(config, splits, acquisition, observer, folder, team)
+            why = first_event(path).get("chosen_because", "")
+            session = open_session(config, splits, acquisition, observer, folder, team, reason=why)
         else:
             chosen = find_acquisition(config.acquisition if acquisition is None else acquisition)
             session = _restored(config, splits, chosen, observer, folder, state, team)

@@ -129,7 +129,7 @@ class Session:
             reason: Why it removed so much, where the program chose.
         """
         name = name_of(self.learning.acquisition)
-        self.record.start(self.config, self.splits, self.pool, self.learner, name)
+        self.record.start(self.config, self.splits, self.pool, self.learner, name, reason)
         self.record.makeup(self.splits, pruned.plan)
         self.record.pruned(pruned, self.learner.early is not None, reason)
         self.learning.alarms.labels(self.pool.label_of(self.pool.labelled))

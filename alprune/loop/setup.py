@@ -179,6 +179,7 @@ def open_session(
     folder: RunFolder | None = None,
     team: Team = ALONE,
     now: Callable[[], float] = time.monotonic,
+    reason: str = "",
 ) -> Session:
     """Label the first points, prune the learner and open the run folder.
 
@@ -190,6 +191,7 @@ def open_session(
         folder: Takes the record; if None, the new folder `config.out`.
         team: The processes that make the run; the first one takes the record.
         now: A clock in seconds that never goes back, for the budget.
+        reason: Why `config.flops_reduction` was chosen, where that was done before.
 
     Returns:
         A session whose clock has not started.
@@ -197,7 +199,7 @@ def open_session(
     fit_settings(config, splits.train)  # refuse now, not after the pruning
     chosen = find_acquisition(config.acquisition if acquisition is None else acquisition)
     pool, first = first_labels(config, splits.train)
-    config, reason = with_reduction(config, splits.train, first, pool.label_of(first), team)
+    config, why = with_reduction(config, splits.train, first, pool.label_of(first), team)
     pruned = prune_learner(config, splits.train, first, pool.label_of(first))
     pruned = replace(pruned, model=_of_first(team, config, splits.train, pruned))
     learner = new_learner(config, pruned.model, splits.train, team)
@@ -207,7 +209,7 @@ def open_session(
         folder = (RunFolder if team.rank == 0 else NullRunFolder)(Path(config.out))
     session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer, now)
     try:
-        session.begin(pruned, reason)
+        session.begin(pruned, why or reason)
     except BaseException:
         folder.close()
         raise

@@ -12,13 +12,12 @@ from filelock import Timeout
 
 from alprune.data.image_cache.pool import cores
 from alprune.data.locks import file_lock
-from alprune.errors import ConfigError, StoreError, counted
-from alprune.loop.auto_reduction import AUTO
+from alprune.errors import ConfigError, StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.run_folder import CONFIG, LOCK, no_lock
 from alprune.loop.trackers import require_trackers
 from alprune.registry import lookup
-from alprune.runs.compare.choices import check_chosen, choose_once
+from alprune.runs.compare.choices import choose_once
 from alprune.runs.compare.engines import ENGINES, Resources, open_engine
 from alprune.runs.compare.forecast import Forecast, Monitor
 from alprune.runs.compare.grid import Cell, Grid, cells, name_of, seeds_of, values_of
@@ -109,8 +108,7 @@ def compare(
         threads = max(1, torch.get_num_threads() // beside)
     else:
         threads = (resources or Resources()).cpus
-        _warn_of_measuring(planned, threads)
-    planned = choose_once(planned, load, monitor.chose, threads)
+    planned = choose_once(planned, load, monitor.chose, threads, elsewhere=engine is not None)
     rehearse([cell for cell, state in planned if state == NEW], load, monitor.checks)
     with _locked(out):
         planned = [(cell, state_of(cell)) for cell, _ in planned]  # again, now that none can change
@@ -133,19 +131,7 @@ def plan(config: RunConfig, grid: Grid, out: Path) -> list[tuple[Cell, str]]:
     """
     if (out / CONFIG).exists():
         raise StoreError(f"{out} is itself a run folder; choose another --out for all runs.")
-    planned = [(cell, state_of(cell)) for cell in cells(config, grid, out)]
-    check_chosen(planned, out)
-    return planned
-
-
-def _warn_of_measuring(planned: list[tuple[Cell, str]], threads: int) -> None:
-    if any(state == NEW and cell.config.flops_reduction == AUTO for cell, state in planned):
-        warnings.warn(
-            "what --flops-reduction auto removes is measured on this machine, with "
-            f"{counted(threads, 'thread', 'threads')}, and the runs are made on others. Where "
-            "these are faster or slower, give --flops-reduction.",
-            stacklevel=3,
-        )
+    return [(cell, state_of(cell)) for cell in cells(config, grid, out)]
 
 
 def _plain(values: Sequence[Any]) -> Sequence[Any]:

@@ -1,13 +1,13 @@
 """What `--flops-reduction auto` removes, chosen once for all runs of a comparison that it fits."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from alprune.errors import AlpruneError, StoreError, quoted
+from alprune.errors import AlpruneError, counted
 from alprune.loop.auto_reduction import AUTO
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import PRUNE_OPTIONS
@@ -16,7 +16,6 @@ from alprune.loop.resume import options
 from alprune.loop.setup import first_labels
 from alprune.loop.trust import trusting
 from alprune.runs.compare.grid import Cell
-from alprune.runs.compare.manifest import MANIFEST, read_grid_recipe
 from alprune.runs.compare.runs import CHOSEN, NEW, SharedData
 
 # Options that the choice depends on; runs that agree in them are pruned alike.
@@ -29,35 +28,12 @@ _OF_A_CHOICE = (
 Planned = list[tuple[Cell, str]]
 
 
-def check_chosen(planned: Planned, out: Path) -> None:
-    """Refuse to keep runs whose reduction was given as those of one that is chosen.
-
-    Args:
-        planned: The runs and their states.
-        out: Folder of the comparison, whose compare.toml holds what was asked before.
-
-    Raises:
-        StoreError: It was given.
-        ConfigError: compare.toml cannot be read.
-    """
-    kept = [c for c, s in planned if s != NEW and c.config.flops_reduction == AUTO]
-    if not kept or not (out / MANIFEST).exists():
-        return
-    fixed, grid = read_grid_recipe(out / MANIFEST)
-    then = fixed.get("flops_reduction", AUTO)
-
-    def of_it(cell: Cell) -> bool:  # another comparison may share the folder
-        return all(v in grid.get(name, [fixed.get(name, v)]) for name, v in cell.values.items())
-
-    if then != AUTO and any(map(of_it, kept)):
-        raise StoreError(
-            f"the runs in {out} were begun with flops_reduction {quoted(then)}, and now it is to "
-            "be chosen by measurement. Give --flops-reduction as before, or choose another --out."
-        )
-
-
 def choose_once(
-    planned: Planned, load: SharedData, tell: Callable[[Cell, str], None], threads: int
+    planned: Planned,
+    load: SharedData,
+    tell: Callable[[Cell, str], None],
+    threads: int,
+    elsewhere: bool = False,
 ) -> Planned:
     """Put the reduction that is chosen into the options of the runs that have not begun.
 
@@ -70,29 +46,43 @@ def choose_once(
         load: Returns the data of a run.
         tell: Is told the first run of each choice that is measured, and the choice in words.
         threads: Of each run; the measurements have as many.
+        elsewhere: Whether other machines make the runs; a warning says what that may cost.
 
     Raises:
         AlpruneError: As from `run`, with the name of the run.
     """
-    chosen: dict[tuple[Any, ...], dict[str, Any]] = {}
+    chosen: dict[tuple[Any, ...], tuple[dict[str, Any], str]] = {}
+    first: dict[tuple[Any, ...], Cell] = {}
     open_ = [(cell, state) for cell, state in planned if cell.config.flops_reduction == AUTO]
     for cell, state in open_:
         if state != NEW:
             with trusting(True):  # the folder's options have been compared with those given
-                chosen.setdefault(_key(cell), _decided(options(cell.path)))
+                decided = _decided(options(cell.path))
+            chosen.setdefault(_key(cell), (decided, f"as in run {cell.name}"))
     for cell, state in open_:
         if state == NEW and _key(cell) not in chosen:
-            config, reason = _measured(cell, load, threads)
-            chosen[_key(cell)] = _decided(config)
-            share = config.flops_reduction  # None: the method's own
-            told = f"{share:.1%} of the FLOPs removed: " if isinstance(share, float) else ""
-            tell(cell, told + reason)
-    return [
-        (cell, state)
-        if state != NEW or cell.config.flops_reduction != AUTO
-        else (replace(cell, config=replace(cell.config, **chosen[_key(cell)])), state)
-        for cell, state in planned
-    ]
+            first.setdefault(_key(cell), cell)
+    if first and elsewhere:
+        warnings.warn(
+            "what --flops-reduction auto removes is measured on this machine, with "
+            f"{counted(threads, 'thread', 'threads')}, and the runs are made on others. Where "
+            "these are faster or slower, give --flops-reduction.",
+            stacklevel=3,
+        )
+    for key, cell in first.items():
+        config, reason = _measured(cell, load, threads)
+        chosen[key] = _decided(config), reason
+        share = config.flops_reduction  # None: the method's own
+        told = f"{share:.1%} of the FLOPs removed: " if isinstance(share, float) else ""
+        tell(cell, told + reason)
+
+    def filled(cell: Cell, state: str) -> Cell:
+        if state != NEW or cell.config.flops_reduction != AUTO:
+            return cell
+        decided, reason = chosen[_key(cell)]
+        return replace(cell, config=replace(cell.config, **decided), chosen=reason)
+
+    return [(filled(cell, state), state) for cell, state in planned]
 
 
 def _key(cell: Cell) -> tuple[Any, ...]:

@@ -30,11 +30,13 @@ class Cell:
         name: Of its folder, made of `values`.
         values: The options that the grid sets, by name.
         config: All options, complete.
+        chosen: Why its flops_reduction was chosen; empty where it was not.
     """
 
     name: str
     values: dict[str, Any]
     config: ResolvedRun
+    chosen: str = ""
 
     @property
     def path(self) -> Path:

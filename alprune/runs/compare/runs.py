@@ -19,6 +19,7 @@ from alprune.loop import RunResult, Session
 from alprune.loop.auto_reduction import AUTO
 from alprune.loop.config import RunConfig, given
 from alprune.loop.defaults import DEFAULTS, DENSE_WARMUP
+from alprune.loop.event_log import first_event
 from alprune.loop.events import Observer
 from alprune.loop.learner import early_pruner, fit_settings, prune_learner
 from alprune.loop.recipe import read_recipe
@@ -108,7 +109,7 @@ def state_of(cell: Cell) -> str:
     check_trust(read_recipe(cell.path / CONFIG), cell.path / CONFIG, asdict(cell.config), takes=())
     with trusting(True):  # what is imported is what the cell names
         now, then = asdict(cell.config), asdict(options(cell.path))
-    may_differ = _WHERE | (_chosen(now, then) if now["flops_reduction"] == AUTO else set())
+    may_differ = _WHERE | (_chosen(now, then) if _was_chosen(cell) else set())
     changed = [name for name in now if name not in may_differ and now[name] != then[name]]
     if changed:
         told = ", ".join(f"{name} was {then[name]!r} and is {now[name]!r}" for name in changed)
@@ -117,6 +118,12 @@ def state_of(cell: Cell) -> str:
             "choose another --out, or move that run away."
         )
     return UNENDED if _ended(cell) is None else ENDED
+
+
+def _was_chosen(cell: Cell) -> bool:
+    """Tell whether "auto" chose what is removed; records of earlier versions leave it open."""
+    auto = cell.config.flops_reduction == AUTO
+    return auto and first_event(cell.path).get("chosen_because") != ""
 
 
 def _chosen(asked: dict[str, Any], then: dict[str, Any]) -> set[str]:
@@ -222,7 +229,7 @@ def _run(
     else:
         splits = load(cell.config)
         chosen = find_acquisition(cell.config.acquisition)
-        session = open_session(cell.config, splits, chosen, observer)
+        session = open_session(cell.config, splits, chosen, observer, reason=cell.chosen)
         oracle = simulation(cell.config, splits.train)
     opened(session)
     return session.run(oracle)

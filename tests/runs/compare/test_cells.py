@@ -106,7 +106,7 @@ AUTOMATIC = [n for n in VALUES if "_reduction" not in n and "method" not in NEED
 def no_work(monkeypatch, tmp_path):
     """Let runs end once their config.toml is written."""
 
-    def begun(config, *args):
+    def begun(config, *args, **kwargs):
         Path(config.out).mkdir(parents=True)
         (Path(config.out) / "config.toml").write_text(config.to_toml())
         raise PruneError("that is all")

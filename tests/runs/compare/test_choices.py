@@ -1,5 +1,6 @@
 """`--flops-reduction auto` is chosen once for the runs that a comparison sets side by side."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from tiny_run import events_of, options
 import alprune
 from alprune.errors import StoreError
 from alprune.loop import auto_reduction, learner
+from alprune.loop.checkpoint import SLOTS
 from alprune.runs.compare import ENGINES, Monitor, Resources, runs
 
 
@@ -81,7 +83,7 @@ def test_a_grid_may_vary_what_a_choice_changes(tmp_path, speeds):
 
 def test_runs_of_other_options_are_not_kept_as_those_of_a_choice(tmp_path, speeds):
     alprune.compare(automatic(flops_reduction=0.3), {"seed": [0]}, tmp_path / "given")
-    with pytest.raises(StoreError, match="begun with flops_reduction 0.3, and now it is to be ch"):
+    with pytest.raises(StoreError, match="flops_reduction was 0.3 and is 'auto'"):
         alprune.compare(automatic(), {"seed": [0, 1]}, tmp_path / "given")
     alprune.compare(automatic(), {"seed": [0]}, tmp_path / "chosen")
     for name, value, told in [
@@ -89,6 +91,29 @@ def test_runs_of_other_options_are_not_kept_as_those_of_a_choice(tmp_path, speed
     ]:  # fmt: skip
         with pytest.raises(StoreError, match=f"begun with other options: .*{name} {told}"):
             alprune.compare(automatic(**{name: value}), {"seed": [0, 1]}, tmp_path / "chosen")
+
+
+def test_other_comparisons_may_share_the_folder_and_what_was_given_stays_given(tmp_path, speeds):
+    grid = {"method": ["3sp"], "seed": [0]}
+    alprune.compare(automatic(), grid, tmp_path)
+    alprune.compare(automatic(flops_reduction=0.3), {"seed": [0]}, tmp_path)
+    outcomes = alprune.compare(automatic(), grid | {"seed": [0, 1]}, tmp_path)
+    assert [outcome.state for outcome in outcomes] == ["kept", "done"]
+    with pytest.raises(StoreError, match="flops_reduction was 0.3 and is 'auto'"):
+        alprune.compare(automatic(), {"seed": [0, 1]}, tmp_path)
+
+
+def test_a_run_that_begins_again_still_says_why_so_much_is_removed(tmp_path, speeds):
+    [done] = alprune.compare(automatic(), {"seed": [0]}, tmp_path)
+    [before] = events_of(done.path, "start")
+    (done.path / "events.jsonl").write_text(json.dumps(before) + "\n")
+    for name in SLOTS:
+        (done.path / name).unlink(missing_ok=True)
+    [again] = alprune.compare(automatic(), {"seed": [0]}, tmp_path)
+    assert again.state == "done"
+    for event in ("start", "prune"):
+        [found] = events_of(done.path, event)
+        assert "it will train on some" in found["chosen_because"] == before["chosen_because"]
 
 
 def test_speed_is_measured_with_the_threads_of_a_run(tmp_path, speeds, monkeypatch):
