@@ -204,7 +204,7 @@ class _Submitit:
             job = self._executor.submit(_call, task)
         except (self._errors.UncompletedJobError, OSError) as error:
             said = str(error).strip().rstrip(".")
-            raise ConfigError(f"Slurm takes no job with these options: {said}.") from error
+            raise ConfigError(f"Slurm took no job: {said}.") from error
         return _SubmititJob(job, self._errors)
 
     def close(self) -> None:

@@ -31,6 +31,22 @@ class _Present:
     deaths: int = 0
 
 
+@dataclass
+class _Refused:
+    """Stands for the job of a run that the engine did not take."""
+
+    error: AlpruneError
+
+    def done(self) -> bool:
+        return True
+
+    def outcome(self) -> Any:
+        raise self.error
+
+    def stop(self) -> None:
+        pass
+
+
 def make_elsewhere(
     planned: Sequence[tuple[Cell, str]],
     engine: Engine,
@@ -43,7 +59,8 @@ def make_elsewhere(
     """Give the runs of a comparison to an engine and follow them by their records.
 
     A run whose process or machine dies is submitted again and resumes from its checkpoint. Under
-    Ctrl-C the runs end soundly; a second one leaves them to the engine.
+    Ctrl-C the runs end soundly; a second one leaves them to the engine. A run that the engine does
+    not take has failed, and the others go on.
 
     Args:
         planned: The runs and their states.
@@ -55,6 +72,9 @@ def make_elsewhere(
 
     Returns:
         What came of each run, in the order of `planned`.
+
+    Raises:
+        ConfigError: The engine does not even take the first one.
     """
     driver = _Driver(engine, monitor, threads, log)
     waiting = []
@@ -88,7 +108,7 @@ class _Driver:
     def __init__(self, engine: Engine, monitor: Monitor, threads: int, log: Sequence[str]) -> None:
         self._engine, self._monitor = engine, monitor
         self._threads, self._log = threads, log
-        self._stopping = False
+        self._stopping = self._given = False
         self.present: list[_Present] = []
         self.outcomes: dict[str, Outcome] = {}
 
@@ -115,7 +135,14 @@ class _Driver:
 
     def _give(self, cell: Cell) -> Job:
         task = partial(make_there, cell, self._threads, self._log, os.getcwd())
-        return self._engine.submit(task, cell.name)
+        try:
+            job = self._engine.submit(task, cell.name)
+        except AlpruneError as error:
+            if not self._given:
+                raise  # its options are wrong, most likely, and none would be taken
+            return _Refused(error)  # a limit, or a busy machine: the other runs go on
+        self._given = True
+        return job
 
     def _tell(self, run: _Present) -> None:
         lines, run.read = _more(run.cell, run.read)

@@ -138,17 +138,35 @@ def test_an_interrupt_stops_what_was_given_out(tmp_path):
     assert [o.state for o in done] == ["done", "waiting"]
 
 
-def test_what_was_given_out_is_stopped_where_no_more_is_taken(tmp_path):
+def test_a_run_that_is_not_taken_fails_and_the_others_go_on(tmp_path):
     class Full(Pretend):
+        taken = 1
+
         def submit(self, task, name):
-            if self.given:
-                raise ConfigError("no more than one")
+            if len(self.given) == self.taken:
+                raise ConfigError("no more than this")
             return super().submit(task, name)
 
-    engine = Full()
-    with pytest.raises(ConfigError, match="no more than one"):
-        make_elsewhere(grid_of(tmp_path), engine, Told(), every_s=0)
-    assert [job.stopped for job in engine.jobs] == [True]
+    done = make_elsewhere(grid_of(tmp_path), Full(), Told(), every_s=0)
+    assert [o.state for o in done] == ["done", "failed"]
+    assert done[1].error == "ConfigError: no more than this"
+    [lost] = make_elsewhere(grid_of(tmp_path, [2]), Full(deaths=1), Told(), every_s=0)
+    assert (lost.state, lost.error) == ("failed", done[1].error)
+    none = Full()
+    none.taken = 0
+    with pytest.raises(ConfigError, match="no more than this"):
+        make_elsewhere(grid_of(tmp_path, [3]), none, Told(), every_s=0)
+
+
+def test_what_was_given_out_is_stopped_where_nobody_follows_it(tmp_path):
+    class Fails(Told):
+        def begins(self, cell, state):
+            raise OSError("no terminal")
+
+    engine = Pretend()
+    with pytest.raises(OSError, match="no terminal"):
+        make_elsewhere(grid_of(tmp_path), engine, Fails(), every_s=0)
+    assert [job.stopped for job in engine.jobs] == [True, True]
 
 
 def test_a_job_that_slurm_refuses_is_a_mistake_in_the_options(tmp_path, monkeypatch):
@@ -167,7 +185,7 @@ def test_a_job_that_slurm_refuses_is_a_mistake_in_the_options(tmp_path, monkeypa
     monkeypatch.setattr(engines, "_package", lambda name: submitit)
     monkeypatch.chdir(tmp_path)
     engine = open_engine("slurm", Resources(), Path("."))
-    with pytest.raises(ConfigError, match=r"takes no job .*: sbatch: error: invalid partition\.$"):
+    with pytest.raises(ConfigError, match=r"took no job: sbatch: error: invalid partition\.$"):
         engine.submit(os.getcwd, "run")
 
 
