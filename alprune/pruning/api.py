@@ -29,7 +29,7 @@ from alprune.pruning.unstructured.masks import load_masked
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup, unknown
 
-_TRIES = 4  # until the pruned network costs as little as was asked
+_TRIES = 12  # until the pruned network costs as little as was asked
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def prune(
         time_reduction: Share of the time of a training step to remove, measured likewise.
         limits: What must stay: floors, multiples, layers to ignore, reductions by layer. With
             reductions by layer and no other one, only these layers are pruned. Limits that a
-            method would ignore are refused, but by dense networks, and floors by weight masks.
+            method would ignore are refused, but by dense networks (all but reductions by layer),
+            and floors by weight masks.
         scoring: Options of the criteria: lambda and cost of 3SP+CA, GraSP's temperature and
             whether it redraws linear layers, how BatchNorm normalises.
         latency: How latency and time are measured, and whether scores are divided by what a

@@ -1,5 +1,7 @@
 """The search counts the same multiply-accumulates as the report, which runs the network."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,9 @@ from torch.nn import functional as F
 from alprune.models import MODELS, build
 from alprune.models.cost import cost
 from alprune.pruning import prune, trace
+from alprune.pruning.api import _cut
 from alprune.pruning.graph import narrow
+from alprune.pruning.methods import Request
 
 
 class Attending(nn.Module):
@@ -191,6 +195,16 @@ def test_what_was_asked_is_reached_where_the_search_is_wrong_about_the_cost():
     graph = trace(model, batch[0], rules=rules)
     pruned = prune(model, batch=batch, flops_reduction=0.5, rules=rules)
     assert graph.macs(pruned.plan.keep(graph)) < pruned.macs_after <= 0.5 * pruned.macs_before
+
+
+def test_a_cut_is_reached_also_where_much_of_the_computation_does_not_shrink():
+    def cut(model, request):
+        left = 1 - 0.6 * request.reductions["flops"]  # the search took 40% for what shrinks
+        return SimpleNamespace(model=nn.Linear(8, round(1000 * left)))
+
+    asked = Request([(torch.randn(2, 8), torch.arange(2))], {"flops": 0.5})
+    _, before, left = _cut(SimpleNamespace(cut=cut), nn.Linear(8, 1000), asked)
+    assert 0.49 * before.macs < left.macs <= 0.5 * before.macs
 
 
 def test_large_linear_layers_whose_products_are_not_computed_are_counted():
