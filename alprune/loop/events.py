@@ -320,7 +320,7 @@ def _peak_memory(device: torch.device) -> dict[str, int | None]:
 def peak_resident() -> int | None:
     """Return the largest resident set of this process so far, in bytes; None where not known."""
     with contextlib.suppress(OSError, StopIteration):  # getrusage counts the parent's memory, too
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(errors="replace").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     try:
         import resource

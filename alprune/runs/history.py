@@ -10,7 +10,8 @@ import numpy as np
 from alprune.errors import StoreError
 from alprune.loop.event_log import Fields, read_events
 
-# By name, what a step's number is; one that a step lacks, as those of the oldest runs may, is NaN.
+# By name, what a step's number is. One that a step lacks, as those of the oldest runs may, is NaN,
+# all but "step" and "labelled", which all have.
 COLUMNS = {
     "step": "its number; 0 trains on the first points",
     "labelled": "labelled points that it trained on",

@@ -381,11 +381,15 @@ def test_the_last_event_says_how_much_memory_was_used(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
-def test_memory_of_the_process_that_started_the_run_does_not_count():
+def test_memory_of_the_process_that_started_the_run_does_not_count(tmp_path):
+    script = tmp_path / "named_in_utf8_é"  # Linux cuts the name within the last letter
     code = "import torch; from alprune.loop.events import _peak_memory as peak;"
     code += "print(peak(torch.device('cpu'))['peak_rss_bytes'])"
+    script.write_text(f"#!{sys.executable}\n{code}")
+    script.chmod(0o755)
+    env = os.environ | {"PYTHONPATH": str(Path(alprune.__file__).parents[1])}
     held = bytearray(1_000_000_000)
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([script], capture_output=True, text=True, check=True, env=env)
     assert 50e6 < int(found.stdout) < len(held)
 
 
