@@ -155,21 +155,19 @@ class EarlyCriterion:
     """A way to rank channels during training.
 
     Attributes:
-        summary: One line for people who choose.
         threshold: The EPI at which pruning may begin (section 4.2).
         sites: Which parameters it looks at.
         score: One batch's importance, `(N,)`, from the parameters and the sites.
     """
 
-    summary: str
     threshold: float
     sites: Callable[[nn.Module, ChannelGraph], Sites]
     score: Callable[[Mapping[str, Tensor], Sites], Tensor]
 
 
 EARLY_CRITERIA: dict[str, EarlyCriterion] = {
-    "magnitude": EarlyCriterion("size of the maker's weights", 0.983, maker_sites, magnitude),
-    "taylor": EarlyCriterion("change of the loss on removal", 0.944, taylor_sites, taylor),
+    "magnitude": EarlyCriterion(0.983, maker_sites, magnitude),
+    "taylor": EarlyCriterion(0.944, taylor_sites, taylor),
 }
 
 

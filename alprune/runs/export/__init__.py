@@ -35,16 +35,9 @@ __all__ = [
 ]
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format(
-        "for ONNX Runtime, in any language; needs the packages onnx and onnxruntime",
-        onnx.write,
-        onnx.run,
-        onnx.require,
-    ),
-    "pt2": Format(
-        "torch.export's program, for PyTorch without alprune", program.write, program.run
-    ),
-    "safetensors": Format("weights and plan, for alprune.load_learner", tensors.write, tensors.run),
+    "onnx": Format(onnx.write, onnx.run, onnx.require),
+    "pt2": Format(program.write, program.run),
+    "safetensors": Format(tensors.write, tensors.run),
 }
 CHECK_IMAGES = 256
 

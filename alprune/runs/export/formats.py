@@ -21,13 +21,11 @@ class Format:
     """A way to write a learner.
 
     Attributes:
-        summary: One line for people.
         write: Returns the file's content.
         run: `(file, learner as it was) -> Run`: loads the file as its users would.
         require: Raises ConfigError where a package is missing.
     """
 
-    summary: str
     write: Callable[[Learned], bytes]
     run: Callable[[Path, Learned], Run]
     require: Callable[[], None] = lambda: None
