@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from alprune.data import Dataset
 from alprune.errors import ConfigError
 
 
@@ -91,25 +90,6 @@ class Augment:
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise ConfigError(f"pad must be 0 or more pixels, got {self.pad}.")
-
-    @classmethod
-    def of(
-        cls,
-        data: Dataset,
-        *,
-        flip: bool | None = None,
-        pad: int = 4,
-        dtype: torch.dtype = torch.float32,
-    ) -> "Augment":
-        """Build it for a data set, on its device; `flip` None: as the data set says."""
-        device = data.x.device
-        return cls(
-            torch.tensor(data.mean, device=device),
-            torch.tensor(data.std, device=device),
-            data.flip if flip is None else flip,
-            pad,
-            dtype,
-        )
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Draw what happens to each of `count` images, `(count,)` int64, from a generator."""

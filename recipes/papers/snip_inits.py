@@ -65,7 +65,8 @@ def masked_network(train: Dataset, name: str, case: str, sparsity: float, seed: 
 def adam(model: nn.Module, train: Dataset, batches: int, seed: int) -> float:
     """Train with batches of 100 and return the mean loss of the last tenth."""
     generator = torch.Generator().manual_seed(seed)
-    prepare = Augment.of(train, flip=False, pad=0)
+    mean, std = torch.tensor(train.mean), torch.tensor(train.std)
+    prepare = Augment(mean, std, flip=False, pad=0)
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     order = torch.empty(0, dtype=torch.int64)
     losses: list[Tensor] = []

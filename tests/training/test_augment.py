@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from alprune.data import make_splits
 from alprune.errors import ConfigError
 from alprune.training.augment import Augment, crop, normalise
 
@@ -153,17 +152,6 @@ def test_padding_is_black_before_normalisation() -> None:
     out = Augment(mean, std, flip=False, pad=2)(x, Generator().manual_seed(0))
     values = out.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
     assert torch.allclose(values, torch.stack([-mean / std, (1 - mean) / std]))
-
-
-def test_augment_of_a_data_set_takes_its_statistics_and_its_flip() -> None:
-    x, y = images(20, 6, 6, 3, torch.uint8), torch.arange(20) % 2
-    splits = make_splits((x, y), (x, y), ("a", "b"), flip=False)
-    augment = Augment.of(splits.train, pad=0)
-    assert augment.flip is False
-    assert Augment.of(splits.train, flip=True).flip
-    out = augment(x, Generator().manual_seed(0))
-    assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
-    assert torch.allclose(out.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
 
 
 def test_negative_padding_is_refused() -> None:
