@@ -1,7 +1,6 @@
 """Fit under a deadline with a warm start, predict in a stream, evaluate."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -399,14 +398,3 @@ def _batches(count: int, size: int, planned: int, generator: torch.Generator) ->
             dealt = torch.cat([dealt, deck])
         yield dealt[:size]
         dealt = dealt[size:]
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time `work` with the device's queue emptied before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin

@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import statistics
+import time
 
 import torch
 from scipy.optimize import nnls
@@ -24,7 +25,6 @@ from alprune.models import MODELS, build
 from alprune.pruning import ChannelGraph, narrow, trace
 from alprune.training import FitSettings, new_optimiser
 from alprune.training.device import hardware, pick_device
-from alprune.training.learner import seconds
 from alprune.training.optimiser import follow
 
 BATCH = 64
@@ -69,6 +69,17 @@ class Turn:
             loss.backward()
             self.optimiser.step()
             follow(self.averaged, self.network, 0.01)
+
+
+def seconds(work: Turn, device: torch.device) -> float:
+    """Time a turn with the device's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
 
 
 def main() -> None:
