@@ -185,8 +185,7 @@ def split(model: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
     name, head = last_linear(model)
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     body = copy.deepcopy(model, dict(shared)).eval()
-    parent, _, child = name.rpartition(".")
-    setattr(body.get_submodule(parent), child, nn.Identity())
+    body.set_submodule(name, nn.Identity())
     with torch.inference_mode():
         embedded = body(example)
         same = embedded.ndim == 2 and embedded.shape[1] == head.in_features
@@ -201,7 +200,7 @@ def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
     Raises:
         ModelError: It has none.
     """
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    layers = [(name, m) for name, m in model.named_modules() if name and isinstance(m, nn.Linear)]
     if not layers:
         raise _headless(model)
     return layers[-1]

@@ -65,8 +65,7 @@ class Folded:
             if target.bias is None:
                 target.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
             target.requires_grad_(False)
-            parent, _, child = pair.norm.rpartition(".")
-            setattr(self.model.get_submodule(parent), child, nn.Identity())
+            self.model.set_submodule(pair.norm, nn.Identity())
             self._folds.append((maker, norm, target))
         self.model.eval()
         self.refresh()

@@ -311,8 +311,7 @@ def put_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
     with torch.no_grad():
         new.weight.copy_(weight)
         new.bias.copy_(bias)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new.eval())
+    model.set_submodule(name, new.eval())
 
 
 def _plain_state(head: nn.Module) -> dict[str, Tensor]:

@@ -115,8 +115,7 @@ def _without(network: nn.Module, names: list[str]) -> nn.Module:
     shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
     upper = copy.deepcopy(network, dict(shared))
     for name in names:
-        parent, _, child = name.rpartition(".")
-        setattr(upper.get_submodule(parent), child, nn.Identity())
+        upper.set_submodule(name, nn.Identity())
     return upper
 
 

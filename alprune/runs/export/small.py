@@ -138,8 +138,7 @@ def shrink(path: Path, learned: Learned, options: SmallOptions) -> tuple[Learned
     progress = Progress(path / STATE, key)
     progress.run("teaching", teaching, options.budget_s)
     name, _ = last_linear(full)
-    parent, _, child = name.rpartition(".")
-    setattr(small.get_submodule(parent), child, copy.deepcopy(head))
+    small.set_submodule(name, copy.deepcopy(head))
     found = Shrunk(
         macs_before=macs,
         macs_after=cost(small, example).macs,
