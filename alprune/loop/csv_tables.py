@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def from_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") else cell
 
 
-def table(rows: Iterable[tuple[Any, ...]]) -> bytes:
+def table(rows: Iterable[Sequence[Any]]) -> bytes:
     """Return rows as a CSV file; text goes through `to_cell`."""
     text = io.StringIO()
     cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)

@@ -6,12 +6,13 @@ they know by that while they are young: after 32 batches on the digits, a pruned
 80% of the test images with the statistics of its weights and on 10% with its running averages.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from alprune.models.cost import keeping_modes
 
 # Running averages have caught up after some 100 batches of momentum 0.1 (10 horizons), measured
 # on VGG-19 with the digits and CIFAR-10; the rest is for deeper networks and larger rates. After
@@ -26,7 +27,7 @@ def updated_norms(network: nn.Module) -> list[Any]:
     Those that the network itself keeps in eval mode, and those without running averages or with a
     momentum of 0, are not among them.
     """
-    with _modes_kept(network):
+    with keeping_modes(network):
         network.train()
         return [
             module
@@ -65,7 +66,7 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """
     norms = updated_norms(network)
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    with _modes_kept(network):
+    with keeping_modes(network):
         network.eval()
         try:
             for norm in norms:
@@ -78,16 +79,6 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
             for norm, (momentum, count) in zip(norms, before, strict=True):
                 norm.momentum = momentum
                 norm.num_batches_tracked.copy_(count)
-
-
-@contextmanager
-def _modes_kept(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 __all__ = ["estimate_statistics", "updated_norms", "young_batches"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alprune.data.image_cache.decode import Decoder
+from alprune.data.image_cache.pool import cores
 from alprune.data.layout import label_of
 from alprune.data.leftovers import (
     FOLDER_LINKS,
@@ -187,7 +188,7 @@ def as_text(name: str) -> str:
 def decoded(entries: Iterable[Entry], inputs: Inputs) -> Iterator[Batch]:
     """Read files in threads, some batches ahead of the caller."""
     _, h, w = inputs.image_shape
-    threads = _cores()
+    threads = min(16, cores())
     decode = Decoder((h, w), threads)
     waiting: deque[Future[Batch]] = deque()
     files = iter(entries)
@@ -206,11 +207,6 @@ def decoded(entries: Iterable[Entry], inputs: Inputs) -> Iterator[Batch]:
             pool.shutdown(cancel_futures=True)
     if said := decode.said_of_range():
         warnings.warn(said, stacklevel=2)
-
-
-def _cores() -> int:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(16, count or 1)
 
 
 def _decode(decode: Decoder, batch: list[Entry], inputs: Inputs) -> Batch:

@@ -1,8 +1,6 @@
 """predictions.csv: written batch by batch, sound at any instant, resumable."""
 
-import csv
 import hashlib
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +13,7 @@ import torch
 from alprune.data import atomic_io
 from alprune.data.safe_io import read_whole
 from alprune.errors import StoreError, quoted
-from alprune.loop.csv_tables import to_cell
+from alprune.loop import csv_tables
 from alprune.runs.predict.classify import Classified, classify
 from alprune.runs.predict.embedded import Kept
 from alprune.runs.predict.files import Source
@@ -119,9 +117,9 @@ def write_stream(
 ) -> Tally:
     """Write the table to a stream, such as the standard output; `kept` as for `classify`."""
     table = Table(classifier, every)
-    out.write(_csv([table.header]))
+    out.write(csv_tables.table([table.header]))
     for batch in classify(classifier, source, device, kept=kept):
-        out.write(_csv(table.rows(batch)))
+        out.write(csv_tables.table(table.rows(batch)))
     out.flush()
     return table.tally
 
@@ -175,7 +173,7 @@ def write_file(
         tick(table.tally)
         try:
             for batch in classify(classifier, source, device, table.tally.images, kept):
-                writer.add(_csv(table.rows(batch)), table.tally)
+                writer.add(csv_tables.table(table.rows(batch)), table.tally)
                 tick(table.tally)
         finally:  # also what Ctrl-C ends
             writer.flush()
@@ -283,14 +281,7 @@ def _digest(classifier: Classifier) -> str:
 
 
 def _beginning(table: Table) -> bytes:
-    return _MARK + _csv([table.header])
-
-
-def _csv(rows: Any) -> bytes:
-    text = io.StringIO()
-    cells = ([to_cell(v) if isinstance(v, str) else v for v in row] for row in rows)
-    csv.writer(text).writerows(cells)  # lines end in \r\n, as spreadsheets write them
-    return text.getvalue().encode()
+    return _MARK + csv_tables.table([table.header])
 
 
 __all__ = ["COLUMNS", "Table", "Tally", "write_file", "write_stream"]
