@@ -168,7 +168,7 @@ def _by_engine(
 ) -> list[Outcome]:
     engine = open_engine(name, resources, out)
     try:
-        monitor.planned(planned, engine.most or len(planned))
+        monitor.planned(planned, len(planned))
         threads = resources.cpus
         return make_elsewhere(planned, engine, monitor, threads=threads, log=log)
     finally:

@@ -39,13 +39,7 @@ class Job(Protocol):
 
 
 class Engine(Protocol):
-    """Gives runs to machines.
-
-    Attributes:
-        most: How many it can be given at a time; None: as many as there are.
-    """
-
-    most: int | None
+    """Gives runs to machines."""
 
     def submit(self, task: Task, name: str) -> Job:
         """Queue a task, which can be pickled and runs where it may use its resources."""
@@ -105,9 +99,7 @@ def open_engine(name: str, resources: Resources, out: Path) -> Engine:
 
 
 class _Ray:
-    most: int | None = None
-
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, out: Path) -> None:
         ray = _package("ray")
         self._ray, self._resources = ray, resources
         self._began = not ray.is_initialized()
@@ -177,8 +169,6 @@ _LOOK_S = 30.0  # between questions to Slurm about a job
 
 class _Submitit:
     """Slurm, by submitit."""
-
-    most: int | None = None
 
     def __init__(self, resources: Resources, out: Path) -> None:
         submitit = _package("submitit")
@@ -271,16 +261,8 @@ def _package(name: str) -> Any:
         ) from error
 
 
-def _ray(resources: Resources, out: Path) -> Engine:
-    return _Ray(resources)
-
-
-def _slurm(resources: Resources, out: Path) -> Engine:
-    return _Submitit(resources, out)
-
-
 ENGINES: dict[str, Callable[[Resources, Path], Engine]] = {
-    "ray": _ray,
-    "slurm": _slurm,
+    "ray": _Ray,
+    "slurm": _Submitit,
 }
 """`(resources, out) -> engine`, by name."""

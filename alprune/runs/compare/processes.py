@@ -33,8 +33,6 @@ def start_process(target: Callable[..., None], *args: Any) -> tuple[BaseProcess,
 class Processes:
     """An engine that runs each task in a new process; each ends with this one, even if killed."""
 
-    most: int | None = None
-
     def submit(self, task: Task, name: str) -> "_LocalJob":
         """Start a process that runs a task."""
         return _LocalJob(*start_process(_work, task))

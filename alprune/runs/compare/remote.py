@@ -85,9 +85,9 @@ def make_elsewhere(
         else:
             waiting.append(cell)
     try:
-        while waiting or driver.present:
-            while waiting and (engine.most is None or len(driver.present) < engine.most):
-                driver.submit(waiting.pop(0))
+        for cell in waiting:
+            driver.submit(cell)
+        while driver.present:
             time.sleep(every_s)
             driver.look()
     except KeyboardInterrupt:

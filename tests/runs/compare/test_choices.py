@@ -126,7 +126,7 @@ def test_speed_is_measured_with_the_threads_of_a_run(tmp_path, speeds, monkeypat
     monkeypatch.setattr(learner, "step_ms", counted)
     monkeypatch.setattr("alprune.runs.compare.side_by_side", lambda *_: [])
     monkeypatch.setattr("alprune.runs.compare.make_elsewhere", lambda *_, **__: [])
-    afar = SimpleNamespace(most=None, close=lambda: None)
+    afar = SimpleNamespace(close=lambda: None)
     monkeypatch.setitem(ENGINES, "afar", lambda resources, out: afar)
     before, grid = torch.get_num_threads(), {"seed": [0, 1]}
     torch.set_num_threads(4)

@@ -48,8 +48,8 @@ class Job:
 class Pretend:
     """An engine in this process, whose machines die as often as told."""
 
-    def __init__(self, deaths=0, most=None, work=None):
-        self.deaths, self.most, self.given = deaths, most, []
+    def __init__(self, deaths=0, work=None):
+        self.deaths, self.given = deaths, []
         self.jobs, self._work = [], work
 
     def submit(self, task, name):
@@ -92,7 +92,7 @@ def grid_of(tmp_path, seeds=(0, 1), **changes):
 
 
 def test_every_run_is_made_and_told(tmp_path):
-    told, engine = Told(), Pretend(most=1)
+    told, engine = Told(), Pretend()
     done = make_elsewhere(grid_of(tmp_path), engine, told, every_s=0)
     assert [o.state for o in done] == ["done", "done"]
     assert engine.given == ["seed0", "seed1"]
@@ -113,7 +113,12 @@ def test_a_run_whose_machine_died_is_given_out_again(tmp_path):
 
 
 def test_a_run_that_kills_every_machine_fails_and_the_others_go_on(tmp_path):
-    engine = Pretend(deaths=DEATHS, most=1)
+    def work(task):
+        if task.args[0].name == "seed0":
+            raise Lost("node died")
+        return task()
+
+    engine = Pretend(work=work)
     first, second = make_elsewhere(grid_of(tmp_path), engine, Told(), every_s=0)
     assert first.state == "failed" and "node died" in first.error
     assert second.state == "done"
