@@ -1,8 +1,6 @@
 """Active learning under a wall-clock budget, with learners pruned before training."""
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,19 +100,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Alias(types.ModuleType):
-    """A module that people import by an earlier name."""
-
-    def __init__(self, name: str, target: str) -> None:
-        super().__init__(name)
-        self._target = target
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked for by the import system and by `inspect`
-            raise AttributeError(name)
-        return getattr(importlib.import_module(self._target), name)
-
-
-testing = sys.modules["alprune.testing"] = _Alias("alprune.testing", "alprune.acquisition.testing")
