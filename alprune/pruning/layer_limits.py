@@ -153,6 +153,7 @@ def set_layers(
         if share and width >= multiple:
             width = width // multiple * multiple
         order = ids[torch.argsort(scores[ids], stable=True)]
+        order = order[kept[order].long().argsort(stable=True)]  # of equal ones the floor stays
         gone = order[: ids.numel() - width]
         if bool(kept[gone].any()):
             raise PruneError(

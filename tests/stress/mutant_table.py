@@ -600,7 +600,6 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("scale = scale / 255", "pass"),
         ("x.flip(2)", "x.flip(1)"),
         ("if self.pad < 0:", "if self.pad < -1:"),
-        ("data.flip if flip is None else flip", "flip"),
     ]),
     ("training/batch_statistics.py", "training/test_batch_statistics.py", [
         ("norm.momentum = None  # the", "pass  # the"),
