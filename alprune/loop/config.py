@@ -12,6 +12,7 @@ from alprune.errors import ConfigError
 from alprune.loop.option import check, option, option_type
 from alprune.loop.option_text import seconds_of, value_of
 from alprune.loop.recipe import trusted_recipe
+from alprune.pruning.option_values import plain
 from alprune.registry import unknown
 
 
@@ -329,12 +330,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            value = getattr(self, entry.name)
+            value = plain(getattr(self, entry.name))
             if isinstance(value, os.PathLike):
-                object.__setattr__(self, entry.name, os.fspath(value))
+                value = os.fspath(value)
             if isinstance(value, str) and is_duration(entry.name):
-                object.__setattr__(self, entry.name, seconds_of(value, entry.name))
-            check(entry, getattr(self, entry.name), OPTIONS[entry.name].metadata)
+                value = seconds_of(value, entry.name)
+            object.__setattr__(self, entry.name, value)
+            check(entry, value, OPTIONS[entry.name].metadata)
         if self.seed >= 2**63 - 8:  # a run draws from the seeds that follow, too
             raise ConfigError(f"seed must be less than 2^63 - 8, got {self.seed}.")
         if self.out == "":

@@ -20,6 +20,9 @@ CHOICES = {
     "score_mode": ("train", "eval"),
 }
 
+# Options whose text may name what somebody wrote.
+_NAMED = {"dataset", "model", "method", "acquisition", "start", "epi_criterion"}
+
 GROUPS = ("data", "learner", "pruning", "training", "acquisition", "stopping", "run")
 """Of options, as people think of them; the order in which help shows them."""
 
@@ -84,8 +87,12 @@ def check(entry: Field[Any], value: Any, facts: Mapping[str, Any]) -> None:
     right = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
     if not right:
         needed = " or ".join([named(kind), *facts["words"]])
+        how = ""
+        if kind is str and entry.name in _NAMED and _is_code(value):
+            how = " Name it package.module:function (of a notebook `__main__:function`)"
+            how += ", or pass it to alprune.run." if entry.name == "acquisition" else "."
         raise ConfigError(
-            f"{entry.name} must be {needed}, got {quoted(value)} ({type(value).__name__})."
+            f"{entry.name} must be {needed}, got {quoted(value)} ({type(value).__name__}).{how}"
         )
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigError(
@@ -121,3 +128,8 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:  # half a character, as Python reads bytes that are no UTF-8
         return False
     return True
+
+
+def _is_code(value: Any) -> bool:
+    """Whether a value is a function, a network or the like in place of its name."""
+    return callable(value) or type(value).__module__ != "builtins"

@@ -1,5 +1,6 @@
 """Prune a learner before training: score, plan what stays, cut."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,16 +17,18 @@ from alprune.models.registry import INITS
 from alprune.pruning.checks import as_batches, check_numbers, checked_model
 from alprune.pruning.criteria.base import Criterion, ScoreOptions, finding_logits, scoring_in
 from alprune.pruning.graph import narrow
+from alprune.pruning.graph.surgery import unwrap
 from alprune.pruning.graph.tracer import Rule
 from alprune.pruning.graph.verify import explained
 from alprune.pruning.inputs import Inputs, taking_one, taking_several
 from alprune.pruning.latency import Latency
 from alprune.pruning.methods import Cut, Request
+from alprune.pruning.option_values import plain
 from alprune.pruning.plan import Plan
 from alprune.pruning.precrop import crop
 from alprune.pruning.registry import AFTER_PRUNING, CHANNEL_COSTS, Method, find_method
 from alprune.pruning.tracing import Tracing
-from alprune.pruning.unstructured.masks import load_masked
+from alprune.pruning.unstructured.masks import with_masks_of
 from alprune.pruning.width_limits import Limits
 from alprune.registry import lookup, unknown
 
@@ -81,7 +84,7 @@ class Options(TypedDict, total=False):
 
     min_channels: int
     round_to: int
-    ignore: str | Iterable[str | nn.Module] | None
+    ignore: str | nn.Module | Iterable[str | nn.Module] | None
     layer_floors: Mapping[str, int]
     layer_reductions: Mapping[str, float]
     local: bool
@@ -188,9 +191,10 @@ def prune(
     limits, scoring, latency, tracing = _records(
         model, (limits, scoring, latency, tracing), dict(options)
     )
-    reductions = {q: r for q, r in asked.items() if r is not None}
+    reductions = {q: plain(r) for q, r in asked.items() if r is not None}
     if not reductions:  # a cut of some layers is all that is asked for
         reductions = {"channels": 0.0} if limits.layer_reductions else dict(entry.reductions)
+    rounds = plain(rounds)
     check_numbers(
         {f"{quantity}_reduction": r for quantity, r in reductions.items()},
         {"rounds": rounds},
@@ -287,13 +291,14 @@ def rebuild(
     Raises:
         PruneError: The plan or the state belongs to another network.
     """
-    model = taking_one(model, plan.inputs)
+    model = taking_one(unwrap(model), plan.inputs)
+    made: nn.Module
     if plan.kind == "masks":
         if state is None:
             raise PruneError("a masked network needs its state dict: the masks stand in it.")
-        return taking_several(load_masked(model, state))
-    if plan.kind == "widths":
-        made: nn.Module = crop.at_widths(model, plan.layer_widths, torch.Generator().manual_seed(0))
+        made = with_masks_of(model, state)
+    elif plan.kind == "widths":
+        made = crop.at_widths(model, plan.layer_widths, torch.Generator().manual_seed(0))
     else:
         parameter = next(model.parameters())
         dtype = getattr(torch, plan.example_dtype)
@@ -334,7 +339,8 @@ def _records(model: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) 
     changes: list[dict[str, Any]] = [{} for _ in records]
     for name, value in options.items():
         if name not in known:
-            raise unknown("option of prune", name, known)
+            named = set(inspect.signature(prune).parameters) - {"options"}
+            raise unknown("option of prune", name, {*known, *named})
         index, entry_name = known[name]
         changes[index][entry_name] = value
     found = [replace(record, **change) for record, change in zip(records, changes, strict=True)]
@@ -342,7 +348,9 @@ def _records(model: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) 
 
 
 def _names(model: nn.Module, ignore: Any) -> Any:
-    """Replace the modules in a list of layers by their names."""
+    """Replace the modules in a list of layers, or a module alone, by their names."""
+    if isinstance(ignore, nn.Module):
+        ignore = [ignore]
     if not isinstance(ignore, Iterable) or isinstance(ignore, str):
         return ignore
     name_of = {id(module): name for name, module in model.named_modules()}

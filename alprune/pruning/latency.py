@@ -17,7 +17,7 @@ from alprune.models.cost import latency_ms
 from alprune.pruning.criteria.base import Batch, loss_on, scoring_state
 from alprune.pruning.graph import ChannelGraph
 from alprune.pruning.graph.surgery import narrow
-from alprune.pruning.option_values import check_count, check_flag, check_number
+from alprune.pruning.option_values import check_count, check_flag, check_number, make_plain
 from alprune.pruning.plan import Plan, Target, search
 from alprune.pruning.width_limits import Limits
 
@@ -42,6 +42,7 @@ class Latency:
     aware: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_count("latency_batch", self.batch, 1)
         check_count("latency_step_batch", self.step_batch, 1)
         check_flag("latency_aware", self.aware)
@@ -129,10 +130,11 @@ def step_ms(model: nn.Module, batch: Batch) -> float:
     """
     model.to(memory_format=torch.channels_last)
     with scoring_state(model) as parameters:
+        wanted = [p for p in parameters.values() if p.requires_grad]
 
         def once() -> float:
             begin = time.perf_counter()
-            torch.autograd.grad(loss_on(model, batch), list(parameters.values()), allow_unused=True)
+            torch.autograd.grad(loss_on(model, batch), wanted, allow_unused=True)
             if batch[0].device.type != "cpu":
                 torch.accelerator.synchronize(batch[0].device)
             return 1e3 * (time.perf_counter() - begin)

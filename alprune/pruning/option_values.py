@@ -1,9 +1,23 @@
-"""Refuse values of options that are of the wrong kind or out of range."""
+"""Refuse values of options that are of the wrong kind or out of range; NumPy's are made plain."""
 
 import math
+import sys
+from dataclasses import fields
 from typing import Any
 
 from alprune.errors import PruneError, quoted
+
+
+def plain(value: Any) -> Any:
+    """Turn a NumPy number, as loops over arrays give them, into Python's; leave all else."""
+    numpy = sys.modules.get("numpy")  # where it is not imported there are none
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
+
+def make_plain(record: Any) -> None:
+    """Turn the NumPy numbers in the fields of a frozen dataclass into Python's, in place."""
+    for entry in fields(record):
+        object.__setattr__(record, entry.name, plain(getattr(record, entry.name)))
 
 
 def check_count(name: str, value: Any, least: int = 0) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alprune.errors import PruneError, quoted
-from alprune.pruning.option_values import check_count, check_flag
+from alprune.pruning.option_values import check_count, check_flag, make_plain, plain
 
 AUTO = 0
 LEAST = 4
@@ -42,6 +42,7 @@ class Limits:
     local: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("min_channels", "round_to"):
             check_count(name, getattr(self, name))
         check_flag("local", self.local)
@@ -62,6 +63,8 @@ class Limits:
                 raise PruneError(
                     f"{name} must map layer names or patterns to numbers, got {quoted(value)}."
                 )
+            numbers = {layer: plain(number) for layer, number in value.items()}
+            object.__setattr__(self, name, numbers)
         for layer, count in self.layer_floors.items():
             check_count(f"layer_floors[{layer!r}]", count)
         for layer, share in self.layer_reductions.items():

@@ -1,5 +1,6 @@
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from alprune.errors import ConfigError
@@ -53,3 +54,18 @@ def test_open_options_are_filled_and_set_ones_kept():
 
 def test_every_option_has_a_help_text():
     assert all(entry.metadata["help"].endswith((".", ")", ").")) for entry in fields(RunConfig))
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = RunConfig(seed=np.arange(5)[3], lr=np.float32(0.5), flip=np.bool_(True))
+    assert config == RunConfig(seed=3, lr=0.5, flip=True)
+    assert type(config.seed) is int and "seed = 3" in config.to_toml()
+
+
+def test_code_in_place_of_its_name_is_refused_with_how_to_name_it():
+    with pytest.raises(ConfigError, match="acquisition must be text, .*:function.*alprune.run"):
+        RunConfig(acquisition=lambda evidence, count, generator: evidence.candidates)
+    with pytest.raises(ConfigError, match="model must be text, got .*package.module:function"):
+        RunConfig(model=RunConfig())
+    with pytest.raises(ConfigError, match=r"method must be text, got 3 \(int\)\.$"):
+        RunConfig(method=3)

@@ -13,6 +13,7 @@ from alprune.errors import PruneError
 from alprune.models import build
 from alprune.models.cost import cost
 from alprune.models.wrn import wide_resnet
+from alprune.pruning import prune
 from alprune.pruning.precrop.allocate import _rounded_down, precrop, synexp
 from alprune.pruning.precrop.crop import at_widths
 
@@ -250,6 +251,27 @@ def test_rebuilding_and_allocating_leave_the_model_untouched():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+class Stored(nn.Module):
+    """Calls a layer through a function that it holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+        self.classify = lambda x: self.head(x)
+
+    def forward(self, x):
+        return self.classify(self.stem(x).relu().mean((2, 3)))
+
+
+def test_functions_and_modes_of_a_cropped_network_are_its_own():
+    model = Stored()
+    model.stem.eval()
+    batch = torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
+    small = prune(model, "precrop", batch=batch, flops_reduction=0.5).model
+    assert small(batch[0]).shape == (4, 10) and small.model.head.in_features < 8
+    assert small.training and small.model.head.training and not small.model.stem.training
 
 
 def test_a_cropped_network_trains_copies_and_reloads():

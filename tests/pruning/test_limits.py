@@ -60,6 +60,8 @@ def test_layers_to_ignore_may_be_given_as_modules():
     model = Net()
     pruned = prune(model, batch=batch(), flops_reduction=0.3, ignore=[model.body[0], "stem"])
     assert pruned.widths["body.0"] == 32 and pruned.widths["stem"] == 16
+    pruned = prune(model, batch=batch(), flops_reduction=0.3, ignore=model.body)
+    assert [pruned.widths[name] for name in ("body.0", "body.3")] == [32, BEFORE["body.3"]]
     with pytest.raises(PruneError, match="Linear that is no layer of this network"):
         prune(model, batch=batch(), ignore=[nn.Linear(3, 3)])
 
@@ -181,6 +183,8 @@ def test_options_may_be_given_by_name_or_in_records():
     assert widths("3sp-ca", scoring=scoring, limits=Limits(7, 2), min_channels=2) == by_name
     aware = widths(latency=Latency(batch=2), channels_reduction=0.2)
     assert aware == widths(latency_batch=2, channels_reduction=0.2)
+    with pytest.raises(ConfigError, match="unknown option of prune .*'flops_reduction'"):
+        widths(flop_reduction=0.1)
     with pytest.raises(ConfigError, match="unknown option of prune 'smoothng'.*'smoothing'"):
         widths(smoothng=0.1)
 

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from alprune.errors import PruneError
-from alprune.pruning.option_values import check_count, check_flag, check_number
+from alprune.pruning import Limits
+from alprune.pruning.option_values import check_count, check_flag, check_number, plain
 
 
 @pytest.mark.parametrize(("value", "least"), [(0, 0), (3, 3), (7, 2)])
@@ -17,6 +19,13 @@ def test_whole_numbers_from_the_least_on_are_counts(value: int, least: int) -> N
 def test_numbers_from_zero_on_are_numbers_and_zero_is_none_where_it_must_be_more() -> None:
     check_number("share", 0)
     check_number("share", 1e-9, positive=True)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    limits = Limits(np.int64(3), layer_floors={"a": np.int32(2)}, local=np.bool_(True))
+    assert limits == Limits(3, layer_floors={"a": 2}, local=True)
+    assert type(limits.min_channels) is type(limits.layer_floors["a"]) is int
+    assert [plain(value) for value in (np.float32(0.5), "x", None)] == [0.5, "x", None]
 
 
 @pytest.mark.parametrize(

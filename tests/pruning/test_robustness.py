@@ -211,6 +211,29 @@ def test_dropout_of_every_kind_is_off_while_scoring(name):
     assert model.rnn.dropout == model.layer.self_attn.dropout == 0.5
 
 
+class Indexed(nn.Module):
+    """A bias per position, looked up by a table of indices that is a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 10)
+        self.bias = nn.Parameter(torch.full((5,), 0.1))
+        self.places = nn.Parameter(torch.arange(4) % 3, requires_grad=False)
+
+    def forward(self, x):
+        return self.head(F.relu(self.stem(x) + self.bias[self.places].sum()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", [*SCORED, "synflow"])
+def test_a_parameter_of_whole_numbers_is_left_as_it_is(name):
+    model = Indexed()
+    quantity = "params" if name in ("snip", "grasp", "synflow") else "flops"
+    pruned = prune(model, name, batch=batch_of(), min_channels=1, **{f"{quantity}_reduction": 0.4})
+    for network in (model, pruned.model):
+        assert network.places.tolist() == [0, 1, 2, 0] and not network.places.requires_grad
+
+
 @functools.cache
 def plain(name):
     """Prune the plain network once; the tests compare with it and leave it as it is."""
@@ -221,7 +244,17 @@ def plain(name):
 def test_a_wrapped_network_is_pruned_as_the_one_inside(name):
     model = small_vgg()
     for wrapped in (nn.DataParallel(model), torch.compile(model)):
-        assert prune(wrapped, name, batch=batch_of()).plan == plain(name).plan
+        pruned = prune(wrapped, name, batch=batch_of())
+        assert pruned.plan == plain(name).plan
+        state = pruned.model.state_dict()
+        again = rebuild(wrapped, pruned.plan, state).state_dict()
+        assert all(torch.equal(again.pop(key), value) for key, value in state.items()) and not again
+
+
+def test_masks_of_another_network_are_refused():
+    masked = plain("snip")
+    with pytest.raises(PruneError, match="the state dict belongs to another network"):
+        rebuild(nn.Sequential(small_vgg()), masked.plan, masked.model.state_dict())
 
 
 @pytest.mark.parametrize(

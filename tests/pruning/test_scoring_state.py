@@ -68,6 +68,27 @@ def test_a_model_is_given_back_as_it_was(fails: bool) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class DropPath(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 * x.new_empty(len(x), 1).bernoulli_(0.5) if self.training else x
+
+
+@pytest.mark.parametrize(
+    "library", [None, "timm.layers:DropPath", "torchvision.ops:StochasticDepth"]
+)
+def test_no_branch_is_dropped_while_scoring(library: str | None) -> None:
+    path: nn.Module = DropPath()
+    if library is not None:
+        module, _, name = library.partition(":")
+        arguments = (0.5, "row") if name == "StochasticDepth" else (0.5,)
+        path = getattr(pytest.importorskip(module), name)(*arguments)
+    model = nn.Sequential(nn.Linear(2, 8), path)
+    x = torch.ones(64, 2)
+    with scoring_state(model):
+        assert torch.equal(model(x), model[0](x))
+    assert path.training
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_a_scripted_part_is_given_back_in_its_mode() -> None:
     model = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.Linear(2, 2)).eval())

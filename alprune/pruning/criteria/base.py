@@ -1,6 +1,6 @@
 """What criteria share: a batch, options, the state to score in, derivatives and channel sums."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from alprune.models.cost import keeping_state, keeping_weights
 from alprune.models.init import forked_rng
 from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.verify import NoDropout
-from alprune.pruning.option_values import check_flag, check_number
+from alprune.pruning.option_values import check_flag, check_number, make_plain
 from alprune.registry import unknown
 
 Batch = tuple[Tensor, Tensor]
@@ -45,6 +45,7 @@ class ScoreOptions:
     redraw_linear: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_number("smoothing (lambda)", self.smoothing)
         check_number("temperature", self.temperature, positive=True)
         check_flag("redraw_linear", self.redraw_linear)
@@ -78,7 +79,7 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     global one is not moved.
 
     Yields:
-        Its parameters by name, all requiring gradients.
+        Its parameters by name; all but those of whole numbers require gradients.
     """
     modes = {module: module.training for module in model.modules()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -88,8 +89,7 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         with keeping_state(model), keeping_weights(model):
             model.train()
             _turn_dropout_off(model)
-            for parameter in parameters.values():
-                parameter.requires_grad_(True)
+            require_gradients(parameters.values())
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
@@ -104,11 +104,20 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
             parameter.requires_grad_(required[name])
 
 
+def require_gradients(parameters: Iterable[Tensor]) -> None:
+    """Let parameters take gradients, except for whole numbers such as a table of indices."""
+    for parameter in parameters:
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+
+
 def _turn_dropout_off(model: nn.Module) -> None:
     for module in model.modules():
+        kind = type(module).__name__.lower()  # DropPath, StochasticDepth, DropBlock2d: anyone's own
+        bare = next(module.parameters(), None) is None
         if (
             isinstance(module, nn.modules.dropout._DropoutNd)
-            or "Stochastic" in type(module).__name__
+            or "stochastic" in kind
+            or ("drop" in kind and bare)
             or (_mode.get() == "eval" and isinstance(module, nn.modules.batchnorm._NormBase))
         ):
             module.eval()
@@ -287,6 +296,17 @@ def gradients(
                 "gradients. Try a smaller initialisation or normalised inputs."
             )
     return dict(zip(wanted, found, strict=True))
+
+
+def products(weights: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `{name: weight times its gradient}`, of half-precision networks in float32.
+
+    Both are small, and float16 has nothing below 6e-8.
+    """
+    return {
+        name: weight.detach().to(torch.promote_types(weight.dtype, torch.float32)) * found[name]
+        for name, weight in weights.items()
+    }
 
 
 def all_finite(tensor: Tensor) -> bool:

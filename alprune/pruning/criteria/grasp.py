@@ -10,6 +10,7 @@ from alprune.pruning.criteria.base import (
     channel_sums,
     gradients,
     loss_on,
+    products,
     scoring_state,
     twice_differentiable,
 )
@@ -67,7 +68,7 @@ def structured_grasp(
         norm = torch.stack([(g * g).sum() for g in flow.values()]).sum()
         bend = gradients(norm, {**weights, "the gates": gates})  # 2 H g
         terms = {
-            name: 2 * flow[name].detach().double() ** 2 + weight.detach() * bend[name]
-            for name, weight in weights.items()
+            name: 2 * flow[name].detach().double() ** 2 + product
+            for name, product in products(weights, bend).items()
         }
     return (channel_sums(graph, terms, "reads") + bend["the gates"]).float()

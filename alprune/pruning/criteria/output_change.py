@@ -4,7 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from alprune.models.copies import copy_network
-from alprune.pruning.criteria.base import Batch, ScoreOptions, channel_sums, gradients
+from alprune.pruning.criteria.base import (
+    Batch,
+    ScoreOptions,
+    channel_sums,
+    gradients,
+    products,
+    require_gradients,
+)
 from alprune.pruning.graph import ChannelGraph
 
 _IMAGES = 8  # that share a backward pass
@@ -34,7 +41,8 @@ def output_change(
     squared as in Molchanov et al. 2019, with a random projection of the outputs as the loss.
     """
     generator = options.generator or torch.Generator().manual_seed(0)
-    model = copy_network(model).eval().requires_grad_(True)
+    model = copy_network(model).eval()
+    require_gradients(model.parameters())
     parameters = dict(model.named_parameters(remove_duplicate=False))
     readers = [t.name for t in graph.tensors if t.trainable and t.dims("reads")]
     wanted: dict[str, Tensor] = {name: parameters[name] for name in readers}
@@ -43,8 +51,7 @@ def output_change(
         outputs = model(images)
         direction = torch.randn(outputs.shape, generator=generator).to(outputs)
         found = gradients((outputs * direction).sum() / len(images), wanted)
-        products = {name: weight.detach() * found[name] for name, weight in wanted.items()}
-        scores += channel_sums(graph, products, "reads") ** 2
+        scores += channel_sums(graph, products(wanted, found), "reads") ** 2
     return scores.float()
 
 

@@ -9,6 +9,7 @@ from alprune.pruning.criteria.base import (
     channel_sums,
     gradients,
     loss_on,
+    products,
     scoring_state,
 )
 from alprune.pruning.graph import ChannelGraph
@@ -103,4 +104,4 @@ def _products(model: nn.Module, batch: Batch, names: list[str]) -> dict[str, Ten
     with scoring_state(model) as parameters:
         wanted: dict[str, Tensor] = {name: parameters[name] for name in names}
         found = gradients(loss_on(model, batch), wanted)
-        return {name: weight.detach() * found[name] for name, weight in wanted.items()}
+        return products(wanted, found)

@@ -12,6 +12,7 @@ from alprune.pruning.criteria.base import (
     channel_sums,
     gradients,
     loss_on,
+    products,
     scoring_state,
 )
 from alprune.pruning.graph.channels import ChannelGraph
@@ -118,5 +119,5 @@ def mask_gradients(model: nn.Module, graph: ChannelGraph, batch: Batch) -> Tenso
         with gated(model, graph.mixes, gates), _differentiable(model, names - read.keys()) as fixed:
             read.update(fixed)
             found = gradients(loss_on(model, batch), {**read, "the gates": gates})
-        products = {name: weight.detach() * found[name] for name, weight in read.items()}
-        return (channel_sums(graph, products, "reads") + found["the gates"]).float()
+        sums = channel_sums(graph, products(read, found), "reads")
+        return (sums + found["the gates"]).float()

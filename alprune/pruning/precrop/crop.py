@@ -5,7 +5,6 @@ each layer has its own, reads the first channels of the trunk and adds to its fi
 (figure 4 of Cai et al. 2022). `Cropped` runs any network that way, without zero padding.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from alprune.errors import PruneError
+from alprune.models.copies import copy_network
 from alprune.models.cost import forward_only
 from alprune.models.init import he_normal_
 from alprune.pruning.graph import verify
@@ -87,7 +87,7 @@ def survey(model: nn.Module, example: Tensor) -> Layers:
         PruneError: The network has layers that this method has no rule for, or does not run.
     """
     _refuse_unknown(model)
-    blank = copy.deepcopy(model).to("meta")
+    blank = copy_network(model).to("meta")
     one = example[:1].to("meta")
     found = _Makers()
     named = {name: m for name, m in blank.named_modules() if isinstance(m, _CONV | nn.Linear)}
@@ -127,7 +127,7 @@ def simulate(
         PruneError: The network does not run at these widths, for example because sizes are
             written down in its forward.
     """
-    model = copy.deepcopy(layers.model)
+    model = copy_network(layers.model)
     widths: dict[str, tuple[int, int]] = {}
 
     def decide(name: str, module: Any, actual: int) -> tuple[int, int]:
@@ -169,18 +169,19 @@ def at_widths(model: nn.Module, widths: Widths, generator: torch.Generator) -> C
         generator: Draws the weights (He normal, `alprune.models.init.he_normal_`).
 
     Returns:
-        The network, wrapped so that residual additions work. In train mode, on the same device.
+        The network, wrapped so that residual additions work; of the modes and on the device of
+        `model`.
 
     Raises:
         PruneError: A width names no layer of this model.
     """
     _check_size(model, widths)
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     modules = dict(model.named_modules())
     for name, (inputs, outputs) in widths.items():
         _resize(modules[name], inputs, outputs)
     he_normal_(model, generator)
-    return _cropped(model).train()
+    return _cropped(model)
 
 
 def _check_size(model: nn.Module, widths: Widths) -> None:
@@ -209,7 +210,9 @@ def _cropped(model: nn.Module) -> Cropped:
     for module in model.modules():
         if isinstance(module, _CONV | nn.Linear):
             module.register_forward_pre_hook(_read_first)
-    return Cropped(model)
+    made = Cropped(model)
+    made.training = model.training
+    return made
 
 
 def _read_first(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -126,6 +126,17 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
+def with_masks_of(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Copy a plain model, with the masks that a masked model's state dict holds."""
+    masks = {}
+    for name in maskable_weights(model):
+        prefix, _, attribute = name.rpartition(".")
+        for key in (f"parametrizations.{attribute}.0.mask", f"{attribute}_mask"):
+            if _join(prefix, key) in state:
+                masks[name] = state[_join(prefix, key)]
+    return apply_masks(model, masks)
+
+
 def load_masked(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load the state dict of a masked model, masks included, into a copy of the plain model.
 
@@ -133,13 +144,7 @@ def load_masked(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         model: The unmasked network, as its builder makes it; left as found.
         state: `masked.state_dict()`, for example from `torch.load(..., weights_only=True)`.
     """
-    masks = {}
-    for name in maskable_weights(model):
-        prefix, _, attribute = name.rpartition(".")
-        for key in (f"parametrizations.{attribute}.0.mask", f"{attribute}_mask"):
-            if _join(prefix, key) in state:
-                masks[name] = state[_join(prefix, key)]
-    masked = apply_masks(model, masks)
+    masked = with_masks_of(model, state)
     load_state(masked, state)
     return masked
 

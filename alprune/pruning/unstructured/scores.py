@@ -21,6 +21,8 @@ from alprune.pruning.criteria.base import (
     gradients,
     logits,
     loss_on,
+    products,
+    require_gradients,
     scoring_state,
     twice_differentiable,
 )
@@ -62,12 +64,8 @@ def snip(
     """
     with scoring_state(model):
         found = scorable_weights(model)
-        sensitivity = [
-            (gradient * weight.detach()).abs()
-            for gradient, weight in zip(
-                _gradients(model, found, batch), found.values(), strict=True
-            )
-        ]
+        derivatives = dict(zip(found, _gradients(model, found, batch), strict=True))
+        sensitivity = [product.abs() for product in products(found, derivatives).values()]
     total = sum(part.double().sum().item() for part in sensitivity)
     if total == 0:
         raise PruneError(
@@ -125,10 +123,7 @@ def grasp(
             along = torch.stack([(g * t).sum() for g, t in zip(first, flow, strict=True)]).sum()
             for total, part in zip(curvature, gradients(along, found).values(), strict=True):
                 total += part
-        return {
-            name: weight.detach() * bend
-            for (name, weight), bend in zip(found.items(), curvature, strict=True)
-        }
+        return products(found, dict(zip(found, curvature, strict=True)))
 
 
 def synflow(
@@ -267,8 +262,11 @@ def _gradients(
 def _absolute(model: nn.Module) -> nn.Module:
     """Take |w| everywhere and drop every shift, in place."""
     with torch.no_grad():
+        require_gradients(model.parameters())
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(True).abs_()
+            if not parameter.requires_grad:
+                continue
+            parameter.abs_()
             if name.rpartition(".")[2].startswith("bias"):
                 parameter.zero_()
         for name, buffer in model.named_buffers():
