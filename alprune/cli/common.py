@@ -75,6 +75,3 @@ def config_of(recipe: Path | None, given: dict[str, Any]) -> RunConfig:
     record = {name: value for name, value in read_recipe(recipe).items() if name not in chosen}
     check_trust(record, recipe, chosen, takes=given)
     return RunConfig.from_toml(recipe, trust_code=True, **chosen)
-
-
-__all__ = ["config_of", "ending", "show_warning", "tell"]

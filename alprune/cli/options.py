@@ -271,16 +271,3 @@ def log_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 FORMATTING = HelpFormatter.settings(max_width=96, col2_min_width=40)
 """How wide help may get."""
-
-__all__ = [
-    "FORMATTING",
-    "METAVARS",
-    "Command",
-    "Duration",
-    "Option",
-    "flags_of",
-    "given_options",
-    "log_options",
-    "run_options",
-    "trust_option",
-]

@@ -362,6 +362,3 @@ class ActiveLearner:
 
     def _warn(self, about: str, message: str) -> None:
         self.record.warning(self.step, about, message)
-
-
-__all__ = ["ActiveLearner", "Evaluation", "Setting", "StepRecord"]

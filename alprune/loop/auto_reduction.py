@@ -207,16 +207,3 @@ def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[M
             if share >= 0.9:
                 raise
             share = min(0.9, share * 1.3 + 0.01)
-
-
-__all__ = [
-    "ACROSS",
-    "AUTO",
-    "PLAIN",
-    "WITHIN",
-    "Balance",
-    "Choice",
-    "Measured",
-    "choose",
-    "with_model",
-]

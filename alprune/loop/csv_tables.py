@@ -92,6 +92,3 @@ def read_labels(path: Path) -> dict[int, tuple[int, int]]:
             if all(0 <= number < _END for number in (index, label, step)):
                 known[index] = label, step
     return known
-
-
-__all__ = ["COLUMNS", "LABELS", "Row", "from_cell", "label_rows", "read_labels", "table", "to_cell"]

@@ -333,19 +333,3 @@ def _filled(config: RunConfig, cases: tuple[Case, ...]) -> dict[str, Any]:
 def _free_folder(config: RunConfig) -> Path:
     name = f"{config.dataset.partition(':')[0]}-{config.method}-seed{config.seed}"
     return free_path(Path("outputs") / name.replace(":", "-").replace("/", "-"))
-
-
-__all__ = [
-    "BENCH",
-    "DEFAULTS",
-    "FROM_SCRATCH",
-    "PRUNE_OPTIONS",
-    "REDUCTIONS",
-    "Resolved",
-    "ResolvedLabelling",
-    "ResolvedRun",
-    "default_text",
-    "resolve",
-    "resolve_labelling",
-    "unmeasured_reduction",
-]

@@ -100,6 +100,3 @@ def embed(config: RunConfig, share: tuple[int, int] = (0, 1), progress: bool = T
     plan = EmbeddingPlan(config, progress)
     plan.embed(share)
     return plan.done()
-
-
-__all__ = ["Embedded", "EmbeddingPlan", "embed"]

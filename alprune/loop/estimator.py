@@ -341,6 +341,3 @@ def _flattened(X: Any) -> tuple[Any, tuple[int, ...] | None]:
 def _plain(value: Any) -> Any:
     """Turn NumPy's numbers, which grids are made of, into Python's."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-__all__ = ["PrunedClassifier"]

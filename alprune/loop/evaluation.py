@@ -116,6 +116,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_rounded(part) for part in value]
     return value if value is None else round(value, _DIGITS)
-
-
-__all__ = ["TestSetEvaluation"]

@@ -148,17 +148,3 @@ def cold_pool(config: RunConfig, train: Dataset, labels: Tensor | None = None) -
         return torch.from_numpy(table.of(rows.numpy()))
 
     return ColdPool(train.x, train.classes, labels, embeddings)
-
-
-__all__ = [
-    "FROZEN",
-    "LEARNERS",
-    "SCORED",
-    "TRAINED",
-    "cold_pool",
-    "embed_pool",
-    "embedder_for",
-    "frozen_learner",
-    "frozen_network",
-    "with_learner",
-]

@@ -224,6 +224,3 @@ def fit_settings(config: Resolved, train: Dataset) -> FitSettings:
         pad=config.pad,
         flip=train.flip if config.flip is None else config.flip,
     )
-
-
-__all__ = ["early_pruner", "fit_settings", "new_learner", "prune_learner", "with_reduction"]

@@ -96,6 +96,3 @@ def _processes() -> tuple[dict[int, int], dict[int, float]]:
         parents[int(path.parent.name)] = int(parent)
         spent_s[int(path.parent.name)] = ticks / os.sysconf("SC_CLK_TCK")
     return parents, spent_s
-
-
-__all__ = ["OTHERS_MOST", "MachineLoad", "busy_with_others"]

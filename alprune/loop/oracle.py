@@ -107,6 +107,3 @@ class KnownAnswers:
         """Those not in the pool: `{index: (label, step)}`."""
         self._given = {i: a for i, a in self._given.items() if self._pool.labels[i] == UNKNOWN}
         return self._given
-
-
-__all__ = ["KnownAnswers", "Simulation"]

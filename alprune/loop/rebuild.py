@@ -60,6 +60,3 @@ def rebuilt_learner(
     learner.keep_snapshots(snapshots)
     learner.restore(saved.state)
     return learner
-
-
-__all__ = ["rebuilt_learner", "rebuilt_network"]

@@ -72,6 +72,3 @@ def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"the checkpoint holds no learner: {error!r}.") from error
-
-
-__all__ = ["SavedLearner", "saved_learner"]

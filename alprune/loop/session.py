@@ -258,6 +258,3 @@ class Session:
 
     def _write_labels(self) -> None:
         self.record.labels(self.pool, self.splits.train.classes, self._answers.spare)
-
-
-__all__ = ["Oracle", "RunResult", "Session"]

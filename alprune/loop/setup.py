@@ -250,17 +250,3 @@ def _image_size(config: RunConfig) -> tuple[int, int] | None:
         return config.image_size, config.image_size
     entry = models.MODELS.get(config.model)
     return None if entry is None else entry.input_shape[1:]
-
-
-__all__ = [
-    "check_names",
-    "complete",
-    "data_options",
-    "first_labels",
-    "load_splits",
-    "open_run",
-    "open_session",
-    "run",
-    "simulation",
-    "thinned",
-]

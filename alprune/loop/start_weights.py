@@ -102,6 +102,3 @@ def start_from(config: RunConfig, model: nn.Module, classes: int, quiet: bool = 
         return
     if not quiet and config.learner != "frozen":  # whose classifier is always a new one
         warnings.warn(said, stacklevel=3)
-
-
-__all__ = ["scaled", "start_from", "with_weights"]

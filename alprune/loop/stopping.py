@@ -104,13 +104,3 @@ def reason_to_stop(limits: Mapping[str, float | None], progress: Progress) -> st
         if limit is not None and criterion.met(limit, progress):
             return criterion.reason
     return None
-
-
-__all__ = [
-    "CRITERIA",
-    "TESTING_SHARE",
-    "Criterion",
-    "Evaluations",
-    "Progress",
-    "reason_to_stop",
-]

@@ -105,6 +105,3 @@ class ScoringSpeed:
             return
         speed = points / seconds
         self.speed = speed if self.speed is None else 0.5 * (self.speed + speed)
-
-
-__all__ = ["RunTiming", "ScoringSpeed", "Timing"]

@@ -210,6 +210,3 @@ def _package(name: str) -> Any:
             f"--log {name} needs the package {name}, which cannot be imported ({error}). "
             "Install it, or leave the option out."
         ) from error
-
-
-__all__ = ["PROJECT", "TRACKERS", "Tracker", "require_trackers", "tracked"]

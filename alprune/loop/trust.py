@@ -118,6 +118,3 @@ def _file_of(module: str) -> str | None:
             return None
         origin, places = spec.origin, list(spec.submodule_search_locations or [])
     return origin
-
-
-__all__ = ["TRUSTED", "check_trust", "code_name", "trusted", "trusting"]

@@ -227,13 +227,3 @@ def _was_given(config: RunConfig, name: str) -> bool:
     options: dict[str, Any] = given(asdict(config))
     del options[name]
     return bool(value != getattr(resolve(RunConfig.from_mapping(options)), name))
-
-
-__all__ = [
-    "LABELLING_OPTIONS",
-    "NOT_FOR_LABELLING",
-    "refuse_in_labelling",
-    "refuse_unused",
-    "unused",
-    "without_refused",
-]

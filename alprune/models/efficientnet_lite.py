@@ -136,15 +136,3 @@ def _stage(block: int) -> tuple[int, int]:
         block -= _BLOCKS[stage]
         stage += 1
     return stage, block
-
-
-__all__ = [
-    "LICENCE",
-    "MEAN",
-    "PACKAGE",
-    "SIZE",
-    "STD",
-    "efficientnet_lite0",
-    "efficientnet_lite0_levels",
-    "imagenet_weights",
-]

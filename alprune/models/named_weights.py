@@ -143,13 +143,3 @@ def _unavailable(model: str, error: Exception, where: str) -> ModelError:
         "once. Try again with a connection, give a file that you have (--pretrained PATH), or "
         f"choose --model {_PLAIN}, whose weights come with alprune."
     )
-
-
-__all__ = [
-    "IMAGENET",
-    "OWN",
-    "USUAL",
-    "NamedWeights",
-    "Preprocessing",
-    "find_weights",
-]

@@ -104,6 +104,3 @@ def patches(classes: int, input_shape: tuple[int, int, int]) -> PatchNetwork:
     Source: Coates and Ng 2012; two signs and the square root of the means are ours.
     """
     return PatchNetwork(input_shape[0], classes, filters=256)
-
-
-__all__ = ["PatchNetwork", "patches"]

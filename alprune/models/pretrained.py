@@ -243,12 +243,3 @@ def _misfit(
 def _few(names: list[Any] | tuple[Any, ...], between: str = ", ") -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return between.join(str(name)[:80] for name in names[:_SHOWN]) + more
-
-
-__all__ = [
-    "Loaded",
-    "digest_of",
-    "load_pretrained",
-    "put_weights",
-    "read_tensors",
-]

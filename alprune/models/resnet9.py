@@ -52,6 +52,3 @@ def resnet9_small(classes: int, input_shape: tuple[int, int, int]) -> nn.Sequent
 def _convolved(reads: int, makes: int) -> nn.Sequential:
     convolution = nn.Conv2d(reads, makes, 3, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(makes), nn.ReLU())
-
-
-__all__ = ["resnet9", "resnet9_small"]

@@ -122,6 +122,3 @@ def _sampled(layer: nn.Module, values: Tensor, places: int) -> Tensor:
     count = values.shape[1]
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:places]
     return values[:, chosen.to(values.device)].flatten(0, 1)
-
-
-__all__ = ["reconstruct"]

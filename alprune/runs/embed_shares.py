@@ -129,6 +129,3 @@ def _share(
     except AlpruneError as error:
         return error
     return None
-
-
-__all__ = ["embed_in_shares"]

@@ -337,6 +337,3 @@ def _of_file(path: Path, model: nn.Module | None) -> Learned:
     _check_together(inputs, plan, state)
     network = _fitting(path, lambda: _rebuilt(model or _built(name, inputs), plan, state))
     return Learned(Classifier(network, inputs, temperature), name, plan, when)
-
-
-__all__ = ["Learned", "find_learner", "load_learner", "to_bytes"]

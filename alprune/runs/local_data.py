@@ -39,6 +39,3 @@ def local_splits(config: RunConfig, who: str, incomplete: bool = False) -> Split
     if name in _DOWNLOADED and not (root / _DOWNLOADED[name]).is_dir():
         raise DataError(f"the data set {name!r} is not in {root}, and {who} downloads nothing.")
     return load_splits(config, incomplete)
-
-
-__all__ = ["local_splits"]

@@ -79,6 +79,3 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
             for norm, (momentum, count) in zip(norms, before, strict=True):
                 norm.momentum = momentum
                 norm.num_batches_tracked.copy_(count)
-
-
-__all__ = ["estimate_statistics", "updated_norms", "young_batches"]

@@ -104,6 +104,3 @@ def check_images(inputs: Inputs, images: Tensor) -> None:
         )
     if images.dtype != inputs.torch_dtype:
         raise DataError(f"the learner takes {inputs.dtype} images, got {images.dtype}.")
-
-
-__all__ = ["Classifier", "check_images"]

@@ -91,6 +91,3 @@ class Distillation(Passes):
     def _images(self, rows: Tensor) -> Tensor:
         images = self._x.index_select(0, rows.to(self._x.device)).to(self._device)
         return normalise(images, self._mean, self._std)
-
-
-__all__ = ["DistilSettings", "Distillation"]

@@ -286,6 +286,3 @@ def _gone(what: str, error: BaseException) -> str:
         f"the processes of the run could not {what} together, another one has died or cannot be "
         f"reached: {first}."
     )
-
-
-__all__ = ["ALONE", "Processes", "SyncedBatchNorm", "Team", "TeamError", "helps", "join"]

@@ -211,6 +211,3 @@ def _headless(model: nn.Module) -> ModelError:
         f"{type(model).__name__} does not end in a linear layer, so it cannot be a frozen "
         "backbone. Choose another --model, efficientnet-lite0 for example, or --learner trained."
     )
-
-
-__all__ = ["Embedder", "folder_of", "keys_of", "last_linear", "split"]

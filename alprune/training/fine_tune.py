@@ -170,6 +170,3 @@ class FineTuning(Passes):
         views = torch.randint(self.settings.views, places.shape, generator=generator)
         logits = self._upper(self._examples(places, views))
         return F.cross_entropy(logits, self._labels[places].to(self._device))
-
-
-__all__ = ["Examples", "FineTuneSettings", "FineTuning"]

@@ -316,6 +316,3 @@ def put_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
 def _plain_state(head: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in head.state_dict().items()}
-
-
-__all__ = ["FrozenLearner", "put_head"]

@@ -121,6 +121,3 @@ def _without(network: nn.Module, names: list[str]) -> nn.Module:
 
 class _Reached(Exception):
     """A forward pass has come to the module whose output is wanted."""
-
-
-__all__ = ["Lower", "halves"]

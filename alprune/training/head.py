@@ -261,6 +261,3 @@ def principal(embeddings: Tensor, components: int) -> Tensor:
         components: How many, the largest ones.
     """
     return Projection.over(embeddings, components)(embeddings)
-
-
-__all__ = ["Head", "HeadSettings", "Neighbours", "Projection", "fit_linear", "principal", "surest"]

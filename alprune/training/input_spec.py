@@ -112,6 +112,3 @@ def _check_numbers(name: str, values: tuple[float, ...], channels: int, above: f
             f"{name} must be {channels} numbers, one a channel, of at most {_NUMBER_MOST:g}"
             f"{' and above 0' if above == 0 else ''}; got {quoted(values)}."
         )
-
-
-__all__ = ["DTYPES", "INPUTS", "Inputs"]

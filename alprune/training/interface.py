@@ -84,6 +84,3 @@ class Trainable(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Bring it to a state that `state` returned."""
-
-
-__all__ = ["Trainable"]

@@ -159,14 +159,3 @@ def _check(logits: Tensor, labels: Tensor) -> None:
             f"logits must be (n, classes) and labels (n,), n >= 1; got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}."
         )
-
-
-__all__ = [
-    "ECE_BINS",
-    "Metrics",
-    "expected_calibration_error",
-    "LEAST_CALIBRATING",
-    "fit_temperature",
-    "macro_f1",
-    "measure",
-]

@@ -115,6 +115,3 @@ class Passes(ABC):
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self._peaks, self.done = list(state["peaks"]), state["done"]
-
-
-__all__ = ["Passes"]

@@ -27,6 +27,3 @@ class Resize(nn.Module):
 def seeing(network: nn.Module, size: tuple[int, int]) -> nn.Sequential:
     """Return a network that resizes its images to `(h, w)` first; it shares all parameters."""
     return nn.Sequential(Resize(size), network)
-
-
-__all__ = ["Resize", "seeing"]

@@ -53,6 +53,3 @@ def output_change(
         found = gradients((outputs * direction).sum() / len(images), wanted)
         scores += channel_sums(graph, products(wanted, found), "reads") ** 2
     return scores.float()
-
-
-__all__ = ["output_change"]

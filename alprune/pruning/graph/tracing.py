@@ -12,7 +12,7 @@ from alprune.errors import ModelError
 from alprune.pruning.graph.attention import open_attention
 from alprune.pruning.graph.build import assemble
 from alprune.pruning.graph.calls import Call
-from alprune.pruning.graph.channels import OUTPUT, ChannelGraph, ChannelTensor, Group, Pinned
+from alprune.pruning.graph.channels import OUTPUT, ChannelGraph, Pinned
 from alprune.pruning.graph.counts import macs_by_spot, whole
 from alprune.pruning.graph.rules_elementwise import ALWAYS, RULES
 from alprune.pruning.graph.rules_reshape import couple_multiples
@@ -27,9 +27,6 @@ from alprune.pruning.graph.surgery import (
 from alprune.pruning.graph.tracer import Rule, Tracer
 from alprune.pruning.graph.verify import LARGE, outputs, run, try_out
 from alprune.registry import unknown
-
-__all__ = ["ChannelGraph", "ChannelTensor", "Group", "Pinned", "trace"]
-
 
 NORMALISED = ("auto", "pinned", "follow")
 

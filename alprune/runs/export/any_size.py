@@ -55,6 +55,3 @@ def _interpolated(x: Tensor, size: tuple[int, int]) -> Tensor:
 def takes_any_size(inputs: Inputs) -> bool:
     """Return whether an exported file resizes: images of bytes; others may be no pixels."""
     return inputs.dtype == "uint8"
-
-
-__all__ = ["AnySize", "rule", "takes_any_size"]

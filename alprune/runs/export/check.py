@@ -102,6 +102,3 @@ def _random(inputs: Inputs, count: int) -> Tensor:
         return torch.randint(256, (count, h, w, c), generator=generator, dtype=torch.uint8)
     noise = torch.randn(count, h, w, c, generator=generator)
     return noise * torch.tensor(inputs.std) + torch.tensor(inputs.mean)
-
-
-__all__ = ["TOLERANCE", "Difference", "compare", "images_for", "reference"]

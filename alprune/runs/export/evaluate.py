@@ -63,6 +63,3 @@ def temperature_of(
 def share(right: Tensor) -> float:
     """Return the share of right answers."""
     return round(float(right.double().mean()), 6)
-
-
-__all__ = ["classes_of", "known_test", "logits_of", "share", "temperature_of"]

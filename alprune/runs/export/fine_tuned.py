@@ -317,6 +317,3 @@ def _made(
 def _seen_by(learned: Learned) -> nn.Sequential:
     """Return a learner's network for images of the run, which may be larger than its own."""
     return seeing(learned.classifier.network, learned.classifier.inputs.image_shape[1:])
-
-
-__all__ = ["STATE", "FineTuneOptions", "FineTuned", "fine_tune"]

@@ -135,6 +135,3 @@ def _read(file: Path, key: str) -> dict[str, Any] | None:
         return None
     except Exception:  # damaged, or not ours: the work begins again
         return None
-
-
-__all__ = ["BUDGET_S", "Progress", "Work", "key_of"]

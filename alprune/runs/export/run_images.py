@@ -127,6 +127,3 @@ def _of_run(path: Path, config: RunConfig, train: Dataset) -> KnownLabels:
     pool.hold_out(drawn_to_hold_out(pool, config.hold_out, config.seed))
     rows, held = pool.trained_on, pool.held
     return KnownLabels(rows, pool.label_of(rows), held, pool.label_of(held))
-
-
-__all__ = ["KnownLabels", "config_of", "images_of", "labels_of"]

@@ -298,6 +298,3 @@ def _tested(
         accuracy_before=share(before == truth),
         accuracy_after=share(after == truth),
     )
-
-
-__all__ = ["FLOPS_REDUCTION", "STATE", "Shrunk", "SmallOptions", "shrink"]

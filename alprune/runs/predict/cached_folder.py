@@ -102,6 +102,3 @@ def _fitting(images: torch.Tensor, channels: int) -> torch.Tensor:
     if images.shape[3] == 1:
         return images.expand(-1, -1, -1, channels)
     return torch.from_numpy(channels_of(images.numpy(), channels))
-
-
-__all__ = ["kept_source"]

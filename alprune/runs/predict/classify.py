@@ -73,6 +73,3 @@ def classify(
         if classifier.temperature is not None:
             tempered = (logits / classifier.temperature).softmax(1)
         yield Classified(batch.entries, softmax, tempered)
-
-
-__all__ = ["Classified", "classify"]

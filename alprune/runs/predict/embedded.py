@@ -68,6 +68,3 @@ def kept_embeddings(learned: Learned) -> Kept | None:
     table = VectorTable.whole(VectorStore(folder, layer.in_features))
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach().cpu()
     return Kept(table, (layer.weight.detach().cpu(), bias))
-
-
-__all__ = ["Kept", "kept_embeddings"]

@@ -234,20 +234,3 @@ def channels_of(rgb: np.ndarray, channels: int) -> np.ndarray:
     # As Pillow computes luminance; of a grey image it is any of the three.
     weighed = rgb.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
     return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]
-
-
-__all__ = [
-    "BATCH",
-    "Batch",
-    "Entry",
-    "Source",
-    "as_text",
-    "channels_of",
-    "check_decoded",
-    "count_files",
-    "decoded",
-    "joined",
-    "label_of",
-    "sample_files",
-    "walk",
-]

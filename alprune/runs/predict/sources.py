@@ -175,6 +175,3 @@ def _tensor_source(
             yield Batch(entries, some)
 
     return Source(name, len(images), batches)
-
-
-__all__ = ["array_source", "open_source"]

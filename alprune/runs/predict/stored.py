@@ -98,6 +98,3 @@ def _named(classes: Sequence[str], labels: Tensor | np.ndarray, inputs: Inputs) 
     known = KnownNames(inputs.classes)
     found = [*map(known.find, classes), None]
     return [found[label] for label in labels.tolist()]
-
-
-__all__ = ["KINDS", "sample_stored", "stored_source"]

@@ -282,6 +282,3 @@ def _digest(classifier: Classifier) -> str:
 
 def _beginning(table: Table) -> bytes:
     return _MARK + csv_tables.table([table.header])
-
-
-__all__ = ["COLUMNS", "Table", "Tally", "write_file", "write_stream"]

@@ -104,6 +104,3 @@ def labelled_text(found: dict[Run, Journal]) -> list[str]:
             text += f". People agree on {agreement}"
         told.append(f"{text}.")
     return told
-
-
-__all__ = ["journals", "labelled_tables", "labelled_text"]
