@@ -75,6 +75,14 @@ def test_a_window_that_closes_gives_its_images_back(queue):
     assert shown(queue, BEN)[1:] == [n for n in first if n != 5]
 
 
+def test_an_answer_that_is_served_after_its_window_closed_brings_no_ghost_of_it(queue, asking):
+    first = front(queue, ANNA)
+    queue.leave(ANNA)
+    queue.answer({first: "dark"}, ANNA, fresh=True)
+    assert shown(queue, ANNA) == [] and len(asking.labels) == 1
+    assert shown(queue, BEN) == [n for n in range(6) if n != first]
+
+
 def test_a_window_that_sleeps_loses_its_images_only_where_they_are_wanted(queue, monkeypatch):
     now = 0.0
     monkeypatch.setattr(queue, "_leases", Leases(lambda: now))

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 LEASE_S = 120.0  # after which a window that was not heard of has to share its images
@@ -39,9 +39,12 @@ class Leases:
         self._held: dict[str, list[int]] = {}
         self._holder: dict[int, str] = {}
         self._seen: dict[str, float] = {}  # by window, the one heard of last at the end
+        self._closed: dict[str, None] = {}  # whose last requests may be served after it closed
 
     def hear(self, window: str) -> int:
-        """Note that a window is there; return how many are, as far as is known."""
+        """Note that a window is there; return how many are, as far as is known; 0 if it closed."""
+        if window in self._closed:
+            return 0
         now = self._clock()
         self._seen.pop(window, None)
         self._seen[window] = now
@@ -51,16 +54,18 @@ class Leases:
             self.leave(other)
         return len(self._seen)
 
-    def share(self, window: str, mine: Container[int], offered: Iterable[int], most: int) -> None:
+    def share(
+        self, window: str, mine: Callable[[int], bool], offered: Iterable[int], most: int
+    ) -> None:
         """Give a window images until it has its share.
 
         Args:
             window: That asks.
-            mine: Images that it may still hold.
+            mine: Tells whether it may hold an image.
             offered: Images that it may get, most wanted first.
             most: Images a window shall have; where several share fewer, each has at least one.
         """
-        held = [number for number in self._held.get(window, ()) if number in mine]
+        held = [number for number in self._held.get(window, ()) if mine(number)]
         self._set(window, held[:most])
         held = self._held[window]
         for number in offered:
@@ -71,7 +76,7 @@ class Leases:
                 self._holder[number] = window
         if not held and (richest := self._richest()) is not None:
             number = self._held[richest].pop()
-            if number in mine:
+            if mine(number):
                 held.append(number)
                 self._holder[number] = window
             else:
@@ -89,6 +94,8 @@ class Leases:
         """Give a window images, whoever held them, at a place in its order."""
         for number in numbers:
             self.release(number)
+        if window in self._closed:
+            return
         held = self._held.setdefault(window, [])
         held[place:place] = numbers
         self._holder.update(dict.fromkeys(numbers, window))
@@ -103,8 +110,15 @@ class Leases:
         for window, held in list(self._held.items()):
             self._set(window, held[:1])
 
+    def close(self, window: str) -> None:
+        """Let go of all that a window holds, for good: a page loaded again is another window."""
+        self.leave(window)
+        self._closed[window] = None
+        if len(self._closed) > _WINDOWS:
+            del self._closed[next(iter(self._closed))]
+
     def leave(self, window: str) -> None:
-        """Let go of all that a window holds: it was closed."""
+        """Let go of all that a window holds: it fell silent."""
         self._set(window, [])
         self._held.pop(window, None)
         self._seen.pop(window, None)

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -238,7 +239,7 @@ class LabelQueue:
     def leave(self, client: Client) -> None:
         """Share out the images of a window that was closed."""
         with self._asking.lock:
-            self._leases.leave(client.window)
+            self._leases.close(client.window)
 
     def add_class(self, name: str, client: Client = _SOMEBODY) -> None:
         """Add a class.
@@ -366,11 +367,12 @@ class LabelQueue:
 
     def _share(self, client: Client) -> Sequence[int]:
         """Return the images of a window, the one in front first."""
-        windows = self._leases.hear(client.window)
+        if not (windows := self._leases.hear(client.window)):
+            return ()
         most = max(1, min(_AHEAD + 1, len(self._waiting) // windows))
         for _ in range(2):
             offered = alternate(self._seconds.offered(client.user), iter(self._waiting))
-            mine = _Shown(self, client)
+            mine = partial(self._shows, client=client)
             self._leases.share(client.window, mine, offered, most)
             if held := self._leases.of(client.window):
                 return held
@@ -398,16 +400,6 @@ class LabelQueue:
             self._spare = spare[len(few) :]
             self._asking.ask_meanwhile(few)
             self._waiting.update(dict.fromkeys(self.number(query) for query in few))
-
-
-class _Shown:
-    """The images that a window may show, for `in`."""
-
-    def __init__(self, queue: LabelQueue, client: Client) -> None:
-        self._queue, self._client = queue, client
-
-    def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and self._queue._shows(number, self._client)
 
 
 def _said(label: str | None) -> str:

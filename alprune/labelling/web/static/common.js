@@ -5,7 +5,11 @@ const TOLD_MS = 10_000;
 export const shared = {state: null, view: "label", listeners: [], broken: ""};
 
 // Each window gets images of its own, so that two windows or people do not answer the same one.
-const WINDOW = {"X-Window": Math.random().toString(36).slice(2)};
+const WINDOW = {};
+
+export function begin() { WINDOW["X-Window"] = Math.random().toString(36).slice(2); }
+
+begin();
 
 export async function send(what, body, more = {}) {
   const options = body === undefined ? {headers: WINDOW} : {

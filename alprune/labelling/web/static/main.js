@@ -1,5 +1,5 @@
 // The page: views, keys, the status line, the dialogs.
-import {$, element, hear, percent, say, send, shared, take} from "./common.js";
+import {$, begin, element, hear, percent, say, send, shared, take} from "./common.js";
 import * as label from "./label.js";
 import * as grid from "./grid.js";
 import * as review from "./review.js";
@@ -228,5 +228,9 @@ window.addEventListener("pagehide", () => {
   label.leave();
   send("leave", {}, {keepalive: true}).catch(() => {});
 });
-window.addEventListener("pageshow", (event) => { if (event.persisted) poll(); });
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  begin();  // the window that it was has been closed
+  poll();
+});
 poll();
