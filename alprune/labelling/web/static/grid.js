@@ -83,7 +83,7 @@ export async function done() {
   try {
     take(await send("answers", {
       labels: right.map((number) => ({number, label})), set_aside: wrong, fresh: true,
-    }));
+    }, {keepalive: true}));
     hear(`${right.length} labelled as ${label}.`);
     if (mine !== turn) return;  // something else was opened meanwhile
     await (rest && rest.length ? open(undefined, rest) : open(label));

@@ -135,7 +135,9 @@ function edit() {
 async function rename(name, to) {
   if (!to || to === name) return;
   const merges = shared.state.classes.some((entry) => entry.name === to);
-  if (merges && !window.confirm(`Merge "${name}" into "${to}"? All its labels become "${to}".`)) return edit();
+  const asked = `Merge "${name}" into "${to}"? All its labels become "${to}", and z does not split them again: `
+    + "a copy of labels.csv that you make before does (alprune tell DIR COPY --replace --new-classes).";
+  if (merges && !window.confirm(asked)) return edit();
   await change("rename", {name, to});
 }
 
