@@ -218,6 +218,7 @@ class Asking:
             answers = [_given(str(path), label) for path, label in answers.items()]
         with self.lock:
             checker = self._checker(self.identify if unasked else _nowhere, unasked)
+            user = KnownNames(self.people()).find(user) or user
             return checker.take(answers, Rules(new_classes, replace, unasked, user), by)
 
     def _checker(
@@ -287,6 +288,11 @@ class Asking:
         """Name classes before there are labels of them."""
         with self.lock:
             self.journal.declare(declared(classes, self.journal.classes))
+
+    def people(self) -> list[str]:
+        """Return the names of those who have answered."""
+        with self.lock:
+            return [*self.journal.opinions.by]
 
     def source_of_class(self, name: str) -> str | None:
         """Say which folder or data set a class comes from; None if people named it."""

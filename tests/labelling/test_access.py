@@ -114,3 +114,10 @@ def test_the_file_that_leads_a_browser_in_is_for_its_owner_only(tmp_path):
     write_opener(path, 'http://127.0.0.1:1/join#"<x>')
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "join#&quot;&lt;x&gt;" in path.read_text() and "planted" not in path.read_text()
+
+
+def test_a_person_is_one_however_the_name_is_spelt():
+    access = serving(host="0.0.0.0", user="Anna", people=lambda: ["anna"])
+    assert access.session(access.join(access.once())).user == "anna"
+    for name, spelt in ((" ANNA", "anna"), ("ben", "ben"), ("Ben", "ben")):
+        assert access.session(access.join(access.token, name)).user == spelt

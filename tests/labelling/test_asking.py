@@ -619,3 +619,11 @@ def test_one_process_at_a_time_works_in_a_folder(tmp_path, root):
     with begin(tmp_path, root):
         with pytest.raises(StoreError, match="another process"):
             open_asking(tmp_path / "run")
+
+
+def test_a_person_is_one_however_the_name_is_spelt(tmp_path, root):
+    with begin(tmp_path, root, classes=photos.NAMES) as asking:
+        first, second, *_ = asking.ask()
+        asking.tell({first.path: "dark"}, user="anna")
+        asking.tell({second.path: "dark"}, user="Anna")
+        assert asking.people() == ["anna"]

@@ -7,11 +7,11 @@ import secrets
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from alprune.data.names import is_name
+from alprune.data.names import KnownNames, is_name
 from alprune.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
@@ -42,6 +42,7 @@ class Access:
         host: Address that the server listens on.
         origins: Addresses of the page behind a proxy, such as "https://labels.example.org".
         user: Name of the person at this machine; empty: nobody is named.
+        people: Returns the names of those who have answered; phones begin a name with a capital.
 
     Attributes:
         token: To join by, for everybody who is let in.
@@ -51,16 +52,23 @@ class Access:
         ConfigError: An origin or the name is not usable.
     """
 
-    def __init__(self, host: str = LOOPBACK, origins: Sequence[str] = (), user: str = "") -> None:
+    def __init__(
+        self,
+        host: str = LOOPBACK,
+        origins: Sequence[str] = (),
+        user: str = "",
+        people: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self.token = secrets.token_urlsafe(18)
         self._once: str | None = None
         self._host, self._port = host, 0
-        self._user = checked_user(user)
         self._origins = {_origin(text) for text in origins}
         self._hosts = {urlsplit(origin).netloc for origin in self._origins}
         self.shared = bool(origins) or not is_loopback(host)
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # by hash of the cookie
         self._lock = threading.Lock()
+        self._people, self._user = people, ""
+        self._user = self._person(user)
 
     def serve_at(self, port: int) -> None:
         """Note the port that the server listens on."""
@@ -120,7 +128,7 @@ class Access:
             # The person at this machine is named on the command line, others on the page.
             user = self._user if own or not self.shared else ""
             if self.shared and not user:
-                user = checked_user(name)
+                user = self._person(name)
                 if not user:
                     return ""
             if own:
@@ -130,6 +138,12 @@ class Access:
             while len(self._sessions) > _SESSIONS:
                 self._sessions.popitem(last=False)
             return value
+
+    def _person(self, name: str) -> str:
+        """Return a name as it was first spelt."""
+        user, here = checked_user(name), (session.user for session in self._sessions.values())
+        known = KnownNames(filter(None, (*self._people(), self._user, *here)))
+        return known.find(user) or user
 
     def session(self, value: str | None) -> Session | None:
         """Return the session of a cookie; None if it is not one of ours."""

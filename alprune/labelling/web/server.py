@@ -55,7 +55,7 @@ class Server:
         self.queue = LabelQueue(asking)
         self._overview = Overview(asking, self.queue)
         self._background = BackgroundFit(asking, self.queue, self._overview)
-        self._access = Access(host, origins, user)
+        self._access = Access(host, origins, user, asking.people)
         self.shared = self._access.shared
         self._map: dict[int, Any] = {}  # of the sockets that are open
         self._serving = False
