@@ -18,11 +18,15 @@ _ANY_SIZE = (32, 32)  # to find out whether a file is an image
 class Pictures:
     """Finds and decodes images by their paths; several threads may use it.
 
+    An image that was moved since its path was recorded is found by its content, once the folder has
+    been read again.
+
     Args:
         root: The folder of images.
         follow_links: Whether links may lead out of it.
         files: Returns which images there are where they have no files of their own; None where
             paths are those of files below `root`.
+        read_last: Returns which images there were when they were read last; None if never.
     """
 
     def __init__(
@@ -30,8 +34,10 @@ class Pictures:
         root: Path,
         follow_links: bool = False,
         files: Callable[[], Files | None] | None = None,
+        read_last: Callable[[], Files | None] = lambda: None,
     ) -> None:
         self.root, self._follow_links, self._files = root, follow_links, files
+        self._read_last = read_last
 
     @property
     def are_files(self) -> bool:
@@ -39,12 +45,18 @@ class Pictures:
         return self._files is None
 
     def has(self, path: str, content: str) -> bool:
-        """Tell whether an image is at a path, and no other one; a damaged file is no other one.
+        """Tell whether an image is there, and no other one; a damaged file is no other one.
 
         Args:
-            path: Of the image.
+            path: Of the image when it was recorded.
             content: Its hash.
         """
+        if self._is_at(path, content):
+            return True
+        moved = self._moved_to(path, content)
+        return moved != path and self._is_at(moved, content)
+
+    def _is_at(self, path: str, content: str) -> bool:
         try:
             if self._files is not None:
                 files = self._files()
@@ -65,13 +77,21 @@ class Pictures:
         """Return an image.
 
         Args:
-            path: Of the image.
+            path: Of the image when it was recorded.
             decode: Made with `proportions`.
             content: Its hash; empty: whatever is there.
 
         Raises:
             DataError: There is none of this path, it cannot be read, or it is another one.
         """
+        try:
+            return self._show(path, decode, content)
+        except DataError:
+            if (moved := self._moved_to(path, content)) == path:
+                raise
+        return self._show(moved, decode, content)
+
+    def _show(self, path: str, decode: Decoder, content: str) -> Image.Image:
         found, known = self._find(path)
         try:
             if isinstance(found, Path):
@@ -87,6 +107,12 @@ class Pictures:
             return _of_array(stored)
         except Exception as error:  # decoders raise nearly everything on a damaged file
             raise DataError(f"{path!r} cannot be read: {error}.") from error
+
+    def _moved_to(self, path: str, content: str) -> str:
+        """Return the path of an image when the folder was read last; `path` if unknown."""
+        files = self._read_last() if content else None
+        index = None if files is None else files.find(path, content)
+        return path if files is None or index is None else files.paths[index]
 
     def _find(self, path: str) -> tuple[Path | Callable[[], bytes | np.ndarray], str]:
         """Return the file of an image, or what returns its content and the hash of that."""

@@ -58,7 +58,7 @@ class Asking:
         self.preparation = Preparation(folder, config, self.journal, self.lock, observer)
         self._splits: data.Splits | None = None
         stored = None if are_files(config) else lambda: self._loaded().train.files
-        self.pictures = Pictures(self.root, config.follow_links, stored)
+        self.pictures = Pictures(self.root, config.follow_links, stored, self._files_read_last)
 
     def __enter__(self) -> Self:
         return self
@@ -331,6 +331,13 @@ class Asking:
         if self._splits is None:
             self._splits = images.load(self.config)
         return self._splits
+
+    @property
+    def _read_last(self) -> data.Splits | None:
+        return self._splits or self.preparation.splits
+
+    def _files_read_last(self) -> data.Files | None:
+        return self._read_last.train.files if self._read_last else None
 
     def identify(self, path: str) -> str | None:
         """Return the content hash of an image by its path; None if there is no such image."""

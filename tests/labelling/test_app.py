@@ -230,7 +230,24 @@ def test_an_image_that_cannot_be_read_is_an_error_and_no_crash(client, asking, q
     path.unlink() if gone else path.write_bytes(b"no image")
     answer = get(client, "image/0")
     assert answer.status_code == 400 and "cannot be read" in answer.json["error"]
-    assert post(client, "answers", one(0, None)).json["skipped"] == 1
+    skipped = post(client, "answers", one(0, None)).json
+    assert skipped["skipped"] == (not gone)  # nobody saw it: it may have been renamed
+    assert skipped["image"]["number"] != 0
+
+
+def test_an_image_that_was_moved_is_shown_once_the_folder_has_been_read_again(
+    client, asking, queue
+):
+    post(client, "answers", one(0, "dark"))
+    path = asking.root / queue.query(0).path
+    path.rename(path.with_name("moved.png"))
+    photos.picture("light", 99).save(path)
+    assert get(client, "image/0").status_code == 400
+    asking.prepare()
+    shown = get(client, "image/0")
+    assert shown.status_code == 200
+    moved = np.asarray(Image.open(path.with_name("moved.png")))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown.data))), moved)
 
 
 def test_an_image_that_vanishes_while_it_is_shown_can_be_answered(client, asking, queue):

@@ -329,6 +329,14 @@ def test_images_that_look_the_same_are_offered_with_one_another(queue, asking):
     assert queue.described(0)["also"] == []
 
 
+def test_an_image_that_was_moved_has_the_path_of_today_in_grid_and_map(queue):
+    before = queue.query(0)
+    queue.number(replace(before, path="unlabelled/x.png", why=""))  # of an earlier answer
+    assert queue.query(0) == before
+    queue.number(replace(before, path="unlabelled/x.png", why="guess", guess="dark"))
+    assert queue.query(0) == replace(before, path="unlabelled/x.png")
+
+
 def test_a_guess_that_was_wrong_is_asked_about_next(queue):
     queue.set_aside([4, 3])
     state = queue.state()

@@ -84,6 +84,8 @@ class LabelQueue:
                 self._queries.append(query)
             elif query.why not in _SHOWN:
                 self._queries[number] = query
+            elif query.why and query.path != self._queries[number].path:  # it was moved since
+                self._queries[number] = replace(self._queries[number], path=query.path)
             return number
 
     def is_drawn(self, query: Query) -> bool:
@@ -162,6 +164,9 @@ class LabelQueue:
                         raise DataError(f"there is no class {label!r} here.")
                     label = name
                 earlier = journal.answers.get(query.content)
+                there = self._asking.pictures.has
+                if label is None and earlier is None and not there(query.path, query.content):
+                    continue  # gone or renamed: nobody saw it
                 held = earlier.held if earlier and earlier.label else alone and self.is_drawn(query)
                 held = held and label is not None
                 user = client.user
