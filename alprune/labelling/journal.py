@@ -52,6 +52,7 @@ class Journal:
         measured: Accuracy after each round, oldest first.
         opinions: What each named person answered first-hand.
         overlap: Percent of the images that go to two people.
+        lost: Labelled images that the last round found gone or changed.
 
     Raises:
         StoreError: The record is damaged, or is that of something else.
@@ -78,6 +79,7 @@ class Journal:
         self.measured: list[dict[str, Any]] = []
         self.opinions = Opinions()
         self.overlap = 0.0
+        self.lost = 0
         self._asked_now: set[str] = set()
         self._left_now: set[str] = set()
         self._declared: set[str] = set()
@@ -239,6 +241,7 @@ class Journal:
             self.pending = tuple(map(query_of, event["images"]))
             self.asked = {n: count_of(event[n]) for n in ("labelled", "in_folders", "pool")}
             self.asked["learnt"] = dict(event["learnt"])
+            self.lost = count_of(event.get("lost", 0))
             self.queries.update({query.path: query for query in self.pending})
             self._told_in_round = False
             self.measured.append(self.asked)

@@ -406,3 +406,13 @@ def test_a_class_whose_name_is_too_long_for_a_folder_is_renamed(queue, asking):
     queue.add_class("鳥" * 90)
     queue.rename_class("鳥" * 90, "bird")
     assert "bird" in asking.journal.offered
+
+
+def test_labels_of_images_that_are_gone_do_not_count(queue, asking):
+    label_all(queue, 3)
+    (asking.root / queue.query(0).path).unlink()
+    with pytest.warns(UserWarning, match="no longer in"):
+        asked = asking.open_round(asking.prepare())
+    for day in (queue, LabelQueue(asking)):
+        day.put(asked if day is queue else asking.left())
+        assert day.state()["labelled"] == asked.labelled == 2

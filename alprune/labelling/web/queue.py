@@ -334,7 +334,8 @@ class LabelQueue:
         """Describe what the page shows a person, JSON values."""
         with self._asking.lock:
             journal = self._asking.journal
-            labelled = self._in_folders + sum(journal.counts.values()) - journal.counts[None]
+            told = sum(journal.counts.values()) - journal.counts[None] - journal.lost
+            labelled = self._in_folders + told
             why_stop = self._prospects.why_stop(labelled)
             stopped = bool(why_stop) and not self.regardless
             shown = [] if stopped else [self.described(n, client) for n in self._share(client)]
