@@ -9,6 +9,7 @@ import pytest
 from alprune.labelling import open_asking
 from alprune.labelling.images import counts
 from alprune.labelling.insight import Insight
+from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
 
@@ -54,6 +55,15 @@ def test_a_drawn_image_is_held_out_after_a_skip_and_after_an_undo(asking, queue)
     later = LabelQueue(asking)
     later.answer({later.state()["past"][0]: "dark"}, review=True)
     assert held(asking) == {one.path, two.path}
+
+
+def test_a_drawn_image_is_held_out_by_the_second_answer_once_the_skip_is_taken_back(asking, queue):
+    one = drawn(asking)[0]
+    anna, ben = Client("s1", "anna", "w1"), Client("s2", "ben", "w2")
+    queue.answer({queue.number(one): None}, anna)
+    queue.answer({queue.number(one): "dark"}, ben)
+    queue.undo(anna)
+    assert asking.labels == {one.path: "dark"} and held(asking) == {one.path}
 
 
 def test_the_grid_and_the_map_leave_drawn_images_out(asking, queue):

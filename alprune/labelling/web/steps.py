@@ -63,12 +63,13 @@ def without(journal: Journal, answer: Answer) -> list[Answer]:
     """Return what becomes the label once an answer is withdrawn: another person's, if there is."""
     given = journal.opinions.of.get(answer.content, {})
     others = [person for person in given if person != answer.user]
-    return [given_as(answer, given[person], person) for person in others[:1]]
+    return [given_as(journal, answer, given[person], person) for person in others[:1]]
 
 
-def given_as(answer: Answer, label: str | None, user: str) -> Answer:
+def given_as(journal: Journal, answer: Answer, label: str | None, user: str) -> Answer:
     """Return an answer about the same image by another person, or another one of the same."""
-    return replace(answer, label=label, user=user, held=answer.held and label is not None)
+    held = answer.held or (answer.label is None and answer.content in journal.drawn)
+    return replace(answer, label=label, user=user, held=held and label is not None)
 
 
 def take_back(journal: Journal, step: Step, user: str) -> None:
@@ -83,7 +84,8 @@ def take_back(journal: Journal, step: Step, user: str) -> None:
     withdrawn, gone = [], []
     for content, labels in step.own.items():
         now, given = journal.answers.get(content), opinion(journal, content, user)
-        own = [_renamed(journal, given_as(now, label, user), step) for label in labels if now]
+        own = [given_as(journal, now, label, user) for label in labels if now]
+        own = [_renamed(journal, answer, step) for answer in own]
         if (before := step.before.get(content)) is not None:
             answers.append(_renamed(journal, before, step))
         elif content in step.before and now is not None:
