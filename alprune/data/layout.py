@@ -179,10 +179,26 @@ def images_without_label(root: Path, count: int) -> DataError:
 def label_of(shown: str, classes: KnownNames) -> str | None:
     """Return the class that a file's folders name, however it is spelt; None if they do not."""
     folders = shown.split("/")[:-1]
-    parts = (*_TRAIN, *_TEST, *_VALIDATION)
-    if folders and folded(folders[0]) in parts and folders[0] not in classes:
-        folders = folders[1:]
+    if len(folders) > 1:  # a class folder called train or test holds none: see `layout_of`
+        named, maybe = folded(folders[0]), folders[0] not in classes
+        if named in (*_TRAIN, *_TEST) or (named in _VALIDATION and maybe):
+            folders = folders[1:]
     return classes.find(folders[0]) if folders else None
 
 
-__all__ = ["UNLABELLED", "Layout", "images_without_label", "label_of", "layout_of"]
+def is_surely_unlabelled(path: str) -> bool:
+    """Tell by its path alone that an image has no label; of others a listing knows."""
+    folders = path.split("/")[:-1]
+    if len(folders) > 1 and folded(folders[0]) in _TRAIN:
+        folders = folders[1:]
+    return not folders or is_unlabelled(folders[0])
+
+
+__all__ = [
+    "UNLABELLED",
+    "Layout",
+    "images_without_label",
+    "is_surely_unlabelled",
+    "label_of",
+    "layout_of",
+]

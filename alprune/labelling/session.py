@@ -4,13 +4,14 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Self
 
 from alprune import data
 from alprune.data.dataset import UNKNOWN
-from alprune.data.layout import label_of
-from alprune.data.listing import list_folder
+from alprune.data.layout import is_surely_unlabelled
+from alprune.data.listing import Listing, list_folder
 from alprune.data.names import KnownNames
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import accuracy, images, question_files
@@ -224,35 +225,63 @@ class Asking:
     def _checker(
         self, identify: Callable[[str], str | None], unasked: bool = False
     ) -> AnswerChecker:
-        own = self.own_labels(load=unasked)
+        own = self._own_labels() if unasked else _nowhere  # nobody is asked about one that has one
         return AnswerChecker(self.journal, self.root, identify, self.every_path, own, self._path_of)
 
-    def own_labels(self, load: bool = True) -> Callable[[str], str | None]:
-        """Return a function that returns the class that an image came with, by its path.
+    def came_as(self, path: str) -> str | None:
+        """Return the class that an image came with; None if with none, and for all of a trial.
 
-        It returns None for images that came with none, and for all of a trial. Where the data are
-        no folder, they are read, unless `load` is False; then it knows of none.
+        Of the images as they were read last; they are read if they were not yet.
         """
         if self.config.initial is not None:
-            return _nowhere
-        if self.config.dataset.startswith("folder:"):
-            names = KnownNames(self.journal.offered)
-            return lambda path: label_of(path, names)
-        return self._label_in_data if load else _nowhere
-
-    def _label_in_data(self, path: str) -> str | None:
-        for part in (self._loaded().train, self._loaded().test):
+            return None
+        splits = self._read_last or self._loaded()
+        for part in (splits.train, splits.test):
             index = None if part.files is None else part.files.index(path)
             if index is not None and int(part.y[index]) != UNKNOWN:
                 return part.classes[int(part.y[index])]
         return None
 
+    def _own_labels(self) -> Callable[[str], str | None]:
+        """Return `came_as` by the folders of today, also of files that cannot be read."""
+        if self.config.initial is not None or not self.config.dataset.startswith("folder:"):
+            return self.came_as
+
+        @cache
+        def known() -> dict[str, str]:
+            found = self._listing()
+            labels = zip(found.paths, found.labels.tolist(), strict=True)
+            return {path: found.classes[label] for path, label in labels if label != UNKNOWN}
+
+        return lambda path: None if is_surely_unlabelled(path) else known().get(path)
+
+    def without_class(self) -> list[str]:
+        """Return the paths of the images that came with no class; in a trial, of all to learn from.
+
+        The classes that others came with are offered from now on.
+        """
+        if self.config.dataset.startswith("folder:"):
+            found = self._listing()
+            to_learn = len(found) - found.tests
+            paths, labels, classes = found.paths[:to_learn], found.labels.tolist(), found.classes
+        else:
+            train = self._loaded().train
+            paths, labels, classes = [*(train.paths or ())], train.y.tolist(), train.classes
+        with self.lock:
+            known = KnownNames(self.journal.classes)
+            self.journal.declare([known.find(name) or name for name in classes])
+        hidden = self.config.initial is not None
+        return [p for p, label in zip(paths, labels, strict=False) if hidden or label == UNKNOWN]
+
     def every_path(self) -> list[str]:
         """Return the paths of all images, labelled or not, test images among them."""
         if not self.config.dataset.startswith("folder:"):
             return [*(self._loaded().train.paths or ())]
+        return self._listing().paths
+
+    def _listing(self) -> Listing:
         links = self.config.follow_links
-        return list_folder(self.root, follow_links=links, incomplete=True).paths
+        return list_folder(self.root, follow_links=links, incomplete=True)
 
     def tell_truth(self) -> Told:
         """In a trial, answer the round by the labels of the folders.

@@ -15,6 +15,7 @@ from PIL import Image
 from alprune.data import Splits, leftovers, load
 from alprune.data.dataset import spelt_as
 from alprune.data.image_cache import formats
+from alprune.data.layout import is_surely_unlabelled, label_of
 from alprune.data.names import KnownNames, composed, folded, is_name, is_unlabelled
 from alprune.errors import DataError
 
@@ -135,6 +136,26 @@ def test_images_without_a_label_are_known_however_the_folder_is_spelt(
     tmp_path: Path, name: str
 ) -> None:
     assert counts(opened(put(tmp_path, "cat", "dog", name))) == {"cat": 2, "dog": 2, "-": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("train/car/1.png", "car"),
+        ("train/train/a/1.png", "train"),
+        ("train/1.png", "train"),
+        ("Test/test/1.png", "test"),
+        ("val/car/1.png", "car"),
+        ("train/unlabelled/car/1.png", None),
+        ("car/train/1.png", "car"),
+        ("1.png", None),
+    ],
+)
+def test_a_path_names_its_class_where_classes_are_called_like_parts(
+    path: str, label: str | None
+) -> None:
+    assert label_of(path, KnownNames(["car", "train", "test"])) == label
+    assert not (is_surely_unlabelled(path) and label)
 
 
 def test_what_is_labelled_otherwise_is_a_class() -> None:

@@ -358,3 +358,15 @@ def test_the_map_shows_classes_where_they_are_known(client, queue, overview):
     assert [point["number"] for point in points] == [0, 1, 2]
     found = post(client, "selected", {"numbers": [0, 1]}).json
     assert [image["number"] for image in found["images"]] == [0]
+
+
+def test_images_of_class_folders_have_their_class_on_the_map(client, asking, overview):
+    photos.fill(asking.root / "light", "light", [50])
+    asking.prepare()
+    path = "light/p1-050.png"
+    content = asking.identify(path)
+    overview.update(Insight(places={content: (0.5, 0.5)}, paths={content: path}))
+    [point] = get(client, "map").json["points"]
+    assert point["class"] == 1
+    found = post(client, "selected", {"numbers": [point["number"]]}).json
+    assert found["images"] == []

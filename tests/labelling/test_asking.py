@@ -303,8 +303,36 @@ def test_a_table_of_predictions_is_told_with_what_the_folders_say(tmp_path, root
         assert (told.known, asking.labels) == (10, {other: "light"})
         with pytest.raises(DataError, match="1 image is not among those to learn from"):
             asking.tell({"test/dark/p0-030.png": "light"}, unasked=True)
+        with pytest.raises(DataError, match="1 image is not among those to learn from"):
+            asking.tell({"dark/p0-099.png": "dark"}, unasked=True)
         with pytest.raises(DataError, match=r"came with another class: .*'light', .*'dark'.*move"):
             asking.tell({"dark/p0-020.png": "light"}, unasked=True)
+
+
+def test_what_folders_say_is_known_before_the_first_round(tmp_path, root):
+    photos.fill(root / "dark", "dark", [50])
+    with begin(tmp_path, root) as asking:
+        with pytest.raises(DataError, match="came with another class: .*'light', .*'dark'"):
+            asking.tell({"dark/p0-050.png": "light"}, unasked=True)
+        assert asking.tell({"dark/p0-050.png": "dark"}, unasked=True).known == 1
+        photos.fill(root / "light", "light", [50])  # which nobody has read
+        with pytest.raises(DataError, match="1 image"):
+            asking.tell({"light/p1-050.png": "dark"}, unasked=True)
+
+
+def test_a_class_may_be_called_like_a_part_of_the_folder(tmp_path):
+    root = tmp_path / "photos"
+    for folder, name in (("car", "light"), ("train", "dark"), ("unlabelled", "striped")):
+        photos.fill(root / "train" / folder, name, range(8))
+    (root / "train" / "train" / "broken.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        with begin(tmp_path, root, skip_unreadable=True) as asking:
+            first, second, *_ = asking.ask()
+            asking.tell({first.path: "car"})
+            asking.tell({second.path: "train", first.path: "car"}, unasked=True)
+            assert asking.labels == {first.path: "car", second.path: "train"}
+            table = {"train/car/p1-000.png": "car", "train/train/broken.png": "train"}
+            assert asking.tell(table, unasked=True).known == 2
 
 
 def test_a_table_of_predictions_of_a_csv_file_is_told_with_what_the_file_says(tmp_path, root):

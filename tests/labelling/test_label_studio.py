@@ -11,11 +11,12 @@ from pathlib import Path
 import photos
 import pytest
 
-from alprune.errors import ConfigError
+from alprune.errors import ConfigError, DataError, StoreError
 from alprune.labelling import open_asking
+from alprune.labelling.classes import rename_class
 from alprune.labelling.insight import Insight
 from alprune.labelling.journal import Query
-from alprune.labelling.question_files import interface
+from alprune.labelling.question_files import INTERFACE, interface
 from alprune.labelling.web import Server
 from alprune.labelling.web.label_studio import LabelStudio, read_control
 from alprune.labelling.web.label_studio_app import make_backend, token_of, write_tasks
@@ -124,6 +125,70 @@ def test_a_deleted_annotation_takes_no_other_persons_label_away(backend, asking)
     again.hear(deleted(4))
     assert holds(asking) == ("striped", "carl")
     assert asking.journal.opinions.of[answer.content] == {}
+
+
+@pytest.mark.parametrize("keys", [(1, 2), (2, 1)])
+def test_annotations_of_two_people_that_are_deleted_at_once_leave_no_label(backend, asking, keys):
+    backend.hear(annotated(1, 7, "dark"))
+    backend.hear(annotated(2, 8, "light"))
+    backend.hear(deleted(*keys, *keys))
+    assert not asking.journal.answers and not any(asking.journal.opinions.of.values())
+
+
+def test_of_two_annotations_of_a_person_the_one_that_is_left_holds(backend, asking):
+    for key, label in enumerate(("dark", "light", "striped"), start=1):
+        backend.hear(annotated(key, 7, label))
+    rename_class(asking, "light", "bright")
+    again = LabelStudio(asking, backend._queue, backend._overview)
+    again.hear(deleted(1))
+    assert holds(asking) == ("striped", "7")
+    again.hear(deleted(3))
+    assert holds(asking) == ("bright", "7")
+    backend.hear(annotated(4, 8, "dark"))
+    backend.hear(annotated(5, 8, "striped"))
+    backend.hear(deleted(5))
+    assert holds(asking) == ("bright", "7")
+    [answer] = asking.journal.answers.values()
+    assert asking.journal.opinions.of[answer.content] == {"7": "bright", "8": "dark"}
+
+
+def test_an_annotation_whose_person_was_not_recorded_is_taken_back(backend, asking):
+    backend.hear(annotated(1, None, "dark"))
+    content = next(iter(asking.journal.answers))
+    for key in (2, 3):  # as records of earlier versions have them
+        asking.journal.note("label_studio", annotation=key, content=content)
+    again = LabelStudio(asking, backend._queue, backend._overview)
+    again.hear(deleted(3))
+    assert not asking.journal.answers
+
+
+def test_a_deletion_that_cannot_be_written_is_known_when_it_is_sent_again(
+    backend, asking, monkeypatch
+):
+    def full(*args, **options):
+        raise StoreError("no space left")
+
+    backend.hear(annotated(1, 7, "dark"))
+    with monkeypatch.context() as patch:
+        patch.setattr(asking.journal.folder, "event", full)
+        with pytest.raises(StoreError):
+            backend.hear(deleted(1))
+    backend.hear(deleted(1))
+    assert not asking.journal.answers
+
+
+def test_an_annotation_of_an_image_that_came_with_a_class_has_no_effect_or_is_refused(
+    backend, asking
+):
+    photos.fill(asking.root / "dark", "dark", [50])
+    asking.prepare()
+    told = annotated(1, 7, "light")
+    told["task"] = task("dark/p0-050.png")
+    with pytest.raises(DataError, match="came with the class .dark.*move the file"):
+        backend.hear(told)
+    told["annotation"]["result"][0]["value"]["choices"] = ["dark"]
+    backend.hear(told)
+    assert not asking.journal.answers
 
 
 def test_a_correction_of_ones_own_annotation_is_no_review(backend, asking):
@@ -297,6 +362,22 @@ def test_tasks_name_every_image_that_has_no_label(asking, backend, client):
     address = tasks[0]["data"]["image"].replace("http://127.0.0.1:9090/TOKEN", f"/{TOKEN}")
     assert client.get(address).mimetype == "image/png"
     assert client.get(f"/{TOKEN}/image?path=../run/config.toml").status_code == 400
+
+
+def test_images_that_came_with_a_class_are_no_tasks_before_they_were_looked_at(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+    root = photos.make(tmp_path / "photos", each=2)
+    for folder in ("dark", "test/dark", "test/light"):
+        photos.fill(root / folder, "dark", [50])
+    with open_asking(tmp_path / "run", classes=["light"], **photos.options(root)) as asking:
+        queue = LabelQueue(asking)
+        tasks = write_tasks(asking.path, LabelStudio(asking, queue, Overview(asking, queue)))
+        paths = {task["data"]["path"] for task in json.loads(tasks.read_text())}
+        assert len(paths) == 6 and all(path.startswith("unlabelled/") for path in paths)
+        control = read_control((asking.path / INTERFACE).read_text())
+        assert control.choices == {"light", "dark", "skip"}
 
 
 def test_a_long_body_is_read_only_with_the_token(asking):

@@ -8,19 +8,21 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+from alprune.data.names import KnownNames
 from alprune.errors import ConfigError, DataError, quoted
 from alprune.labelling import Asking, Query
 from alprune.labelling.asked_paths import AskedPaths
-from alprune.labelling.journal import Answer
+from alprune.labelling.journal import present_name
 from alprune.labelling.read_answers import SKIPS, given_of_task
 from alprune.labelling.web.leases import Client
 from alprune.labelling.web.overview import Overview
 from alprune.labelling.web.queue import LabelQueue
-from alprune.labelling.web.steps import opinion, without
+from alprune.labelling.web.steps import given_as, opinion, without
 from alprune.loop.event_log import read_events
 
 NAME = "alprune"  # of the model in Label Studio, by which it sorts
 _EVENT = "label_studio"
+_UNRECORDED = ""  # label, in records of earlier versions
 _SCHEMA_LETTERS = 2**20
 _CREATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
 _DIGITS = 4
@@ -41,6 +43,16 @@ class Control:
     choices: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Annotation:
+    """What a person said of an image, under the name that the class had after so many renames."""
+
+    content: str
+    user: str | None  # None: not recorded
+    label: str | None
+    renames: int
+
+
 class LabelStudio:
     """Answers what Label Studio asks; several threads may use it.
 
@@ -58,12 +70,16 @@ class LabelStudio:
         self.address = address
         self._reading = threading.Lock()
         self._paths: tuple[int, AskedPaths] | None = None
-        self._annotations: dict[int, tuple[str, str | None]] = {}  # content and person of each
+        self._annotations: dict[int, _Annotation] = {}  # by their numbers, newest last
+        renames = 0
         for event in read_events(asking.path):
+            renames += event["event"] == "rename_class"
             if event["event"] == _EVENT and isinstance(key := event.get("annotation"), int):
                 self._annotations.pop(key, None)
                 if (content := event.get("content")) is not None:  # else it was deleted
-                    self._annotations[key] = str(content), event.get("user")
+                    user, label = event.get("user"), event.get("label", _UNRECORDED)
+                    label = label if isinstance(label, str | None) else _UNRECORDED
+                    self._annotations[key] = _Annotation(str(content), user, label, renames)
 
     @property
     def version(self) -> str:
@@ -80,11 +96,10 @@ class LabelStudio:
         """Return a task for each image that has no label yet, nor came with one."""
         with self._asking.lock:
             known = {answer.path for answer in self._asking.journal.answers.values()}
-            own = self._asking.own_labels()
         return [
             {"data": {"image": self.address + quote(path), "path": path}}
-            for path in self._asking.every_path()
-            if path not in known and own(path) is None
+            for path in self._asking.without_class()
+            if path not in known
         ]
 
     def predict(self, tasks: Sequence[Any], schema: str) -> list[dict[str, Any]]:
@@ -167,42 +182,78 @@ class LabelStudio:
             return
         user, by_another = _annotator(annotation)
         with self._asking.lock:
-            if label is not None and label not in self._asking.journal.offered:
+            if self._came_with_class(path, label):
+                return
+            journal = self._asking.journal
+            if label is not None and label not in journal.offered:
                 self._asking.declare([label])
-            known = self._asking.journal.queries.get(path)
+            known = journal.queries.get(path)
             query = known if known and known.content == content else Query(path, content, "")
             number = self._queue.number(query)
-            before = self._asking.journal.answers.get(content)
+            before = journal.answers.get(content)
             if isinstance(key := annotation.get("id"), int):  # noted first: it may be deleted
-                self._asking.journal.note(_EVENT, annotation=key, content=content, user=user)
-                self._annotations[key] = content, user
+                journal.note(_EVENT, annotation=key, content=content, user=user, label=label)
+                self._annotations.pop(key, None)
+                renames = len(journal.renames)
+                self._annotations[key] = _Annotation(content, user, label, renames)
             if before is None or (before.label, before.user) != (label, user):
                 # A person's correction of their own answer is no review of it.
-                theirs = opinion(self._asking.journal, content, user) and not by_another
+                theirs = opinion(journal, content, user) and not by_another
                 client = Client("Label Studio", user)
                 self._queue.answer({number: label}, client, review=is_update and not theirs)
 
+    def _came_with_class(self, path: str, label: str | None) -> bool:
+        """Tell whether an image came with a class, which holds whatever people say.
+
+        Raises:
+            DataError: It is another one than the label.
+        """
+        if path in self._asking.journal.queries:  # nobody is asked about one that did
+            return False
+        if (own := self._asking.came_as(path)) is None:
+            return False
+        names = KnownNames(self._asking.journal.offered)
+        if label is not None and (names.find(label) or label) != (names.find(own) or own):
+            raise DataError(
+                f"{quoted(path)} came with the class {own!r}. That decides: move the file into the "
+                "folder of the right class, or correct the data set."
+            )
+        return True
+
     def _withdraw(self, annotations: Any) -> None:
         sent = annotations if isinstance(annotations, list) else []
-        keys = [int(a.get("id") or 0) for a in sent if isinstance(a, Mapping)]
+        keys = dict.fromkeys(int(a.get("id") or 0) for a in sent if isinstance(a, Mapping))
         with self._asking.lock:
-            journal, answers = self._asking.journal, list[Answer]()
-            withdrawn, seconds = [], []
-            keys = [key for key in keys if key in self._annotations]
-            gone = dict.fromkeys(self._annotations.pop(key) for key in keys)
-            left = {*self._annotations.values()}  # of a person who annotated an image twice
-            for content, user in gone:
-                now = journal.answers.get(content)
-                if (content, user) in left:
-                    continue
-                if now is not None and user in (None, now.user):
-                    withdrawn.append(content)
-                    answers += without(journal, now)
-                elif user:  # another person's answer is the label
-                    seconds.append((content, user))
-            journal.tell(answers, withdrawn, "undo", seconds_withdrawn=seconds)
-            for key in keys:
-                journal.note(_EVENT, annotation=key, content=None)
+            gone: dict[tuple[str, str | None], list[int]] = {}
+            left: dict[tuple[str, str | None], _Annotation] = {}  # of a person, their newest
+            for key, one in self._annotations.items():
+                if key in keys:
+                    gone.setdefault((one.content, one.user), []).append(key)
+                else:
+                    left[one.content, one.user] = one
+            for (content, user), ended in gone.items():
+                self._end(content, user, left.get((content, user)))
+                for key in ended:  # last: what cannot be written is known when it is sent again
+                    self._asking.journal.note(_EVENT, annotation=key, content=None)
+                    del self._annotations[key]
+
+    def _end(self, content: str, user: str | None, left: _Annotation | None) -> None:
+        """Take a person's answer back; where they annotated the image twice, what is left holds."""
+        journal = self._asking.journal
+        now = journal.answers.get(content)
+        if left is not None and user is not None:
+            label = left.label and present_name(left.label, journal.renames[left.renames :])
+            if now is None or label == _UNRECORDED:
+                return
+            if label in (opinion(journal, content, user) or [now.label]):
+                return
+            answer = given_as(journal, now, label, user)
+            mine = now.user == user
+            journal.tell([answer] if mine else [], by="page", seconds=[] if mine else [answer])
+        elif now is not None and user in (None, now.user):
+            journal.tell(without(journal, now), [content], "undo")
+        elif user:  # another person's answer is the label
+            journal.tell([], by="undo", seconds_withdrawn=[(content, user)])
 
     def _find(self, task: Any) -> tuple[str, str] | None:
         """Return path and content of the image of a task; None if it is none of these."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from alprune.data.names import KnownNames
 from alprune.errors import DataError
 from alprune.labelling import Asking, Query
 from alprune.labelling.insight import Insight
@@ -73,6 +74,7 @@ class Overview:
             if None in queries:
                 raise DataError("there is no such image here.")
             some = [query for query in queries if query and self._is_open(query)]
+            some = [query for query in some if self._asking.came_as(query.path) is None]
             return {"class": None, "left": len(some), "images": self._tiles(some[:_PAGE])}
 
     def passed(self, name: str, numbers: Sequence[int]) -> None:
@@ -151,12 +153,14 @@ class Overview:
         with self._asking.lock:
             journal = self._asking.journal
             number = {name: place for place, name in enumerate(journal.offered)}
+            names = KnownNames(number)
             points = []
             for content, place in self._insight.places.items():
-                answer = journal.answers.get(content)
-                label = None if answer is None else answer.label
                 query = Query(self._insight.paths[content], content, "map")
-                if self._queue.is_drawn(query) if answer is None else label is None:
+                answer, came = journal.answers.get(content), self._asking.came_as(query.path)
+                told = None if answer is None else answer.label
+                label = told if came is None else names.find(came)
+                if label is None and (answer is not None or self._queue.is_drawn(query)):
                     continue  # drawn ones are asked about alone, skipped ones in the review
                 points.append(
                     {
