@@ -24,6 +24,8 @@ from alprune.pruning.width_limits import Limits
 Stopwatch = Callable[[Tensor], float]
 
 _STEP_MS = 300.0  # spent on measuring one network, about
+_PROBES = 16  # networks that are measured in the bisection at most
+_CONFIRM = 3  # times that the dense and the pruned network are measured in turns
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,11 @@ class Timed:
         plan: The channels kept.
         before_ms: Median latency of the dense network, measured in turns with the pruned one.
         after_ms: The same of the pruned network.
-        probes: `(share of the FLOPs removed, ms)` of every network measured on the way.
     """
 
     plan: Plan
     before_ms: float
     after_ms: float
-    probes: tuple[tuple[float, float], ...]
 
     @property
     def reduction(self) -> float:
@@ -156,8 +156,6 @@ def search_latency(
     reduction: float,
     measure: Stopwatch,
     limits: Limits | None = None,
-    probes: int = 16,
-    confirm: int = 3,
     quantity: str = "latency",
 ) -> Timed:
     """Remove the lowest scores until the measured latency has fallen by a share.
@@ -175,29 +173,21 @@ def search_latency(
         reduction: Share of the latency to remove, in [0, 1).
         measure: Milliseconds of the network that keeps `(channels,)` bool; see `stopwatch`.
         limits: What must stay; multiples of 8 often run faster than a few channels less.
-        probes: Networks measured in the bisection at most, at least 1.
-        confirm: Times that the dense and the pruned network are measured in turns, at least 1.
         quantity: What is measured, for messages.
 
     Returns:
         The plan with the latencies before and after.
 
     Raises:
-        PruneError: An argument is out of range, or the target is out of reach on this machine;
-            the message says how far it goes.
+        PruneError: The target is out of reach on this machine; the message says how far it goes.
     """
-    _check(reduction, probes, confirm, quantity)
     path = _Path(graph, scores, limits or Limits())
     dense_ms = measure(graph.all_kept())
     if reduction == 0:
-        return Timed(path.plan(0), dense_ms, dense_ms, ((0.0, dense_ms),))
-    bisection = _Bisection(path, reduction, measure, confirm, dense_ms, quantity)
-    removed = bisection.run(probes)
-    before_ms, after_ms = bisection.confirmed[removed]
-    macs = graph.macs(graph.all_kept())
-    seen = sorted({0: dense_ms, **bisection.seen}.items())
-    cuts = tuple((1 - graph.macs(path.keep(n)) / macs, ms) for n, ms in seen)
-    return Timed(path.plan(removed), before_ms, after_ms, cuts)
+        return Timed(path.plan(0), dense_ms, dense_ms)
+    bisection = _Bisection(path, reduction, measure, dense_ms, quantity)
+    removed = bisection.run()
+    return Timed(path.plan(removed), *bisection.confirmed[removed])
 
 
 def latency_aware(
@@ -312,18 +302,17 @@ class _Bisection:
         path: _Path,
         reduction: float,
         measure: Stopwatch,
-        confirm: int,
         dense_ms: float,
         quantity: str,
     ):
-        self._path, self._measure, self._confirm = path, measure, confirm
+        self._path, self._measure = path, measure
         self._quantity = quantity
         self._share, self._dense_ms = 1 - reduction, dense_ms
         self._meets = {0: False}
         self.seen: dict[int, float] = {}
         self.confirmed = {0: (dense_ms, dense_ms)}
 
-    def run(self, probes: int) -> int:
+    def run(self) -> int:
         self._probe(self._path.length)
         while True:
             passing = [n for n, meets in self._meets.items() if meets]
@@ -332,7 +321,7 @@ class _Bisection:
                 continue
             high = min(passing)
             low = max(n for n in self._meets if n < high)
-            if high - low > 1 and len(self.seen) < probes:
+            if high - low > 1 and len(self.seen) < _PROBES:
                 self._probe((low + high) // 2)
             elif high not in self.confirmed:
                 self._settle(high)
@@ -347,7 +336,7 @@ class _Bisection:
 
     def _settle(self, removed: int) -> None:
         everything, keep = self._path.all_kept(), self._path.keep(removed)
-        pairs = [(self._measure(everything), self._measure(keep)) for _ in range(self._confirm)]
+        pairs = [(self._measure(everything), self._measure(keep)) for _ in range(_CONFIRM)]
         before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
         self._dense_ms = before  # probes to come are compared with the machine as it is now
         self.seen[removed], self.confirmed[removed] = after, (before, after)
@@ -365,14 +354,3 @@ class _Bisection:
             f"reduction of {1 - after / before:.3f}. Ask for less, lower min_channels or "
             "round_to, or measure a larger batch."
         )
-
-
-def _check(reduction: float, probes: int, confirm: int, quantity: str) -> None:
-    if not 0 <= reduction < 1:
-        raise PruneError(
-            f"the {quantity} reduction must be at least 0 and less than 1, got {reduction:g}: 0.5 "
-            f"halves the {quantity}."
-        )
-    for name, value in {"probes": probes, "confirm": confirm}.items():
-        if value < 1:
-            raise PruneError(f"{name} must be at least 1, got {value}.")
