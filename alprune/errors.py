@@ -1,16 +1,31 @@
 """The errors alprune raises: each says what, what was got, what is allowed and what to do."""
 
+import os
+import sysconfig
 import traceback
 import unicodedata
+
+_LIBRARIES = (
+    os.path.dirname(__file__) + os.sep,
+    "<frozen",
+    *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
+)
 
 
 def failure(what: str, error: BaseException) -> str:
     """Say that somebody's function failed, with what and where: the start of a message."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
+    where = own_line(error)
     return (
         f"{what} failed with {type(error).__name__}: {error} ({where.filename}, line "
         f"{where.lineno})."
     )
+
+
+def own_line(error: BaseException) -> traceback.FrameSummary:
+    """Return the line of somebody's code that an error came from, be it raised in a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    return (own or frames)[-1]
 
 
 def quoted(value: object, most: int = 120) -> str:

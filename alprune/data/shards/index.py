@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -35,6 +36,7 @@ from alprune.data.progress_bar import progress_bar
 from alprune.data.safe_io import open_ordinary
 from alprune.data.shards.listing import Shard, Shards
 from alprune.data.shards.tar import BLOCK, Samples, list_samples, name_at
+from alprune.data.spawning import GUARD, refuse_in_import
 from alprune.errors import DataError
 
 FORMAT = "alprune shards 2"
@@ -300,10 +302,15 @@ def _listed(root: Path, todo: Sequence[Shard]) -> Iterator[Samples]:
     if sum(shard.size for shard in todo) < _MANY_BYTES or cores() == 1 or len(todo) == 1:
         yield from map(list_samples, paths)
         return
+    refuse_in_import()
     context = get_context("spawn")
     with ProcessPoolExecutor(min(cores(), len(todo)), context) as workers:
         try:
             yield from workers.map(list_samples, paths)
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"a process that lists shards ended. Memory may be short, or {GUARD}."
+            ) from error
         finally:  # Ctrl-C must not wait for all that is queued
             workers.shutdown(cancel_futures=True)
 

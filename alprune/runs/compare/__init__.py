@@ -12,10 +12,12 @@ from filelock import Timeout
 
 from alprune.data.image_cache.pool import cores
 from alprune.data.locks import file_lock
+from alprune.data.spawning import refuse_in_import
 from alprune.errors import ConfigError, StoreError
 from alprune.loop.config import RunConfig
 from alprune.loop.run_folder import CONFIG, LOCK, no_lock
 from alprune.loop.trackers import require_trackers
+from alprune.pruning.option_values import plain
 from alprune.registry import lookup
 from alprune.runs.compare.choices import choose_once
 from alprune.runs.compare.engines import ENGINES, Resources, open_engine
@@ -66,8 +68,9 @@ def compare(
         config: Options of every run; those left open are filled for each run by itself.
         grid: `{option: values}`, as in `{"method": ["dense", "3sp-ca"], "seed": range(5)}`.
         out: Folder of all runs, each in a subfolder named after its values, and of compare.toml.
-        jobs: Processes that make runs side by side. They share the processors: under a budget
-            every run then gets less done, and a warning says so.
+        jobs: Processes that make runs side by side; each imports a script that calls this, which
+            needs `if __name__ == "__main__":`. They share the processors: under a budget every run
+            then gets less done, and a warning says so.
         monitor: Is told how it goes.
         log: Trackers that each run is entered in, keys of `alprune.loop.trackers.TRACKERS`.
         engine: What makes the runs: a key of `ENGINES`, whose machines see `out` and the data
@@ -83,6 +86,7 @@ def compare(
         StoreError: A folder holds a run of other options, or another process compares there.
         AlpruneError: A run cannot be set up as asked; none has begun then.
     """
+    refuse_in_import()
     out, monitor = Path(out), monitor or Monitor()
     grid = {name: _plain(values) for name, values in grid.items()}
     if jobs < 1:
@@ -135,10 +139,10 @@ def plan(config: RunConfig, grid: Grid, out: Path) -> list[tuple[Cell, str]]:
 
 
 def _plain(values: Sequence[Any]) -> Sequence[Any]:
-    """Write paths among the values as text, as a recipe holds them."""
+    """Write values as a recipe holds them: paths as text, and NumPy's numbers as Python's."""
     if not isinstance(values, list | tuple):
         return values
-    return [os.fspath(value) if isinstance(value, os.PathLike) else value for value in values]
+    return [os.fspath(v) if isinstance(v, os.PathLike) else plain(v) for v in values]
 
 
 def _one_by_one(

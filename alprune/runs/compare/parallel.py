@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from alprune.data.spawning import GUARD
+from alprune.errors import ConfigError
 from alprune.loop.events import Observer
 from alprune.loop.signals import Signals
 from alprune.runs.compare.forecast import Monitor
@@ -31,6 +33,7 @@ class _Worker:
     cell: Cell | None = None
     shown: Observer | None = None
     progressed: bool = False
+    begun: bool = False
 
 
 def side_by_side(
@@ -49,6 +52,9 @@ def side_by_side(
 
     Returns:
         What came of each run, in the order of `planned`.
+
+    Raises:
+        ConfigError: The processes cannot begin.
     """
     jobs = min(jobs, max(1, sum(state != ENDED for _, state in planned)))
     pool = _Pool(deque(planned), monitor, max(1, torch.get_num_threads() // jobs), log)
@@ -100,7 +106,9 @@ class _Pool:
                 except (EOFError, OSError):
                     self._died(worker)
                 else:
-                    self._hear(worker, kind, content)
+                    worker.begun = True
+                    if kind != "begun":
+                        self._hear(worker, kind, content)
 
     def stop(self) -> None:
         """Begin no more runs and ask the processes to end theirs."""
@@ -145,6 +153,8 @@ class _Pool:
         if worker.cell is None:
             return  # it had nothing left to do
         cell, code = worker.cell, worker.process.exitcode
+        if code == 1 and not worker.begun:
+            raise ConfigError(f"the processes that make the runs end before they begin: {GUARD}.")
         if self._stopping or code == -signal.SIGTERM:  # before there was a session to end
             self._ended(cell, Outcome(cell.name, cell.values, cell.path, "interrupted"))
             return
@@ -186,6 +196,7 @@ def _work(connection: Connection, threads: int, log: Sequence[str]) -> None:
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     warnings.showwarning = lambda message, *_, **__: connection.send(("warning", str(message)))
+    connection.send(("begun", None))
     load = SharedData(progress=False)
     with Signals() as signals, suppress(KeyboardInterrupt, EOFError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end

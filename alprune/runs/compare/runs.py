@@ -2,7 +2,6 @@
 
 import gc
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +11,8 @@ from typing import Any
 import torch
 
 from alprune import data
-from alprune.acquisition import find_acquisition
 from alprune.data import Splits
-from alprune.errors import AlpruneError, StoreError
+from alprune.errors import AlpruneError, StoreError, own_line
 from alprune.loop import RunResult, Session
 from alprune.loop.auto_reduction import AUTO
 from alprune.loop.config import RunConfig, given
@@ -202,7 +200,7 @@ def make(
     except AlpruneError as error:
         return outcome("failed", error=f"{type(error).__name__}: {error}")
     except Exception as error:  # of a network or a function of the user's, or of a full device
-        where = traceback.extract_tb(error.__traceback__)[-1]
+        where = own_line(error)
         place = f"({where.filename}, line {where.lineno})"
         return outcome("failed", error=f"{type(error).__name__}: {error} {place}")
     finally:
@@ -228,8 +226,7 @@ def _run(
             session, oracle = reopen(cell.path, None, observer, load=load, where=where)
     else:
         splits = load(cell.config)
-        chosen = find_acquisition(cell.config.acquisition)
-        session = open_session(cell.config, splits, chosen, observer, reason=cell.chosen)
+        session = open_session(cell.config, splits, observer=observer, reason=cell.chosen)
         oracle = simulation(cell.config, splits.train)
     opened(session)
     return session.run(oracle)

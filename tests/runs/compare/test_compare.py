@@ -1,7 +1,11 @@
 """A comparison makes, keeps and goes on with runs; what fails does not stop the others."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -230,3 +234,21 @@ def test_ctrl_c_ends_runs_side_by_side_soundly(tmp_path):
     assert "interrupted" in [o.state for o in outcomes]
     done = [o for o in outcomes if o.result]
     assert done and all(events_of(o.path)[-1]["reason"] == "interrupted" for o in done)
+
+
+@pytest.mark.slow
+def test_a_script_that_its_processes_cannot_import_is_told_why(tmp_path):
+    """Each process imports the script, which would begin the comparison once more."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import alprune\n"
+        'config = alprune.RunConfig(dataset="digits", model="lenet-300-100", steps=1)\n'
+        'alprune.compare(config, {"seed": [0, 1, 2, 3]}, "out", jobs=2)\n'
+    )
+    path = os.pathsep.join([str(Path(alprune.__file__).parents[1]), *sys.path])
+    env = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and not list((tmp_path / "out").glob("*/events.jsonl"))
+    assert "end before they begin: a script that starts processes" in done.stderr
+    assert done.stderr.count("is imported by each of them") <= 3  # theirs, and ours
