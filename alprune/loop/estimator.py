@@ -17,13 +17,14 @@ from torch import Tensor
 
 from alprune.data.dataset import Dataset
 from alprune.data.statistics import channel_statistics
-from alprune.errors import InputError
-from alprune.loop.config import RunConfig
+from alprune.errors import ConfigError, InputError
+from alprune.loop.config import OPTIONS, RunConfig
 from alprune.loop.defaults import ResolvedRun
 from alprune.loop.learner import new_learner, prune_learner
 from alprune.loop.setup import complete
 from alprune.models import MODELS
 from alprune.pruning import find_method
+from alprune.pruning.option_values import plain
 from alprune.training.budget import Budget
 
 _LARGE_MODEL, _SMALL_MODEL = "vgg19", "lenet-300-100"
@@ -31,6 +32,10 @@ _WARMUP_BATCHES = 10  # fits are short here,
 _WIDE_LR = 0.02  # too short for a wide network to get up to a run's rate
 _FAR = 10.0  # times the span of the fitted values
 _NO_LABELS: Any = object()
+# Options of a run that reach the network; the passes of a fit are parameters of their own.
+_PASSED_ON = {n for n, o in OPTIONS.items() if o.metadata["group"] in ("pruning", "training")}
+_PASSED_ON |= {"init", "pretrained", "cuda_graphs"}
+_PASSED_ON -= {"epochs", "initial_epochs", "sync_batchnorm"}
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,8 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
             fallen to zero when they are over.
         options: Other options of `alprune.RunConfig` about pruning and training, by name, such
             as `{"min_channels": 8, "params_reduction": 0.9, "weight_decay": 0.001}`.
-        random_state: Seed, or a NumPy generator to draw it from; with a seed and on a CPU the
-            same calls give the same network, bit for bit.
+        random_state: Seed, or a `numpy.random.RandomState` to draw it from; with a seed and on a
+            CPU the same calls give the same network, bit for bit.
         device: "auto", "cpu" or "cuda".
         precision: "auto", "fp32" or "bf16".
 
@@ -104,7 +109,8 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         n_features_in_: Numbers in one example.
         image_shape_: `(h, w, c)` of the images; features count as channels of one pixel.
         pruned_: What pruning did, an `alprune.Pruned`.
-        learner_: The network with its optimiser. Training data is not kept.
+        learner_: The network with its optimiser. Training data is not kept. One that is pickled on
+            a GPU needs a GPU to be loaded.
     """
 
     def __init__(
@@ -249,11 +255,14 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
             "precision": self.precision,
             "out": ".",  # nothing is written
         }
-        return complete(
-            RunConfig.from_mapping(
-                {name: _plain(value) for name, value in (given | dict(self.options or {})).items()}
+        others = {**self.options} if self.options else {}
+        unused = [name for name in others if name in OPTIONS and name not in _PASSED_ON]
+        if unused:
+            raise ConfigError(
+                f"options holds {unused[0]!r}, which has no effect here. It takes options about "
+                "pruning and training that are no parameters of the classifier. Leave it out."
             )
-        )
+        return complete(RunConfig.from_mapping(given | others))
 
     def _train(self, x: Tensor, y: NDArray[Any], epochs: float, falling: bool) -> None:
         learner = self.learner_
@@ -280,9 +289,7 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         places = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         strange = y[self.classes_[places] != y]
         if len(strange):
-            raise InputError(
-                f"label {_plain(strange[0])!r} is none of the classes {self.classes_}."
-            )
+            raise InputError(f"label {plain(strange[0])!r} is none of the classes {self.classes_}.")
         return torch.from_numpy(places.astype(np.int64))
 
     def _images(
@@ -304,6 +311,12 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
             self.image_shape_ = shape or self._shape_of_rows(rows.shape[1])
             self._bytes = dtype == np.uint8
             self._unit = Unit.of(rows)
+            if shape is not None and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
+                warnings.warn(
+                    f"X has images of {shape[0]} x {shape[1]} pixels with {shape[2]} channels. If "
+                    "the channels come first, transpose it: X.transpose(0, 2, 3, 1).",
+                    stacklevel=3,
+                )
         elif (said := self._unit.differs(rows)) is not None:
             warnings.warn(said, stacklevel=3)
         if shape not in (None, self.image_shape_):
@@ -336,8 +349,3 @@ def _flattened(X: Any) -> tuple[Any, tuple[int, ...] | None]:
         return X, None
     shape = (*X.shape[1:], 1) if X.ndim == 3 else X.shape[1:]
     return np.asarray(X).reshape(len(X), -1), tuple(shape)
-
-
-def _plain(value: Any) -> Any:
-    """Turn NumPy's numbers, which grids are made of, into Python's."""
-    return value.item() if isinstance(value, np.generic) else value

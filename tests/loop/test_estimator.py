@@ -197,6 +197,9 @@ def test_a_network_can_be_pruned_during_training(digits):
     [
         ({"method": "3sp-c"}, ConfigError, "Did you mean '3sp-ca'"),
         ({"options": {"min_chanels": 2}}, ConfigError, "Did you mean 'min_channels'"),
+        ({"options": {"learner": "frozen"}}, ConfigError, "holds 'learner', which has no effect"),
+        ({"options": {"acquisition": "margin"}}, ConfigError, "holds 'acquisition'"),
+        ({"options": {"epochs": 3}}, ConfigError, "holds 'epochs'"),
         ({"batch_size": 1.5}, ConfigError, "batch_size must be a whole number"),
         ({"image_shape": (8, 9)}, InputError, r"\(8, 9\) does not fit rows of 64"),
         ({"flops_reduction": 1.5, "image_shape": (8, 8)}, AlpruneError, "less than 1"),
@@ -224,6 +227,15 @@ def test_input_that_does_not_fit_is_a_value_error(digits):
         tiny().fit(x, np.zeros(400))
     with pytest.raises(ValueError, match="NaN"):
         classifier.predict(np.full((2, 8, 8), np.nan))
+
+
+def test_images_whose_channels_seem_to_come_first_are_warned_about():
+    x, y = np.random.default_rng(0).random((8, 3, 12, 12)), np.arange(8) % 2
+    with pytest.warns(UserWarning, match=r"3 x 12 pixels with 12 channels.*transpose\(0, 2, 3, 1"):
+        tiny(epochs=1).fit(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        tiny(epochs=1).fit(x.transpose(0, 2, 3, 1), y)
 
 
 def test_a_fit_that_fails_leaves_nothing_to_predict_with(digits):
