@@ -20,7 +20,7 @@ from alprune.runs.report.figures import (
     time_bars,
     width_steps,
 )
-from alprune.runs.report.groups import Group, baseline_of, group_runs
+from alprune.runs.report.groups import Group, baseline_of, group_runs, option_text
 from alprune.runs.report.labelled import journals, labelled_tables, labelled_text
 from alprune.runs.report.markdown import markdown, summary
 from alprune.runs.report.page import Content, Shown, render
@@ -32,6 +32,8 @@ PAGE = "report.html"
 _PICTURES = "pictures"
 _DRAWN = 10  # groups in a picture at most
 _SHEETS = 3  # contact sheets at most, of 120 images each
+# What decides which images a run has, beside where they are.
+_OF_DATA = ("dataset", "model", "image_size", "skip_unreadable", "follow_links", "imbalance")
 _WARNINGS = 10  # of a run that are shown
 
 
@@ -83,6 +85,7 @@ def write_report(
             + " the options and the seed of another one. Means, and all that is said of seeds, "
             "are of the first run of each seed that has ended, by the names of the folders."
         )
+    remarks += _of_other_data([run for group in groups for run in group.runs])
     if images and groups:
         sheets, missing = _sheets(groups)
         pictures, remarks = pictures + sheets, remarks + missing
@@ -243,6 +246,22 @@ def _title(groups: Sequence[Group], people: Collection[Run]) -> str:
     if len(groups) <= 4:
         return f"{', '.join(group.name for group in groups)}: {number}"
     return f"{len(groups)} groups, {number}"
+
+
+def _of_other_data(runs: Sequence[Run]) -> list[str]:
+    """Name the data sets that changed from one run to another with the same options of data."""
+    digests: dict[tuple[str, ...], set[str]] = {}
+    for run in runs:
+        thinned = run.seed if run.config["imbalance"] != 1 else None  # each seed by itself
+        key = (*(str(run.config[option]) for option in _OF_DATA), str(thinned))
+        digests.setdefault(key, set()).update({run.digest} - {""})
+    changed = {key[0] for key, found in digests.items() if len(found) > 1}
+    return [
+        f"The data of {option_text(name)} were not the same in all of its runs, or recorded by "
+        "different versions: data_digest in their events.jsonl differs. Means and comparisons mix "
+        "them."
+        for name in sorted(changed)
+    ]
 
 
 def _facts(runs: Sequence[Run]) -> list[str]:

@@ -418,3 +418,14 @@ def test_what_is_not_shown_of_a_run_or_not_counted_is_said(tmp_path):
     assert "1 run has the options and the seed of another one" in said
     assert "other processes took 50%" in said and "warning 8" in said
     assert "warning 9" not in said and "and 3 more" in said
+
+
+def test_data_that_changed_between_runs_are_named(tmp_path):
+    thin = {"dataset": "mnist", "imbalance": 10.0}  # each seed has its own long tail
+    for seed, digest in enumerate("aab"):
+        start = {"data_digest": digest}
+        write_run(tmp_path / f"whole{seed}", seed=seed, start=start)
+        write_run(tmp_path / f"thin{seed}", seed=seed, start=start, config=thin)
+    write_report([tmp_path], tmp_path / "out", images=False)
+    said = (tmp_path / "out" / "report.md").read_text()
+    assert "The data of digits were not the same" in said and "of mnist" not in said
