@@ -3,13 +3,22 @@
 import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alprune.acquisition.badge import badge
-from alprune.acquisition.base import Acquisition, call, needs, snapshots_of, top
+from alprune.acquisition.base import (
+    Acquisition,
+    call,
+    full_name,
+    name_of,
+    needs,
+    snapshots_of,
+    top,
+)
 from alprune.acquisition.bayesian import bald, batchbald, variation_ratios
 from alprune.acquisition.clustering import clue, cluster_margin
 from alprune.acquisition.committee import qbc, qbc_vote
@@ -30,8 +39,10 @@ __all__ = [
     "Evidence",
     "WRAPPERS",
     "acquire",
+    "chosen_by",
     "find_acquisition",
     "needs",
+    "recorded_name",
     "snapshots_of",
     "summaries",
 ]
@@ -92,6 +103,43 @@ def find_acquisition(name: str | Acquisition) -> Acquisition:
             return WRAPPERS[head](find_acquisition(rest))
         return _callable(name, _named(name))
     return _callable(name, name)
+
+
+def recorded_name(asked: str | Acquisition) -> str:
+    """Return what the record of a run calls its function.
+
+    Args:
+        asked: As for `find_acquisition`.
+
+    Returns:
+        The name as given; of a function that was passed, the name that it has here, or else
+        `module:name`, which two lambdas of a module share, and two objects of a class.
+    """
+    if isinstance(asked, str):
+        return asked
+    ours = (name for name, function in ACQUISITIONS.items() if function is asked)
+    return next(ours, full_name(asked))
+
+
+def chosen_by(option: str, recorded: str) -> str:
+    """Return what chose the points of a run; nothing is imported for it.
+
+    Args:
+        option: Its option `acquisition`, which a function that was passed does not change.
+        recorded: From `recorded_name`. Earlier versions recorded a function's own name alone,
+            "k_center" for k-center and "score" for `mine:score`.
+    """
+    return option if recorded in ("", _once_recorded(option)) else recorded
+
+
+def _once_recorded(option: str) -> str:
+    words = option.split(":")
+    wrappers = list(takewhile(WRAPPERS.__contains__, words))
+    inner = ":".join(words[len(wrappers) :])
+    own = inner.rpartition(":")[2].rpartition(".")[2]
+    if inner in ACQUISITIONS:
+        own = name_of(ACQUISITIONS[inner])
+    return ":".join([*wrappers, own])
 
 
 def acquire(

@@ -1,6 +1,7 @@
 """What an acquisition function is, what it may declare, and how its result is checked."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,13 +48,30 @@ def name_of(function: Acquisition) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
+def full_name(function: Acquisition) -> str:
+    """Return `module:name` of a function, of a partial with the arguments that it holds."""
+    if isinstance(function, partial):
+        held = [_shown(value) for value in function.args]
+        held += [f"{key}={_shown(value)}" for key, value in function.keywords.items()]
+        return f"{full_name(function.func)}({', '.join(held)})"
+    named: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _shown(value: Any) -> str:
+    """Show a value that is written alike in every process; of others, the type."""
+    return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
+
+
 def wrap(name: str, outer: F, inner: Acquisition) -> F:
     """Give `outer`, which asks `inner`, a name and what `inner` declares and remembers."""
     outer.__name__ = f"{name}:{name_of(inner)}"
+    outer.__qualname__ = f"{name}:{full_name(inner)}"
     outer.snapshots = snapshots_of(inner)  # type: ignore[attr-defined]
+    held = getattr(inner, "func", inner)  # what a partial holds
     for part in ("state_dict", "load_state_dict"):
-        if hasattr(inner, part):
-            setattr(outer, part, getattr(inner, part))
+        if hasattr(held, part):
+            setattr(outer, part, getattr(held, part))
     return outer
 
 
@@ -187,19 +205,22 @@ def _checked_scores(name: str, scores: Tensor, candidates: int) -> Tensor:
 
 
 def _checked_indices(name: str, indices: Tensor, candidates: Tensor, count: int) -> Tensor:
+    hint = ""
+    if indices.shape == candidates.shape:
+        hint = " Whole numbers are taken for indices: return scores as floats, scores.float()."
     indices = indices.to("cpu", torch.int64)
     if indices.shape != (count,):
         raise AcquisitionError(
             f"acquisition function {name!r} returned indices {tuple(indices.shape)}; ({count},) "
-            "were asked for."
+            f"were asked for.{hint}"
         )
     if indices.unique().numel() != count:
-        raise AcquisitionError(f"acquisition function {name!r} returned an index twice.")
+        raise AcquisitionError(f"acquisition function {name!r} returned an index twice.{hint}")
     strange = indices[~torch.isin(indices, candidates)]
     if strange.numel():
         raise AcquisitionError(
             f"acquisition function {name!r} returned {strange.numel()} indices that are no "
             f"candidates (labelled, out of range or not in the scored subset), first "
-            f"{int(strange[0])}. Return absolute indices taken from evidence.candidates."
+            f"{int(strange[0])}. Return absolute indices taken from evidence.candidates.{hint}"
         )
     return indices

@@ -285,6 +285,13 @@ class Evidence:
 
         def keep(part: slice, logits: Tensor) -> None:
             nonlocal embeddings
+            if not passed or len(passed[-1][0]) != len(logits):
+                names = {module: name for name, module in self._network.named_modules()}
+                raise AcquisitionError(
+                    f"the last linear layer, {names[layer]!r}, does not run once on each image, so "
+                    "there are no embeddings. Make it the network's classifier or remove it, or "
+                    "take a function that needs none, such as margin."
+                )
             entered, left = passed.pop()
             rows = entered.flatten(1)
             if not embeddings.numel():
@@ -325,7 +332,9 @@ def _summary(probabilities: Tensor) -> Tensor:
 
 
 def _last_linear(model: nn.Module) -> nn.Linear:
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    # Attention reads the weights of its last layer and never runs it.
+    idle = nn.modules.linear.NonDynamicallyQuantizableLinear
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and not isinstance(m, idle)]
     if not layers:
         raise AcquisitionError("the learner has no linear layer, so it has no embeddings.")
     return layers[-1]

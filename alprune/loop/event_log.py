@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -99,6 +99,16 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise StoreError(f"{path} holds no readable run: {error}.") from error
     return events
+
+
+def options_of(start: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's options by its start event, with the acquisition function that it used."""
+    from alprune.acquisition import chosen_by
+
+    options, recorded = dict(start["config"]), start.get("acquisition", "")
+    if recorded:  # a folder of labelling has none
+        options["acquisition"] = chosen_by(str(options.get("acquisition", "")), recorded)
+    return options
 
 
 class Fields(dict[str, Any]):

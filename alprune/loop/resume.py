@@ -6,7 +6,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from alprune.acquisition import Acquisition, find_acquisition, snapshots_of
+from alprune.acquisition import (
+    Acquisition,
+    chosen_by,
+    find_acquisition,
+    recorded_name,
+    snapshots_of,
+)
 from alprune.acquisition.base import name_of
 from alprune.data import Splits
 from alprune.errors import AlpruneError, DataError, StoreError
@@ -49,7 +55,8 @@ def resume(
 ) -> RunResult:
     """Resume a run from its last checkpoint, at most one step back.
 
-    Without a budget, on a CPU, it ends exactly as if it had never been interrupted.
+    Without a budget, on a CPU, it ends exactly as if it had never been interrupted. An acquisition
+    function that remembers something between steps needs `state_dict` and `load_state_dict` for it.
 
     Args:
         path: The run folder.
@@ -61,7 +68,7 @@ def resume(
         trust_code: Whether code that the folder names (`module:function`) may be imported.
 
     Returns:
-        How the run ended. A run that had ended already is left as it is.
+        How the run ended, as from `run`. A run that had ended already is left as it is.
 
     Raises:
         AlpruneError: No run is there, another process writes to it, it was changed, or its data
@@ -162,8 +169,7 @@ def reopen(
             why = first_event(path).get("chosen_because", "")
             session = open_session(config, splits, acquisition, observer, folder, team, reason=why)
         else:
-            chosen = find_acquisition(config.acquisition if acquisition is None else acquisition)
-            session = _restored(config, splits, chosen, observer, folder, state, team)
+            session = _restored(config, splits, acquisition, observer, folder, state, team)
         return session, simulation(config, splits.train)
     except BaseException:
         folder.close()
@@ -185,15 +191,17 @@ def _check_nothing_lost(path: Path) -> None:
 def _restored(
     config: ResolvedRun,
     splits: Splits,
-    acquisition: Acquisition,
+    acquisition: Acquisition | None,
     observer: Observer | None,
     folder: RunFolder,
     state: Mapping[str, Any],
     team: Team,
 ) -> Session:
-    train = splits.train
+    train, asked = splits.train, config.acquisition if acquisition is None else acquisition
     try:
-        _check_same(config, splits.digest, acquisition, state)
+        chosen, told = find_acquisition(asked), recorded_name(asked)
+        _check_same(config, splits.digest, state)
+        _check_function(config, chosen, told, acquisition is not None, state["acquisition"])
         saved = saved_learner(state)
         if saved is None:
             raise KeyError("learner")
@@ -202,9 +210,9 @@ def _restored(
             train = replace(train, mean=kept.mean, std=kept.std)
             test = replace(splits.test, mean=kept.mean, std=kept.std)
             splits = replace(splits, train=train, test=test)
-        learner = rebuilt_learner(config, train, saved, snapshots_of(acquisition), team)
+        learner = rebuilt_learner(config, train, saved, snapshots_of(chosen), team)
         pool = LabelPool(len(train), len(train.classes))
-        session = Session(config, splits, pool, learner, saved.plan, folder, acquisition, observer)
+        session = Session(config, splits, pool, learner, saved.plan, folder, chosen, told, observer)
         session.restore(state)
     except AlpruneError:
         raise
@@ -216,9 +224,7 @@ def _restored(
     return session
 
 
-def _check_same(
-    config: RunConfig, digest: str, acquisition: Acquisition, state: Mapping[str, Any]
-) -> None:
+def _check_same(config: RunConfig, digest: str, state: Mapping[str, Any]) -> None:
     now = given(asdict(config))
     then = given(asdict(RunConfig())) | _ONCE | state["config"]  # without options that came later
     then |= _meant(state["config"])
@@ -234,15 +240,26 @@ def _check_same(
             f"the data of {config.dataset!r} are not those that the run began with (digest "
             f"{digest}, was {state['data_digest']}). Put the old ones back, or start a new run."
         )
-    if name_of(acquisition) != state["acquisition"]:
-        raise StoreError(
-            f"the run chose its points by {state['acquisition']!r}, not by "
-            f"{name_of(acquisition)!r}. Pass that function: alprune.resume(path, acquisition=...)."
-        )
     device = pick_device(config.device).type
     if device != state["device"]:
         raise StoreError(
             f"the run was computed on {state['device']!r}, and its random draws cannot be "
             f"continued on {device!r}. Resume it where it was; where there are both, put device = "
             f'"{state["device"]}" into {config.out}/{CONFIG}; or start a new run.'
+        )
+
+
+def _check_function(
+    config: ResolvedRun, chosen: Acquisition, told: str, passed: bool, recorded: str
+) -> None:
+    """Refuse a function that is not the one that chose the points so far.
+
+    One that was passed may have moved to another module; earlier versions recorded its name alone.
+    """
+    then = chosen_by(config.acquisition, recorded)
+    moved = passed and ":" in then and then.partition(":")[2] == told.partition(":")[2]
+    if then not in (told, name_of(chosen)) and not moved:
+        raise StoreError(
+            f"the run chose its points by {then!r}, not by {told!r}. Pass that function: "
+            "alprune.resume(path, acquisition=...)."
         )

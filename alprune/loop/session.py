@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from alprune.acquisition import Acquisition
-from alprune.acquisition.base import name_of
 from alprune.data import Splits, duplicates
 from alprune.errors import AlpruneError, StoreError
 from alprune.loop.active_learner import ActiveLearner, Setting
@@ -71,11 +70,13 @@ class Session:
         plan: The network's builder and this plan rebuild it.
         folder: Takes the record.
         acquisition: Chooses points.
+        chosen_by: What the record calls that function.
         observer: Receives events.
         now: A clock in seconds that never goes back, for the budget.
 
     Attributes:
         learning: The learner, its pool and its acquisition function.
+        chosen_by: What the record calls that function.
     """
 
     def __init__(
@@ -87,11 +88,13 @@ class Session:
         plan: Plan,
         folder: RunFolder,
         acquisition: Acquisition,
+        chosen_by: str,
         observer: Observer | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         timing = RunTiming(config.budget, config.steps, config.score_share, now)
         self.config, self.budget = config, timing.budget
+        self.chosen_by = chosen_by
         self.record = Record(folder, observer or Observer(), timing.budget)
         self.evaluation = TestSetEvaluation(learner, splits.test, config.eval_every)
         setting = Setting(
@@ -128,8 +131,8 @@ class Session:
             pruned: What pruning did to the learner.
             reason: Why it removed so much, where the program chose.
         """
-        name = name_of(self.learning.acquisition)
-        self.record.start(self.config, self.splits, self.pool, self.learner, name, reason)
+        told, learner = self.chosen_by, self.learner
+        self.record.start(self.config, self.splits, self.pool, learner, told, reason)
         self.record.makeup(self.splits, pruned.plan)
         self.record.pruned(pruned, self.learner.early is not None, reason)
         self.learning.alarms.labels(self.pool.label_of(self.pool.labelled))

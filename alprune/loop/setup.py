@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from alprune import data, models
-from alprune.acquisition import Acquisition, find_acquisition
+from alprune.acquisition import Acquisition, find_acquisition, recorded_name
 from alprune.acquisition.initial import find_start, first_points
 from alprune.data import Dataset, Splits
 from alprune.data.corruption import long_tail
@@ -54,7 +54,8 @@ def run(
         observer: Is told of events as they happen.
 
     Returns:
-        How the run ended, and its folder.
+        How the run ended, and its folder. Ctrl-C ends it soundly, too, with `reason`
+        "interrupted": test that in a loop over runs.
 
     Raises:
         AlpruneError: Something in the options, the data or the folder is not usable; or the
@@ -197,7 +198,8 @@ def open_session(
         A session whose clock has not started.
     """
     fit_settings(config, splits.train)  # refuse now, not after the pruning
-    chosen = find_acquisition(config.acquisition if acquisition is None else acquisition)
+    asked = config.acquisition if acquisition is None else acquisition
+    chosen = find_acquisition(asked)
     pool, first = first_labels(config, splits.train)
     config, why = with_reduction(config, splits.train, first, pool.label_of(first), team)
     pruned = prune_learner(config, splits.train, first, pool.label_of(first))
@@ -207,7 +209,10 @@ def open_session(
         learner.early.check(pruned.model)
     if folder is None:  # last: what is refused before leaves no folder behind
         folder = (RunFolder if team.rank == 0 else NullRunFolder)(Path(config.out))
-    session = Session(config, splits, pool, learner, pruned.plan, folder, chosen, observer, now)
+    told = recorded_name(asked)
+    session = Session(
+        config, splits, pool, learner, pruned.plan, folder, chosen, told, observer, now
+    )
     try:
         session.begin(pruned, why or reason)
     except BaseException:

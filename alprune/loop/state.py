@@ -1,6 +1,7 @@
 """What a run's checkpoint keeps beside its learner, so that resuming changes no outcome."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alprune.acquisition.base import name_of
+from alprune.acquisition import Acquisition
 from alprune.data.dataset import UNKNOWN
 from alprune.errors import quoted
 from alprune.loop.config import given
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def run_state(session: "Session") -> dict[str, Any]:
     """Return what the next steps depend on, and, in the last four entries, which run it is of."""
     learning, pool, folder = session.learning, session.pool, session.record.folder
-    acquisition, known = learning.acquisition, session.pool.labelled
+    acquisition, known = _own(learning.acquisition), session.pool.labelled
     return {
         "asked": learning.asked,
         "elapsed_s": session.budget.elapsed_s,
@@ -37,7 +38,7 @@ def run_state(session: "Session") -> dict[str, Any]:
         "acquisition_state": (
             acquisition.state_dict() if hasattr(acquisition, "state_dict") else None
         ),
-        "acquisition": name_of(acquisition),
+        "acquisition": session.chosen_by,
         "config": given(asdict(session.config)),
         "data_digest": session.splits.digest,
         "device": session.learner.device.type,
@@ -68,8 +69,25 @@ def restore_run(session: "Session", state: Mapping[str, Any]) -> None:
     learning.speed.speed = state["scoring_speed"]
     learning.stepped_back = state["stepped_back"]
     learning.alarms.constant_steps = state["constant_steps"]
-    if state["acquisition_state"] is not None:
-        learning.acquisition.load_state_dict(state["acquisition_state"])  # type: ignore[attr-defined]
+    _restore_acquisition(_own(learning.acquisition), state["acquisition_state"])
+
+
+def _own(acquisition: Acquisition) -> Any:
+    """Return what keeps the state of a function: what a partial holds."""
+    return getattr(acquisition, "func", acquisition)
+
+
+def _restore_acquisition(acquisition: Any, state: Any) -> None:
+    """Give an acquisition function its state back."""
+    if state is not None:
+        acquisition.load_state_dict(state)
+    elif not hasattr(acquisition, "__qualname__") and getattr(acquisition, "__dict__", None):
+        kind = type(acquisition).__name__
+        warnings.warn(
+            f"{kind} has no state_dict and load_state_dict: what it may have kept between steps "
+            "is lost, and it begins anew.",
+            stacklevel=2,
+        )
 
 
 def _check_numbers(state: Mapping[str, Any]) -> None:

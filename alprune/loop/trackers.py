@@ -13,7 +13,7 @@ from typing import Any
 from alprune.data import atomic_io
 from alprune.data.safe_io import read_whole
 from alprune.errors import ConfigError
-from alprune.loop.event_log import read_events
+from alprune.loop.event_log import options_of, read_events
 from alprune.loop.events import Observer
 from alprune.loop.observers import Several
 from alprune.loop.tensorboard import TensorBoard, require_tensorboard
@@ -70,8 +70,8 @@ class Tracker(Observer):
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 known = read_whole(place, 64).decode()
         known = known if known is not None and _IDENTITY.fullmatch(known) else None
-        config = next(e["config"] for e in read_events(self._path) if e["event"] == "start")
-        identity = self.begin(self._path.resolve().name, dict(config), known)
+        start = next(e for e in read_events(self._path) if e["event"] == "start")
+        identity = self.begin(self._path.resolve().name, options_of(start), known)
         self._open = True
         atomic_io.replace(place, identity)
 

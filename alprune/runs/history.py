@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alprune.errors import StoreError
-from alprune.loop.event_log import Fields, read_events
+from alprune.loop.event_log import LABELLING, Fields, kind_of, options_of, read_events
 
 # By name, what a step's number is. One that a step lacks, as those of the oldest runs may, is NaN,
 # all but "step" and "labelled", which all have.
@@ -44,7 +44,8 @@ class RunHistory:
 
     Attributes:
         path: The run folder.
-        config: Its options, `{name: value}`.
+        config: Its options, `{name: value}`; of an acquisition function that was passed,
+            `module:name`.
         reason: Why it ended; None if it is still running or was killed.
         columns: `{name: (n,)}`, the names and units as in `COLUMNS`.
         initial: `(k,)` int64, indices of the points labelled at the start.
@@ -94,9 +95,13 @@ def load_run(path: str | Path) -> RunHistory:
         path: The run folder.
 
     Raises:
-        StoreError: No run is there, or its record is damaged.
+        StoreError: No run is there, people label in it, or its record is damaged.
     """
     path = Path(path)
+    if kind_of(path) is LABELLING:
+        raise StoreError(
+            f"people label in {path}: it holds no run. To see how it goes: alprune report {path}."
+        )
     events = read_events(path)
     start = next((event for event in events if event["event"] == "start"), None)
     if start is None:
@@ -109,12 +114,12 @@ def load_run(path: str | Path) -> RunHistory:
         columns["fitted_s"] = columns["elapsed_s"]
     end = events[-1] if events[-1]["event"] == "end" else Fields()
     reason = str(end["reason"]) if end else None
-    accuracy = columns["test_accuracy"]
-    if told and reason and not reason.startswith(_EARLY) and np.isnan(accuracy[-1]):
-        accuracy[-1] = _array([end["test_accuracy"]])[0]
+    if told and reason and not reason.startswith(_EARLY) and np.isnan(columns["test_accuracy"][-1]):
+        for name in ("test_accuracy", "macro_f1", "ece"):
+            columns[name][-1] = _array([end.get(name)])[0]
     return RunHistory(
         path=path,
-        config=dict(start["config"]),
+        config=options_of(start),
         reason=reason,
         columns=columns | {name: columns[name].astype(np.int64) for name in _WHOLE},
         initial=_indices(start.get("initial", [])),

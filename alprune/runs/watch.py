@@ -14,7 +14,7 @@ from filelock import Timeout
 
 from alprune.data.locks import file_lock
 from alprune.errors import StoreError, printable
-from alprune.loop.event_log import EVENTS, Fields, kind_of, read_events
+from alprune.loop.event_log import EVENTS, Fields, kind_of, options_of, read_events
 from alprune.loop.progress import Lines, span
 from alprune.loop.run_folder import LOCK
 from alprune.loop.signals import how_to_resume
@@ -182,7 +182,7 @@ class Watcher:
     def _tell(self, path: Path, event: dict[str, Any]) -> None:
         name = event["event"]
         if name == "start":
-            self._say(f"{path}: {_told(event['config'])}")
+            self._say(f"{path}: {_told(options_of(event))}")
         elif name == "warning":
             self._say(f"Warning at step {event['step']}: {event['message']}")
         elif name == "step_back":

@@ -21,7 +21,7 @@ and pays for what it looks at. In the folder of this file:
 
 or in Python `alprune.run(config, acquisition=far_apart)`. Test yours with
 
-    alprune.acquisition.testing.check_acquisition(far_apart)
+    alprune.testing.check_acquisition(far_apart)
 """
 
 import torch

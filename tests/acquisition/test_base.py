@@ -72,6 +72,19 @@ def test_a_function_that_fails_is_named_with_the_line(evidence):
     with pytest.raises(AcquisitionError, match=r"'mine' failed with AttributeError.*test_base"):
         acquire(mine, evidence, 2, seeded())
 
+    def ours(evidence, count, generator):
+        return torch.cdist(torch.zeros(3, 2), torch.zeros(3, 4)).amin(1)  # fails within PyTorch
+
+    with pytest.raises(AcquisitionError, match=r"'ours' failed with RuntimeError.*test_base\.py"):
+        acquire(ours, evidence, 2, seeded())
+
+
+def test_counts_are_refused_with_how_they_become_scores(evidence):
+    with pytest.raises(AcquisitionError, match=r"Whole numbers are taken.*scores.float"):
+        acquire(lambda *_: torch.tensor([4, 0, 2]), evidence, 2, seeded())
+    with pytest.raises(AcquisitionError, match="Whole numbers are taken for indices"):
+        acquire(lambda *_: torch.tensor([4, 0, 2]), evidence, 3, seeded())
+
 
 def test_ties_for_the_last_places_are_drawn_at_random_and_only_those():
     evidence = KnownEvidence(torch.zeros(30, 1))

@@ -215,6 +215,29 @@ def test_a_learner_without_dropout_or_linear_layer_has_neither_embeddings_nor_dr
             ask()
 
 
+class Auxiliary(nn.Module):
+    """Its last layers are a head that does not run in evaluation, and attention."""
+
+    def __init__(self, per_pixel=False):
+        super().__init__()
+        self.per_pixel = per_pixel
+        self.head = nn.Linear(16, 4)
+        self.projection = nn.Linear(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        x = x.flatten(1).unflatten(1, (4, 4))
+        if self.per_pixel:
+            x = self.projection(x.flatten(0, 1)).unflatten(0, (-1, 4))
+        return self.head(self.attention(x, x, x)[0].flatten(1))
+
+
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_a_last_layer_that_does_not_run_once_an_image_is_named(per_pixel):
+    with pytest.raises(AcquisitionError, match="'projection', does not run once on each image"):
+        _ = evidence_of(lambda: Auxiliary(per_pixel)).embeddings
+
+
 def test_a_committee_is_the_weights_of_the_last_fits(passes):
     evidence = make_evidence(snapshots=3)
     learner = evidence._learner

@@ -5,6 +5,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -370,6 +371,42 @@ def test_labels_that_were_removed_are_written_again(tmp_path, kill, reference, w
     assert_same(path, reference)
 
 
+def test_an_own_function_is_not_taken_for_ours_of_its_name(tmp_path):
+    def entropy(evidence, count, generator):
+        return evidence.candidates[:count]
+
+    path = alprune.run(options(tmp_path / "run", steps=1), acquisition=entropy).path
+    with pytest.raises(StoreError, match="entropy', not by 'entropy'. Pass that function"):
+        alprune.resume(path, steps=2)
+    assert alprune.load_run(path).rows()[0]["acquisition"].startswith("test_resume:")
+    entropy.__module__ = "moved"
+    assert alprune.resume(path, acquisition=entropy, steps=2).steps == 2
+    state = checkpoint.load_checkpoint(path)
+    put(path, state | {"acquisition": "entropy"})  # as earlier versions wrote it
+    assert alprune.resume(path, acquisition=entropy, steps=3).steps == 3
+
+
+def test_an_own_function_that_may_have_lost_its_memory_is_named(tmp_path):
+    class Counting:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, evidence, count, generator):
+            self.calls += 1
+            return evidence.candidates[:count]
+
+    path = alprune.run(options(tmp_path / "run", steps=1), acquisition=Counting).path
+    with pytest.warns(UserWarning, match="Counting has no state_dict"):
+        alprune.resume(path, acquisition=Counting, steps=2)
+
+
+def test_a_partial_keeps_the_memory_of_what_it_holds(tmp_path):
+    path = alprune.run(options(tmp_path / "run", steps=1), acquisition=partial(Alternating())).path
+    again = Alternating()
+    alprune.resume(path, acquisition=partial(again), steps=3)
+    assert int(again.calls) == 3
+
+
 def test_events_that_somebody_cut_are_refused(tmp_path, kill):
     path = tmp_path / "run"
     run_killed(options(path), kill(Learner, "fit", 3))
@@ -390,7 +427,7 @@ def test_other_options_data_or_functions_are_refused(tmp_path, kill):
     def mine(evidence, count, generator):
         return evidence.candidates[:count]
 
-    with pytest.raises(StoreError, match="'entropy', not by 'mine'"):
+    with pytest.raises(StoreError, match="'entropy', not by 'test_resume:.*mine'"):
         alprune.resume(path, acquisition=mine)
     state = checkpoint.load_checkpoint(path)
     put(path, state | {"data_digest": "another"})

@@ -213,7 +213,7 @@ class First:
         return evidence.candidates[:count]
 
 
-@pytest.mark.parametrize(("given", "name"), [("margin", "margin"), (First, "First")])
+@pytest.mark.parametrize(("given", "name"), [("margin", "margin"), (First, "test_session:First")])
 def test_what_is_passed_instead_of_a_function_may_be_a_name_or_a_class(tmp_path, given, name):
     path = alprune.run(options(tmp_path / "run", steps=1), acquisition=given).path
     assert events_of(path, "start")[0]["acquisition"] == name

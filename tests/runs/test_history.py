@@ -70,12 +70,15 @@ def test_an_old_run_lacks_what_was_not_recorded_yet(path, tmp_path):
 
 def test_the_final_test_is_that_of_the_last_step_unless_it_ended_early(path, tmp_path):
     def untested(event):
-        return event | {"test_accuracy": None} if event["event"] == "step" else event
+        unknown = dict.fromkeys(("test_accuracy", "macro_f1", "ece"))
+        return event | unknown if event["event"] == "step" else event
 
-    final = events_of(path, "end")[0]["test_accuracy"]
+    end = events_of(path, "end")[0]
+    final = end["test_accuracy"]
     run = alprune.load_run(copy_of(path, tmp_path, untested))
     assert np.isnan(run.test_accuracy[:-1]).all() and run.test_accuracy[-1] == final
     assert run.end["test_accuracy"] == final
+    assert (run.macro_f1[-1], run.ece[-1]) == (end["macro_f1"], end["ece"])
     broken = alprune.load_run(
         copy_of(path, tmp_path, lambda e: untested(e) | {"reason": "error: x"})
     )
@@ -98,6 +101,9 @@ def test_what_is_not_there_is_said(path, tmp_path):
         alprune.load_run(tmp_path / "none")
     (tmp_path / "events.jsonl").write_text("")
     with pytest.raises(StoreError, match="has not started"):
+        alprune.load_run(tmp_path)
+    copy_of(path, tmp_path, lambda e: e | {"asking": True})
+    with pytest.raises(StoreError, match="people label in .* alprune report"):
         alprune.load_run(tmp_path)
     copy_of(path, tmp_path, lambda e: e | {"acquired": ["x"]} if "acquired" in e else e)
     with pytest.raises(StoreError, match="something else than whole numbers"):

@@ -99,7 +99,7 @@ def test_a_run_by_a_function_without_a_name_is_refused(tmp_path):
         return evidence.candidates[:count]
 
     alprune.run(options(tmp_path / "run", steps=1), acquisition=mine)
-    with pytest.raises(StoreError, match="by 'mine', a function that was passed"):
+    with pytest.raises(StoreError, match="by 'test_rerun:.*mine', a function that was passed"):
         again(tmp_path / "run")
 
 

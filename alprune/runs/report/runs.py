@@ -13,7 +13,7 @@ from alprune.data.safe_io import read_whole
 from alprune.errors import PruneError, StoreError, quoted
 from alprune.loop.config import RunConfig
 from alprune.loop.defaults import DEFAULTS
-from alprune.loop.event_log import EVENTS, read_events
+from alprune.loop.event_log import EVENTS, options_of, read_events
 from alprune.loop.machine_load import OTHERS_MOST, busy_with_others
 from alprune.pruning import Plan
 
@@ -282,9 +282,7 @@ def _widths(path: Path, prune: Mapping[str, Any] | None) -> dict[str, tuple[int 
 
 
 def _options(start: Mapping[str, Any]) -> dict[str, Any]:
-    options = option_defaults() | start["config"]
-    if start.get("acquisition"):  # a function passed from Python has no name in the options
-        options["acquisition"] = start["acquisition"]
+    options = option_defaults() | options_of(start)
     if options["start"] is None:
         options["start"] = "balanced" if options["imbalance"] == 1 else "random"
     return options
