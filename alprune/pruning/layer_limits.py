@@ -167,21 +167,28 @@ def set_layers(
 
 
 def _coarse(graph: ChannelGraph, pattern: str) -> set[int]:
-    """Return the groups that stay whole since outputs of the layers leave with finer ones.
+    """Return the groups that stay whole since outputs of the layers leave with others.
 
     An output of attention belongs to a head and to a place within the heads. Cutting either by a
-    share cuts the outputs by that share; cutting both would cut more.
+    share cuts the outputs by that share; cutting both would cut more. Heads are cut where one of
+    the layers makes heads alone, as one that mixes them does.
     """
-    fine: set[int] = set()
-    others: set[int] = set()
-    for tensor in graph.tensors:
-        if not _matches(tensor.name.rpartition(".")[0], pattern):
-            continue
-        for dim in tensor.dims("makes"):
-            sides = sorted(rows(tensor.axes[dim]), key=lambda ids: ids.unique().numel())
-            for found, ids in zip([*[others] * (len(sides) - 1), fine], sides, strict=True):
-                found.update(graph.group_of[ids[ids >= 0]].tolist())
-    return others - fine
+    grids = [
+        _sides(graph, tensor.axes[dim])
+        for tensor in graph.tensors
+        if _matches(tensor.name.rpartition(".")[0], pattern)
+        for dim in tensor.dims("makes")
+    ]
+    cut: set[int] = set()
+    for sides in sorted(grids, key=len):
+        cut |= next((side for side in sides if side & cut), sides[-1])
+    return set().union(*(side for sides in grids for side in sides)) - cut
+
+
+def _sides(graph: ChannelGraph, axis: Tensor) -> list[set[int]]:
+    """Return the groups of an axis, one set per row, the coarsest first."""
+    ordered = sorted(rows(axis), key=lambda ids: ids.unique().numel())
+    return [set(graph.group_of[ids[ids >= 0]].tolist()) for ids in ordered]
 
 
 def _pinned(graph: ChannelGraph, pattern: str) -> PruneError:

@@ -26,9 +26,9 @@ class Limits:
             What they read may still shrink. Kept as a tuple.
         layer_floors: `{layer: channels it keeps at least}`.
         layer_reductions: `{layer: share of its output channels to remove}`, in [0, 1). These
-            layers lose exactly that share (attention in the finer of heads and places within them);
-            the others are ranked to meet the target. Of several entries that name one layer, the
-            last holds.
+            layers lose exactly that share (attention in the finer of heads and places within them,
+            or in heads where a layer makes these alone); the others are ranked to meet the target.
+            Of several entries that name one layer, the last holds.
         local: Rank each layer's channels among themselves, so that all layers lose the same
             share, instead of ranking those of all layers together. Attention loses it of its heads
             and of the places within.

@@ -201,13 +201,14 @@ def test_a_multi_head_attention_written_out_computes_what_pytorch_computes() -> 
 
 @pytest.mark.parametrize("more", [0.0, 0.4])
 @pytest.mark.parametrize("share", [0.5, 0.0])
-@pytest.mark.parametrize("kind", ["written out", "grouped", "fused"])
+@pytest.mark.parametrize("kind", ["written out", "grouped", "fused", "talking heads"])
 def test_a_layers_own_reduction_takes_that_share_of_its_outputs_not_of_heads_and_of_places(
     kind, share, more
 ):
     _, graph, _ = traced(kind)
     layer = next(name for name in graph.makers if name.rpartition(".")[2] in ("qkv", "q"))
-    limits = Limits(min_channels=1, layer_reductions={layer: share})
+    pattern = "attention" if kind == "talking heads" else layer  # with what mixes the heads
+    limits = Limits(min_channels=1, layer_reductions={pattern: share})
     scores = torch.rand(graph.channels)
     for group in graph.groups:
         if group.name.startswith("attention"):

@@ -456,7 +456,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
      " pruning/test_attention.py", [
         ('(pinned and role == "reads")', "pinned"),
         ("limits.min_channels) - pinned", "limits.min_channels)"),
-        ("return others - fine", "return set()"),
+        ("for side in sides)) - cut", "for side in []))"),
         ("descending=True", "descending=False"),
         ('tensor.roles[dim] != "reads"', 'tensor.roles[dim] == "makes"'),
         ("descending=True)[:least]", "descending=True)[: least + 1]"),
