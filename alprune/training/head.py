@@ -240,7 +240,11 @@ class Projection:
             total += points.sum(0)
             products += points.T @ points
         centre = total / count
-        vectors = torch.linalg.eigh(products / count - centre.outer(centre)).eigenvectors
+        spread = products / count - centre.outer(centre)
+        try:
+            vectors = torch.linalg.eigh(spread).eigenvectors
+        except torch.linalg.LinAlgError:  # as of few images, most channels being the same in all
+            vectors = torch.linalg.eigh(spread.double()).eigenvectors.float()
         return cls(mean, centre, vectors[:, -components:].clone())
 
     def __call__(self, embeddings: Tensor) -> Tensor:
