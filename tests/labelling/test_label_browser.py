@@ -253,6 +253,27 @@ def test_enter_before_the_images_of_a_class_have_come_labels_none(start, open_pa
     settle(page)
 
 
+def test_answers_of_grid_and_review_are_sent_though_the_page_is_closed_meanwhile(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    page.evaluate(
+        """() => {
+            const send = window.fetch;
+            window.sent = [];
+            window.fetch = (what, how) => {
+                if (what === "answers") window.sent.push(how.keepalive === true);
+                return send(what, how);
+            };
+        }"""
+    )
+    show_five_in_the_grid(server, page)
+    press(page, "Enter")
+    page.click("#to-review")
+    page.click(".tile >> nth=0")
+    press(page, "2")
+    assert len(asking.labels) == 5 and page.evaluate("window.sent") == [True, True]
+
+
 def test_a_suspect_label_is_corrected_in_the_review(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)
