@@ -50,7 +50,7 @@ class ImagePool:
         open: Indices of the images that may be asked for, `(k,)`; of equal files the first, and
             none of which a copy has a label.
         drawable: Those of them that nothing was ever learnt from, `(d,)`: held-out images are drawn
-            from these.
+            from these. A learner whose weights stay remembers also what a folder said once.
         resting: Indices of those that were skipped lately, `(r,)`.
         in_folders: Number of images whose class is that of their folder, and that nobody labelled;
             copies count once.
@@ -93,6 +93,11 @@ class ImagePool:
         """Return the hashes of all files, for the next `look`, `(n, 16)` uint8."""
         return torch.from_numpy(np.array(self.files.contents))
 
+    def learnt(self, before: Tensor | None) -> Tensor:
+        """Return the hashes of all that was learnt from so far, for the next `look`, `(n, 16)`."""
+        now = self.seen()[self.labelled]
+        return now if before is None else torch.cat([before, now]).unique(dim=0)
+
 
 def load(config: ResolvedLabelling, progress: bool = False) -> Splits:
     """Read the folder of images; with a progress bar, if asked for, where that takes long.
@@ -104,7 +109,11 @@ def load(config: ResolvedLabelling, progress: bool = False) -> Splits:
 
 
 def look(
-    config: ResolvedLabelling, journal: Journal, splits: Splits, seen: Tensor | None
+    config: ResolvedLabelling,
+    journal: Journal,
+    splits: Splits,
+    seen: Tensor | None,
+    learnt: Tensor | None = None,
 ) -> ImagePool:
     """Put together what the folders of a folder of images and the journal know.
 
@@ -118,6 +127,7 @@ def look(
             out.
         splits: The images as they are today.
         seen: `ImagePool.seen` of the last round; None before.
+        learnt: `ImagePool.learnt` of the last round; None before.
 
     Raises:
         DataError: These are no images of a folder, or too few for a trial.
@@ -144,7 +154,10 @@ def look(
     once = torch.tensor([first[c] == i and c not in by_content for i, c in enumerate(contents)])
     resting = journal.resting()
     rests = torch.tensor([content in resting for content in contents])
-    taught = torch.tensor([content in journal.taught for content in contents])
+    learnt_from = set(journal.taught)
+    if learnt is not None and config.learner != FROZEN:
+        learnt_from |= _hashes(learnt)
+    taught = torch.tensor([content in learnt_from for content in contents])
     return ImagePool(
         splits=splits,
         files=files,

@@ -80,11 +80,12 @@ class Preparation:
         splits = self.splits = images.load(config, progress=first)
         state = self.checkpoint()
         with self._lock:
-            today = images.look(config, self._journal, splits, state.get("seen"))
+            known = state.get("seen"), state.get("learnt")
+            today = images.look(config, self._journal, splits, *known)
             number = self._journal.round + 1
         self._warn_of(today.changes)
         named = self._named(splits.train.classes)
-        kept = {"seen": today.seen(), "named": named}
+        kept = {"seen": today.seen(), "learnt": today.learnt(known[1]), "named": named}
         self._warn_of_names(state.get("named", ()), named)
         for message in contradictions(today.splits) if first else ():
             warnings.warn(message, stacklevel=3)

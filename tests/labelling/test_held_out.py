@@ -169,6 +169,20 @@ def test_no_photo_that_a_network_was_trained_on_is_held_out_later(tmp_path, monk
         assert not set(of(images, images.held)) & set(of(known, known.labelled))
 
 
+def test_what_a_folder_taught_a_network_is_not_drawn_once_it_is_sorted_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
+    root = photos.make(tmp_path / "photos")
+    for name in ("dark", "light"):
+        photos.fill(root / name, name, range(20, 28))
+    with open_asking(tmp_path / "run", **photos.options(root)) as asking:
+        asking.ask()
+    (root / "dark" / "p0-020.png").rename(root / "unlabelled" / "moved.png")
+    with open_asking(tmp_path / "run", hold_out=8) as asking:
+        content = asking.identify("unlabelled/moved.png")
+        images = asking.prepare().images
+        assert content in of(images, images.open) and content not in of(images, images.drawable)
+
+
 def test_a_drawn_image_is_asked_about_without_a_guess(asking, queue):
     asking.tell({query.path: photos.truth(query.path) for query in asking.journal.open})
     queue.put(asking.ask())
