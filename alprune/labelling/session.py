@@ -365,6 +365,12 @@ class Asking:
     def _read_last(self) -> data.Splits | None:
         return self._splits or self.preparation.splits
 
+    def content_at(self, path: str) -> str | None:
+        """Return the content hash at a path when the images were read last; None if unknown."""
+        files = self._files_read_last()
+        index = None if files is None else files.index(path)
+        return None if files is None or index is None else files.content(index)
+
     def _files_read_last(self) -> data.Files | None:
         return self._read_last.train.files if self._read_last else None
 

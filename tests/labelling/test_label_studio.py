@@ -191,6 +191,17 @@ def test_an_annotation_of_an_image_that_came_with_a_class_has_no_effect_or_is_re
     assert not asking.journal.answers
 
 
+def test_an_annotation_is_of_the_image_that_is_at_its_path_today(backend, asking):
+    made = annotated(1, 7, "light")
+    path = made["task"]["data"]["path"]
+    asking.journal.more([Query(path, asking.identify(path), "uncertain")])
+    photos.picture("light", 99).save(asking.root / path)
+    asking.prepare()
+    backend.hear(made)
+    [answer] = asking.journal.answers.values()
+    assert (answer.path, answer.content) == (path, asking.identify(path))
+
+
 def test_a_correction_of_ones_own_annotation_is_no_review(backend, asking):
     backend.hear(annotated(1, 7, "dark"))
     backend.hear(annotated(1, 7, "light", "updated"))

@@ -257,6 +257,12 @@ class LabelStudio:
 
     def _find(self, task: Any) -> tuple[str, str] | None:
         """Return path and content of the image of a task; None if it is none of these."""
+        if (found := self._named_in(task)) is None:
+            return None
+        path, content = found  # as it was asked about; people see what is there today
+        return path, self._asking.content_at(path) or content
+
+    def _named_in(self, task: Any) -> tuple[str, str] | None:
         data = task.get("data") if isinstance(task, Mapping) else None
         if not isinstance(data, Mapping):
             raise DataError(f"{quoted(task)} is no task.")
