@@ -4,8 +4,9 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from alprune.errors import ConfigError, quoted
@@ -65,6 +66,35 @@ def _some(kind: str, names: Sequence[str]) -> str:
         return ", ".join(names)
     where = _LISTED.get(kind)
     return f"{', '.join(names[:_MOST])}, ..." + (f" ({where} shows all)" if where else "")
+
+
+def installed(group: str, own: Container[str]) -> dict[str, EntryPoint]:
+    """Return what installed packages offer in a group of entry points; `own` names win."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        if entry.name not in own:
+            found.setdefault(entry.name, entry)
+    return found
+
+
+def loaded(kind: str, entry: EntryPoint) -> Any:
+    """Load what an installed package offers.
+
+    Raises:
+        ConfigError: It cannot be loaded.
+    """
+    try:
+        return entry.load()
+    except Exception as error:  # anyone's package may fail in any way
+        raise ConfigError(
+            f"{kind} {entry.name!r} of {origin(entry)} cannot be loaded from {entry.value}: "
+            f"{type(error).__name__}: {error}. Mend or uninstall that package."
+        ) from error
+
+
+def origin(entry: EntryPoint) -> str:
+    """Name the package that offers something."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
 
 
 def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from itertools import takewhile
 from typing import Any
 
@@ -31,7 +30,7 @@ from alprune.acquisition.typiclust import typiclust
 from alprune.acquisition.uncertainty import entropy, least_confidence, margin, random
 from alprune.acquisition.wrappers import class_balanced, diverse
 from alprune.errors import ConfigError
-from alprune.registry import lookup
+from alprune.registry import installed, loaded, lookup, origin
 
 __all__ = [
     "ACQUISITIONS",
@@ -83,6 +82,8 @@ WRAPPERS: dict[str, Callable[[Acquisition], Acquisition]] = {
 
 ENTRY_POINTS = "alprune.acquisitions"
 """The entry point group in which an installed package offers functions by name."""
+
+_KIND = "acquisition function"
 
 
 def find_acquisition(name: str | Acquisition) -> Acquisition:
@@ -174,9 +175,9 @@ def acquire(
 def summaries() -> dict[str, str]:
     """Say in a line what each known name is: ours, installed packages' and the wrappers'."""
     known = {name: _first_line(function) for name, function in ACQUISITIONS.items()}
-    for name, entry in sorted(_installed().items()):
+    for name, entry in sorted(installed(ENTRY_POINTS, ACQUISITIONS).items()):
         try:
-            known[name] = f"{_first_line(_loaded(name, entry))} ({_origin(entry)})"
+            known[name] = f"{_first_line(loaded(_KIND, entry))} ({origin(entry)})"
         except ConfigError as error:
             known[name] = str(error)
     return known | {f"{name}:NAME": _first_line(wrapper) for name, wrapper in WRAPPERS.items()}
@@ -185,11 +186,11 @@ def summaries() -> dict[str, str]:
 def _named(name: str) -> Any:
     if name in ACQUISITIONS:
         return ACQUISITIONS[name]
-    installed = _installed()
-    if name in installed:
-        return _loaded(name, installed[name])
-    known = {*ACQUISITIONS, *installed, *(f"{wrapper}:NAME" for wrapper in WRAPPERS)}
-    return lookup("acquisition function", name, dict.fromkeys(known))
+    offered = installed(ENTRY_POINTS, ACQUISITIONS)
+    if name in offered:
+        return loaded(_KIND, offered[name])
+    known = {*ACQUISITIONS, *offered, *(f"{wrapper}:NAME" for wrapper in WRAPPERS)}
+    return lookup(_KIND, name, dict.fromkeys(known))
 
 
 def _callable(name: str | Acquisition, found: Any) -> Acquisition:
@@ -206,29 +207,6 @@ def _callable(name: str | Acquisition, found: Any) -> Acquisition:
             "(evidence, count, generator) -> indices or scores."
         )
     return found
-
-
-def _installed() -> dict[str, EntryPoint]:
-    """List what installed packages offer; our own names win over theirs."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name not in ACQUISITIONS:
-            found.setdefault(entry.name, entry)
-    return found
-
-
-def _loaded(name: str, entry: EntryPoint) -> Any:
-    try:
-        return entry.load()
-    except Exception as error:  # anyone's package may fail in any way
-        raise ConfigError(
-            f"acquisition function {name!r} of {_origin(entry)} cannot be loaded from "
-            f"{entry.value}: {type(error).__name__}: {error}. Mend or uninstall that package."
-        ) from error
-
-
-def _origin(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
 
 
 def _first_line(function: Any) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from alprune.errors import ConfigError, PruneError
-from alprune.registry import later, lookup
+from alprune.errors import PruneError
+from alprune.registry import installed, later, loaded, lookup, origin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -177,34 +176,15 @@ def find_method(method: str | Criterion | Method) -> Method:
 def summaries() -> dict[str, str]:
     """Return one line for each known name, those of installed packages included."""
     known = {name: entry.summary for name, entry in METHODS.items()}
-    for name, entry in sorted(_installed().items()):
-        known[name] = f"a criterion of {_origin(entry)}"
+    for name, entry in sorted(installed(ENTRY_POINTS, METHODS).items()):
+        known[name] = f"a criterion of {origin(entry)}"
     return known
 
 
 def _named(name: str) -> Any:
     if name in METHODS:  # without a look at all installed packages, which takes 20 ms
         return METHODS[name]
-    installed = _installed()
-    if name not in installed:
-        return lookup("method", name, {**installed, **METHODS})
-    entry = installed[name]
-    try:
-        return entry.load()
-    except Exception as error:  # another package may fail in any way
-        raise ConfigError(
-            f"method {name!r} of {_origin(entry)} cannot be loaded from {entry.value}: "
-            f"{type(error).__name__}: {error}. Repair or uninstall that package."
-        ) from error
-
-
-def _installed() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name not in METHODS:
-            found.setdefault(entry.name, entry)
-    return found
-
-
-def _origin(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
+    offered = installed(ENTRY_POINTS, METHODS)
+    if name in offered:
+        return loaded("method", offered[name])
+    return lookup("method", name, {**offered, **METHODS})

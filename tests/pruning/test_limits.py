@@ -195,7 +195,7 @@ def last_channels_stay(model, graph, batch, options):
 
 def offered(monkeypatch, value):
     entry = importlib.metadata.EntryPoint("mine", value, methods.ENTRY_POINTS)
-    monkeypatch.setattr(methods, "entry_points", lambda group: [entry])
+    monkeypatch.setattr("alprune.registry.entry_points", lambda group: [entry])
 
 
 def test_an_installed_package_offers_criteria_by_name(monkeypatch):
