@@ -49,7 +49,7 @@ class TensorBoard(Observer):
         self._begin_s = 0.0
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
-        """Write the numbers of a step; a disk that fails ends this and not the run."""
+        """Write the numbers of a step; what fails there ends this and not the run."""
         try:
             if name in ("start", "resume"):
                 self._open(fields["elapsed_s"])
@@ -58,7 +58,7 @@ class TensorBoard(Observer):
                 self._writer.flush()
                 if name == "end":
                     self._close()
-        except (OSError, StoreError) as error:
+        except Exception as error:  # with TensorFlow there, a full disk is an error of its own
             warnings.warn(f"TensorBoard is told no more: {error}.", stacklevel=2)
             self._writer = None
 

@@ -79,3 +79,16 @@ def test_a_link_in_the_place_of_the_files_is_not_followed(tmp_path):
     with pytest.warns(UserWarning, match="is a link"):
         TensorBoard(tmp_path).event("start", {"elapsed_s": 0.0})
     assert not list(elsewhere.iterdir())
+
+
+def test_whatever_fails_there_ends_no_run(tmp_path, monkeypatch):
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+
+    def full(*_):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(writer, "add_scalar", full)
+    config, shown = options(tmp_path / "run", steps=1), TensorBoard(tmp_path / "run")
+    with pytest.warns(UserWarning, match="told no more: no space left"):
+        done = alprune.run(config, observer=shown)
+    assert done.reason == "steps"
