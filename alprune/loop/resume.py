@@ -166,7 +166,10 @@ def reopen(
                 f"`data_root` in {path / CONFIG}."
             ) from error
         if state is None:
-            why = first_event(path).get("chosen_because", "")
+            first = first_event(path)
+            if "acquisition" in first:
+                _check_function(config, acquisition, first["acquisition"])
+            why = first.get("chosen_because", "")
             session = open_session(config, splits, acquisition, observer, folder, team, reason=why)
         else:
             session = _restored(config, splits, acquisition, observer, folder, state, team)
@@ -201,7 +204,7 @@ def _restored(
     try:
         chosen, told = find_acquisition(asked), recorded_name(asked)
         _check_same(config, splits.digest, state)
-        _check_function(config, chosen, told, acquisition is not None, state["acquisition"])
+        _check_function(config, acquisition, state["acquisition"])
         saved = saved_learner(state)
         if saved is None:
             raise KeyError("learner")
@@ -249,16 +252,16 @@ def _check_same(config: RunConfig, digest: str, state: Mapping[str, Any]) -> Non
         )
 
 
-def _check_function(
-    config: ResolvedRun, chosen: Acquisition, told: str, passed: bool, recorded: str
-) -> None:
+def _check_function(config: ResolvedRun, acquisition: Acquisition | None, recorded: str) -> None:
     """Refuse a function that is not the one that chose the points so far.
 
     One that was passed may have moved to another module; earlier versions recorded its name alone.
     """
-    then = chosen_by(config.acquisition, recorded)
-    moved = passed and ":" in then and then.partition(":")[2] == told.partition(":")[2]
-    if then not in (told, name_of(chosen)) and not moved:
+    asked = config.acquisition if acquisition is None else acquisition
+    told, then = recorded_name(asked), chosen_by(config.acquisition, recorded)
+    passed, name = acquisition is not None, then.partition(":")[2]
+    moved = passed and name != "" and name == told.partition(":")[2]
+    if then not in (told, name_of(find_acquisition(asked))) and not moved:
         raise StoreError(
             f"the run chose its points by {then!r}, not by {told!r}. Pass that function: "
             "alprune.resume(path, acquisition=...)."

@@ -83,9 +83,9 @@ def assert_same(path, reference):
     assert clock == sorted(clock)
 
 
-def run_killed(config, revive):
+def run_killed(config, revive, acquisition=None):
     with pytest.raises(Killed):
-        alprune.run(config)
+        alprune.run(config, acquisition=acquisition)
     revive()
 
 
@@ -371,9 +371,15 @@ def test_labels_that_were_removed_are_written_again(tmp_path, kill, reference, w
     assert_same(path, reference)
 
 
-def test_an_own_function_is_not_taken_for_ours_of_its_name(tmp_path):
+def test_an_own_function_is_not_taken_for_ours_of_its_name(tmp_path, kill):
     def entropy(evidence, count, generator):
         return evidence.candidates[:count]
+
+    before = tmp_path / "before"  # its first checkpoint
+    run_killed(options(before, steps=1), kill(CheckpointWriter, "save", 1), entropy)
+    with pytest.raises(StoreError, match="entropy', not by 'entropy'. Pass that function"):
+        alprune.resume(before)
+    assert alprune.resume(before, acquisition=entropy).steps == 1
 
     path = alprune.run(options(tmp_path / "run", steps=1), acquisition=entropy).path
     with pytest.raises(StoreError, match="entropy', not by 'entropy'. Pass that function"):
