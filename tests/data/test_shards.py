@@ -24,7 +24,7 @@ from alprune.data.lazy_rows import ChosenRows
 from alprune.data.shards import index as indexing
 from alprune.data.shards import pixels as keeping
 from alprune.data.shards import splits as splitting
-from alprune.errors import DataError
+from alprune.errors import ConfigError, DataError
 from alprune.loop.setup import open_run
 
 SIZE = (6, 7)
@@ -165,6 +165,22 @@ def test_several_processes_list_many_shards(root, monkeypatch):
     monkeypatch.setattr(indexing, "cores", lambda: 2)
     assert load(root, cache=root.parent / "other").digest == digest
     assert not multiprocessing.active_children()
+
+
+def die(path):
+    os._exit(1)
+
+
+def test_processes_that_end_or_cannot_begin_are_told_of(root, monkeypatch):
+    monkeypatch.setattr(indexing, "_MANY_BYTES", 0)
+    monkeypatch.setattr(indexing, "cores", lambda: 2)
+    monkeypatch.setattr(indexing, "list_samples", die)
+    with pytest.raises(DataError, match="a process that lists shards ended.*__main__"):
+        load(root)
+    # As in a process that still imports the script that started it.
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(ConfigError, match="a script that starts processes.*__main__"):
+        load(root)
 
 
 def test_classes_have_the_names_of_their_file_or_of_their_labels(root):

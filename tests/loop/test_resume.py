@@ -392,6 +392,15 @@ def test_an_own_function_is_not_taken_for_ours_of_its_name(tmp_path, kill):
     assert alprune.resume(path, acquisition=entropy, steps=3).steps == 3
 
 
+def test_a_function_that_was_passed_is_not_taken_for_one_that_the_option_names(tmp_path):
+    path = alprune.run(
+        options(tmp_path / "run", steps=1, acquisition="test_resume:Alternating")
+    ).path
+    put(path, checkpoint.load_checkpoint(path) | {"acquisition": "other:Alternating"})
+    with pytest.raises(StoreError, match="'other:Alternating', not by 'test_resume:Alternating'"):
+        alprune.resume(path, steps=2)
+
+
 def test_an_own_function_that_may_have_lost_its_memory_is_named(tmp_path):
     class Counting:
         def __init__(self):
