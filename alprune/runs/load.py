@@ -168,7 +168,8 @@ def _of_checkpoint(
         fits = [place for place, event in enumerate(events) if event["event"] == "fit"]
         seen = len(_renames(events[: fits[-1]])) if fits else 0
         fitted = fitted or (events[fits[-1]].get("temperature") if fits else None)
-    inputs, merged = _renamed(inputs, _changes(events, seen))
+    changes = _changes(events, seen)
+    inputs, merged = _fitting(path, lambda: _renamed(inputs, changes))
     notes += tuple(
         f"class {name!r} was merged into {into!r} after this learner was trained, which still "
         f"tells them apart. To train it anew: {resume_command(path)}"

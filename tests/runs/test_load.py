@@ -192,6 +192,10 @@ def test_people_who_are_asked_get_the_learner_of_the_last_round(tmp_path):
     meanwhile = find_learner(path)  # renamed while that round's learner was trained
     assert meanwhile.classifier.classes == since.classifier.classes
     assert meanwhile.notes == since.notes
+    with open(path / "events.jsonl", "a") as file:
+        file.write(json.dumps({"event": "tell", "answers": 3}) + "\n")
+    with pytest.raises(StoreError, match="does not fit"):
+        find_learner(path)
 
 
 def test_a_class_that_takes_the_name_of_a_removed_one_is_not_merged_into_it(ended):
