@@ -42,7 +42,7 @@ _HELPS = {
     "measure the accuracy.",
     "query_size": "Images to ask about per round.",
     "stop_labels": "Stop once this many images are labelled.",
-    "stop_accuracy": "Stop once the measured accuracy (--hold-out, test images) is this, 0 to 1.",
+    "stop_accuracy": "Stop once the accuracy (test images, or 50 held-out ones) is this, 0 to 1.",
     "stop_uncertainty": "Stop once the mean entropy of the images without a label is below this "
     "(nats).",
     "stop_plateau": "Stop after this many rounds without a better accuracy.",

@@ -67,6 +67,10 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("(why := why_doubtful(label)) is not None", "(why := why_doubtful(label)) and False"),
         ("if entry.guess and not label.isascii():", "if False:"),
         ("left=len(journal.open)", "left=len(journal.pending)"),
+        ("agree or (labelled and not rules.replace)", "agree"),
+        ('asked is None or entry.content not in ("", asked[1])', "asked is None"),
+        ("self._identify(asked[0]) or asked[1]", "asked[1]"),
+        ("if before is not None and not entry.content and", "if before is not None and"),
         ("rules.new_classes or not journal.offered", "rules.new_classes"),
         ("guess == label for", "guess != label for"),
         ("if label == \"\":\n            return", "if False:\n            return"),
@@ -105,6 +109,10 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('record["held"] is True', "False"),
         ("and math.isfinite(value)", ""),
         ("and not isinstance(value, bool) and value >= 0", "and value >= 0"),
+    ]),
+    ("labelling/stop_rule.py", "labelling/test_stop_rule.py", [
+        ("None if of > images else tests.best", "tests.best"),
+        ("min(hold_out, _LEAST)", "0"),
     ]),
     ("labelling/web/access.py", "labelling/test_access.py", [
         ("port == self._port and _is_number(name)", "port == self._port"),
