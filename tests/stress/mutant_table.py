@@ -465,6 +465,9 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('(pinned and role == "reads")', "pinned"),
         ("limits.min_channels) - pinned", "limits.min_channels)"),
         ("for side in sides)) - cut", "for side in []))"),
+        ("if side & cut)", "if side - cut)"),
+        ("dict.fromkeys(whole, (pattern, 0.0)) | share_of", "share_of"),
+        ("kept[order].long()", "scores[order]"),
         ("descending=True", "descending=False"),
         ('tensor.roles[dim] != "reads"', 'tensor.roles[dim] == "makes"'),
         ("descending=True)[:least]", "descending=True)[: least + 1]"),
@@ -540,6 +543,13 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('"data_root", "cache", "pretrained"', '"data_root", "pretrained"'),
         ("name not in may_differ and now", "name not in may_differ and name != 'lr' and now"),
     ]),
+    ("runs/compare/remote.py", "runs/compare/test_remote.py", [
+        ("if not self._given:", "if True:"),
+    ]),
+    ("runs/compare/runs.py", "runs/compare/test_choices.py", [
+        ('get("chosen_because") != ""', 'get("chosen_because") is None'),
+        ("reason=cell.chosen", 'reason=""'),
+    ]),
     ("runs/compare/runs.py", "untrusted/test_trust.py", [
         ("asdict(cell.config), takes=())", "read_recipe(cell.path / CONFIG), takes=())"),
     ]),
@@ -548,6 +558,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ]),
     ("runs/load.py", "runs/test_load.py", [
         ("plan.example_shape != inputs.image_shape", "False"),
+        ("removed -= {", "removed |= {"),
     ]),
     ("runs/report/groups.py", "runs/report/test_report_groups.py", [
         ("self.ended or self.seeds", "self.runs"),
