@@ -351,8 +351,8 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
      " pruning/test_attention.py::test_a_score_is_the_derivative_by_what_removing_a_channel_does", [
         (", sdpa_kernel(SDPBackend.MATH):", ":"),
         ("requires_grad_(required[name])", "requires_grad_(True)"),
-        ("with keeping_state(model), keeping_weights(model):", "if True:"),
-        ("module.training = mode", "pass"),
+        ("with keeping_modes(model), keeping_state(model), keeping_weights(model):", "if True:"),
+        ("with keeping_modes(model), keeping_state(model), ", "with keeping_state(model), "),
         (" or bool(tensor.isfinite().all())", ""),
         ("if not torch.isfinite(loss):", "if torch.isnan(loss):"),
         ("out / temperature, labels", "out, labels"),

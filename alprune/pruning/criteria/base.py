@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alprune.errors import AlpruneError, PruneError, failure, quoted
-from alprune.models.cost import keeping_state, keeping_weights
+from alprune.models.cost import keeping_modes, keeping_state, keeping_weights
 from alprune.models.init import forked_rng
 from alprune.pruning.graph.channels import ChannelGraph, rows
 from alprune.pruning.graph.verify import NoDropout
@@ -81,12 +81,11 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     Yields:
         Its parameters by name; all but those of whole numbers require gradients.
     """
-    modes = {module: module.training for module in model.modules()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     required = {name: p.requires_grad for name, p in parameters.items()}
     devices = sorted({p.device.index or 0 for p in parameters.values() if p.is_cuda})
     try:
-        with keeping_state(model), keeping_weights(model):
+        with keeping_modes(model), keeping_state(model), keeping_weights(model):
             model.train()
             _turn_dropout_off(model)
             require_gradients(parameters.values())
@@ -98,8 +97,6 @@ def scoring_state(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
             ):
                 yield parameters
     finally:
-        for module, mode in modes.items():  # of scripted modules, no attribute
-            module.training = mode
         for name, parameter in parameters.items():
             parameter.requires_grad_(required[name])
 
