@@ -98,6 +98,3 @@ class _Encoder:
     def _normalised(self, patches: Tensor) -> Tensor:
         centred = patches - patches.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + self.floor).sqrt()
-
-
-__all__ = ["patch_features"]

@@ -179,15 +179,3 @@ def find_start(name: str | Start) -> Start:
 def _by_class(labels: Tensor, classes: int) -> tuple[Tensor, ...]:
     order = labels.argsort(stable=True)
     return order.split(torch.bincount(labels, minlength=classes).tolist())
-
-
-__all__ = [
-    "STARTS",
-    "ColdPool",
-    "Start",
-    "balanced",
-    "find_start",
-    "first_points",
-    "random",
-    "typiclust",
-]

@@ -17,8 +17,6 @@ from alprune.errors import AlpruneError
 from alprune.models.init import forked_rng
 from alprune.training import FitSettings, Learner
 
-__all__ = ["check_acquisition", "make_evidence"]
-
 _KINDS = ("probabilities", "embeddings", "labelled_probabilities", "labelled_embeddings")
 
 

@@ -76,6 +76,3 @@ def wrong_labels(labels: Tensor, classes: int, share: float, generator: torch.Ge
     shift = torch.randint(1, classes, struck.shape, generator=generator)
     noisy[struck] = (labels[struck] + shift) % classes
     return noisy
-
-
-__all__ = ["long_tail", "wrong_labels"]

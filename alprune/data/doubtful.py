@@ -54,6 +54,3 @@ def ungarbled(label: str) -> str | None:
             continue
         return meant if meant.isprintable() else None
     return None
-
-
-__all__ = ["as_whole", "ungarbled", "why_doubtful"]

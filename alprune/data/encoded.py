@@ -156,6 +156,3 @@ def _different(names: list[str]) -> list[str]:
         seen.add(name)
         different.append(name)
     return different
-
-
-__all__ = ["Encoded", "Known", "content_of", "files_of"]

@@ -127,6 +127,3 @@ def _classes(dataset: Any) -> list[str] | None:
             return [str(name) for name in found]
         dataset = getattr(dataset, "dataset", None)
     return None
-
-
-__all__ = ["read_parts"]

@@ -320,6 +320,3 @@ def _prepare(place: Path, images: HubImages, size: tuple[int, int]) -> None:
         if first is None or first.payload != said:
             clear(place)
             BlockWriter(place / INDEX, None, said).close()
-
-
-__all__ = ["HubImages", "load", "open_images", "samples"]

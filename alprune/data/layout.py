@@ -192,13 +192,3 @@ def is_surely_unlabelled(path: str) -> bool:
     if len(folders) > 1 and folded(folders[0]) in _TRAIN:
         folders = folders[1:]
     return not folders or is_unlabelled(folders[0])
-
-
-__all__ = [
-    "UNLABELLED",
-    "Layout",
-    "images_without_label",
-    "is_surely_unlabelled",
-    "label_of",
-    "layout_of",
-]

@@ -128,14 +128,3 @@ def in_words(counts: Mapping[str, int]) -> str:
             name = _PLURAL.sub(r"\1", kind, count=1) if count == 1 else kind
             listed.append(f"{count:,} {name}")
     return ", ".join(listed)
-
-
-__all__ = [
-    "HEIC_SUFFIXES",
-    "SUFFIXES",
-    "in_words",
-    "kind_of_file",
-    "kind_of_folder",
-    "kind_of_loose",
-    "visible",
-]

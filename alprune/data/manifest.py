@@ -310,15 +310,3 @@ def _in_order(name: str) -> tuple[int, str]:
 
 def _by_parts(path: str) -> str:
     return path.replace("/", "\0")
-
-
-__all__ = [
-    "COLUMNS",
-    "PARTS",
-    "listed",
-    "load_csv",
-    "load_parquet",
-    "root_of",
-    "samples",
-    "settings_of",
-]

@@ -29,6 +29,3 @@ def mosaic(cells: Cells, size: tuple[int, int], gap: int, below: int = 0) -> Ima
                 y = row * down + top + (height - image.height) // 2
                 sheet.paste(image, (x, y))
     return sheet
-
-
-__all__ = ["mosaic"]

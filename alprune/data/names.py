@@ -87,15 +87,3 @@ def unified(texts: Iterable[str]) -> dict[str, str]:
         found[text] = like[0] if like else text
         known.add(found[text])
     return found
-
-
-__all__ = [
-    "LONGEST_NAME",
-    "KnownNames",
-    "composed",
-    "folded",
-    "has_control",
-    "is_name",
-    "is_unlabelled",
-    "unified",
-]

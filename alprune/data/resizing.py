@@ -32,6 +32,3 @@ def resize(x: Tensor, size: tuple[int, int] | None, in_memory: int = IN_MEMORY) 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     planes = x.permute(0, 3, 1, 2)
     return F.interpolate(planes, size=size, mode="bilinear", antialias=True).permute(0, 2, 3, 1)
-
-
-__all__ = ["resize"]

@@ -87,6 +87,3 @@ def _extremes(x: Tensor) -> tuple[float, float]:
     taken = min(len(x), _STATISTICS_SAMPLE)
     some = x[torch.arange(taken, device=x.device) * len(x) // taken]
     return float(some.min()), float(some.max())
-
-
-__all__ = ["channel_statistics", "warn_of_units"]

@@ -237,6 +237,3 @@ def _rows(content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
             f"line {begin}: {error}. A cell that begins with a quote must end with one, and a "
             "quote within it must be doubled."
         ) from error
-
-
-__all__ = ["Table", "Text", "decode", "other_readings", "read_table"]

@@ -126,6 +126,3 @@ def in_words(learnt: Mapping[str, Any]) -> dict[str, str]:
         unsure = Estimate(**learnt["guesses"])
         said["guesses"] = f"right on {unsure} of which it was unsure; it does better on others"
     return said
-
-
-__all__ = ["Estimate", "HoldOutEvaluation", "estimate", "guesses", "in_words"]

@@ -134,6 +134,3 @@ def _name(path: str) -> str:
 def _parts(path: str) -> list[str]:
     """Return the parts of a path, also of one from Windows, in the form in which they compare."""
     return [folded(part) for part in path.replace("\\", "/").split("/") if folded(part)]
-
-
-__all__ = ["AskedPaths"]

@@ -371,6 +371,3 @@ def _near(name: str, known: Sequence[str]) -> str:
 
 def _said(label: str | None) -> str:
     return "skipped" if label is None else repr(label)
-
-
-__all__ = ["AnswerChecker", "Rules", "Told"]

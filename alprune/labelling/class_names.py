@@ -60,6 +60,3 @@ def declared(names: Iterable[str], known: Sequence[str]) -> list[str]:
             "them a control character, and is not 'unlabelled'."
         )
     return spelt
-
-
-__all__ = ["ClassNames", "declared"]

@@ -104,6 +104,3 @@ def _own(asking: Asking, text: str) -> str:
             "keep the old name until you also call alprune classes DIR --rename OLD NEW."
         )
     return name
-
-
-__all__ = ["assign_key", "keys_of", "merge_classes", "remove_class", "rename_class"]

@@ -293,6 +293,3 @@ def counts(images: ImagePool) -> dict[str, Any]:
         "gone": images.changes.gone,
         "lost": images.changes.lost,
     }
-
-
-__all__ = ["Changes", "ImagePool", "check_trial", "counts", "load", "look"]

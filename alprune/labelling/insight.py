@@ -253,6 +253,3 @@ def _alike(
         if others:
             found[query.content] = others
     return found
-
-
-__all__ = ["Checked", "Insight", "look_over", "out_of_fold"]

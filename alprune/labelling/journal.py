@@ -361,6 +361,3 @@ def present_guess(query: Query, renames: Iterable[tuple[str, str]]) -> Query:
     """Return a query whose guess is called as after changes of names."""
     guess = query.guess and present_name(query.guess, renames)
     return query if guess == query.guess else replace(query, guess=guess)
-
-
-__all__ = ["Answer", "Journal", "Query", "present_guess", "present_name"]

@@ -19,6 +19,3 @@ def new_keys(names: Sequence[str], taken: Collection[str]) -> dict[str, str]:
     own = {name: name for name in names if len(name) == 1 and name in KEYS and name not in taken}
     free = (key for key in KEYS if key not in taken and key not in own)
     return own | {name: next(free, "") for name in names if name not in own}
-
-
-__all__ = ["KEYS", "new_keys"]

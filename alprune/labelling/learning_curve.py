@@ -67,6 +67,3 @@ def expected_gain(rounds: Sequence[Measured], more: int) -> Gain | None:
     half = _SCORE_95 / math.sqrt(spread) * step
     gain = slope * step
     return Gain(more, *(round(value, 4) for value in (gain, gain - half, gain + half)))
-
-
-__all__ = ["Gain", "Measured", "expected_gain"]

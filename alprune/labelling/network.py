@@ -162,6 +162,3 @@ class _Outputs:
             if source is not None:
                 rows[place] = tensor[source]
         return rows
-
-
-__all__ = ["Network", "open_network"]

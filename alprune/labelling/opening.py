@@ -112,6 +112,3 @@ def open_asking(
         folder.close()
         raise
     return asking
-
-
-__all__ = ["open_asking"]

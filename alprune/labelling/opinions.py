@@ -132,6 +132,3 @@ class Opinions:
             self._unsettled.setdefault(content)
         else:
             self._unsettled.pop(content, None)
-
-
-__all__ = ["Agreement", "Opinions"]

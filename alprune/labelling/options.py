@@ -114,6 +114,3 @@ def root_of(config: RunConfig) -> Path:
 def are_files(config: RunConfig) -> bool:
     """Tell whether each image of a data set is a file of its own."""
     return config.dataset.partition(":")[0] in ("folder", "csv", "parquet")
-
-
-__all__ = ["are_files", "changed", "completed", "root_of"]

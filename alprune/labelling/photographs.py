@@ -65,6 +65,3 @@ def _opened(sample: Path | bytes | np.ndarray, decode: Decoder) -> tuple[np.ndar
     if isinstance(sample, bytes):
         return np.asarray(decode.decode(sample)), False
     return sample, sample.dtype != np.uint8 or sample.shape[2] != 3
-
-
-__all__ = ["LEAST_SIDE", "are_photographs"]

@@ -157,6 +157,3 @@ def _of_array(pixels: np.ndarray) -> Image.Image:
     if pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     return Image.fromarray(pixels).convert("RGB")
-
-
-__all__ = ["Pictures", "place_of"]

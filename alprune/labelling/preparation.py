@@ -246,6 +246,3 @@ def _mixed(queries: list[Query], generator: torch.Generator) -> list[Query]:
     """Put drawn images among the others: they should be labelled with the same care."""
     order = torch.randperm(len(queries), generator=generator).tolist()
     return [queries[place] for place in order]
-
-
-__all__ = ["Preparation"]

@@ -81,6 +81,3 @@ def described(
         )
         for i, reason, guess, sure, nats in zip(*columns, strict=True)
     ]
-
-
-__all__ = ["described", "drawn_at_random", "typical"]

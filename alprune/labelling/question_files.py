@@ -235,21 +235,3 @@ def _tile(decode: Decoder, pictures: Pictures, query: Query) -> Image.Image:
     if scale > 1:  # crisp, not blurred
         tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
     return tile
-
-
-__all__ = [
-    "DISAGREEMENTS",
-    "INTERFACE",
-    "LABELS",
-    "QUERIES",
-    "SHEET",
-    "TASKS",
-    "contact_sheet",
-    "disagreements_table",
-    "interface",
-    "is_written",
-    "labels_table",
-    "table",
-    "write_round",
-    "write_tasks",
-]

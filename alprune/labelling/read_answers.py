@@ -262,15 +262,3 @@ def _chosen(where: str, annotation: Mapping[str, Any], names: Sequence[str]) -> 
 
 def _first(record: Mapping[str, Any], names: Iterable[str]) -> Any:
     return next((record[name] for name in names if name in record), None)
-
-
-__all__ = [
-    "FILE_BYTES",
-    "SKIPS",
-    "Given",
-    "as_uploaded",
-    "given_of_task",
-    "read_answers",
-    "spellings",
-    "uploaded_name",
-]

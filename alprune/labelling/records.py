@@ -105,6 +105,3 @@ def _checked(value: Any, right: Callable[[], bool], what: str) -> Any:
     if not right():
         raise ValueError(f"{quoted(value)} is not {what}")
     return value
-
-
-__all__ = ["Answer", "Query", "answer_of", "count_of", "number_of", "query_of", "text_of"]

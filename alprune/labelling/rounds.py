@@ -231,6 +231,3 @@ def round_learner(
     learning.speed.speed = state.get("scoring_speed")
     learning.alarms.constant_steps = state.get("constant_steps", 0)
     return learning
-
-
-__all__ = ["Prepared", "Round", "RoundRecord", "RoundTiming", "round_learner"]

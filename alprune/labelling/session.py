@@ -395,6 +395,3 @@ def _given(path: str, label: str | None) -> Given:
 
 def _nowhere(path: str) -> None:
     return None
-
-
-__all__ = ["Asking"]

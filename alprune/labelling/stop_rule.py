@@ -102,6 +102,3 @@ def without_rules(config: ResolvedLabelling) -> ResolvedLabelling:
         stop_plateau=None,
         stop_uncertainty=computed,
     )
-
-
-__all__ = ["progress_of", "unmeasured", "why_stop", "without_rules"]

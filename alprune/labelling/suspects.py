@@ -44,6 +44,3 @@ def find_suspects(labels: NDArray[np.int64], probabilities: NDArray[np.float64])
         return Suspects(quality, np.zeros(len(labels), dtype=bool), checked=False)
     wrong = find_label_issues(compact, shares, n_jobs=1, verbose=False)
     return Suspects(quality, wrong, checked=True)
-
-
-__all__ = ["Suspects", "find_suspects"]

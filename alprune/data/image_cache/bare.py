@@ -81,6 +81,3 @@ def _bare_webp(content: bytes) -> bytes:
         at = end
     picture = b"".join(parts)
     return b"RIFF" + struct.pack("<I", 4 + len(picture)) + b"WEBP" + picture
-
-
-__all__ = ["without_metadata"]

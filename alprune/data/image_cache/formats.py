@@ -65,6 +65,3 @@ def unknown_format(head: bytes) -> DataError:
     if what == "HEIC" and not can_read_heic():
         return NoDecoder(f"{said}. {HEIC_ADVICE}")
     return DataError(f"{said}: it is {what}" if what else said)
-
-
-__all__ = ["HEIC_ADVICE", "NoDecoder", "can_read_heic", "installed_formats", "unknown_format"]

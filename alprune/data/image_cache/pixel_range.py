@@ -95,6 +95,3 @@ def _tag(image: Image.Image, number: int) -> Any:
         return value if value is None or isinstance(value, int) else float(value)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-
-
-__all__ = ["check_range", "eight_bits", "is_deep"]

@@ -245,13 +245,3 @@ def _refuse_among_images(root: Path, folder: Path) -> None:
                 f"the cache {folder} would lie among the images of {root} and be taken for some. "
                 f"Name another folder by --cache, or a hidden one: {root / '.cache'}."
             )
-
-
-__all__ = [
-    "CacheInfo",
-    "cache_of",
-    "caches_folder",
-    "disk_bytes",
-    "list_caches",
-    "remove_cache",
-]

@@ -392,13 +392,3 @@ def _numbers(keys: np.ndarray) -> np.ndarray:
     """Return the first 8 bytes of each key as a number, `(n,)`."""
     numbers: np.ndarray = np.ascontiguousarray(keys[:, :8]).view("<u8").reshape(-1)
     return numbers
-
-
-__all__ = [
-    "KEY_BYTES",
-    "VectorStore",
-    "VectorTable",
-    "list_stores",
-    "remove_store",
-    "store_folder",
-]

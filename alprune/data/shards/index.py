@@ -336,6 +336,3 @@ def _digest(path: Path, places: np.ndarray, labels: list[str | None]) -> str:
             file.seek(int(places[0, 0]) * BLOCK)
             digest.update(file.read(int(places[0, 1])))
     return digest.hexdigest()
-
-
-__all__ = ["TEXT", "Index", "file_of", "mapped", "open_index"]

@@ -124,6 +124,3 @@ def _tars(root: Path, follow_links: bool) -> Iterator[str]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-__all__ = ["Shard", "Shards", "list_shards"]

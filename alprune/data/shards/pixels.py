@@ -196,6 +196,3 @@ class _Kept:
 def _check(image: np.ndarray) -> int:
     """Return a checksum that is never 0."""
     return zlib.crc32(image.tobytes()) or 1
-
-
-__all__ = ["Pixels"]

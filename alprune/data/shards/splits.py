@@ -294,6 +294,3 @@ def _names(index: Index) -> tuple[str, ...]:
     if text.guess is not None:
         raise DataError(f"{str(path)!r} is not in UTF-8. Save it as UTF-8 with a mark.")
     return tuple(line.strip() for line in text.content.splitlines() if line.strip())
-
-
-__all__ = ["decoded", "load", "open_images", "samples"]

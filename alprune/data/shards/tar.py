@@ -192,6 +192,3 @@ def _why(path: Path, error: Exception) -> str:
     if isinstance(error, ValueError):
         return "a header states a number that is none"
     return str(error) or type(error).__name__
-
-
-__all__ = ["BLOCK", "Samples", "list_samples", "name_at"]

@@ -219,6 +219,3 @@ def _hash(value: str) -> str:
 
 def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
-
-
-__all__ = ["LOOPBACK", "Access", "Session", "checked_user", "is_loopback", "reachable", "url_of"]

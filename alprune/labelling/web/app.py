@@ -239,6 +239,3 @@ def _labels(sent: list[Any]) -> dict[int, str | None]:
         abort(400)
     numbers = _numbers([entry["number"] for entry in sent])
     return {number: entry["label"] for number, entry in zip(numbers, sent, strict=True)}
-
-
-__all__ = ["make_app"]

@@ -94,6 +94,3 @@ def all_labelled(asking: Asking) -> str:
         "Review shows labels that are doubtful; images that come into the folder are asked about "
         "here."
     )
-
-
-__all__ = ["BackgroundFit"]

@@ -98,6 +98,3 @@ def listen(
     )
     server.channel_class = _Channel if not begin else _guarded(begin)
     return server
-
-
-__all__ = ["REQUEST_BYTES", "listen"]

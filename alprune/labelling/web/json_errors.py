@@ -26,6 +26,3 @@ def errors_as_json(app: Flask) -> None:
     def refused(error: HTTPException) -> tuple[Response, int]:
         code = error.code or 500
         return jsonify({"error": f"{code} {error.name}"}), code
-
-
-__all__ = ["errors_as_json"]

@@ -332,6 +332,3 @@ def read_control(schema: str) -> Control:
     [node] = named or controls
     choices = [str(c.get("alias") or c.get("value")) for c in node.iter("Choice")]
     return Control(str(node.get("name")), str(node.get("toName")), frozenset(choices))
-
-
-__all__ = ["NAME", "Control", "LabelStudio", "read_control"]

@@ -148,6 +148,3 @@ def _sent() -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-__all__ = ["BODY_BYTES", "POOL_TASKS", "PORT", "make_backend", "token_of", "write_tasks"]

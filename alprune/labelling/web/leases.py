@@ -140,6 +140,3 @@ def alternate(first: Iterator[int], second: Iterator[int]) -> Iterator[int]:
         yield number
         yield from itertools.islice(second, 1)
     yield from second
-
-
-__all__ = ["LEASE_S", "Client", "Leases", "alternate"]

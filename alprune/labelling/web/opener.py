@@ -49,6 +49,3 @@ def write_opener(path: Path, url: str) -> None:
             f'<meta http-equiv=refresh content="0; url={html.escape(url)}">'
             f'<a href="{html.escape(url)}">Open the page</a>\n'
         )
-
-
-__all__ = ["open_browser", "remove_opener", "write_opener"]

@@ -180,6 +180,3 @@ class Overview:
             }
             for query in queries
         ]
-
-
-__all__ = ["Overview"]

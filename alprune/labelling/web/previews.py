@@ -67,6 +67,3 @@ def _encoded(image: Image.Image) -> tuple[bytes, str]:
         return content.getvalue(), "image/png"
     image.save(content, "JPEG", quality=90)
     return content.getvalue(), "image/jpeg"
-
-
-__all__ = ["Previews"]

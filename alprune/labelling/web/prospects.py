@@ -64,6 +64,3 @@ class Prospects:
             "curve": curve[::-1][::step][::-1],  # the last one is always among them
             "expected": None if gain is None else asdict(gain),
         }
-
-
-__all__ = ["Prospects"]

@@ -410,6 +410,3 @@ class LabelQueue:
 
 def _said(label: str | None) -> str:
     return "skipped" if label is None else f"labelled {label!r}"
-
-
-__all__ = ["LabelQueue"]

@@ -64,6 +64,3 @@ def is_chosen(content: str, percent: float) -> bool:
 
 def _query(answer: Answer) -> Query:
     return Query(answer.path, answer.content, "")
-
-
-__all__ = ["SecondLooks", "is_chosen"]

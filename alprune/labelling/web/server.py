@@ -123,6 +123,3 @@ class Server:
         if self._serving:  # sockets are closed by the thread that waits for them
             self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
         self._background.stop()
-
-
-__all__ = ["Server"]

@@ -120,6 +120,3 @@ def _renamed(journal: Journal, answer: Answer, step: Step) -> Answer:
         return answer
     renames = journal.renames[step.renames :]
     return replace(answer, label=present_name(answer.label, renames))
-
-
-__all__ = ["Step", "changed_since", "given_as", "opinion", "step_of", "take_back", "without"]
