@@ -261,7 +261,9 @@ def _told(path: Path, told: "Told", total: int, in_folders: int) -> str:
     if told.seconds:
         rows["second answers"] = f"{told.seconds:,}, compared with those of others, which hold"
     if told.absent:
-        rows["not here"] = counted(told.absent, "label", "labels") + " of images deleted or changed"
+        rows["not here"] = (
+            counted(told.absent, "label", "labels") + " of images not here to learn from"
+        )
     if told.guessed:
         rows["guesses"] = f"right on {told.right} of {told.guessed}"
     given = f"{total:,}, in {path / 'labels.csv'}"

@@ -15,7 +15,8 @@ _MONTHS = (  # short, in some languages, as a spreadsheet writes what it takes f
     "jan feb mar mrz mär apr mai may jun jul aug sep sept okt oct nov dez dec janv févr mars avr "
     "juin juil août ene abr ago dic gen mag giu lug set ott"
 ).replace(" ", "|")
-_DATE = re.compile(rf"\d{{1,2}}[-. ]+({_MONTHS})\.?|({_MONTHS})\.?[-. ]+\d{{1,2}}", re.IGNORECASE)
+_FIRST = "jan|feb|mar|mrz|apr|mai|may|jun|jul|aug|sep|okt|oct|nov|dez|dec"  # "set 1" is a name
+_DATE = re.compile(rf"\d{{1,2}}[-. ]+({_MONTHS})\.?|({_FIRST})-\d\d", re.IGNORECASE)
 
 
 def why_doubtful(label: str) -> str | None:

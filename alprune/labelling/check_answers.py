@@ -129,7 +129,9 @@ class AnswerChecker:
         answers = [_held_out(journal, answer, drawn) for answer in found.answers.values()]
         guesses = [(journal.queries.get(a.path), a.label) for a in answers if a.label is not None]
         guessed = [(q.guess, label) for q, label in guesses if q is not None and q.guess]
-        journal.tell(answers, by=by, seconds=[*found.seconds.values()])
+        seconds = [*found.seconds.values()]
+        journal.declare([answer.label for answer in seconds if answer.label is not None])
+        journal.tell(answers, by=by, seconds=seconds)
         return Told(
             labels=dict(Counter(answer.label for answer in answers if answer.label is not None)),
             skipped=sum(answer.label is None for answer in answers),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from alprune.data import UNKNOWN
 from alprune.labelling.images import ImagePool
 from alprune.labelling.journal import Query, present_guess, present_name
 from alprune.labelling.suspects import Suspects, find_suspects
@@ -200,7 +201,9 @@ def _places(
     files = images.files
     contents = [files.content(index) for index in rows.tolist()]
     places = [(round(x, _DIGITS), round(y, _DIGITS)) for x, y in flat.tolist()]
-    paths = {c: files.paths[i] for c, i in zip(contents, rows.tolist(), strict=True)}
+    known = images.train.y[rows] != UNKNOWN  # of copies, the one that came with a class
+    order = torch.argsort(known.long(), stable=True).tolist()
+    paths = {contents[i]: files.paths[int(rows[i])] for i in order}
     return dict(zip(contents, places, strict=True)), paths
 
 

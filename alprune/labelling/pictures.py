@@ -65,8 +65,10 @@ class Pictures:
             place = place_of(self.root, path, self._follow_links)
             if identify(place).content.hex() == content:
                 return True
-        except (DataError, OSError):
+        except (DataError, FileNotFoundError):
             return False
+        except OSError:  # it is there: people see that it cannot be read, and skip it
+            return True
         try:
             Decoder(_ANY_SIZE, threads=1)(place)
         except Exception:  # nearly any, on a damaged file: people see that, and skip it

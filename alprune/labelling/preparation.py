@@ -93,6 +93,8 @@ class Preparation:
         if not len(today.open) and (
             not teachable or state.get("learnt_from") == today.train.digest
         ):
+            if state.get("named") != named:  # said once, not at every try
+                self._state = state | {"named": named}
             raise self._nothing_left(today, teachable)
         self._embed(today)
         count = config.query_size

@@ -77,7 +77,8 @@ def read_answers(path: Path, encoding: str | None = None, column: str | None = N
             return list(_from_json(json.loads(text.content), names))
         table = read_table(text)
         where, what = table.column(_PATHS, "path"), table.column(names, "label")
-        guesses = table.places("class") if any(map(table.places, _GUESSES)) else []
+        ours = any(map(table.places, _GUESSES)) and not table.places("predicted")
+        guesses = table.places("class") if ours else []
         contents = table.places("content")
         if column is None:  # a table of ours may come back from Label Studio with one more
             what = table.filled([what, *(i for name in _CHOICES for i in table.places(name))])

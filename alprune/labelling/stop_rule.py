@@ -69,7 +69,7 @@ def why_stop(config: ResolvedLabelling, progress: Progress, labelled: int) -> st
 
 def least_held(hold_out: int) -> int:
     """Return how many held-out images it takes, of `hold_out`, for their accuracy to count."""
-    return min(hold_out, _LEAST)
+    return min(hold_out or _LEAST, _LEAST)  # 0: what was held out before is measured all the same
 
 
 def unmeasured(config: ResolvedLabelling, progress: Progress, held: int = 0) -> str:

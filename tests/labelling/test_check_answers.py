@@ -192,6 +192,8 @@ def test_a_second_persons_table_is_compared_and_the_first_answers_hold(journal):
     told = tell(journal, (PATHS[1], "dog"), user="ben", replace=True)
     assert told.replaced == 1 and labels(journal)[PATHS[1]] == "dog"
     assert journal.opinions.agreement() == found
+    told = tell(journal, (PATHS[0], "egret"), user="dora", new_classes=True)
+    assert told.new_classes == ("egret",) and "egret" in journal.offered  # to settle for
     again = of_ours((PATHS[0], "cat", f"{0:032x}"))  # labels.csv is nobody's second answer
     assert AnswerChecker(journal, Path("/"), str).take(again, Rules(user="carl"), "").known == 1
 
@@ -324,6 +326,9 @@ def test_what_is_hardly_a_name_becomes_a_class_only_when_declared(journal, label
         "12 cats",
         "march 3",
         "may",
+        "set 1",
+        "mag 40",
+        "gen-2",
     ],
 )
 def test_what_looks_like_a_name_is_one(label):

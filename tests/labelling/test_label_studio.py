@@ -152,6 +152,14 @@ def test_of_two_annotations_of_a_person_the_one_that_is_left_holds(backend, aski
     assert asking.journal.opinions.of[answer.content] == {"7": "bright", "8": "dark"}
 
 
+def test_what_is_left_of_annotations_makes_no_class(backend, asking):
+    rename_class(asking, "dark", "Dark")
+    backend.hear(annotated(1, 7, "dark"))  # as Label Studio's interface still says
+    backend.hear(annotated(2, 7, "light"))
+    backend.hear(deleted(2))
+    assert holds(asking) == ("Dark", "7") and "dark" not in asking.journal.offered
+
+
 def test_an_annotation_whose_person_was_not_recorded_is_taken_back(backend, asking):
     backend.hear(annotated(1, None, "dark"))
     content = next(iter(asking.journal.answers))

@@ -224,6 +224,8 @@ def test_predictions_are_no_labels(tmp_path):
         [given] = read_answers(path, column="class")
         assert (given.label, given.predicted) == ("dog", True)
     assert read(tmp_path, "path,class\na.png,cat\nb.png,\n") == PLAIN
+    asked = "path,class,predicted,probability,entropy\na.png,cat,dog,0.9,0.1\nb.png,,dog,0.9,0.1\n"
+    assert read(tmp_path, asked) == PLAIN  # queries.csv, whose guesses are called "predicted"
 
 
 def test_a_table_of_ours_says_which_content_is_meant(tmp_path):

@@ -78,6 +78,7 @@ def test_the_accuracy_on_a_few_held_out_images_ends_nothing(config):
     assert "better accuracy than 75.0%" in why_stop(rule, level, 0)
     assert "90.0%" in why_stop(rule, measured((0.9, 50), hold_out=100), 0)
     assert "90.0%" in why_stop(rule, measured((0.9, 20), hold_out=20), 0)
+    assert why_stop(rule, measured((1.0, 8), hold_out=0), 0) == ""  # held out before it was 0
 
 
 @pytest.fixture

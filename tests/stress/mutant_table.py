@@ -112,7 +112,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ]),
     ("labelling/stop_rule.py", "labelling/test_stop_rule.py", [
         ("None if of > images else tests.best", "tests.best"),
-        ("min(hold_out, _LEAST)", "0"),
+        ("min(hold_out or _LEAST, _LEAST)", "0"),
     ]),
     ("labelling/web/access.py", "labelling/test_access.py", [
         ("port == self._port and _is_number(name)", "port == self._port"),

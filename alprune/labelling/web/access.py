@@ -68,7 +68,7 @@ class Access:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # by hash of the cookie
         self._lock = threading.Lock()
         self._people, self._user = people, ""
-        self._user = self._person(user)
+        self._user = self._person(user, [*people()])
 
     def serve_at(self, port: int) -> None:
         """Note the port that the server listens on."""
@@ -121,6 +121,7 @@ class Access:
         Raises:
             ConfigError: The name is not usable.
         """
+        people = [*self._people()] if self.shared else []  # waits for what is written
         with self._lock:
             own = self._once is not None and _same(token, self._once)
             if not own and not _same(token, self.token):
@@ -128,7 +129,7 @@ class Access:
             # The person at this machine is named on the command line, others on the page.
             user = self._user if own or not self.shared else ""
             if self.shared and not user:
-                user = self._person(name)
+                user = self._person(name, people)
                 if not user:
                     return ""
             if own:
@@ -139,10 +140,10 @@ class Access:
                 self._sessions.popitem(last=False)
             return value
 
-    def _person(self, name: str) -> str:
+    def _person(self, name: str, people: list[str]) -> str:
         """Return a name as it was first spelt."""
         user, here = checked_user(name), (session.user for session in self._sessions.values())
-        known = KnownNames(filter(None, (*self._people(), self._user, *here)))
+        known = KnownNames(filter(None, (*people, self._user, *here)))
         return known.find(user) or user
 
     def session(self, value: str | None) -> Session | None:

@@ -95,11 +95,12 @@ class LabelStudio:
     def tasks(self) -> list[dict[str, Any]]:
         """Return a task for each image that has no label yet, nor came with one."""
         with self._asking.lock:
-            known = {answer.path for answer in self._asking.journal.answers.values()}
+            answers = dict(self._asking.journal.answers)
+        known = {answer.path for answer in answers.values()}
         return [
             {"data": {"image": self.address + quote(path), "path": path}}
             for path in self._asking.without_class()
-            if path not in known
+            if path not in known and self._asking.content_at(path) not in answers
         ]
 
     def predict(self, tasks: Sequence[Any], schema: str) -> list[dict[str, Any]]:
@@ -191,6 +192,7 @@ class LabelStudio:
             query = known if known and known.content == content else Query(path, content, "")
             number = self._queue.number(query)
             before = journal.answers.get(content)
+            label = label and (KnownNames(journal.offered).find(label) or label)
             if isinstance(key := annotation.get("id"), int):  # noted first: it may be deleted
                 journal.note(_EVENT, annotation=key, content=content, user=user, label=label)
                 self._annotations.pop(key, None)
@@ -243,8 +245,8 @@ class LabelStudio:
         now = journal.answers.get(content)
         if left is not None and user is not None:
             label = left.label and present_name(left.label, journal.renames[left.renames :])
-            if now is None or label == _UNRECORDED:
-                return
+            if now is None or label not in (None, *journal.offered):
+                return  # not recorded, or its class was removed
             if label in (opinion(journal, content, user) or [now.label]):
                 return
             answer = given_as(journal, now, label, user)
