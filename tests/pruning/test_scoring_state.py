@@ -13,6 +13,7 @@ from alprune.pruning.criteria.base import (
     gradients,
     logits,
     loss_on,
+    products,
     scoring_state,
 )
 
@@ -153,3 +154,14 @@ def test_scores_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     batch = torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(PruneError, match="it must return a tensor"):
         channel_scores(lambda *_: torch.zeros(shape), model, graph, batch, ScoreOptions())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_products_of_half_precision_do_not_vanish(dtype):
+    weights, found = (
+        torch.full((2,), 2.0**-10, dtype=dtype),
+        torch.full((2,), 2.0**-18, dtype=dtype),
+    )
+    product = products({"w": weights}, {"w": found})["w"]
+    assert product.tolist() == [2.0**-28] * 2  # float16 has nothing below 2^-24
+    assert product.dtype == torch.promote_types(dtype, torch.float32)

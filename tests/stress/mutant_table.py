@@ -348,6 +348,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ]),
     ("pruning/criteria/base.py",
      "pruning/test_scores.py pruning/test_grasp.py pruning/test_scoring_state.py"
+     " pruning/test_robustness.py::test_a_parameter_of_whole_numbers_is_left_as_it_is"
      " pruning/test_attention.py::test_a_score_is_the_derivative_by_what_removing_a_channel_does", [
         (", sdpa_kernel(SDPBackend.MATH):", ":"),
         ("requires_grad_(required[name])", "requires_grad_(True)"),
