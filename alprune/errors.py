@@ -1,6 +1,7 @@
 """The errors alprune raises: each says what, what was got, what is allowed and what to do."""
 
 import os
+import site
 import sysconfig
 import traceback
 import unicodedata
@@ -9,6 +10,8 @@ _LIBRARIES = (
     os.path.dirname(__file__) + os.sep,
     "<frozen",
     *(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
+    site.getusersitepackages(),
+    *site.getsitepackages(),  # Debian's own packages, too
 )
 
 

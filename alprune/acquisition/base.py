@@ -1,7 +1,9 @@
 """What an acquisition function is, what it may declare, and how its result is checked."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,13 +41,18 @@ def needs(*, snapshots: int) -> Callable[[F], F]:
 
 def snapshots_of(function: Acquisition) -> int:
     """Return how many snapshots a function declares that it needs; 0 if it says nothing."""
-    return getattr(getattr(function, "func", function), "snapshots", 0)  # func: of a partial
+    return getattr(held_by(function), "snapshots", 0)
 
 
 def name_of(function: Acquisition) -> str:
     """Return the name that messages give a function."""
-    function = getattr(function, "func", function)
+    function = held_by(function)
     return getattr(function, "__name__", type(function).__name__)
+
+
+def held_by(function: Acquisition) -> Any:
+    """Return what a partial holds, which declares and remembers things; others as they are."""
+    return function.func if isinstance(function, partial) else function
 
 
 def full_name(function: Acquisition) -> str:
@@ -55,7 +62,10 @@ def full_name(function: Acquisition) -> str:
         held += [f"{key}={_shown(value)}" for key, value in function.keywords.items()]
         return f"{full_name(function.func)}({', '.join(held)})"
     named: Any = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}:{named.__qualname__}"
+    module = named.__module__
+    if module == "__main__":  # of a script, its name: two scripts may each have a `score`
+        module = Path(getattr(sys.modules[module], "__file__", None) or module).stem
+    return f"{module}:{named.__qualname__}"
 
 
 def _shown(value: Any) -> str:
@@ -68,7 +78,7 @@ def wrap(name: str, outer: F, inner: Acquisition) -> F:
     outer.__name__ = f"{name}:{name_of(inner)}"
     outer.__qualname__ = f"{name}:{full_name(inner)}"
     outer.snapshots = snapshots_of(inner)  # type: ignore[attr-defined]
-    held = getattr(inner, "func", inner)  # what a partial holds
+    held = held_by(inner)
     for part in ("state_dict", "load_state_dict"):
         if hasattr(held, part):
             setattr(outer, part, getattr(held, part))

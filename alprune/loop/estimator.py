@@ -34,7 +34,7 @@ _FAR = 10.0  # times the span of the fitted values
 _NO_LABELS: Any = object()
 # Options of a run that reach the network; the passes of a fit are parameters of their own.
 _PASSED_ON = {n for n, o in OPTIONS.items() if o.metadata["group"] in ("pruning", "training")}
-_PASSED_ON |= {"init", "pretrained", "cuda_graphs"}
+_PASSED_ON |= {"init", "pretrained", "pretrained_digest", "cuda_graphs"}
 _PASSED_ON -= {"epochs", "initial_epochs", "sync_batchnorm"}
 
 
@@ -259,8 +259,8 @@ class PrunedClassifier(ClassifierMixin, BaseEstimator):
         unused = [name for name in others if name in OPTIONS and name not in _PASSED_ON]
         if unused:
             raise ConfigError(
-                f"options holds {unused[0]!r}, which has no effect here. It takes options about "
-                "pruning and training that are no parameters of the classifier. Leave it out."
+                f"options holds {unused[0]!r}. It takes options about pruning and training; of the "
+                "others, device, precision and random_state are parameters of the classifier."
             )
         return complete(RunConfig.from_mapping(given | others))
 

@@ -56,7 +56,7 @@ class Record:
         pool: LabelPool,
         learner: Trainable,
         acquisition: str,
-        reason: str = "",
+        reason: str | None = "",
     ) -> None:
         """Record all that the run depends on, the function's name and the reason of `begin`."""
         self._method, self._has_budget = config.method, config.budget is not None
@@ -118,7 +118,7 @@ class Record:
         self.folder.write(INPUTS, Inputs.of(splits.train).to_json())
         self.folder.write("plan.json", plan.to_json())
 
-    def pruned(self, pruned: Pruned, early: bool, reason: str = "") -> None:
+    def pruned(self, pruned: Pruned, early: bool, reason: str | None = "") -> None:
         """Record what pruning before training did; why so much, if the program chose that."""
         if early:
             return  # recorded by the step in which it is done

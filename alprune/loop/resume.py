@@ -169,7 +169,7 @@ def reopen(
             first = first_event(path)
             if "acquisition" in first:
                 _check_function(config, acquisition, first["acquisition"])
-            why = first.get("chosen_because", "")
+            why = first.get("chosen_because")
             session = open_session(config, splits, acquisition, observer, folder, team, reason=why)
         else:
             session = _restored(config, splits, acquisition, observer, folder, state, team)

@@ -124,12 +124,12 @@ class Session:
         """The learner."""
         return self.learning.learner
 
-    def begin(self, pruned: Pruned, reason: str = "") -> None:
+    def begin(self, pruned: Pruned, reason: str | None = "") -> None:
         """Open the record of a new run.
 
         Args:
             pruned: What pruning did to the learner.
-            reason: Why it removed so much, where the program chose.
+            reason: Why it removed so much, where the program chose; None if that is not known.
         """
         told, learner = self.chosen_by, self.learner
         self.record.start(self.config, self.splits, self.pool, learner, told, reason)

@@ -180,7 +180,7 @@ def open_session(
     folder: RunFolder | None = None,
     team: Team = ALONE,
     now: Callable[[], float] = time.monotonic,
-    reason: str = "",
+    reason: str | None = "",
 ) -> Session:
     """Label the first points, prune the learner and open the run folder.
 
@@ -192,7 +192,8 @@ def open_session(
         folder: Takes the record; if None, the new folder `config.out`.
         team: The processes that make the run; the first one takes the record.
         now: A clock in seconds that never goes back, for the budget.
-        reason: Why `config.flops_reduction` was chosen, where that was done before.
+        reason: Why `config.flops_reduction` was chosen, where that was done before; None if the
+            record does not say.
 
     Returns:
         A session whose clock has not started.

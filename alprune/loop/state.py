@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alprune.acquisition import Acquisition
+from alprune.acquisition.base import held_by
 from alprune.data.dataset import UNKNOWN
 from alprune.errors import quoted
 from alprune.loop.config import given
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def run_state(session: "Session") -> dict[str, Any]:
     """Return what the next steps depend on, and, in the last four entries, which run it is of."""
     learning, pool, folder = session.learning, session.pool, session.record.folder
-    acquisition, known = _own(learning.acquisition), session.pool.labelled
+    acquisition, known = held_by(learning.acquisition), session.pool.labelled
     return {
         "asked": learning.asked,
         "elapsed_s": session.budget.elapsed_s,
@@ -69,12 +69,7 @@ def restore_run(session: "Session", state: Mapping[str, Any]) -> None:
     learning.speed.speed = state["scoring_speed"]
     learning.stepped_back = state["stepped_back"]
     learning.alarms.constant_steps = state["constant_steps"]
-    _restore_acquisition(_own(learning.acquisition), state["acquisition_state"])
-
-
-def _own(acquisition: Acquisition) -> Any:
-    """Return what keeps the state of a function: what a partial holds."""
-    return getattr(acquisition, "func", acquisition)
+    _restore_acquisition(held_by(learning.acquisition), state["acquisition_state"])
 
 
 def _restore_acquisition(acquisition: Any, state: Any) -> None:
@@ -82,10 +77,11 @@ def _restore_acquisition(acquisition: Any, state: Any) -> None:
     if state is not None:
         acquisition.load_state_dict(state)
     elif not hasattr(acquisition, "__qualname__") and getattr(acquisition, "__dict__", None):
-        kind = type(acquisition).__name__
+        kind, why = type(acquisition).__name__, "has no state_dict and load_state_dict"
+        if hasattr(acquisition, "load_state_dict"):
+            why = "has no state in this run's checkpoint"
         warnings.warn(
-            f"{kind} has no state_dict and load_state_dict: what it may have kept between steps "
-            "is lost, and it begins anew.",
+            f"{kind} {why}: what it may have kept between steps is lost, and it begins anew.",
             stacklevel=2,
         )
 

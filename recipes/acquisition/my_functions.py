@@ -21,7 +21,8 @@ and pays for what it looks at. In the folder of this file:
 
 or in Python `alprune.run(config, acquisition=far_apart)`. Test yours with
 
-    alprune.testing.check_acquisition(far_apart)
+    from alprune.acquisition.testing import check_acquisition
+    check_acquisition(far_apart)
 """
 
 import torch

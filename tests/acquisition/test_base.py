@@ -5,7 +5,7 @@ from known_evidence import KnownEvidence, seeded
 
 from alprune.acquisition import acquire, find_acquisition, needs, snapshots_of
 from alprune.acquisition import base as protocol
-from alprune.acquisition.base import top, wrap
+from alprune.acquisition.base import full_name, top, wrap
 from alprune.acquisition.uncertainty import entropy
 from alprune.errors import AcquisitionError, ConfigError
 
@@ -172,12 +172,26 @@ def test_what_a_function_declares_and_remembers_survives_wrapping():
             self.state = state
 
     inner = Remembering()
+    inner.func = entropy  # a usual name for a function that an object asks
     outer = wrap("around", lambda *_: None, inner)
     assert (snapshots_of(inner), snapshots_of(outer), snapshots_of(entropy)) == (3, 3, 0)
     assert outer.__name__ == "around:Remembering"
     assert outer.state_dict() == {"step": 4}
     outer.load_state_dict({"step": 5})
     assert inner.state == {"step": 5}
+
+
+def test_functions_of_two_scripts_have_two_names(monkeypatch):
+    def score(evidence, count, generator): ...
+
+    score.__module__, score.__qualname__ = "__main__", "score"
+    for script, name in (
+        ("/work/v1.py", "v1:score"),
+        ("v2.py", "v2:score"),
+        (None, "__main__:score"),
+    ):
+        monkeypatch.setattr("__main__.__file__", script, raising=False)
+        assert full_name(score) == name
 
 
 @pytest.mark.parametrize("kind", [">f8", ">f4", "<f8", "f2", np.float32])

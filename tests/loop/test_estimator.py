@@ -197,7 +197,11 @@ def test_a_network_can_be_pruned_during_training(digits):
     [
         ({"method": "3sp-c"}, ConfigError, "Did you mean '3sp-ca'"),
         ({"options": {"min_chanels": 2}}, ConfigError, "Did you mean 'min_channels'"),
-        ({"options": {"learner": "frozen"}}, ConfigError, "holds 'learner', which has no effect"),
+        (
+            {"options": {"learner": "frozen"}},
+            ConfigError,
+            "holds 'learner'. It takes options about",
+        ),
         ({"options": {"acquisition": "margin"}}, ConfigError, "holds 'acquisition'"),
         ({"options": {"epochs": 3}}, ConfigError, "holds 'epochs'"),
         ({"batch_size": 1.5}, ConfigError, "batch_size must be a whole number"),

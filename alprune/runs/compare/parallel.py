@@ -33,7 +33,6 @@ class _Worker:
     cell: Cell | None = None
     shown: Observer | None = None
     progressed: bool = False
-    begun: bool = False
 
 
 def side_by_side(
@@ -87,6 +86,7 @@ class _Pool:
         self._args = (threads, log)
         self._workers: list[_Worker] = []
         self._deaths: Counter[str] = Counter()
+        self._begun = False
         self._stopping = False
         self.outcomes: dict[str, Outcome] = {}
 
@@ -106,7 +106,7 @@ class _Pool:
                 except (EOFError, OSError):
                     self._died(worker)
                 else:
-                    worker.begun = True
+                    self._begun = True
                     if kind != "begun":
                         self._hear(worker, kind, content)
 
@@ -153,7 +153,7 @@ class _Pool:
         if worker.cell is None:
             return  # it had nothing left to do
         cell, code = worker.cell, worker.process.exitcode
-        if code == 1 and not worker.begun:
+        if code == 1 and not self._begun:
             raise ConfigError(f"the processes that make the runs end before they begin: {GUARD}.")
         if self._stopping or code == -signal.SIGTERM:  # before there was a session to end
             self._ended(cell, Outcome(cell.name, cell.values, cell.path, "interrupted"))
