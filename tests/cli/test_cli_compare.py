@@ -102,7 +102,7 @@ def test_the_report_names_a_run_that_failed_and_counts_it_nowhere(tmp_path, monk
     assert done.exit_code == 1 and f"report: {out / 'report.html'}" in done.stdout
     with open(out / "summary.csv", newline="") as file:
         states = {row["group"]: row["state"] for row in csv.DictReader(file)}
-    assert states == {"raises": "failed", "random": "ended"}
+    assert states == {"broken_parts:raises": "failed", "random": "ended"}
     text = (out / "report.md").read_text()
     assert "raises: no run of it has ended" in text
 

@@ -68,7 +68,10 @@ def story(path):
         timings = [
             k for k in event if k.endswith("_s") or k.startswith(("peak_", "load_", "others_"))
         ]
-        kept.append({k: v for k, v in event.items() if k not in timings and k != "config"})
+        timings += ["config"]
+        if not event.get("chosen_because"):  # not known of a run killed before its first event
+            timings += ["chosen_because"]
+        kept.append({k: v for k, v in event.items() if k not in timings})
     return kept
 
 
