@@ -153,30 +153,30 @@ def test_what_was_ever_learnt_from_is_not_drawn(asking):
     assert not {one.content, two.content} & set(of(images, images.drawable))
 
 
-def test_no_photo_that_a_network_was_trained_on_is_held_out_later(tmp_path, monkeypatch):
+@pytest.fixture
+def taught(tmp_path, monkeypatch):
+    """Train a network on photos in class folders; return their folder."""
     monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
     root = photos.make(tmp_path / "photos")
     for name in ("dark", "light"):
         photos.fill(root / name, name, range(20, 28))
     with open_asking(tmp_path / "run", **photos.options(root)) as asking:
         asking.ask()
+    return root
+
+
+def test_no_photo_that_a_network_was_trained_on_is_held_out_later(tmp_path, taught):
     with open_asking(tmp_path / "run", hold_out=8) as asking:
         known = asking.prepare().images
         assert not len(known.held)
-        photos.fill(root / "dark", "dark", range(30, 38))
+        photos.fill(taught / "dark", "dark", range(30, 38))
         images = asking.prepare().images
         assert len(images.held) == 2
         assert not set(of(images, images.held)) & set(of(known, known.labelled))
 
 
-def test_what_a_folder_taught_a_network_is_not_drawn_once_it_is_sorted_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv("ALPRUNE_CACHE", str(tmp_path / "cache"))
-    root = photos.make(tmp_path / "photos")
-    for name in ("dark", "light"):
-        photos.fill(root / name, name, range(20, 28))
-    with open_asking(tmp_path / "run", **photos.options(root)) as asking:
-        asking.ask()
-    (root / "dark" / "p0-020.png").rename(root / "unlabelled" / "moved.png")
+def test_what_a_folder_taught_a_network_is_not_drawn_once_it_is_sorted_anew(tmp_path, taught):
+    (taught / "dark" / "p0-020.png").rename(taught / "unlabelled" / "moved.png")
     with open_asking(tmp_path / "run", hold_out=8) as asking:
         content = asking.identify("unlabelled/moved.png")
         images = asking.prepare().images
