@@ -155,6 +155,23 @@ def test_answers_on_their_way_arrive_although_the_page_is_closed(start, open_pag
     assert sorted(asking.labels.values()) == ["dark", "dark", "light", "light"]
 
 
+def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    press(page, "1")
+    press(page, "1")
+    first, _ = asking.labels
+    held = []
+    page.route("**/answered/*", lambda route: held.append(route))
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    while len(held) < 2:
+        settle(page)
+    for route in held:
+        route.continue_()
+    wait_until(page, "(path) => document.querySelector('#caption').innerText === path", arg=first)
+
+
 def test_any_of_the_last_answers_can_be_corrected(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)

@@ -159,13 +159,15 @@ export async function forward() {
 }
 
 async function visit(where) {
+  const before = place;
+  place = where;  // at once: a key that is pressed before the image comes goes on from there
   try {
     const found = await ask("label", `answered/${past[where]}`);
-    if (!found) return;
+    if (!found || place !== where) return;
     revisited = found;
-    place = where;
     show();
   } catch (error) {
+    if (place === where) place = before;
     say(error.message);
   }
 }
