@@ -77,7 +77,7 @@ config = alprune.RunConfig(
 )
 alprune.run(config)
 assert alprune.resume("run", steps=2).steps == 2
-from alprune.runs.watch import is_written
+from alprune.loop.run_folder import is_written
 from pathlib import Path
 assert is_written(Path("run")) is not True
 predicted = alprune.predict("run", torch.zeros(3, 28, 28, 1, dtype=torch.uint8))

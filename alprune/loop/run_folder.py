@@ -297,6 +297,24 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
+def is_written(path: Path) -> bool | None:
+    """Tell whether a process writes to a run folder; None if that cannot be found out.
+
+    The folder's lock is free once the process that held it has ended, however it ended. It is
+    held here for an instant only, and a run that starts at that instant waits for it.
+    """
+    lock = path / LOCK
+    if not lock.is_file():
+        return False  # a process that writes makes it first
+    try:
+        with file_lock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a folder of another user, a disk without locks
+        return None
+
+
 def no_lock(what: str, error: Exception) -> StoreError:
     """Build the error for a folder that cannot be locked; `what` says what was to be done."""
     code = getattr(error, "errno", None)

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from filelock import Timeout
-
-from alprune.data.locks import file_lock
 from alprune.errors import StoreError, printable
 from alprune.loop.event_log import EVENTS, Fields, kind_of, options_of, read_events
 from alprune.loop.progress import Lines, span
-from alprune.loop.run_folder import LOCK
+from alprune.loop.run_folder import is_written
 from alprune.loop.signals import how_to_resume
 from alprune.runs.compare import MANIFEST
 
@@ -92,24 +89,6 @@ def follow(
             if now() - changed >= _SILENT_S and is_written(path) is False and _mark(path) == mark:
                 raise StoreError(_nobody(path))
         sleep(every_s)
-
-
-def is_written(path: Path) -> bool | None:
-    """Tell whether a process writes to a run folder; None if that cannot be found out.
-
-    The folder's lock is free once the process that held it has ended, however it ended. It is
-    held here for an instant only, and a run that starts at that instant waits for it.
-    """
-    lock = path / LOCK
-    if not lock.is_file():
-        return False  # a process that writes makes it first
-    try:
-        with file_lock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except (OSError, NotImplementedError):  # a folder of another user, a disk without locks
-        return None
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from alprune.cli import main
 from alprune.errors import StoreError
-from alprune.loop.run_folder import RunFolder
+from alprune.loop.run_folder import RunFolder, is_written
 from alprune.runs import watch as module
 from alprune.runs.watch import (
     ENDED,
@@ -23,7 +23,6 @@ from alprune.runs.watch import (
     Watcher,
     block,
     follow,
-    is_written,
     progress,
     sparkline,
     unseen,

@@ -615,7 +615,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("runs/report/tables.py", "runs/report/test_report_write.py", [
         ("counted = [run for run in runs if run.ended] or runs", "counted = runs"),
     ]),
-    ("runs/watch.py", "runs/test_watch.py", [
+    ("loop/run_folder.py", "runs/test_watch.py", [
         ("Timeout:\n        return True", "Timeout:\n        return None"),
         ("if not lock.is_file():", "if False:"),
     ]),

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -191,7 +192,7 @@ class _Submitit:
 
     def submit(self, task: Task, name: str) -> "_SubmititJob":
         try:
-            job = self._executor.submit(_call, task)
+            job = self._executor.submit(_call_in_time, task)
         except (self._errors.UncompletedJobError, OSError) as error:
             said = str(error).strip().rstrip(".")
             raise ConfigError(f"Slurm took no job: {said}.") from error
@@ -249,6 +250,12 @@ class _SubmititJob:
 
 
 def _call(task: Task) -> Any:
+    return task()
+
+
+def _call_in_time(task: Task) -> Any:
+    """Run a task under submitit, whose signal before the time limit would make it fail."""
+    signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGTERM))
     return task()
 
 

@@ -14,11 +14,14 @@ import torch
 from alprune.errors import AlpruneError
 from alprune.loop.event_log import EVENTS
 from alprune.loop.events import Observer
+from alprune.loop.run_folder import is_written
 from alprune.loop.signals import Signals
 from alprune.runs.compare.engines import Engine, Job, Lost
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import Cell
 from alprune.runs.compare.runs import DEATHS, ENDED, Outcome, SharedData, make, state_of
+
+_LOOK_S = 10.0  # between looks at a run that another job makes
 
 
 @dataclass
@@ -58,9 +61,10 @@ def make_elsewhere(
 ) -> list[Outcome]:
     """Give the runs of a comparison to an engine and follow them by their records.
 
-    A run whose process or machine dies is submitted again and resumes from its checkpoint. Under
-    Ctrl-C the runs end soundly; a second one leaves them to the engine. A run that the engine does
-    not take has failed, and the others go on.
+    A run whose process or machine dies, or is told to end by a signal, is submitted again and
+    resumes from its checkpoint; one that a job of an earlier comparison still makes is waited for.
+    Under Ctrl-C the runs end soundly; a second one leaves them to the engine. A run that the
+    engine does not take has failed, and the others go on.
 
     Args:
         planned: The runs and their states.
@@ -157,10 +161,10 @@ class _Driver:
         cell = run.cell
         try:
             outcome = run.job.outcome()
+            if outcome is not None and outcome.state == "interrupted" and self._again(run):
+                return  # not by us: its machine is wanted for something else
         except Lost as lost:
-            run.deaths = 1 if run.progressed else run.deaths + 1
-            if not self._stopping and run.deaths < DEATHS:
-                run.progressed, run.job = False, self._give(cell)
+            if self._again(run):
                 return
             state = "interrupted" if self._stopping else "failed"
             outcome = Outcome(cell.name, cell.values, cell.path, state, error=str(lost))
@@ -172,6 +176,14 @@ class _Driver:
             if run.shown is None:
                 self._monitor.begins(cell, "")
             self.ended(cell, outcome)
+
+    def _again(self, run: _Present) -> bool:
+        """Give a run out again, unless it has got nowhere too often."""
+        run.deaths = 1 if run.progressed else run.deaths + 1
+        if self._stopping or run.deaths >= DEATHS:
+            return False
+        run.progressed, run.job = False, self._give(run.cell)
+        return True
 
 
 def make_there(cell: Cell, threads: int, log: Sequence[str], place: str) -> Outcome:
@@ -189,6 +201,8 @@ def make_there(cell: Cell, threads: int, log: Sequence[str], place: str) -> Outc
     torch.set_num_threads(threads)
     with Signals() as signals:
         try:
+            while is_written(cell.path):  # by a job of a comparison that was ended
+                time.sleep(_LOOK_S)
             state = state_of(cell)
             load = SharedData(progress=False)
             return make(cell, state, load, Observer(), signals.end, log)

@@ -12,12 +12,13 @@ from tiny_run import events_of, options
 
 from alprune.errors import ConfigError
 from alprune.loop.events import Observer
-from alprune.runs.compare import compare, engines
+from alprune.loop.run_folder import RunFolder
+from alprune.runs.compare import compare, engines, remote
 from alprune.runs.compare.engines import Lost, Resources, open_engine
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import cells
-from alprune.runs.compare.remote import make_elsewhere
-from alprune.runs.compare.runs import DEATHS, state_of
+from alprune.runs.compare.remote import make_elsewhere, make_there
+from alprune.runs.compare.runs import DEATHS, Outcome, state_of
 
 
 class Job:
@@ -110,6 +111,51 @@ def test_a_run_whose_machine_died_is_given_out_again(tmp_path):
     engine = Pretend(deaths=DEATHS - 1)
     [done] = make_elsewhere(grid_of(tmp_path, [0]), engine, Told(), every_s=0)
     assert done.state == "done" and engine.given == ["seed0"] * DEATHS
+
+
+@pytest.mark.parametrize("times", [DEATHS - 1, DEATHS])
+def test_a_run_that_a_signal_ended_is_given_out_again(tmp_path, times):
+    """Slurm sends one to a job whose processors another one is to have."""
+    left = ["interrupted"] * times
+
+    def work(task):
+        cell = task.args[0]
+        return Outcome(cell.name, cell.values, cell.path, left.pop()) if left else task()
+
+    engine = Pretend(work=work)
+    [done] = make_elsewhere(grid_of(tmp_path, [0]), engine, Told(), every_s=0)
+    assert done.state == ("done" if times < DEATHS else "interrupted")
+    assert engine.given == ["seed0"] * DEATHS
+
+
+def test_a_run_that_an_earlier_job_still_makes_is_waited_for(tmp_path, monkeypatch):
+    [(cell, _)] = grid_of(tmp_path, [0])
+    earlier = RunFolder(cell.path)
+    monkeypatch.setattr(remote.time, "sleep", lambda wait_s: earlier.close())
+    assert make_there(cell, 1, (), os.getcwd()).state == "done"
+
+
+def test_the_signal_of_submitit_before_the_time_limit_ends_a_run_soundly(tmp_path, monkeypatch):
+    class Executor:
+        def __init__(self, **asked):
+            self.update_parameters = dict
+
+        def submit(self, work, task):
+            return SimpleNamespace(result=work(task))
+
+    utils = SimpleNamespace(UncompletedJobError=RuntimeError)
+    submitit = SimpleNamespace(core=SimpleNamespace(utils=utils), AutoExecutor=Executor)
+    monkeypatch.setattr(engines, "_package", lambda name: submitit)
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    usual = signal.getsignal(signal.SIGUSR2)
+    try:
+        engine = open_engine("slurm", Resources(), tmp_path / "cmp")
+        engine.submit(lambda: signal.raise_signal(signal.SIGUSR2), "run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGUSR2, usual)
+    assert came == [signal.SIGTERM]
 
 
 def test_a_run_that_kills_every_machine_fails_and_the_others_go_on(tmp_path):
