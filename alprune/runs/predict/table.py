@@ -4,13 +4,16 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from filelock import Timeout
 
 from alprune.data import atomic_io
+from alprune.data.locks import file_lock
 from alprune.data.safe_io import read_whole
 from alprune.errors import StoreError, quoted
 from alprune.loop import csv_tables
@@ -150,8 +153,8 @@ def write_file(
         kept: As for `classify`.
 
     Raises:
-        StoreError: The file is there already (without `resume`), is not that table, or cannot be
-            written.
+        StoreError: The file is there already (without `resume`), is not that table, cannot be
+            written, or another process writes it.
     """
     if out.is_dir():
         raise StoreError(f"{out} is a folder; name a file.")
@@ -159,28 +162,52 @@ def write_file(
     identity = {"learner": _digest(classifier), "images": source.name, "columns": table.header}
     note = out.with_name(f".{out.name}.progress")
     try:
-        if resume and out.exists():
-            length = _restored(table, out, note, identity)
-            _check_same(source, table.tally, out)
-        else:
-            _check_free(out, note)
-            atomic_io.make_folders(out.parent)
-            header = _beginning(table)
-            _write_note(note, identity, table.tally, len(header))
-            atomic_io.replace(out, header)
-            length = len(header)
-        writer = _Writer(out, note, identity, length)
-        tick(table.tally)
-        try:
-            for batch in classify(classifier, source, device, table.tally.images, kept):
-                writer.add(csv_tables.table(table.rows(batch)), table.tally)
-                tick(table.tally)
-        finally:  # also what Ctrl-C ends
-            writer.flush()
-        note.unlink(missing_ok=True)
+        atomic_io.make_folders(out.parent)
+        with _alone(out):
+            if resume and out.exists():
+                length = _restored(table, out, note, identity)
+                _check_same(source, table.tally, out)
+            else:
+                _check_free(out, note)
+                header = _beginning(table)
+                _write_note(note, identity, table.tally, len(header))
+                atomic_io.replace(out, header)
+                length = len(header)
+            writer = _Writer(out, note, identity, length)
+            tick(table.tally)
+            try:
+                for batch in classify(classifier, source, device, table.tally.images, kept):
+                    writer.add(csv_tables.table(table.rows(batch)), table.tally)
+                    tick(table.tally)
+            finally:  # also what Ctrl-C ends
+                writer.flush()
+            note.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {out}: {error}.") from error
     return table.tally
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold a lock beside a table, where the system has locks."""
+    place = out.with_name(f".{out.name}.lock")
+    lock = file_lock(place, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StoreError(
+            f"another process is writing {out}. Nothing was changed. Wait until it has ended, or "
+            "choose another --out."
+        ) from error
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):  # Windows removes no open file
+                place.unlink()
+            lock.release()
 
 
 class _Writer:

@@ -189,6 +189,21 @@ def test_a_table_is_never_written_over(run, photos, tmp_path):
     assert done.exit_code == 1 and "no table of predictions" in done.stderr
 
 
+def test_a_table_that_is_being_written_is_left_to_its_writer(run, photos, tmp_path):
+    learner, out = load_learner(run), tmp_path / "p.csv"
+    source, refused = open_source([photos], learner.inputs), []
+
+    def tick(tally):
+        for resume in (False, True):
+            with pytest.raises(StoreError, match=r"another process is writing .*p\.csv"):
+                write_file(learner, source, out, CPU, resume=resume)
+            refused.append(resume)
+
+    tally = write_file(learner, source, out, CPU, tick=tick)
+    assert refused and len(rows_of(out.read_text())) == tally.images
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["p.csv"]
+
+
 def test_a_folder_that_has_changed_is_not_gone_on_with(run, tmp_path):
     photos = write_photos(tmp_path / "photos", train=80, test=40)
     out = tmp_path / "p.csv"
