@@ -361,11 +361,12 @@ def test_a_full_disk_is_left_alone(root, monkeypatch):
     assert decoded(root) == 0
 
 
-def test_a_disk_that_refuses_costs_only_time(root, monkeypatch):
+@pytest.mark.parametrize("asked", [(keeping, "write_at"), (shutil, "disk_usage")])
+def test_a_disk_that_refuses_costs_only_time(root, monkeypatch, asked):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keeping, "write_at", refuse)
+    monkeypatch.setattr(*asked, refuse)
     with pytest.warns(UserWarning, match="kept in .*No space left on device"):
         splits = load(root)
     assert torch.equal(splits.train.x[torch.arange(45)], torch.from_numpy(TRAIN))

@@ -171,12 +171,12 @@ class _Kept:
         if self._full:
             return
         self._since += len(decoded) * self._row
-        if self._since >= _LOOK_EVERY:
-            self._since = 0
-            if shutil.disk_usage(self._place).free < _LEAST_FREE:
-                self._stop(f"less than {_LEAST_FREE / 1e9:.1f} GB are free")
-                return
         try:
+            if self._since >= _LOOK_EVERY:
+                self._since = 0
+                if shutil.disk_usage(self._place).free < _LEAST_FREE:
+                    self._stop(f"less than {_LEAST_FREE / 1e9:.1f} GB are free")
+                    return
             for row, image in decoded.items():
                 write_at(self._files[0], row * self._row, memoryview(image.tobytes()))
                 check = memoryview(np.array(_check(image), _CHECK).tobytes())
