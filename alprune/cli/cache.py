@@ -66,7 +66,8 @@ def list_command(where: Path | None, as_json: bool) -> None:
 def remove_command(where: Path | None, names: tuple[str, ...], everything: bool) -> None:
     """Remove caches by name; images are decoded and embedded again when they are needed.
 
-    What is in use or cannot be removed stays, and the exit code is 1; all others are removed.
+    What is being written or cannot be removed stays, and the exit code is 1; the others are
+    removed.
     """
     from alprune.data.image_cache.store import caches_folder, list_caches, remove_cache
     from alprune.data.image_cache.vectors import list_stores, remove_store

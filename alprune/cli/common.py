@@ -1,5 +1,6 @@
 """What the commands share: how they end, what they show on the way, and a configuration."""
 
+import errno
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from alprune.loop.config import RunConfig
 from alprune.loop.recipe import read_recipe
 from alprune.loop.trust import check_trust
 
+# A folder of another user, a disk that fails, a file of the network that is gone.
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+
 
 @contextmanager
 def ending() -> Iterator[None]:
@@ -23,6 +27,11 @@ def ending() -> Iterator[None]:
         yield
     except AlpruneError as error:
         click.echo(printable(f"Error: {error}"), err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None or error.errno not in _NOT_OURS:
+            raise
+        click.echo(printable(f"Error: {error.filename}: {error.strerror}."), err=True)
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         click.echo(str(interrupt) or "Interrupted.", err=True)

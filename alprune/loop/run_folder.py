@@ -189,7 +189,7 @@ class RunFolder:
                 yield
             except OSError as error:
                 repaired = f"cannot write {self.path / name}: {error}. Once that is repaired, "
-                if not self.events_bytes and not (self.path / CONFIG).exists():
+                if not self.events_bytes and not os.path.exists(self.path / CONFIG):
                     advice = "repeat the command."  # there is nothing to resume yet
                 elif kind_of(self.path) is LABELLING:  # ask, tell and label carry on by themselves
                     advice = "repeat the command; the answers that were written before are kept."

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from forbidden import forbid
 from tiny_run import events_of
 
 from alprune.cli import main
@@ -14,6 +15,17 @@ RUN = ["run", *FAST, "--initial-epochs", 1]
 
 def call(*args):
     return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.mark.parametrize("command", ["run --resume", "watch", "predict", "ask", "export", "report"])
+def test_a_folder_of_another_user_ends_in_a_message(tmp_path, monkeypatch, command):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    forbid(monkeypatch, theirs)
+    more = {"predict": [tmp_path], "ask": ["--classes", "a,b", "--dataset", f"folder:{tmp_path}"]}
+    done = call(*command.split(), theirs, *more.get(command, []))
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit), done.output
+    assert done.stderr.startswith("Error: ") and str(theirs) in done.stderr
 
 
 def test_run_writes_the_folder_and_prints_the_result_as_json(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forbidden import forbid
 from PIL import Image
 from tiny_run import options
 
@@ -540,6 +541,24 @@ def test_alprune_cache_lists_and_removes(
     main(["cache", "remove", *where, "--all"], standalone_mode=False)
     assert "freed" in capsys.readouterr().out
     assert list_caches(cache) == []
+
+
+def test_a_cache_of_another_user_hides_no_other(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(photos, cache)
+    mine = place(photos, cache)
+    theirs = mine.with_name("a-first"), cache / "embeddings" / "a-first"
+    for their in theirs:
+        their.mkdir(parents=True)
+        forbid(monkeypatch, their)
+    where = ["--cache", str(cache)]
+    main(["cache", "list", *where, "--json"], standalone_mode=False)
+    names = [record["name"] for record in json.loads(capsys.readouterr().out)]
+    assert names == ["a-first", mine.name, "a-first"]
+    with pytest.raises(SystemExit):
+        main(["cache", "remove", *where, "--all"])
+    assert "a-first" in capsys.readouterr().err and not mine.exists()
 
 
 def test_a_run_on_images_that_stay_in_the_cache_equals_one_in_memory(

@@ -176,9 +176,9 @@ def remove_cache(path: Path) -> int:
     Raises:
         DataError: It is being written, is no cache, or cannot be removed.
     """
-    if path.is_symlink() or not (path / LOCK).exists():
-        raise DataError(f"{path} is no cache of images.")
     try:
+        if path.is_symlink() or not (path / LOCK).exists():
+            raise DataError(f"{path} is no cache of images.")
         with locked(path, wait=False):
             freed = disk_bytes(path)
             clear(path)
@@ -201,9 +201,14 @@ def clear(place: Path) -> None:
 
 
 def disk_bytes(folder: Path) -> int:
-    """Return how many bytes of the disk the files in a folder take."""
-    found = [entry.stat(follow_symlinks=False) for entry in os.scandir(folder)]
-    return sum(getattr(s, "st_blocks", -(-s.st_size // 512)) * 512 for s in found)
+    """Return how many bytes of the disk the files in a folder take, as far as they are seen."""
+    blocks = 0
+    with suppress(OSError):  # a folder of another user
+        for entry in os.scandir(folder):
+            with suppress(FileNotFoundError):  # gone since
+                found = entry.stat(follow_symlinks=False)
+                blocks += getattr(found, "st_blocks", -(-found.st_size // 512))
+    return blocks * 512
 
 
 def is_rows(name: object) -> bool:

@@ -321,7 +321,10 @@ def list_stores(where: Path | str | None = None) -> list[CacheInfo]:
         for entry in sorted(os.scandir(store_folder("", where)), key=lambda entry: entry.name):
             if entry.is_dir(follow_symlinks=False):
                 path = Path(entry.path)
-                count = sum(_records(path / name) for name in os.listdir(path) if _is_part(name))
+                names: list[str] = []
+                with suppress(OSError):  # of another user
+                    names = os.listdir(path)
+                count = sum(_records(path / name) for name in names if _is_part(name))
                 found.append(CacheInfo(path, None, None, disk_bytes(path), embeddings=count))
     return found
 

@@ -1,5 +1,6 @@
 """A folder whose images were decoded before, by a run or by asking: they are not decoded again."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,7 +53,7 @@ def kept_source(
         The images; None if the folder has no cache of this size.
     """
     size = inputs.image_shape[1:]
-    if not cache_of(root, size, cache).is_dir():
+    if not os.path.isdir(cache_of(root, size, cache)):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cannot be read has a row of its own here

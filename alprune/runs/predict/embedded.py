@@ -1,5 +1,6 @@
 """Images that a frozen learner has embedded before: its head reads what is kept of them."""
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -62,7 +63,7 @@ def kept_embeddings(learned: Learned) -> Kept | None:
         return None
     name, digest = config.model.rpartition(":")[2], config.pretrained_digest or ""
     folder = folder_of(inputs.image_shape, inputs.mean, inputs.std, name, digest, config.cache)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return None
     _, layer = last_linear(learned.classifier.plain().network)
     table = VectorTable.whole(VectorStore(folder, layer.in_features))

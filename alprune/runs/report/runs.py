@@ -119,9 +119,9 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[list[Run], dict[Path, str]]:
     runs: dict[Path, Run] = {}
     damaged: dict[Path, str] = {}
     for path in map(Path, paths):
-        folders = [path] if (path / EVENTS).exists() else list(_below(path, _DEPTH))
+        folders = [path] if os.path.exists(path / EVENTS) else list(_below(path, _DEPTH))
         if not folders:
-            damaged[path] = "no run is there" if path.is_dir() else "there is no such folder"
+            damaged[path] = "no run is there" if os.path.isdir(path) else "there is no such folder"
         for folder in folders:
             key = folder.resolve()
             if key in runs or folder in damaged:
@@ -180,10 +180,13 @@ def read_run(path: Path) -> Run:
 def _below(path: Path, depth: int) -> Iterator[Path]:
     try:
         entries = sorted(e.path for e in os.scandir(path) if e.is_dir(follow_symlinks=False))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError:  # of another user: reading it says so
+        yield path
         return
     for entry in map(Path, entries):
-        if (entry / EVENTS).exists():
+        if os.path.exists(entry / EVENTS):
             yield entry
         elif depth > 1:
             yield from _below(entry, depth - 1)

@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+from forbidden import forbid
 from made_runs import write_run
 
 from alprune.errors import StoreError
@@ -121,6 +122,16 @@ def test_damaged_runs_are_named_and_the_others_read(tmp_path):
     assert [run.path.name for run in found] == ["good"]
     assert "line 1 is damaged" in damaged[tmp_path / "bad"]
     assert damaged[tmp_path / "nowhere"] == "there is no such folder"
+
+
+def test_a_folder_of_another_user_is_named_and_the_others_read(tmp_path, monkeypatch):
+    write_run(tmp_path / "cmp" / "good")
+    write_run(tmp_path / "cmp" / "theirs")
+    forbid(monkeypatch, tmp_path / "cmp" / "theirs")
+    for asked in ([tmp_path], [tmp_path / "cmp" / "good", tmp_path / "cmp" / "theirs"]):
+        found, damaged = find_runs(asked)
+        assert [run.path.name for run in found] == ["good"]
+        assert "Permission denied" in damaged[tmp_path / "cmp" / "theirs"]
 
 
 def test_a_plan_that_is_none_leaves_widths_before_unknown(tmp_path):
