@@ -576,6 +576,70 @@ def test_a_run_on_images_that_stay_in_the_cache_equals_one_in_memory(
     assert weights[0] == weights[1]
 
 
+def test_a_decoder_whose_parent_was_killed_writes_nothing_more(
+    photos: Path, tmp_path: Path
+) -> None:
+    """By then the next process may have its rows."""
+    late = """
+import os, time
+from alprune.data.image_cache import worker
+plain, parent = worker.Reader._one, os.getppid()
+def one(self, path, row, image):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    return plain(self, path, row, image)
+worker.Reader._one = one
+from alprune.data.image_cache.worker import serve
+"""
+    child = worker_pool._CHILD.replace("from alprune.data.image_cache.worker import serve\n", late)
+    rows = tmp_path / "rows.bin"
+    rows.touch()
+    batch = Batch(0, str(photos), ["train/cat/0.png"], 0)
+    lines = worker.order_line(rows, tmp_path / "lock-large", SIZE, 1) + worker.batch_line(batch)
+    parent = f"""
+import os, subprocess, sys
+command = [sys.executable, "-c", {child!r}, {json.dumps([*map(str, sys.path)])!r}]
+process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+process.stdin.write({lines!r})
+process.stdin.flush()
+process.stdout.readline()
+os.kill(os.getpid(), 9)
+"""
+    command = [sys.executable, "-c", parent]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as killed:
+        killed.communicate()  # its end is that of both, who share the standard error
+    assert rows.stat().st_size == 0
+
+
+def test_a_quota_of_a_container_counts_as_cores_and_decoders_have_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(worker_pool, "_QUOTA", quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(96)))
+    found = []
+    for text in ("max 100000", "400000 100000", "150000 100000", "5000 100000", ""):
+        quota.write_text(text)
+        found.append(worker_pool.cores())
+    assert found == [96, 4, 2, 1, 96]
+    given: dict[str, Any] = {}
+
+    def refuse(*_: Any, **more: Any) -> None:
+        given.update(more)
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(worker_pool.subprocess, "Popen", refuse)
+    with pytest.raises(DataError, match="no process can be started"):
+        worker_pool.Helper(tmp_path, tmp_path, SIZE, 4)._start()
+    assert {given["env"][f"{kind}_NUM_THREADS"] for kind in ("OPENBLAS", "OMP", "MKL")} == {"1"}
+
+
+def test_a_time_of_change_in_the_far_future_is_one_like_others() -> None:
+    now, hour = time.time_ns(), 3600 * 10**9
+    for modified, is_told in ((now - hour, True), (now + hour // 2, False), (now + 9 * hour, True)):
+        assert worker.settled(modified) == (modified if is_told else -1)
+
+
 def test_an_interruption_leaves_no_process_behind(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,9 @@ from alprune.data.image_cache.worker import (
 )
 from alprune.errors import DataError
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processors, in so many of the clock
+# NumPy would start threads for all cores in each process.
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _CHILD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -96,7 +99,12 @@ class Helper:
         command = [sys.executable, "-c", _CHILD, paths]
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                env=os.environ | _ONE_THREAD,
             )
         except OSError as error:
             raise DataError(f"no process can be started to decode images: {error}.") from error
@@ -115,10 +123,13 @@ class Helper:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use, by its affinity and its container's quota."""
+    by_affinity = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if by_affinity else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such file; "max" where there is no quota
+        quota, period = map(int, _QUOTA.read_text().split())
+        count = min(count, max(1, -(-quota // period)))
+    return count
 
 
 def share_out(

@@ -12,6 +12,7 @@ import stat
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from alprune.errors import printable
 HASH_BYTES = 16
 UNREAD = -1  # the row of an image that cannot be read
 _UNSETTLED_NS = 2_000_000_000  # clocks of file systems are that coarse, the worst of them
+_CLOCKS_APART_NS = 3600 * 10**9  # of this machine and of one that serves files
 _NOTHING = "0" * (2 * HASH_BYTES)
 
 
@@ -76,8 +78,11 @@ class Outcome:
 
 
 def settled(modified: int) -> int:
-    """Return a file's time of change, or -1 if it is too recent to tell a later change by."""
-    return -1 if time.time_ns() - modified < _UNSETTLED_NS else modified
+    """Return a file's time of change, or -1 if it is too recent to tell a later change by.
+
+    One in the far future was set by a wrong clock, and a later change is told by any other time.
+    """
+    return -1 if -_CLOCKS_APART_NS < time.time_ns() - modified < _UNSETTLED_NS else modified
 
 
 def failed(reason: str, lasting: bool) -> Outcome:
@@ -106,6 +111,7 @@ class Reader:
         size: `(h, w)` of the images; a row is `h * w * 3` bytes.
         threads: How many readers there are in this process.
         alone: Held while a large image is decoded; by default a lock of this reader's own.
+        wanted: Called before rows are written, to end what nobody waits for any more.
     """
 
     def __init__(
@@ -114,8 +120,9 @@ class Reader:
         size: tuple[int, int],
         threads: int,
         alone: AbstractContextManager[object] | None = None,
+        wanted: Callable[[], None] = lambda: None,
     ) -> None:
-        self._rows, self._shape = rows, (*size, 3)
+        self._rows, self._shape, self._wanted = rows, (*size, 3), wanted
         self._decode = Decoder(size, threads, alone=alone)
 
     def __call__(self, batch: Batch) -> list[Outcome]:
@@ -130,6 +137,7 @@ class Reader:
         images = np.zeros((len(files), *self._shape), np.uint8)
         pairs = enumerate(zip(files, images, strict=True), batch.first)
         out = [self._guarded(path, row, image) for row, (path, image) in pairs]
+        self._wanted()
         write_at(self._rows, batch.first * images[0].size, images.data.cast("B"))
         return out
 
@@ -167,9 +175,15 @@ def serve() -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # no decoder may write between the answers
     order = json.loads(sys.stdin.readline())
+    parent = os.getppid()
+
+    def end_alone() -> None:
+        if os.getppid() != parent:  # it was killed, and another process may have these rows by now
+            os._exit(1)
+
     with open_rows(order["rows"]) as rows:
         alone = file_lock(Path(order["alone"]))
-        read = Reader(rows, (order["height"], order["width"]), order["readers"], alone)
+        read = Reader(rows, (order["height"], order["width"]), order["readers"], alone, end_alone)
         print("[]", file=answers, flush=True)  # ready
         for line in sys.stdin:
             try:
