@@ -35,6 +35,8 @@ def free_path(path: Path) -> Path:
 def replace(path: Path, *content: str | bytes | memoryview) -> None:
     """Write a file whole or not at all: beside it, through to the disk, then renamed.
 
+    Two processes must not write the same one at once.
+
     Args:
         path: The file.
         *content: Its pieces, text as UTF-8.

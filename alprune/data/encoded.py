@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from alprune.data import atomic_io
+from alprune.data.image_cache.store import locked
 from alprune.data.progress_bar import progress_bar
 from alprune.data.provenance import Files
 from alprune.data.safe_io import read_whole
@@ -107,13 +108,14 @@ class Known:
     """
 
     def __init__(self, images: Encoded, place: Path | None, progress: bool) -> None:
-        names, contents = _kept(images, place)
-        if len(names) < len(images):
-            more = _looked_at(images, np.arange(len(names), len(images)), progress)
-            names, contents = names + more[0], contents + more[1]
-            if place is not None:
-                atomic_io.replace(_file(place, "names", images), "\n".join(names).encode())
-                atomic_io.replace(_file(place, "contents", images), contents)
+        with nullcontext() if place is None else locked(place):  # others wait, and find it done
+            names, contents = _kept(images, place)
+            if len(names) < len(images):
+                more = _looked_at(images, np.arange(len(names), len(images)), progress)
+                names, contents = names + more[0], contents + more[1]
+                if place is not None:
+                    atomic_io.replace(_file(place, "names", images), "\n".join(names).encode())
+                    atomic_io.replace(_file(place, "contents", images), contents)
         self.names = _different(names)
         self.contents = np.frombuffer(contents, np.uint8).reshape(-1, 16)
 

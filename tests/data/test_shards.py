@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from made_shards import png, write_shards, write_tar
 
 import alprune
 from alprune import data
-from alprune.data import shards
+from alprune.data import encoded, shards
 from alprune.data.dataset import LoadOptions
 from alprune.data.image_cache.decode import Decoder
 from alprune.data.image_cache.store import list_caches, remove_cache
@@ -359,6 +360,27 @@ def test_a_full_disk_is_left_alone(root, monkeypatch):
         splits = load(root)
     assert torch.equal(splits.train.x[torch.arange(45)], torch.from_numpy(TRAIN))
     assert decoded(root) == 0
+
+
+def test_images_are_read_for_their_names_by_one_process_at_a_time(root, monkeypatch):
+    began, go, read = threading.Event(), threading.Event(), encoded._looked_at
+    looked = []
+
+    def slow(*asked):
+        looked.append(asked)
+        began.set()
+        go.wait(200)
+        return read(*asked)
+
+    monkeypatch.setattr(encoded, "_looked_at", slow)
+    other = threading.Thread(target=load, args=(root,), kwargs={"incomplete": True})
+    other.start()
+    began.wait(200)
+    threading.Timer(0.2, go.set).start()
+    with pytest.warns(UserWarning, match="another process is decoding the same images"):
+        splits = load(root, incomplete=True)
+    other.join()
+    assert len(looked) == 1 and len(splits.train.paths) == 45
 
 
 @pytest.mark.parametrize("asked", [(keeping, "write_at"), (shutil, "disk_usage")])

@@ -27,6 +27,8 @@ from alprune.data.safe_io import user_path
 from alprune.errors import DataError, printable
 
 INDEX, LOCK, LOCK_LARGE, UNREADABLE = "index", "lock", "lock-large", "unreadable.txt"
+WAITING = "another process is decoding the same images"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# A cache of alprune. It may be removed; images are decoded again then.\n"
@@ -129,7 +131,8 @@ def locked(place: Path, wait: bool = True) -> Iterator[None]:
         if not wait:
             raise DataError(f"another process is writing to {place}.") from error
         warnings.warn(
-            f"another process is decoding the same images into {place}: waiting for it.",
+            f"{WAITING} into {place}: waiting for it. If its machine is gone, name another folder "
+            "by --cache.",
             stacklevel=4,
         )
         lock.acquire()
@@ -143,9 +146,10 @@ def locked(place: Path, wait: bool = True) -> Iterator[None]:
 
 def unwritable(place: Path, error: OSError) -> DataError:
     """Return the error of a cache that cannot be written."""
+    room = "Make room there, name" if error.errno in _FULL else "Name"
     return DataError(
-        f"images cannot be kept in {place}: {error.strerror or error}. Make room there, name a "
-        "folder on another disk by --cache (or ALPRUNE_CACHE), or choose a smaller --image-size. "
+        f"images cannot be kept in {place}: {error.strerror or error}. {room} a folder on another "
+        "disk by --cache (or ALPRUNE_CACHE), or choose a smaller --image-size. "
         "What was decoded so far is kept."
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from alprune import data
-from alprune.data.image_cache.store import cache_of
+from alprune.data.image_cache.store import WAITING, cache_of
 from alprune.data.names import KnownNames
 from alprune.errors import DataError
 from alprune.runs.predict.files import (
@@ -57,6 +57,7 @@ def kept_source(
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cannot be read has a row of its own here
+        warnings.filterwarnings("always", message=WAITING)
         try:
             splits = data.load(
                 f"folder:{root}",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from made_photos import CLASSES, write_photo, write_photos
 
 import alprune
 from alprune.cli import main
-from alprune.errors import StoreError
+from alprune.data.image_cache.store import WAITING, cache_of
+from alprune.errors import DataError, StoreError
 from alprune.runs.load import load_learner
-from alprune.runs.predict import open_source, table, write_file
+from alprune.runs.predict import cached_folder, open_source, table, write_file
 from alprune.training.device import pick_device
 
 CPU = pick_device("cpu")
@@ -202,6 +204,22 @@ def test_a_table_that_is_being_written_is_left_to_its_writer(run, photos, tmp_pa
     tally = write_file(learner, source, out, CPU, tick=tick)
     assert refused and len(rows_of(out.read_text())) == tally.images
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["p.csv"]
+
+
+def test_waiting_for_images_that_another_process_decodes_is_said(
+    run, photos, tmp_path, monkeypatch
+):
+    def waits(*_, **__):
+        warnings.warn(f"{WAITING} into a place", stacklevel=1)
+        warnings.warn("something about a broken file", stacklevel=1)
+        raise DataError("none")
+
+    inputs = load_learner(run).inputs
+    cache_of(photos, inputs.image_shape[1:], tmp_path).mkdir(parents=True)
+    monkeypatch.setattr(cached_folder.data, "load", waits)
+    with pytest.warns(UserWarning) as seen:
+        cached_folder.kept_source("photos", photos, "", inputs, False, tmp_path)
+    assert [str(warning.message) for warning in seen] == [f"{WAITING} into a place"]
 
 
 def test_a_folder_that_has_changed_is_not_gone_on_with(run, tmp_path):
