@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from alprune.acquisition.base import (
     Acquisition,
     call,
     full_name,
-    name_of,
     needs,
     snapshots_of,
     top,
@@ -38,7 +36,6 @@ __all__ = [
     "Evidence",
     "WRAPPERS",
     "acquire",
-    "chosen_by",
     "find_acquisition",
     "needs",
     "recorded_name",
@@ -120,27 +117,6 @@ def recorded_name(asked: str | Acquisition) -> str:
         return asked
     ours = (name for name, function in ACQUISITIONS.items() if function is asked)
     return next(ours, full_name(asked))
-
-
-def chosen_by(option: str, recorded: str) -> str:
-    """Return what chose the points of a run; nothing is imported for it.
-
-    Args:
-        option: Its option `acquisition`, which a function that was passed does not change.
-        recorded: From `recorded_name`. Earlier versions recorded a function's own name alone,
-            "k_center" for k-center and "score" for `mine:score`.
-    """
-    return option if recorded in ("", _once_recorded(option)) else recorded
-
-
-def _once_recorded(option: str) -> str:
-    words = option.split(":")
-    wrappers = list(takewhile(WRAPPERS.__contains__, words))
-    inner = ":".join(words[len(wrappers) :])
-    own = inner.rpartition(":")[2].rpartition(".")[2]
-    if inner in ACQUISITIONS:
-        own = name_of(ACQUISITIONS[inner])
-    return ":".join([*wrappers, own])
 
 
 def acquire(

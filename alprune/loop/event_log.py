@@ -103,11 +103,9 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 def options_of(start: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's options by its start event, with the acquisition function that it used."""
-    from alprune.acquisition import chosen_by
-
-    options, recorded = dict(start["config"]), start.get("acquisition", "")
-    if recorded:  # a folder of labelling has none
-        options["acquisition"] = chosen_by(str(options.get("acquisition", "")), recorded)
+    options = dict(start["config"])
+    if recorded := start.get("acquisition"):  # a folder of labelling has none
+        options["acquisition"] = recorded
     return options
 
 

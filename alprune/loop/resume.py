@@ -6,14 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from alprune.acquisition import (
-    Acquisition,
-    chosen_by,
-    find_acquisition,
-    recorded_name,
-    snapshots_of,
-)
-from alprune.acquisition.base import name_of
+from alprune.acquisition import Acquisition, find_acquisition, recorded_name, snapshots_of
 from alprune.data import Splits
 from alprune.errors import AlpruneError, DataError, StoreError
 from alprune.loop import Oracle, RunResult, Session
@@ -255,14 +248,13 @@ def _check_same(config: RunConfig, digest: str, state: Mapping[str, Any]) -> Non
 def _check_function(config: ResolvedRun, acquisition: Acquisition | None, recorded: str) -> None:
     """Refuse a function that is not the one that chose the points so far.
 
-    One that was passed may have moved to another module; earlier versions recorded its name alone.
+    One that was passed may have moved to another module.
     """
-    asked = config.acquisition if acquisition is None else acquisition
-    told, then = recorded_name(asked), chosen_by(config.acquisition, recorded)
-    passed, name = acquisition is not None, then.partition(":")[2]
+    told = recorded_name(config.acquisition if acquisition is None else acquisition)
+    passed, name = acquisition is not None, recorded.partition(":")[2]
     moved = passed and name != "" and name == told.partition(":")[2]
-    if then not in (told, name_of(find_acquisition(asked))) and not moved:
+    if recorded != told and not moved:
         raise StoreError(
-            f"the run chose its points by {then!r}, not by {told!r}. Pass that function: "
+            f"the run chose its points by {recorded!r}, not by {told!r}. Pass that function: "
             "alprune.resume(path, acquisition=...)."
         )

@@ -8,8 +8,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from alprune.acquisition import chosen_by, find_acquisition
-from alprune.acquisition.base import name_of
 from alprune.data.atomic_io import free_path
 from alprune.errors import StoreError
 from alprune.loop.defaults import ResolvedRun
@@ -67,8 +65,8 @@ def again(path: Path, out: Path | None = None) -> ResolvedRun:
             f"with. Go on with it first: {resume_command(path)}."
         )
     config = options(path)
-    used = chosen_by(config.acquisition, events[0]["acquisition"])
-    if used not in (config.acquisition, name_of(find_acquisition(config.acquisition))):
+    used = events[0]["acquisition"]
+    if used != config.acquisition:
         raise StoreError(
             f"the run chose its points by {used!r}, a function that was passed to it; only Python "
             "can run it again: alprune.run(RunConfig.from_toml(...), acquisition=...)."

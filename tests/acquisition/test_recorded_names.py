@@ -1,10 +1,10 @@
-"""What a run's record calls the function that chose its points, and how old records are read."""
+"""What a run's record calls the function that chose its points."""
 
 from functools import partial
 
 import pytest
 
-from alprune.acquisition import ACQUISITIONS, chosen_by, recorded_name
+from alprune.acquisition import ACQUISITIONS, recorded_name
 from alprune.acquisition.wrappers import class_balanced, diverse
 
 
@@ -33,27 +33,8 @@ class Mine:
 )
 def test_a_function_that_was_passed_is_recorded_with_its_module(asked, name):
     assert recorded_name(asked) == name
-    assert chosen_by("entropy", name) == name
 
 
 def test_what_goes_around_different_functions_has_different_names():
     names = {recorded_name(class_balanced(f)) for f in (entropy, ACQUISITIONS["entropy"])}
     assert len(names) == 2
-
-
-@pytest.mark.parametrize(
-    ("option", "recorded"),
-    [
-        ("k-center", "k_center"),
-        ("power-entropy", "power:entropy"),
-        ("mine:score", "score"),
-        ("mine:Kind.score", "score"),
-        ("balanced:mine:score", "balanced:score"),
-        ("balanced:softmax:k-center", "balanced:softmax:k_center"),
-        ("entropy", ""),
-        ("power:" * 2**20 + "entropy", ""),
-    ],
-)
-def test_the_bare_names_of_earlier_versions_are_those_of_the_options(option, recorded):
-    assert chosen_by(option, recorded) == option
-    assert chosen_by(option, "far") == "far"

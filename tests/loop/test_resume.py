@@ -390,9 +390,6 @@ def test_an_own_function_is_not_taken_for_ours_of_its_name(tmp_path, kill):
     assert alprune.load_run(path).rows()[0]["acquisition"].startswith("test_resume:")
     entropy.__module__ = "moved"
     assert alprune.resume(path, acquisition=entropy, steps=2).steps == 2
-    state = checkpoint.load_checkpoint(path)
-    put(path, state | {"acquisition": "entropy"})  # as earlier versions wrote it
-    assert alprune.resume(path, acquisition=entropy, steps=3).steps == 3
 
 
 def test_a_function_that_was_passed_is_not_taken_for_one_that_the_option_names(tmp_path):

@@ -252,7 +252,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('> (last["steps"] or 0)', '>= (last["steps"] or 0)'),
         ("later = sum(step > 0 for", "later = sum(step > 9 for"),
         ('if digest != state["data_digest"]:', "if False:"),
-        ("if then not in (told, name_of(find_acquisition(asked))) and not moved:", "if False:"),
+        ("if recorded != told and not moved:", "if False:"),
         ("moved = passed and", "moved ="),
         (" == told.partition", " != told.partition"),
         ('if device != state["device"]:', "if False:"),
