@@ -339,10 +339,10 @@ def relabelled(splits: Splits, y: Tensor, classes: tuple[str, ...]) -> Splits:
         DataError: A class of the test images is missing, or the parts do not fit.
     """
     old = splits.test.classes
-    missing = [old[c] for c in splits.test.y.unique().tolist() if old[c] not in classes]
+    missing = [old[c] for c in {*splits.test.y.tolist()} - {UNKNOWN} if old[c] not in classes]
     if missing:
         raise DataError(f"there are test images of classes that are left out: {missing}.")
-    place = [classes.index(name) if name in classes else UNKNOWN for name in old] or [UNKNOWN]
+    place = [*(classes.index(n) if n in classes else UNKNOWN for n in old), UNKNOWN]  # of -1: last
     y_test = torch.tensor(place)[splits.test.y.cpu()].to(splits.test.y.device)
 
     def dataset(part: Dataset, y: Tensor) -> Dataset:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,8 +129,9 @@ class HubImages:
 def load(name: str, options: LoadOptions) -> Splits:
     """Load a data set with a column of images and a column of classes.
 
-    The split `train` is trained on, `test` (or else `validation`) tested on. An image without a
-    class has none, or -1. Images are decoded as those of shards are, see `alprune.data.shards`.
+    The split `train` is trained on, `test` tested on, or `validation` where there is no `test` or
+    all its labels are hidden. An image without a class has none, or -1. Images are decoded as those
+    of shards are, see `alprune.data.shards`.
 
     Args:
         name: Of a data set on the Hub, or the path of a folder (images, Parquet files, or what
@@ -186,6 +187,10 @@ def _opened(
             chosen[part].append(split)
         else:
             left_out[f"images of the split {split}"] = len(table)
+    if not _labelled(chosen["test"], found, settings) and _labelled(chosen["val"], found, settings):
+        for split in chosen["test"]:
+            left_out[f"images of the split {split}, none with a label"] = len(found[split])
+        chosen["test"] = []
     tests = chosen["test"] or chosen["val"]
     if chosen["test"]:
         left_out |= {f"images of the split {split}": len(found[split]) for split in chosen["val"]}
@@ -250,6 +255,22 @@ def _quiet(progress: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def _labelled(
+    splits: Sequence[str], tables: Mapping[str, "datasets.Dataset"], settings: Mapping[str, str]
+) -> bool:
+    """Tell whether an image of these splits has a class."""
+    for table in map(tables.__getitem__, splits):
+        label = _label_column(table.features, settings)
+        cells = table[label][:] if label in table.features else ()
+        if any(cell not in (None, "", UNKNOWN) for cell in cells):
+            return True
+    return False
+
+
+def _label_column(features: Mapping[str, Any], settings: Mapping[str, str]) -> str | None:
+    return settings.get("label") or next((name for name in _LABELS if name in features), None)
+
+
 def _columns(
     place: str,
     tables: Mapping[str, "datasets.Dataset"],
@@ -266,7 +287,7 @@ def _columns(
             f"{place!r}: {what if 'image' not in settings else f'{image!r} holds no images'}; its "
             f"columns are {quoted([*features])}. Name one, as in ?image=COLUMN."
         )
-    label = settings.get("label") or next((name for name in _LABELS if name in features), None)
+    label = _label_column(features, settings)
     if label is None and incomplete:
         return image, None
     if label is None or label not in features:

@@ -250,6 +250,7 @@ def _classes(rows: list[Row]) -> dict[str, str]:
     """Return the class of each label, however it is spelt."""
     first = {label: where for where, _, label, _ in reversed(rows) if label}
     wholes = {label: as_whole(label) or label for label in first}
+    _warn_of_numbers(wholes, first)
     if all(whole.lstrip("+-").isdigit() for whole in wholes.values()):
         return wholes  # numbers that pandas has written as 3.0, where some are missing
     for label, where in first.items():
@@ -258,6 +259,27 @@ def _classes(rows: list[Row]) -> dict[str, str]:
         if not is_name(label):
             raise DataError(f"{where}: {quoted(label)} cannot name a class.")
     return unified(first)
+
+
+def _warn_of_numbers(wholes: Mapping[str, str], first: Mapping[str, str]) -> None:
+    """Warn of numbers that may be no class, or the same class as another."""
+    spelt: dict[int, set[str]] = {}
+    for whole in wholes.values():
+        if whole.isascii() and whole.removeprefix("-").isdigit() and len(whole) < 18:
+            spelt.setdefault(int(whole), set()).add(whole)
+    if min(spelt, default=0) < 0:
+        label = next(label for label, whole in wholes.items() if whole in spelt[min(spelt)])
+        warnings.warn(
+            f"{first[label]}: {quoted(label)} counts as a class. If it marks images without a "
+            "label, leave their cells empty.",
+            stacklevel=2,
+        )
+    if alike := [sorted(names) for _, names in sorted(spelt.items()) if len(names) > 1]:
+        warnings.warn(
+            f"{first_few([' and '.join(map(quoted, names)) for names in alike])} are different "
+            "classes, though the same number. If a spreadsheet dropped zeros, write them alike.",
+            stacklevel=2,
+        )
 
 
 def _below(root: Path, written: str, where: str) -> str:
@@ -305,7 +327,7 @@ def _look(path: Path) -> tuple[int, int]:
 
 def _in_order(name: str) -> tuple[int, str]:
     is_number = name.isascii() and name.isdigit() and len(name) < 18
-    return (int(name), "") if is_number else (2**63, name)
+    return (int(name), name) if is_number else (2**63, name)
 
 
 def _by_parts(path: str) -> str:

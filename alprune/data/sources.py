@@ -1,8 +1,11 @@
 """The registry of data sets, `DATASETS`, and loading by name."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from alprune.data import digits, downloads, folder, hugging_face, manifest, npz, shards
 from alprune.data.dataset import (
@@ -12,6 +15,7 @@ from alprune.data.dataset import (
     Splits,
     check_several,
 )
+from alprune.data.leftovers import in_words
 from alprune.errors import AlpruneError, DataError, failure, printable
 from alprune.registry import lookup
 
@@ -55,6 +59,7 @@ DATASETS: dict[str, DataSource] = {
 }
 
 
+_UNTESTED = "test images without a label"
 _ASK = "A person can label them: alprune ask, or alprune label."
 
 
@@ -96,7 +101,8 @@ def load(
             as what; both on the standard error.
         follow_links: Read files to which links lead out of a folder; refused otherwise.
         incomplete: Take data as they are before people have labelled them: labels may be missing
-            (-1), so may test images (none, as `(0, h, w, c)`) and images of some or all classes.
+            (-1), so may test images (none, as `(0, h, w, c)`) and images of some or all classes;
+            test images without a label are left out.
             In a folder, `train/` may be left out: `folder:PATH` is `PATH/<class>/...` with images
             that have no label yet in `PATH/unlabelled/...` then. Refused otherwise.
         cache: Folder in which decoded images of `folder:PATH` and `shards:PATH` are kept; None:
@@ -115,11 +121,22 @@ def load(
         root, size, skip_unreadable, progress, follow_links, incomplete=incomplete, cache=cache
     )
     splits = found.load(path, options)
+    if incomplete:
+        splits = _tested(splits)
     if progress:
         print(printable(f"{name}: {splits.described()}"), file=sys.stderr)
     if not incomplete:
         _check_complete(name, splits)
     return splits
+
+
+def _tested(splits: Splits) -> Splits:
+    """Leave out test images without a label, which can test nothing."""
+    known = torch.nonzero(splits.test.y != UNKNOWN).squeeze(1)
+    if len(known) == len(splits.test):
+        return splits
+    note = f"left out: {in_words({_UNTESTED: len(splits.test) - len(known)})}"
+    return replace(splits, test=splits.test.select(known), notes=(*splits.notes, note))
 
 
 def _check_complete(name: str, splits: Splits) -> None:

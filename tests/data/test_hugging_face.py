@@ -8,7 +8,7 @@ import numpy as np
 import photos
 import pytest
 
-from alprune.data import load
+from alprune.data import load, relabelled
 from alprune.data.image_cache.store import list_caches
 from alprune.errors import DataError
 
@@ -85,6 +85,38 @@ def test_labels_may_be_text_numbers_or_missing(tmp_path):
     assert numbers.classes == ("0", "1", "2") and numbers.y.tolist() == [1, 0, -1, 2]
     none = load(table(tmp_path, "o.parquet", note=["x", "y"]), incomplete=True).train
     assert none.classes == () and none.y.tolist() == [-1, -1]
+
+
+def with_tests(tmp_path, train, tests, **others):
+    """Write a data set whose splits have the labels given."""
+    (tmp_path / "set").mkdir()
+    for split, labels in {"train": train, "test": tests, **others}.items():
+        table(tmp_path / "set", f"{split}-0.parquet", label=labels)
+    return f"hf:{tmp_path / 'set'}"
+
+
+@pytest.mark.parametrize(
+    ("train", "classes"), [([0, 1, 2, -1], ("a", "b", "c")), ([None] * 4, ("a", "b"))]
+)
+def test_test_images_whose_labels_are_hidden_test_nothing(tmp_path, train, classes):
+    name = with_tests(tmp_path, train, [1, -1, 0] if 0 in train else [None] * 3)
+    found = load(name, incomplete=True)
+    left = found.test.y.tolist()
+    assert left == [y for y in (1, 0) if 0 in train]
+    assert found.notes == (
+        f"left out: {3 - len(left)} test image{'s' * (not left)} without a label",
+    )
+    again = relabelled(found, found.train.y, (*found.train.classes, *classes))
+    assert again.test.y.tolist() == left
+    with pytest.raises(DataError, match="no label"):
+        load(name)
+
+
+def test_where_the_labels_of_test_are_hidden_the_images_of_validation_are_tested_on(tmp_path):
+    name = with_tests(tmp_path, [0, 1, 0], [-1, -1], validation=[1, 0, 1])
+    found = load(name)
+    assert found.test.y.tolist() == [1, 0, 1]
+    assert found.notes == ("left out: 2 images of the split test, none with a label",)
 
 
 def test_columns_are_chosen_behind_the_name(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from alprune.data import Splits, load
+from alprune.data.manifest import _in_order
 from alprune.errors import DataError
 from alprune.labelling import open_asking
 
@@ -163,6 +164,18 @@ def test_people_are_asked_about_the_images_of_a_table(photos: Path, tmp_path: Pa
         assert [query.path for query in asking.ask().queries] == ["2.png"]
         asking.tell({"2.png": "cat"})
         assert asking.labels == {"2.png": "cat"}
+
+
+def test_numbers_that_may_be_one_class_or_none_are_warned_of(photos: Path) -> None:
+    labels = ["01", "1", "-1", "1.0", "001"]
+    rows = [(path, label) for (path, *_), label in zip(ROWS, labels, strict=False)]
+    table = write(photos, rows, "path,label")
+    with pytest.warns(UserWarning) as warned:
+        assert opened(table).train.classes == ("001", "01", "1", "-1")
+    said = [str(warning.message) for warning in warned]
+    assert "line 4: '-1' counts as a class" in said[0] and "leave their cells empty" in said[0]
+    assert "'001' and '01' and '1' are different classes, though the same number" in said[1]
+    assert _in_order("01") != _in_order("1")  # else a set of texts decides, which is random
 
 
 # --- data sets of torch ---
