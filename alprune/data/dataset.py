@@ -155,7 +155,7 @@ class Splits:
 
         Args:
             train: Map-style data set: `len(train)` and `train[i]` are enough.
-            test: The same for the test images; or a share of `train`, drawn at random.
+            test: The same for testing; or a share of `train`, drawn at random; no class loses all.
             classes: Names of the classes; None: those of the data set (`classes`), or numbers.
             flip: Whether a horizontal flip keeps labels true; None: for colour images.
             size: `(h, w)` to resize images to; needed where PIL images differ in size.

@@ -4,6 +4,7 @@ import hashlib
 import math
 import sys
 import warnings
+from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,7 @@ def load_listing(listing: Listing, options: LoadOptions) -> Splits:
         if stays and decoded.fresh and options.progress:
             tqdm.write(said(place), file=sys.stderr)
         _report(listing, decoded, options.skip_unreadable, place if stays else None)
-        deep = decoded.bits[decoded.bits > 0]
-        if said_of_range := dark(len(deep), int(deep.max(initial=0)), int((deep <= 8).sum())):
+        if said_of_range := dark(Counter(decoded.bits[decoded.bits > 0].tolist())):
             warnings.warn(said_of_range, stacklevel=2)
         return _splits(listing, decoded, size, options)
 

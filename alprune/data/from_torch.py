@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alprune.data.image_cache.decode import flattened
+from alprune.data.image_cache.pixel_range import is_deep
 from alprune.data.memmap import IN_MEMORY, spool
 from alprune.errors import DataError, failure, quoted
 
@@ -41,7 +43,11 @@ def read_parts(
         if not 0 < count < len(y):
             raise DataError(f"test must be a data set or a share of {len(y)} images, got {test}.")
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-        rows, rest = order[:count].sort().values, order[count:].sort().values
+        drawn, rest = order[:count], order[count:]
+        alone = {*y[drawn].tolist()} - {*y[rest].tolist()}  # a rare class keeps one to train on
+        back = torch.tensor([int(drawn[y[drawn] == c][0]) for c in alone], dtype=torch.int64)
+        rows = drawn[~torch.isin(drawn, back)].sort().values
+        rest = torch.cat([rest, back]).sort().values
         return (x[rest], y[rest]), (x[rows], y[rows]), named
     return (x, y), _read("test", test, size), named
 
@@ -64,10 +70,14 @@ def _read(name: str, dataset: Any, size: tuple[int, int] | None) -> tuple[Tensor
             for index in range(begin, min(begin + _AT_ONCE, count)):
                 image, label = _pair(name, dataset, index, size)
                 if image.shape != first.shape or image.dtype != first.dtype:
+                    advice = (
+                        "Give all of them the same channels, as by image.convert('RGB')."
+                        if image.shape[2] != first.shape[2]
+                        else "Give size=(h, w), or a transform that resizes."
+                    )
                     raise DataError(
                         f"{name}[{index}] is {image.dtype} {image.shape} and {name}[0] "
-                        f"{first.dtype} {first.shape}, as (h, w, c). Give size=(h, w), or a "
-                        "transform that resizes."
+                        f"{first.dtype} {first.shape}, as (h, w, c). {advice}"
                     )
                 images.append(image)
                 labels.append(label)
@@ -100,7 +110,12 @@ def _pair(
 def _image(where: str, image: Any, size: tuple[int, int] | None) -> np.ndarray:
     """Return an image as `(h, w, c)`, uint8 or float32."""
     if isinstance(image, Image.Image):
-        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+        if is_deep(image):  # converting clips them
+            raise DataError(
+                f"{where} has more than 8 bits (mode {image.mode}): give an array of uint8 "
+                "(0..255), or of floats."
+            )
+        image = image if image.mode in ("L", "RGB") else flattened(image)[0]
         if size is not None:
             image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         array = np.array(image)

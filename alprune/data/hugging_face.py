@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -262,7 +263,7 @@ def _labelled(
     for table in map(tables.__getitem__, splits):
         label = _label_column(table.features, settings)
         cells = table[label][:] if label in table.features else ()
-        if any(cell not in (None, "", UNKNOWN) for cell in cells):
+        if any(_whole(cell) not in (None, "", UNKNOWN) for cell in cells):
             return True
     return False
 
@@ -314,7 +315,7 @@ def _labels(
     if label is None:
         return torch.full((sum(map(len, tables.values())),), UNKNOWN), ()
     feature = next(iter(tables.values())).features[label]
-    cells = [cell for table in tables.values() for cell in table[label][:]]
+    cells = [_whole(cell) for table in tables.values() for cell in table[label][:]]
     if names := getattr(feature, "names", None):
         y = [UNKNOWN if cell is None else int(cell) for cell in cells]
         return torch.tensor(y), tuple(map(str, names))
@@ -330,6 +331,13 @@ def _labels(
     classes = tuple(sorted({*name_of.values()}))
     number_of = {text: classes.index(whole) for text, whole in name_of.items()}
     return torch.tensor([number_of.get(text, UNKNOWN) for text in texts]), classes
+
+
+def _whole(cell: Any) -> Any:
+    """Return the whole number, or None, that pandas turns into a float where some are missing."""
+    if not isinstance(cell, float):
+        return cell
+    return None if math.isnan(cell) else int(cell) if cell.is_integer() else cell
 
 
 def _prepare(place: Path, images: HubImages, size: tuple[int, int]) -> None:

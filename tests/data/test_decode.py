@@ -316,9 +316,14 @@ def test_16_bit_images_that_use_12_bits_are_decoded_with_a_warning() -> None:
     assert said is not None and re.search("at most 12 bits.*multiply the values by 16", said)
     decoder.decode(saved(Image.fromarray((ramp() * 65535).astype(np.uint16)), "PNG"))
     assert decoder.said_of_range() is None
-    decoder.decode(saved(Image.fromarray((ramp() * 255).astype(np.uint16)), "PNG"))
-    assert "1 of 3 16-bit images have no value above 255" in str(decoder.said_of_range())
-    assert dark(0, 0, 0) is None
+    assert dark({}) is None
+
+
+def test_one_bright_16_bit_image_does_not_hide_that_others_are_dark() -> None:
+    assert "of 999 of 1,000 16-bit images take at most 12 bits" in str(
+        dark({12: 900, 7: 99, 16: 1})
+    )
+    assert "1 of 3 16-bit images have no value above 255" in str(dark({8: 1, 15: 1, 16: 1}))
 
 
 def test_grey_maps_of_any_largest_value_are_stretched() -> None:
@@ -350,6 +355,7 @@ def test_an_alpha_channel_of_a_bmp_that_is_zero_everywhere_is_not_meant() -> Non
         (b'{"error": "quota"}', "JSON"),
         (b"\xd0\xcf\x11\xe0" + bytes(100), "Thumbs.db"),
         (b"8BPS" + bytes(100), "Photoshop"),
+        (b"P6 30000 20000 255 " + bytes(9), "more than .* pixels; at most 89,478,485"),
     ],
 )
 def test_what_a_file_is_instead_of_an_image_is_said(content: bytes, message: str) -> None:

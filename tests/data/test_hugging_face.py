@@ -83,6 +83,8 @@ def test_labels_may_be_text_numbers_or_missing(tmp_path):
     assert texts.classes == ("a", "b") and texts.y.tolist() == [1, 0, -1, -1]
     numbers = load(table(tmp_path, "n.parquet", label=[1, 0, -1, 2]), incomplete=True).train
     assert numbers.classes == ("0", "1", "2") and numbers.y.tolist() == [1, 0, -1, 2]
+    pandas = load(table(tmp_path, "p.parquet", label=[1.0, 0.0, None, np.nan]), incomplete=True)
+    assert pandas.train.classes == ("0", "1") and pandas.train.y.tolist() == [1, 0, -1, -1]
     none = load(table(tmp_path, "o.parquet", note=["x", "y"]), incomplete=True).train
     assert none.classes == () and none.y.tolist() == [-1, -1]
 

@@ -226,12 +226,28 @@ def test_tensors_come_channels_first_and_parts_know_their_classes() -> None:
         ([("x.png", 0)] * 4, {}, "must be a PIL image, a tensor"),
         ([5] * 4, {}, "an image and a label, failed with TypeError"),
         ([(np.zeros((s, 4, 3), np.uint8), s % 2) for s in (4, 5)], {}, r"Give size=\(h, w\)"),
+        ([(Image.new(m, (4, 4)), 0) for m in ("L", "RGB")], {}, r"channels, as by image.convert"),
+        ([(Image.new("I;16", (4, 4), 500), 0)] * 4, {}, "more than 8 bits .mode I;16.: give"),
         (Pictures(20), {"test": 1.5}, "a share of 20 images, got 1.5"),
     ],
 )
 def test_what_no_splits_can_be_made_of_is_refused(train: Any, options: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Splits.from_torch(train, **options)
+
+
+def test_what_is_transparent_is_white() -> None:
+    clear = [(Image.new("RGBA", (2, 2), (9, 9, 9, 0)), n % 2) for n in range(8)]
+    assert Splits.from_torch(clear).train.x.min() == 255
+
+
+def test_a_share_to_test_on_leaves_a_rare_class_an_image_to_train_on() -> None:
+    images = [(np.full((2, 2, 3), n, np.uint8), max(0, n - 99)) for n in range(110)]
+    for seed in range(3):
+        splits = Splits.from_torch(images, 0.5, seed=seed)
+        assert splits.train.y.unique().tolist() == [*range(11)] and len(splits.test) > 40
+        both = torch.cat([splits.train.x, splits.test.x])[:, 0, 0, 0]
+        assert both.sort().values.tolist() == [*range(110)]
 
 
 def test_images_of_several_sizes_are_resized() -> None:

@@ -6,6 +6,8 @@ import io
 import os
 import re
 import threading
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,9 +77,8 @@ class Decoder:
         alone: Held while a large image is decoded; reentrant. None: a lock of this decoder's own.
 
     Attributes:
-        deep_images: Images decoded so far that had 16 bits per channel and no stated range.
-        deep_bits: Number of bits that the largest of their values takes.
-        black_images: Those of them whose values take 8 bits at most, and are all lost.
+        deep: Number of images decoded so far that had 16 bits per channel and no stated range, by
+            the number of bits that the largest value takes.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Decoder:
         self._alone = alone or threading.RLock()
         self._formats = installed_formats()
         self._counting = threading.Lock()
-        self.deep_images = self.deep_bits = self.black_images = 0
+        self.deep: Counter[int] = Counter()
 
     def __call__(self, path: Path) -> tuple[np.ndarray, bool]:
         """Return the image as `(h, w, 3)` uint8, and whether the file is grey.
@@ -124,13 +125,17 @@ class Decoder:
 
     def said_of_range(self) -> str | None:
         """Return a warning about the 16-bit images decoded so far, as of `dark`."""
-        return dark(self.deep_images, self.deep_bits, self.black_images)
+        return dark(self.deep)
 
     def _opened(self, file: BinaryIO, size: int) -> tuple[np.ndarray, bool, int]:
         with self._alone_if(size > _LARGE_BYTES):
             try:
                 return self._decoded(file)
             except Exception as error:
+                if isinstance(error, Image.DecompressionBombError):  # Pillow's own, at twice ours
+                    raise DataError(
+                        f"more than {2 * MAX_PIXELS:,} pixels; at most {MAX_PIXELS:,} are decoded"
+                    ) from error
                 if isinstance(error, DataError | MemoryError) or getattr(error, "errno", None):
                     raise
                 file.seek(0)
@@ -164,7 +169,7 @@ class Decoder:
         with self._alone_if(pixels > self._large_pixels):
             orientation = _orientation(image)
             image.getexif = Image.Exif  # type: ignore[method-assign]  # TIFF would read it again
-            rgb, bits = _rgb(image)
+            rgb, bits = flattened(image)
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
             if self._proportions:
@@ -173,36 +178,38 @@ class Decoder:
                 rgb = rgb.resize((w, h), Image.Resampling.BILINEAR)  # Pillow's is antialiased
         if bits:
             with self._counting:
-                self.deep_images += 1
-                self.deep_bits = max(self.deep_bits, bits)
-                self.black_images += bits <= _LOST_BITS
+                self.deep[bits] += 1
         return np.asarray(rgb), grey, bits
 
     def _alone_if(self, large: bool) -> contextlib.AbstractContextManager[object]:
         return self._alone if large else contextlib.nullcontext()
 
 
-def dark(images: int, bits: int, black: int) -> str | None:
-    """Return a warning about 16-bit images that use only the lower bits; None if they do not.
+def dark(deep: Mapping[int, int]) -> str | None:
+    """Return a warning about 16-bit images that use only the lower bits; None if few do.
 
     Args:
-        images: Number of 16-bit images whose file states no range.
-        bits: Number of bits that the largest of their values takes.
-        black: Number of those whose values take 8 bits at most.
+        deep: Number of 16-bit images whose file states no range, by the number of bits that the
+            largest value takes.
     """
-    if images and bits > _BRIGHT_BITS and black:
+    images = sum(deep.values())
+    dim = {bits: count for bits, count in deep.items() if bits <= _BRIGHT_BITS}
+    black = sum(count for bits, count in dim.items() if bits <= _LOST_BITS)
+    if 2 * sum(dim.values()) > images:  # a single bright pixel makes an image bright
+        bits = max(dim)
+        which = "all" if len(dim) == len(deep) else f"{sum(dim.values()):,} of"
+        return (
+            f"the values of {which} {images:,} 16-bit images take at most {bits} bits (up to "
+            f"{2**bits - 1:,} of 65,535), so they are decoded nearly black. If their range ends "
+            f"there, multiply the values by {2 ** (16 - bits)}, or write the range into the files "
+            "(TIFF tag MaxSampleValue)."
+        )
+    if black:
         return (
             f"{black:,} of {images:,} 16-bit images have no value above 255 and are decoded to "
             "black: the upper 8 bits are read. Store them as 8 bits, or multiply their values."
         )
-    if not images or bits > _BRIGHT_BITS:
-        return None
-    return (
-        f"the values of all {images:,} 16-bit images take at most {bits} bits (up to "
-        f"{2**bits - 1:,} of 65,535), so they are decoded nearly black. If their range ends there, "
-        f"multiply the values by {2 ** (16 - bits)}, or write the range into the files (TIFF tag "
-        "MaxSampleValue)."
-    )
+    return None
 
 
 def identify(path: Path) -> Identity:
@@ -247,8 +254,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> tuple[Image.Image, int]:
-    """Return the image as RGB, and the bits of `eight_bits` if it has more than 8."""
+def flattened(image: Image.Image) -> tuple[Image.Image, int]:
+    """Return the image as RGB, on white, and the bits of `eight_bits` if it has more than 8."""
     check_range(image)
     if is_deep(image):
         grey, bits = eight_bits(image)

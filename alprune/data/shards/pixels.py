@@ -101,7 +101,7 @@ class Pixels:
                 failed |= why
         for row, reason in failed.items():
             self._failed(row, reason)
-        if not self._warned and self._decoder.deep_images >= _DEEP_LOOKED_AT:
+        if not self._warned and self._decoder.deep.total() >= _DEEP_LOOKED_AT:
             self._warned = True
             if said := self._decoder.said_of_range():
                 warnings.warn(said, stacklevel=2)
