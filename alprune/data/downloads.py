@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alprune.data.dataset import LoadOptions, Splits, make_splits
+from alprune.data.locks import held_if_possible
 from alprune.data.safe_io import user_path
 from alprune.errors import DataError
 
@@ -78,8 +79,15 @@ def _mnist(kind: Any, flip: bool) -> _Download:
 
 def _load(download: _Download, options: LoadOptions) -> Splits:
     root = cache_folder(options.root)
+    with contextlib.suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+    waiting = f"another process is downloading into {root}: waiting for it."
     try:
-        with _socket_timeout(SILENCE_S), contextlib.redirect_stdout(sys.stderr):
+        with (
+            held_if_possible(root / ".download.lock", waiting),  # torchvision writes in place
+            _socket_timeout(SILENCE_S),
+            contextlib.redirect_stdout(sys.stderr),
+        ):
             train, test = (download.kind(root, train=part, download=True) for part in (True, False))
         parts = [_tensors(part) for part in (train, test)]
     except Exception as error:  # urllib, sockets, tarfile, gzip, pickle, assert: all mean no data

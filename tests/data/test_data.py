@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from alprune.data import DATASETS, Dataset, Splits, downloads, load, make_splits, source
-from alprune.data.dataset import content_digest
+from alprune.data.dataset import LoadOptions, content_digest
 from alprune.data.resizing import resize
 from alprune.data.statistics import channel_statistics
 from alprune.errors import ConfigError, DataError
@@ -469,6 +469,32 @@ def test_a_cache_folder_that_cannot_be_made_is_an_error_of_the_data(
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="CIFAR10 could not be loaded"):
         load("cifar10", root=tmp_path / "file" / "below")
+
+
+def test_a_data_set_is_downloaded_by_one_process_at_a_time(tmp_path: Path) -> None:
+    began, go = threading.Event(), threading.Event()
+    inside, most = [], []
+
+    class Kind:
+        data = np.zeros((2, 4, 4, 3), np.uint8)
+        targets, classes = (0, 1), ("a", "b")
+
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            inside.append(train)
+            most.append(len(inside))
+            began.set()
+            go.wait(200)
+            inside.pop()
+
+    what = downloads._Download(Kind, (), ".", flip=False), LoadOptions(root=tmp_path / "new")
+    other = threading.Thread(target=downloads._load, args=what)
+    other.start()
+    began.wait(200)
+    threading.Timer(0.2, go.set).start()
+    with pytest.warns(UserWarning, match="another process is downloading into"):
+        assert len(downloads._load(*what).train) == 2
+    other.join()
+    assert most == [1] * 4
 
 
 @pytest.fixture
