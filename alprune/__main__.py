@@ -31,8 +31,8 @@ def main() -> None:
             command(prog_name="alprune")
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
     except OSError as error:
         if error.filename is not None or error.errno not in _NO_OUTPUT:
             raise
@@ -43,7 +43,7 @@ def main() -> None:
         sys.exit(1)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) == _interrupted:
+            if signal.getsignal(number) in (_interrupted, _heard):
                 signal.signal(number, _ended)
 
 
@@ -69,17 +69,26 @@ class _Forgiving:
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:
-    """Interrupt a command that works; end one that imports, or has no use for SIGTERM, at once.
+    """Interrupt a command that works, which removes what is temporary; end one that imports.
 
-    An exception could be swallowed by the package that is being imported. What a command writes
-    survives its end at any moment.
+    An exception could be swallowed by the package that is being imported.
     """
     if _importing(frame):
         with contextlib.suppress(OSError):
             os.write(sys.stderr.fileno(), b"Interrupted.\n")
-    elif signum == signal.SIGINT:
+        os._exit(128 + signum)
+    if signum == signal.SIGINT:
         raise KeyboardInterrupt
-    os._exit(128 + signum)
+    signal.signal(signum, _heard)
+    raise _Terminated
+
+
+class _Terminated(KeyboardInterrupt):
+    signum = signal.SIGTERM
+
+
+def _heard(signum: int, frame: FrameType | None) -> None:
+    """Let a second SIGTERM be the same wish again: supervisors send it to a group, too."""
 
 
 def _repeated(lost: "sys.UnraisableHookArgs") -> None:

@@ -119,8 +119,10 @@ def label_command(
 
     def end(signum: int, frame: FrameType | None) -> None:
         nonlocal ended
+        if ended == signum == signal.SIGTERM:
+            return  # the same wish again
         ended = signum
-        raise KeyboardInterrupt
+        raise Stopped(signum, "Interrupted.")
 
     # Ctrl-C as well: a script's background job is started with that ignored.
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,5 +1,6 @@
 """A server that is killed in the middle of things has lost no answer that it acknowledged."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import photos
 import pytest
+from click.testing import CliRunner
 from page_client import PageClient
 
+from alprune.cli import main
 from alprune.labelling import open_asking
 
 TESTS = Path(__file__).parents[1]
@@ -53,6 +56,32 @@ def test_every_acknowledged_answer_is_there_after_a_kill(tmp_path, monkeypatch, 
         assert list(asking.labels.values()) == ["dark"] * 10
     rows = (tmp_path / "run" / "labels.csv").read_text("utf-8-sig").splitlines()
     assert len(rows) == 11
+
+
+def test_a_second_sigterm_does_not_break_off_the_end(tmp_path, monkeypatch):
+    """Supervisors send it to a process and to its group."""
+    closed = []
+
+    class Server:
+        shared, label_studio = False, None
+
+        def __init__(self, *asked):
+            pass
+
+        def run(self, ready, browse):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+
+        def close(self):
+            signal.raise_signal(signal.SIGTERM)
+            closed.append(True)
+
+    options = photos.options(photos.make(tmp_path / "photos"))
+    open_asking(tmp_path / "run", classes=photos.NAMES, **options).close()
+    monkeypatch.setattr("alprune.labelling.web.Server", Server)
+    done = CliRunner().invoke(main, ["label", str(tmp_path / "run")])
+    assert (done.exit_code, closed) == (143, [True]), done.output
+    assert "Ended. 0 labels" in done.stderr
 
 
 def free_port():

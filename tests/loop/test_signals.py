@@ -229,6 +229,24 @@ def test_a_signal_that_an_imported_package_swallows_is_answered_all_the_same(tmp
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
 
 
+def test_what_is_temporary_is_removed_under_sigterm_also_if_it_comes_twice(tmp_path):
+    place = tmp_path / "temporary"
+    place.mkdir()
+    done = with_command(
+        tmp_path,
+        "import tempfile",
+        "def main(prog_name):",
+        f"    with tempfile.TemporaryDirectory(dir={str(place)!r}):",
+        "        try:",
+        "            signal.raise_signal(signal.SIGTERM)",
+        "            time.sleep(100)",
+        "        finally:",
+        "            signal.raise_signal(signal.SIGTERM)",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert not list(place.iterdir())
+
+
 def test_a_signal_that_a_destructor_swallows_is_sent_again(tmp_path):
     done = with_command(
         tmp_path,

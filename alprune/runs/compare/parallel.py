@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 import warnings
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from alprune.loop.events import Observer
 from alprune.loop.signals import Signals
 from alprune.runs.compare.forecast import Monitor
 from alprune.runs.compare.grid import Cell
-from alprune.runs.compare.processes import start_process
+from alprune.runs.compare.processes import end_with_parent, start_process
 from alprune.runs.compare.runs import DEATHS, ENDED, Outcome, SharedData, make, state_of
 
 _TICK_S = 0.5  # between reports of how far a fit is
@@ -193,6 +194,7 @@ class _Sender(Observer):
 
 def _work(connection: Connection, threads: int, log: Sequence[str]) -> None:
     """Make the runs that come through a connection, until None does."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     warnings.showwarning = lambda message, *_, **__: connection.send(("warning", str(message)))

@@ -66,7 +66,7 @@ class _LocalJob:
 
 def _work(connection: Connection, task: Task) -> None:
     """Run a task, and send what it raised and what it returned."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     failure = result = None
     with suppress(KeyboardInterrupt):
         try:
@@ -76,7 +76,8 @@ def _work(connection: Connection, task: Task) -> None:
         connection.send((failure, result))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the end of the process that started this one, and end at once."""
     parent = parent_process()
     assert parent is not None
     parent.join()

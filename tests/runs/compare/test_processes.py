@@ -12,7 +12,7 @@ import pytest
 
 from alprune.errors import DataError
 from alprune.runs.compare.engines import Lost
-from alprune.runs.compare.processes import Processes
+from alprune.runs.compare.processes import Processes, start_process  # noqa: F401
 
 pytestmark = pytest.mark.slow  # each process imports torch
 
@@ -28,6 +28,23 @@ def dies():
 def waits(sign):
     Path(sign).write_text(str(os.getpid()))
     time.sleep(600)
+
+
+class Waiting:
+    """Stands for a run that is long in loading its data."""
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    @property
+    def path(self):
+        waits(self.sign)
+
+
+GIVE = {
+    "engine": "t.Processes().submit(partial(t.waits, sys.argv[1]), 'task')",
+    "jobs": "t.start_process(_work, 1, ())\njob[1].send((t.Waiting(sys.argv[1]), 'new'))",
+}
 
 
 def waited(condition):
@@ -67,11 +84,13 @@ def test_a_task_that_is_stopped_ends_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_tasks_end_with_the_process_that_gave_them(tmp_path, number):
+@pytest.mark.parametrize("give", GIVE.values(), ids=GIVE)
+def test_tasks_end_with_the_process_that_gave_them(tmp_path, number, give):
     sign = tmp_path / "pid"
     code = (
         "import sys; from functools import partial; import test_processes as t\n"
-        "job = t.Processes().submit(partial(t.waits, sys.argv[1]), 'task')\n"
+        "from alprune.runs.compare.parallel import _work\n"
+        f"job = {give}\n"
         "t.time.sleep(600)"
     )
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
