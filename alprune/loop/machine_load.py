@@ -22,12 +22,12 @@ class MachineLoad:
         return {"load_average": _load_average()}
 
     def ended(self) -> dict[str, Any]:
-        """Return the load average, and the share of all processors that others took, 0 to 1."""
+        """Return the load average, and the share that others took of our processors, 0 to 1."""
         busy_s, wall_s = _busy_s(), time.monotonic() - self._begin_s
         share = None
         if busy_s is not None and self._busy_s is not None and wall_s > 0:
             others_s = busy_s - self._busy_s - (_own_s() - self._own_s)
-            share = round(min(1.0, max(0.0, others_s / (wall_s * (os.cpu_count() or 1)))), 3)
+            share = round(min(1.0, max(0.0, others_s / (wall_s * len(_ours())))), 3)
         return self.now() | {"others_share": share}
 
     def doubt(self, share: float | None) -> str | None:
@@ -54,14 +54,21 @@ def _load_average() -> float | None:
 
 
 def _busy_s() -> float | None:
-    """Return the seconds in which processors did anything since the machine was started."""
+    """Return the seconds in which our processors did anything since the machine was started."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
-            ticks = [int(word) for word in file.readline().split()[1:9]]
-        user, nice, system, _, _, irq, soft, stolen = ticks
-        return (user + nice + system + irq + soft + stolen) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, AttributeError):  # only Linux counts there
+            lines = [line.split() for line in file if line.startswith("cpu")]
+        # Without idle and waiting for disks.
+        found = [[int(word) for word in (*line[1:4], *line[6:9])] for line in lines]
+        ticks = {line[0]: sum(each) for line, each in zip(lines, found, strict=True)}
+        return sum(ticks[name] for name in _ours()) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, KeyError, AttributeError):  # only Linux counts there
         return None
+
+
+def _ours() -> list[str]:
+    """Return the processors that this process may use, which a cluster does not give others."""
+    return [f"cpu{number}" for number in os.sched_getaffinity(0)]
 
 
 def _own_s() -> float:

@@ -290,7 +290,7 @@ def _locked(path: Path) -> FileLock:
     except Timeout as error:
         raise StoreError(
             f"another process is writing its run to {path}. Nothing was changed. Wait until it "
-            "has ended, or choose another folder."
+            f"has ended, or choose another folder. If its machine is gone, remove {path / LOCK}."
         ) from error
     except (OSError, NotImplementedError) as error:
         raise no_lock(f"cannot write a run to {path}", error) from error

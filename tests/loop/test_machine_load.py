@@ -38,12 +38,28 @@ def test_the_share_is_what_is_busy_beside_this_process(monkeypatch: pytest.Monke
     monkeypatch.setattr(module.time, "monotonic", lambda: now["clock"])
     monkeypatch.setattr(module, "_busy_s", lambda: now["busy"])
     monkeypatch.setattr(module, "_own_s", lambda: now["own"])
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: {4, 7})
     load = MachineLoad()
     turn()
     assert load.ended()["others_share"] == 0.5  # 13 s busy less 3 s of its own, of 2 x 10 s
     assert "took 50%" in str(load.doubt(0.5))
     assert load.doubt(0.1) is None and load.doubt(None) is None
+
+
+def test_what_happens_on_other_processors_of_the_machine_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, stat = open, tmp_path / "stat"
+    stat.write_text(
+        "cpu  900 0 0 5 5 0 0 0 0 0\ncpu0 700 0 0 5 5 0 0 0 0 0\ncpu1 100 1 2 5 5 3 4 90 0 0\n"
+        "intr 7\n"
+    )
+    monkeypatch.setattr("builtins.open", lambda _, **options: real(stat, **options))
+    monkeypatch.setattr(module.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: {1})
+    assert module._busy_s() == 2.0
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: {1, 9})
+    assert module._busy_s() is None
 
 
 def test_where_the_system_tells_nothing_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:

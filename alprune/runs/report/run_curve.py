@@ -20,6 +20,13 @@ def plot_curve(path: Path, out: Path) -> None:
     Raises:
         StoreError: The run cannot be read, or the picture cannot be written.
     """
+    try:
+        replace(out, _picture(path, out.suffix.removeprefix(".")))
+    except OSError as error:  # also of matplotlib, which wants a folder of its own
+        raise StoreError(f"cannot draw {out}: {error}.") from error
+
+
+def _picture(path: Path, kind: str) -> bytes:
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
 
     run = load_run(path)
@@ -36,9 +43,6 @@ def plot_curve(path: Path, out: Path) -> None:
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
     left.legend()
-    try:
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=150, format=out.suffix.removeprefix("."))
-        replace(out, picture.getvalue())
-    except OSError as error:
-        raise StoreError(f"cannot draw {out}: {error}.") from error
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=kind)
+    return picture.getvalue()

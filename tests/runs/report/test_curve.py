@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from made_runs import write_run
 from matplotlib.axes import Axes
@@ -41,3 +43,18 @@ def test_a_folder_without_a_run_is_an_error(tmp_path):
 def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(StoreError, match="cannot draw"):
         plot_curve(write_run(tmp_path / "run"), tmp_path / "nowhere" / "curve.png")
+
+
+def test_a_machine_on_which_matplotlib_has_no_folder_of_its_own_is_one_message(
+    tmp_path, monkeypatch
+):
+    class Refuses:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "matplotlib.figure":
+                raise OSError("Matplotlib requires access to a writable cache directory")
+
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refuses, *sys.meta_path])
+    with pytest.raises(StoreError, match="cannot draw .*writable cache directory"):
+        plot_curve(write_run(tmp_path / "run"), tmp_path / "curve.png")
