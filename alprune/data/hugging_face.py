@@ -170,14 +170,16 @@ def samples(name: str, options: LoadOptions, count: int) -> Iterator[bytes]:
 def open_images(name: str, options: LoadOptions) -> tuple[HubImages, Tensor, tuple[str, ...]]:
     """Return all images of a data set, their classes `(n,)`, and the names of the classes.
 
+    Those of `test` are among them though their labels are hidden: they are to be predicted.
+
     Raises:
         DataError: As from `load`.
     """
-    return _opened(name, options)[:3]
+    return _opened(name, options, tested=False)[:3]
 
 
 def _opened(
-    name: str, options: LoadOptions
+    name: str, options: LoadOptions, tested: bool = True
 ) -> tuple[HubImages, Tensor, tuple[str, ...], dict[str, int]]:
     place, settings = settings_of(name, _SETTINGS, "hf:photos?image=photo&label=species")
     found, root = _loaded(place, settings.get("config"), options.progress)
@@ -188,7 +190,8 @@ def _opened(
             chosen[part].append(split)
         else:
             left_out[f"images of the split {split}"] = len(table)
-    if not _labelled(chosen["test"], found, settings) and _labelled(chosen["val"], found, settings):
+    hidden = tested and not _labelled(chosen["test"], found, settings)
+    if hidden and _labelled(chosen["val"], found, settings):
         for split in chosen["test"]:
             left_out[f"images of the split {split}, none with a label"] = len(found[split])
         chosen["test"] = []

@@ -221,11 +221,6 @@ def _listing(root: Path, rows: list[Row], follow_links: bool) -> Listing:
         parts["test"] = parts["val"]
     if not parts["train"]:
         raise DataError("it lists no image to train on.")
-    if unknown := sum(y == UNKNOWN for y in parts["test"].values()):
-        raise DataError(
-            counted(unknown, "test image has", "test images have")
-            + " no label, and can test nothing."
-        )
     known = {part: sorted(parts[part], key=_by_parts) for part in ("train", "test")}
     paths = [*known["train"], *known["test"]]
     labels = [parts[part][path] for part, some in known.items() for path in some]

@@ -8,7 +8,8 @@ import numpy as np
 import photos
 import pytest
 
-from alprune.data import load, relabelled
+from alprune.data import LoadOptions, load, relabelled
+from alprune.data.hugging_face import open_images
 from alprune.data.image_cache.store import list_caches
 from alprune.errors import DataError
 
@@ -119,6 +120,7 @@ def test_where_the_labels_of_test_are_hidden_the_images_of_validation_are_tested
     found = load(name)
     assert found.test.y.tolist() == [1, 0, 1]
     assert found.notes == ("left out: 2 images of the split test, none with a label",)
+    assert open_images(name.removeprefix("hf:"), LoadOptions())[1][:2].tolist() == [-1, -1]
 
 
 def test_columns_are_chosen_behind_the_name(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from alprune.data import Splits, load
-from alprune.data.manifest import _in_order
+from alprune.data.manifest import _in_order, listed
 from alprune.errors import DataError
 from alprune.labelling import open_asking
 
@@ -94,7 +94,6 @@ def test_of_a_table_without_test_the_split_val_is_tested_on(photos: Path) -> Non
         (("none.png", "cat", "train"), "1 of 6 files .*none.png.*No such file"),
         (("", "cat", "train"), "line 8 names no image"),
         (("2.png", "NA", "train"), "line 8: 'NA' is hardly the name of a class"),
-        (("x.png", "", "test"), "1 test image has no label"),
         (("a,0.png", "cat", "train"), "must be in quotes"),
     ],
 )
@@ -164,6 +163,16 @@ def test_people_are_asked_about_the_images_of_a_table(photos: Path, tmp_path: Pa
         assert [query.path for query in asking.ask().queries] == ["2.png"]
         asking.tell({"2.png": "cat"})
         assert asking.labels == {"2.png": "cat"}
+
+
+def test_test_images_without_a_label_are_left_out_or_refused_and_predicted(photos: Path) -> None:
+    table = write(photos, [*ROWS[:2], ("a/3.png", "cat", "test"), ("4.png", "", "test")])
+    splits = opened(table)
+    assert splits.test.paths == ("a/3.png",) and splits.test.y.tolist() == [0]
+    assert splits.notes == ("left out: 1 test image without a label",)
+    with pytest.raises(DataError, match="or some without a label"):
+        opened(table, incomplete=False)
+    assert "4.png" in listed(str(table), "csv", follow_links=False).paths
 
 
 def test_numbers_that_may_be_one_class_or_none_are_warned_of(photos: Path) -> None:
