@@ -400,8 +400,8 @@ def _check_images(name: str, x: Tensor, least: int = 1) -> None:
 
 
 def _check_labels(name: str, y: Tensor, n: int, classes: tuple[str, ...], least: int = 0) -> None:
-    if len(set(classes)) != len(classes):
-        raise DataError(f"classes must have different names, got {classes}.")
+    if doubled := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(f"classes must have different names; of several: {first_few(doubled)}.")
     if y.dtype != torch.int64 or tuple(y.shape) != (n,):
         raise DataError(
             f"{name} must be one int64 label an image, ({n},); got {y.dtype}, {tuple(y.shape)}."

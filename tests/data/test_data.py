@@ -352,7 +352,7 @@ HUGE[2, 0, 0, 0] = 1e300
         ({"x_train": pixels(0, 6, 5, 3), "y_train": np.zeros(0, int)}, "x_train must hold images"),
         ({"classes": np.array(["a", "b"])}, r"y_train has labels 0\.\.2; allowed for 2"),
         ({"classes": np.array(["a", "b", "c", "d"])}, "no training image: d"),
-        ({"classes": np.array(["a", "b", "a"])}, "different names"),
+        ({"classes": np.array(["a", "b", "a"])}, "different names; of several: a"),
         ({"classes": np.arange(3)}, "classes must be a list of names.*int64"),
         ({"flip": np.array("no")}, "flip must be one bool"),
         ({"y_train": np.array([0, 1, 2] * 4, dtype=object)}, "'y_train'.*cannot be read"),
