@@ -136,7 +136,7 @@ def _import(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     words = [*module_name.split("."), *attribute.split(".")]
     if len(name) > _LONGEST or not all(word.isidentifier() for word in words):
         raise ConfigError(
-            f"{kind} {quoted(name)} is no name that can be imported: expected "
+            f"{kind} {quoted(name)} is not a name that can be imported: expected "
             f"package.module:attribute, or one of: {_some(kind, sorted(known))}."
         )
     here = os.getcwd()

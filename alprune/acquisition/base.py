@@ -229,7 +229,7 @@ def _checked_indices(name: str, indices: Tensor, candidates: Tensor, count: int)
     strange = indices[~torch.isin(indices, candidates)]
     if strange.numel():
         raise AcquisitionError(
-            f"acquisition function {name!r} returned {strange.numel()} indices that are no "
+            f"acquisition function {name!r} returned {strange.numel()} indices that are not "
             f"candidates (labelled, out of range or not in the scored subset), first "
             f"{int(strange[0])}. Return absolute indices taken from evidence.candidates.{hint}"
         )

@@ -38,11 +38,11 @@ _HELPS = {
     "[default: frozen for colour photographs, trained for other images]",
     "start": "How images are chosen before there are labels: typiclust, random or module:function.",
     "initial": "Try labelling on a labelled folder: hide all labels but this many.",
-    "hold_out": "Images to draw at random, over the rounds, and to keep from training; they "
+    "hold_out": "Images to draw at random, over several rounds, and keep out of training, to "
     "measure the accuracy.",
     "query_size": "Images to ask about per round.",
     "stop_labels": "Stop once this many images are labelled.",
-    "stop_accuracy": "Stop once the accuracy (test images, or 50 held-out ones) is this, 0 to 1.",
+    "stop_accuracy": "Stop once the accuracy on test or 50 held-out images reaches this, 0 to 1.",
     "stop_uncertainty": "Stop once the mean entropy of the images without a label is below this "
     "(nats).",
     "stop_plateau": "Stop after this many rounds without a better accuracy.",
@@ -104,7 +104,7 @@ def opened(
 @click.command("ask", cls=Command, epilog=_ASK_EXAMPLES)
 @click.argument("path", metavar="DIR", type=_DIR)
 @asking_options
-@click.option("--regardless", is_flag=True, help="Ask on even if a stop rule (--stop-...) is met.")
+@click.option("--regardless", is_flag=True, help="Ask even if a stop rule (--stop-...) is met.")
 @click.option("--json", "as_json", is_flag=True, help="Print the round as JSON.")
 def ask_command(
     path: Path,
@@ -130,13 +130,13 @@ def ask_command(
 @click.command("tell", cls=Command)
 @click.argument("path", metavar="DIR", type=_DIR)
 @click.argument("labels", metavar="[LABELS]", required=False, type=click.Path(path_type=Path))
-@click.option("--new-classes", is_flag=True, help="Accept labels that are not a class yet.")
+@click.option("--new-classes", is_flag=True, help="Accept labels that name a new class.")
 @click.option("--replace", is_flag=True, help="Accept answers that differ from earlier ones.")
 @click.option("--unasked", is_flag=True, help="Accept images that were never asked about.")
 @trust_option
-@click.option("--encoding", help="Of a file that is not UTF-8: cp1251, shift_jis, utf-16-le, ...")
+@click.option("--encoding", help="Encoding, if not UTF-8: cp1251, shift_jis, utf-16-le, ...")
 @click.option("--label-column", help="Column or Label Studio control that holds the label.")
-@click.option("--user", default="", metavar="NAME", help="Who answered; compared with others.")
+@click.option("--user", default="", metavar="NAME", help="Who answered, to compare people.")
 @click.option(
     "--simulate",
     is_flag=True,
@@ -155,7 +155,7 @@ def tell_command(
     simulate: bool,
     as_json: bool,
 ) -> None:
-    """Read the labels of a file: all of them, or none if one is not right.
+    """Read the labels of a file: all of them, or none if one is invalid.
 
     LABELS is a CSV file with the columns path and label (DIR/queries.csv, filled in), or an export
     of Label Studio (JSON, JSON-MIN or CSV). An empty label leaves an image open; skip, unsure or ?

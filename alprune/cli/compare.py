@@ -81,7 +81,7 @@ def resource_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="OPTION=V1,V2",
     help="Vary any other option of --help-all; may be repeated.",
 )
-@click.option("--jobs", type=int, default=1, show_default=True, help="Runs side by side.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Runs at the same time.")
 @click.option(
     "--resume",
     "path",
@@ -94,7 +94,7 @@ def resource_options(command: Callable[..., Any]) -> Callable[..., Any]:
     cls=Option,
     rare=True,
     metavar="NAME",
-    help=f"What makes the runs: {', '.join(ENGINES)}.",
+    help=f"What starts the runs: {', '.join(ENGINES)}.",
 )
 @resource_options
 @click.option("--dry-run", is_flag=True, help="List the runs without starting any.")
@@ -117,7 +117,7 @@ def compare_command(
     """Make the runs of a grid one after another, and compare them in a report.
 
     Each run has a folder of its own in --out. Finished runs are kept, interrupted ones are
-    resumed, and a run that fails does not stop the others. All options of `alprune run` hold for
+    resumed, and a run that fails does not stop the others. Options of `alprune run` apply to
     every run; a recipe may have a [grid] table: lists of values by option name.
     """
     from alprune.runs.compare import MANIFEST, compare, plan, read_manifest

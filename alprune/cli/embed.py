@@ -38,7 +38,7 @@ class _Share(click.ParamType):
         part, _, parts = str(value).partition("/")
         if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
             self.fail(
-                f"{value!r} is no share; expected I/N with 1 <= I <= N, such as 1/4.", param, ctx
+                f"{value!r} is not a share; expected I/N with 1 <= I <= N, such as 1/4.", param, ctx
             )
         return int(part) - 1, int(parts)
 

@@ -23,7 +23,7 @@ Together:  alprune label birds --host 0.0.0.0 --port 8000 --user anna
 """
 _OPEN_TO_OTHERS = (
     "Phones and colleagues in this network open the same address. It lets in everybody who knows "
-    "it, and the connection is not encrypted: others in the network can read along. In a network "
+    "it, and the connection is not encrypted: others in the network can read it. In a network "
     "that you do not trust, put a proxy with TLS in front (recipes/labelling/README.md says how)."
 )
 _LABEL_STUDIO = """\
@@ -41,7 +41,7 @@ class _Port(click.IntRange):
         try:
             int(value)
         except ValueError:
-            self.fail(f"{value!r} is no port. Give DIR first: alprune label DIR --label-studio.")
+            self.fail(f"{value!r} is not a port. Give DIR first: alprune label DIR --label-studio.")
         return int(super().convert(value, param, ctx))
 
 
@@ -70,7 +70,7 @@ class _Port(click.IntRange):
     type=click.FloatRange(0, 100),
     metavar="PERCENT",
     help="Share of the images that go to two people, whose agreement is reported [default: as "
-    "the last time, at first 0].",
+    "last time; 0 at first].",
 )
 @click.option(
     "--label-studio",
@@ -98,10 +98,10 @@ def label_command(
 ) -> None:
     """Label images on a page in the browser, while a learner trains in the background.
 
-    DIR is a folder like that of alprune ask; both may use it in turn. Only this machine can open
-    the page, and only you on it, unless --host says otherwise. Each answer is sent and saved at
-    once, while the next image shows: a closed browser loses nothing, Ctrl-C and a power cut at
-    most what was on its way.
+    DIR is a folder like that of alprune ask; both may use it in turn. Without --host, only you,
+    on this machine, can open the page. Each answer is sent and saved at once, while the next
+    image shows: a closed browser loses nothing; Ctrl-C or a power cut, at most the answers that
+    were being sent.
     """
     from alprune.labelling.web import Server
     from alprune.labelling.web.access import is_loopback
@@ -112,7 +112,7 @@ def label_command(
         if server.label_studio:
             said += _LABEL_STUDIO.format(path=path, url=server.label_studio)
             record["label_studio"] = server.label_studio
-        click.echo(json.dumps(record) if as_json else f"{said}Ctrl-C ends.")
+        click.echo(json.dumps(record) if as_json else f"{said}Press Ctrl-C to stop.")
         sys.stdout.flush()
 
     ended = int(signal.SIGINT)

@@ -59,10 +59,9 @@ def predict_command(
     """Classify images with the learner of the run in DIR, and write a table of them.
 
     IMAGES are folders (or folder:PATH), image files, npz:PATH with an array x, or csv:, parquet:,
-    hf: and shards: as for --dataset. DIR may also be
-    a file made by alprune export --format safetensors. The run's own images are not needed; images
-    that the run has decoded are not decoded again, and what a frozen learner has embedded passes
-    through its head only.
+    hf: and shards: as for --dataset. DIR may also be a file made by alprune export --format
+    safetensors. The run's own images are not needed. Images that the run has decoded or embedded
+    are not decoded or embedded again.
 
     One row per image: path, class, its probability (from the network), its confidence (calibrated;
     empty unless the run used --hold-out), the entropy in nats, the label if the image is in a
@@ -75,7 +74,9 @@ def predict_command(
     from alprune.training.device import pick_device
 
     if out == "-" and (as_json or resume):
-        raise click.UsageError("--out - writes the table to where --json prints, with no --resume.")
+        raise click.UsageError(
+            "--out - prints the table: leave --json and --resume out, or name a file."
+        )
     found = find_learner(learner)
     found.warn()
     classifier, kept = found.classifier, kept_embeddings(found)

@@ -38,7 +38,7 @@ After a reboot:          alprune run --resume outputs/cifar10-3sp-ca-seed0
     "path",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Resume the run in DIR; with --budget or --steps, extend it. Takes no other options.",
+    help="Resume the run in DIR with its options; --budget or --steps extend it.",
 )
 @log_options
 @cloup.option(
@@ -56,7 +56,7 @@ def run_command(
     """Label, train, score and acquire until the budget ends.
 
     The learner is pruned once, on the first labelled points. Everything is recorded in the run
-    folder, and an interrupted run can be resumed. Several processes or GPUs make one run with
+    folder, and an interrupted run can be resumed. For one run on several processes or GPUs:
     torchrun --nproc-per-node N -m alprune run ...
     """
     from alprune.loop.setup import complete
@@ -160,7 +160,7 @@ def _resume(
 def rerun_command(path: Path, out: Path | None, as_json: bool) -> None:
     """Repeat a run that has ended, with the same options, and compare the two.
 
-    Runs by --steps alone, on a CPU, have to be equal: the exit code is 1 if they differ.
+    Runs limited by --steps alone, on a CPU, must be equal: the exit code is 1 if they differ.
     """
     from alprune.loop.signals import Signals, how_to_resume
     from alprune.runs.rerun import again, compare

@@ -103,7 +103,7 @@ def find_arrays(path: Path) -> dict[str, Place]:
     """List the arrays of an .npz file, or the .npy files in a folder, by name.
 
     Raises:
-        DataError: There is no such file, or it is no archive.
+        DataError: There is no such file, or it is not an archive.
     """
     if os.path.isdir(path):
         return {file.stem: (file, None) for file in sorted(path.glob("*.npy"))}
@@ -120,8 +120,8 @@ def find_arrays(path: Path) -> dict[str, Place]:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
-        except Exception as error:  # whatever zipfile raises on a file that is no archive
-            raise DataError(f"{str(path)!r} is no whole .npz file: {error}") from error
+        except Exception as error:  # whatever zipfile raises on a file that is not an archive
+            raise DataError(f"{str(path)!r} is not a complete .npz file: {error}") from error
     names = [member.filename.removesuffix(".npy") for member in members]
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{str(path)!r} holds two arrays of one name: {quoted(doubled[0])}.")

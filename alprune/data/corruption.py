@@ -62,7 +62,7 @@ def wrong_labels(labels: Tensor, classes: int, share: float, generator: torch.Ge
         `(n,)` int64; `labels` itself if none is to be wrong.
 
     Raises:
-        ConfigError: The share is no share.
+        ConfigError: The share is not a share.
 
     Source: symmetric noise as in Zhang et al. 2017, section 2.2, but without the true label
     among those drawn: `share` of the labels are wrong, not fewer.

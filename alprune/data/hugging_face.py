@@ -236,7 +236,7 @@ def _loaded(
                 loaded = datasets.load_dataset(str(path) if local else place, config)
     except Exception as error:  # the library and what it calls raise nearly everything
         said = str(error).strip().split("\n")[0][:300] or type(error).__name__
-        hint = "" if local else " It is no folder here; a name on the Hub needs a network."
+        hint = "" if local else " It is not a folder here; a name on the Hub needs a network."
         raise DataError(
             f"data set {place!r} cannot be loaded: {said.rstrip('.')}.{hint}"
         ) from error

@@ -46,7 +46,7 @@ _FILE_NAMES = frozenset(
 _PLURAL = re.compile(r"\b(file|folder|image|link|photo|sample|video)s\b")
 _VIDEO_SUFFIXES = frozenset(".mov .mp4 .m4v .avi .mkv .3gp .mts .m2ts .webm .mpg .mpeg".split())
 _SIDECAR_SUFFIXES = frozenset((".aae", ".xmp", ".thm", ".lrv"))
-# Of texts, tables, sounds, archives, programs: a file whose name says so is no damaged image.
+# Of texts, tables, sounds, archives, programs: a file whose name says so is not a damaged image.
 _OTHER_SUFFIXES = frozenset(
     ".txt .md .rst .rtf .log .pdf .doc .docx .odt .ppt .pptx .odp .xls .xlsx .ods .csv .tsv .json "
     ".jsonl .xml .html .htm .yaml .yml .toml .ini .cfg .py .ipynb .r .sh .bat .exe .zip .gz "
@@ -59,7 +59,7 @@ _OWN_MARKS = (("config.toml", "events.jsonl"), ("report.html", "report.md"))
 
 
 def kind_of_folder(path: str, name: str) -> str | None:
-    """Return why a folder's files are no images of the data set; None if they may be."""
+    """Return why a folder's files are not images of the data set; None if they may be."""
     if name.strip().lower() in _FOLDER_NAMES:
         return SYSTEM_FOLDERS
     if any(all(os.path.isfile(f"{path}/{mark}") for mark in marks) for marks in _OWN_MARKS):
@@ -68,7 +68,7 @@ def kind_of_folder(path: str, name: str) -> str | None:
 
 
 def kind_of_file(name: str) -> str | None:
-    """Return why a file in a class folder is no image, by its name; None if it may be one."""
+    """Return why a file in a class folder is not an image, by its name; None if it may be one."""
     lower = name.lower()
     if lower in _OWN_FILES:
         return OWN_FILES
@@ -87,10 +87,10 @@ def kind_of_file(name: str) -> str | None:
 
 
 def kind_of_loose(name: str) -> str | None:
-    """Return why a file in no class folder is no image; None if its name says that it is one."""
+    """Return why a file in no class folder is not an image; None if its name says it is."""
     if (kind := kind_of_file(name)) is not None:
         return kind
-    suffix = Path(name).suffix.lower().rstrip()  # a space behind it is no part of it
+    suffix = Path(name).suffix.lower().rstrip()  # a space behind it is not part of it
     if suffix in SUFFIXES:
         return None
     if suffix in HEIC_SUFFIXES:

@@ -40,7 +40,7 @@ class Listing:
         labels: Class of each by its folder, `(n,)` int64, -1 where unknown.
         tests: How many of the last files are test images.
         unusable: Files that cannot even be listed, each with the reason.
-        left_out: Number of files and folders that are no images of the data set, by their kind.
+        left_out: Number of files and folders that are not images of the data set, by their kind.
         notes: What was decided that could have been meant otherwise, for people.
     """
 

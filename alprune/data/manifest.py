@@ -103,7 +103,7 @@ def settings_of(name: str, known: Sequence[str], example: str) -> tuple[str, dic
     settings = dict(parse_qsl(query, keep_blank_values=True))
     if strange := sorted({*settings} - {*known}):
         raise DataError(
-            f"{strange[0]!r} is no setting of such a data set; known: {', '.join(known)}, as in "
+            f"{strange[0]!r} is not a setting of such a data set; known: {', '.join(known)}, as in "
             f"{example}."
         )
     return place, settings
@@ -154,7 +154,7 @@ def _parquet_rows(path: Path, settings: Mapping[str, str]) -> Iterator[Row]:
     except DataError:
         raise
     except Exception as error:  # pyarrow raises many kinds on a damaged file
-        raise DataError(f"it is no readable Parquet file: {error}.") from error
+        raise DataError(f"it is not a readable Parquet file: {error}.") from error
 
 
 def _text(cell: Any, where: str) -> str:

@@ -217,7 +217,7 @@ def _classes(array: StoredArray | None, y_train: Tensor, incomplete: bool) -> tu
     if len(present) != highest + 1 and not incomplete:
         raise DataError(
             f"y_train has {len(present)} different labels but the highest is {highest}; labels "
-            "must be 0..k-1, all of them present. Renumber them, or leave out what is no class."
+            "must be 0..k-1, all of them present. Renumber them, or leave out what is not a class."
         )
     return tuple(str(label) for label in range(highest + 1))
 
@@ -227,5 +227,5 @@ def _names(array: StoredArray) -> tuple[str, ...]:
         names = tuple(str(name) for name in array.read())
         "".join(names).encode()
     except (ValueError, SystemError) as error:  # half a character, or NumPy on what is none
-        raise DataError(f"{array.name} holds names that are no text: {error}.") from error
+        raise DataError(f"{array.name} holds names that are not text: {error}.") from error
     return names

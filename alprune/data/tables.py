@@ -55,11 +55,11 @@ def decode(raw: bytes, encoding: str | None = None) -> Text:
         encoding: As named by the user; None: that of the locale, if it is a code page.
 
     Raises:
-        DataError: It is no text, or not in this encoding.
+        DataError: It is not text, or not in this encoding.
     """
     for start, what in _NO_TEXT:
         if raw.startswith(start):
-            raise DataError(f"it is no text but {what}.")
+            raise DataError(f"it is not text but {what}.")
     for mark, name in _MARKS:
         if raw.startswith(mark):
             return Text(_strictly(raw, name))
@@ -115,7 +115,8 @@ def _strictly(raw: bytes, encoding: str) -> str:
         return raw.decode(encoding)
     except LookupError as error:
         raise DataError(
-            f"{encoding!r} is no encoding that Python knows; examples: utf-8, {', '.join(_PAGES)}."
+            f"{encoding!r} is not an encoding that Python knows; examples: utf-8, "
+            f"{', '.join(_PAGES)}."
         ) from error
     except UnicodeError as error:
         raise DataError(f"it is not in {encoding}: {error}.") from error
@@ -190,7 +191,7 @@ def read_table(text: Text) -> Table:
     content = text.content.lstrip("\ufeff")
     if "\0" in content:
         raise DataError(
-            "it holds null characters: it is no text, or UTF-16 without a mark (--encoding "
+            "it holds null characters: it is not text, or UTF-16 without a mark (--encoding "
             "utf-16-le or utf-16-be)."
         )
     separator = None

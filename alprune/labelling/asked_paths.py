@@ -39,7 +39,7 @@ class AskedPaths:
         Args:
             text: The path as written.
             where: Its place in the file, for messages.
-            whole: Whether it is no part of a path. So in `anywhere` and `alike`.
+            whole: Whether it is not part of a path. So in `anywhere` and `alike`.
         """
         spelt = [*spellings(text, self._root)]
         exact = next((path for path in spelt if path in self._asked), None)

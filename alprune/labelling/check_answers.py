@@ -53,7 +53,7 @@ class Rules:
     """What `tell` may take.
 
     Attributes:
-        new_classes: Labels that are no class yet.
+        new_classes: Labels that are not a class yet.
         replace: Answers that differ from earlier ones.
         unasked: Images that were never asked for.
         user: Who answers, for the record.
@@ -91,7 +91,7 @@ class AnswerChecker:
     Args:
         journal: Takes them.
         root: The folder of images.
-        identify: Returns the content hash of a file below it, None if it is no image there.
+        identify: Returns the content hash of a file below it, None if it is not an image there.
         every_path: Returns the paths of all images below it, for paths that are known by their
             end; called where that is needed.
         own_label: Returns the class that an image came with by its path, as that of its folder;
@@ -308,8 +308,8 @@ def _refuse(
         ]
         known = ", ".join(names.known[:20]) + (", ..." if len(names.known) > 20 else "")
         problems.append(
-            counted(len(counts), "label is", "labels are")
-            + f" no class: {_few(listed)}; known: {known}. Correct the table, or "
+            counted(len(counts), "label is not a class", "labels are not classes")
+            + f": {_few(listed)}; known: {known}. Correct the table, or "
             "pass --new-classes to add what is new."
         )
     if found.unnamed:

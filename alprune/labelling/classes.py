@@ -34,7 +34,7 @@ def rename_class(asking: Asking, name: str, to: str) -> None:
 
 
 def merge_classes(asking: Asking, name: str, into: str) -> None:
-    """Give the labels of one class to another one; the first is no class any more.
+    """Give the labels of one class to another one; the first is not a class any more.
 
     Raises:
         ConfigError: There are no such two classes, or the first comes with the images.

@@ -130,7 +130,7 @@ def look(
         learnt: `ImagePool.learnt` of the last round; None before.
 
     Raises:
-        DataError: These are no images of a folder, or too few for a trial.
+        DataError: These are not images of a folder, or too few for a trial.
     """
     files = splits.train.files
     if files is None:

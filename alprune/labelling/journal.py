@@ -92,7 +92,7 @@ class Journal:
                 self._apply(event)
             except (ValueError, TypeError, AttributeError) as error:
                 raise StoreError(
-                    f"{path / EVENTS} line {number} is no record of asking: {error}."
+                    f"{path / EVENTS} line {number} is not a record of asking: {error}."
                 ) from error
 
     @property

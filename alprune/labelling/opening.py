@@ -55,7 +55,7 @@ def open_asking(
         observer: Shows how far the training is.
         trust_code: Whether code that the folder names (`module:function`) may be imported.
         **options: Of `alprune.RunConfig`. A new folder needs `dataset="folder:PATH"`; later they
-            are read from its config.toml, and only those that are no part of the network may be
+            are read from its config.toml, and only those that are not part of the network may be
             changed. `budget` is for each round (60 seconds by default).
 
     Raises:
@@ -68,7 +68,7 @@ def open_asking(
     if begun:
         if kind_of(path) is not LABELLING and read_events(path):
             raise StoreError(
-                f"{path} holds a run on labelled data. Choose another folder to ask people in."
+                f"{path} holds a run on labelled data. Choose another folder for labelling."
             )
         config = RunConfig.from_toml(path / CONFIG, trust_code=True, out=str(path))
         with trusting(trust_code):

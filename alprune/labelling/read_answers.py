@@ -35,7 +35,7 @@ class Given:
         skipped: Whether it says in another way than by the label that nobody could tell.
         guess: Encoding in which the file was read, if that was guessed.
         content: Hash of the image file, in a table of ours such as labels.csv; "" elsewhere.
-        predicted: Whether it comes from a table of predictions, whose paths are no parts of paths.
+        predicted: Whether it comes from a table of predictions, whose paths are not parts of paths.
     """
 
     where: str
@@ -99,7 +99,7 @@ def read_answers(path: Path, encoding: str | None = None, column: str | None = N
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no readable CSV or JSON: {error}.") from error
+        raise DataError(f"{path} is not readable as CSV or JSON: {error}.") from error
 
 
 def spellings(path: str, root: Path) -> Iterable[str]:
@@ -178,7 +178,7 @@ def _from_json(tasks: Any, names: Sequence[str]) -> Iterable[Given]:
     if isinstance(tasks, Mapping):
         tasks = [tasks]
     if not all(isinstance(task, Mapping) for task in tasks):
-        raise DataError("it is no list of tasks, as Label Studio exports them.")
+        raise DataError("it is not a list of tasks as Label Studio exports it.")
     short = [task for task in tasks if not isinstance(task.get("data"), Mapping)]
     if short and not any(name in task for task in short for name in names):
         fields = sorted({str(field) for task in short for field in task})
@@ -213,9 +213,9 @@ def _annotated(where: str, task: Mapping[str, Any], names: Sequence[str]) -> Ite
         path = f"/data/upload/{task['file_upload']}"
     annotations = task.get("annotations", task.get("completions")) or []
     if not isinstance(annotations, list):
-        raise DataError(f"{where}: its annotations are no list.")
+        raise DataError(f"{where}: its annotations are not a list.")
     if not all(isinstance(annotation, Mapping) for annotation in annotations):
-        raise DataError(f"{where}: an annotation is no object.")
+        raise DataError(f"{where}: an annotation is not an object.")
     given = [a for a in annotations if a.get("was_cancelled") is not True]
     given = [a for a in given if a.get("ground_truth") is True] or given
     labels = {str(found): found for a in given if (found := _chosen(where, a, names))}
@@ -230,18 +230,18 @@ def _chosen(where: str, annotation: Mapping[str, Any], names: Sequence[str]) -> 
     """Return the choices of the control that asks for the label."""
     results = annotation.get("result") or []
     if not isinstance(results, list):
-        raise DataError(f"{where}: the results of an annotation are no list.")
+        raise DataError(f"{where}: the results of an annotation are not a list.")
     found: dict[str, list[Any]] = {}
     others = set()
     for part in results:
         kind = part.get("type", "choices") if isinstance(part, Mapping) else None
         if not isinstance(kind, str | None):
-            raise DataError(f"{where}: the type of a result is no text.")
+            raise DataError(f"{where}: the type of a result is not text.")
         if kind != "choices" and kind is not None:
             others.add(kind)
             continue
         if not isinstance(part, Mapping) or not isinstance(part.get("value"), Mapping):
-            raise DataError(f"{where}: a result is no object with a value.")
+            raise DataError(f"{where}: a result is not an object with a value.")
         choices = part["value"].get("choices", [])
         asked = found.setdefault(str(part.get("from_name", "")), [])
         asked += choices if isinstance(choices, list) else [choices]

@@ -198,7 +198,7 @@ class Asking:
         Args:
             answers: `{path: class}`, where None means that the image cannot be labelled and ""
                 that it is left open; or a CSV file or Label Studio export, see `read_answers`.
-            new_classes: Take labels that are no class yet; the first labels always may be.
+            new_classes: Take labels that are not a class yet; the first labels always may be.
             replace: Take answers that differ from earlier ones.
             unasked: Take images that were never asked for.
             encoding: Of a file that is not UTF-8, such as cp1251 or shift_jis.
@@ -287,7 +287,7 @@ class Asking:
         """In a trial, answer the round by the labels of the folders.
 
         Raises:
-            ConfigError: This is no trial: the labels are not known.
+            ConfigError: This is not a trial: the labels are not known.
         """
         if self.config.initial is None:
             raise ConfigError(

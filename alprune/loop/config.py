@@ -53,7 +53,7 @@ class RunConfig:
         "data", 1.0, "Long-tail the pool: the ratio of its largest class to its smallest.", least=1
     )
     label_noise: float = option(
-        "data", 0.0, "Share of the pool whose answer is a wrong label.", least=0, most=1
+        "data", 0.0, "Share of the pool that gets a wrong label.", least=0, most=1
     )
 
     # Learner
@@ -92,7 +92,7 @@ class RunConfig:
     flops_reduction: float | str | None = option(
         "pruning",
         None,
-        "Share of the FLOPs to remove; auto: what the measured speed and --budget ask for.",
+        "Share of the FLOPs to remove; auto: chosen by measured speed and --budget.",
         common=True,
         words=("auto",),
         otherwise="the method's own, see `alprune list`",
@@ -136,7 +136,7 @@ class RunConfig:
         most=1,
     )
     epi_window: int = option(
-        "pruning", 5, "Past epochs with whose structure the indicator compares.", least=1
+        "pruning", 5, "Number of past epochs that the indicator compares with.", least=1
     )
     prune_batch: int = option(
         "pruning", 32, "Labelled examples per batch whose loss decides what is pruned.", least=2
@@ -174,7 +174,7 @@ class RunConfig:
     min_channels: int | None = option(
         "pruning",
         None,
-        "Channels that each layer keeps at least; 0: a sixteenth of its own, at least 4.",
+        "Fewest channels to keep per layer; 0: a sixteenth of the layer's, at least 4.",
         least=0,
     )
     round_to: int | None = option(
@@ -254,7 +254,7 @@ class RunConfig:
     hold_out: int = option(
         "acquisition",
         0,
-        "Labelled points to keep from training; they calibrate the probabilities at the end.",
+        "Labelled points to keep out of training, to calibrate the probabilities at the end.",
         least=0,
     )
     score_subset: int | None = option(
@@ -283,7 +283,7 @@ class RunConfig:
     steps: int | None = option(
         "stopping",
         None,
-        "Acquisition steps at most, instead of or beside --budget; 0: only train on the first "
+        "Most acquisition steps, instead of --budget or with it; 0: only train on the first "
         "points.",
         common=True,
         least=0,

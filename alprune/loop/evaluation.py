@@ -108,7 +108,7 @@ class TestSetEvaluation:
         counts = [past.since_best, 0 if state["step"] is None else state["step"]]
         right = all(isinstance(count, int) and count >= 0 for count in counts)
         if not (right and all(0 <= s <= 1 for s in shares) and 0 <= past.spent_s < math.inf):
-            raise ValueError(f"{quoted(state)} is no state of tests")
+            raise ValueError(f"{quoted(state)} is not a state of tests")
         self.step, self.past = state["step"], past
 
 

@@ -126,7 +126,7 @@ def _lines(path: Path) -> Iterator[bytes]:
             left -= len(line)
             if len(line) > LINE_BYTES or left < 0:
                 raise StoreError(
-                    f"{path} is no record of a run: it has a line of more than {LINE_BYTES:,} "
+                    f"{path} is not a record of a run: it has a line of more than {LINE_BYTES:,} "
                     f"bytes, or more than {FILE_BYTES:,} in all."
                 )
             torn = b"\0" in line and not file.read(1)  # JSON has no zeros, and there is no more

@@ -61,7 +61,7 @@ class KnownAnswers:
 
         Raises:
             StoreError: The file was edited: a row is not of this data set, or differs from the
-                label in use. Rows that are missing are no error; they are written again.
+                label in use. Rows that are missing are not error; they are written again.
         """
         wrong, given = list[str](), dict[int, tuple[int, int]]()
         for line, row in label_rows(folder):

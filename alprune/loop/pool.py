@@ -119,7 +119,7 @@ class LabelPool:
 
         Raises:
             DataError: Shapes differ, an index is out of range, doubled or labelled already, or
-                a label is no class; nothing is entered then.
+                a label is not a class; nothing is entered then.
         """
         indices, labels = indices.to("cpu", torch.int64), labels.to("cpu", torch.int64)
         self._check(indices, labels)

@@ -32,7 +32,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             f"recipe {path} is nested too deep; a recipe is a list of option = value."
         ) from error
     except ValueError as error:  # of TOML, of UTF-8, or of a number with thousands of digits
-        raise ConfigError(f"recipe {path} is no valid TOML: {error}.") from error
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}.") from error
     return record
 
 

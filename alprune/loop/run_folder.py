@@ -246,7 +246,7 @@ def check_new(path: Path) -> None:
         raise StoreError(f"cannot write a run to {path}: {error}.") from error
     place = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not place.is_dir():
-        raise StoreError(f"cannot write a run to {path}: {place} is no folder.")
+        raise StoreError(f"cannot write a run to {path}: {place} is not a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise StoreError(
             f"cannot write a run to {path}: nothing can be written to {place}. "
@@ -261,7 +261,7 @@ def _check(path: Path, resume: bool) -> None:
                 f"{path / name} is a link, and a run would write to what it leads to. Remove it."
             )
     events = path / EVENTS
-    # The options are written first: what was killed before that is no run yet.
+    # The options are written first: what was killed before that is not a run yet.
     holds_run = (path / CONFIG).exists() or (events.exists() and events.stat().st_size > 0)
     if resume and not (path / CONFIG).exists():
         raise StoreError(f"{path} holds no run to resume; start one with --out {path}.")

@@ -106,7 +106,7 @@ def complete(config: RunConfig, new: bool = True) -> ResolvedRun:
     if whole.score_subset is not None and whole.score_subset < whole.query_size:
         raise ConfigError(
             f"score_subset ({whole.score_subset}) must be at least query_size "
-            f"({whole.query_size}): points are acquired out of those scored."
+            f"({whole.query_size}): points are acquired from those scored."
         )
     return whole
 

@@ -155,12 +155,12 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # whatever the parsers raise on a damaged file
         if type(error).__name__ == "UnpicklingError":
             raise ModelError(
-                f"{str(path)!r} holds more than tensors, or is no file of weights; what would run "
-                "code is not loaded. Save the tensors alone: torch.save(model.state_dict(), path), "
-                "or safetensors."
+                f"{str(path)!r} holds more than tensors, or is not a file of weights; what would "
+                "run code is not loaded. Save the tensors alone: torch.save(model.state_dict(), "
+                "path), or safetensors."
             ) from error
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelError(f"{str(path)!r} is no whole file of weights: {reason}.") from error
+        raise ModelError(f"{str(path)!r} is not a whole file of weights: {reason}.") from error
     if not isinstance(found, Mapping):
         raise ModelError(f"{str(path)!r} holds a {type(found).__name__}; expected a state dict.")
     return dict(found)

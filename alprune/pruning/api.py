@@ -358,7 +358,7 @@ def _names(model: nn.Module, ignore: Any) -> Any:
     for layer in ignore:
         if isinstance(layer, nn.Module) and not name_of.get(id(layer)):
             raise PruneError(
-                f"ignore holds a {type(layer).__name__} that is no layer of this network. Give "
+                f"ignore holds a {type(layer).__name__} that is not a layer of this network. Give "
                 "modules of the network itself, or their names."
             )
         names.append(name_of[id(layer)] if isinstance(layer, nn.Module) else layer)

@@ -47,9 +47,9 @@ def named_channels(channels: dict[str, Tensor], pattern: str, option: str) -> Te
         near = difflib.get_close_matches(pattern, channels, n=3, cutoff=0.5)
         hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
         raise PruneError(
-            f"{option} names {quoted(pattern)}, which is no layer of this network.{hint} A layer "
-            "is named as in model.named_modules(), by a module around it, or by a pattern such "
-            "as '*.conv1'."
+            f"{option} names {quoted(pattern)}, which is not a layer of this network.{hint} A "
+            "layer is named as in model.named_modules(), by a module around it, or by a pattern "
+            "such as '*.conv1'."
         )
     return torch.cat(found).unique()
 

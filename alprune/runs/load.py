@@ -327,7 +327,7 @@ def _of_file(path: Path, model: nn.Module | None) -> Learned:
         temperature = _temperature(record["temperature"])
     except Exception as error:  # safetensors, JSON, anything in an untrusted file
         raise StoreError(
-            f"{path} is no learner that alprune has exported as safetensors: "
+            f"{path} is not a learner that alprune has exported as safetensors: "
             f"{str(error).rstrip('.')}."
         ) from error
     if model is None and not models.is_listed(name):

@@ -27,7 +27,7 @@ def kept_shares(path: Path) -> dict[str, float]:
     """Return the share of the weights that a masked run kept, by layer."""
     found = {}
     with safe_open(path / "model.safetensors", "pt") as file:
-        for key in file.keys():  # noqa: SIM118, it is no dict
+        for key in file.keys():  # noqa: SIM118, it is not a dict
             layer, marker, _ = key.partition(".parametrizations.weight.0.mask")
             if marker:
                 found[layer] = file.get_tensor(key).double().mean().item()

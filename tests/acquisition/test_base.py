@@ -53,8 +53,8 @@ def test_numpy_indices_do_as_well_as_tensors(evidence, kind):
         (torch.tensor([1j, 2j, 3j]), "a tensor of torch.complex64"),
         (torch.tensor([100]), r"\(2,\) were asked for"),
         (torch.tensor([100, 100]), "an index twice"),
-        (torch.tensor([100, 1]), "1 indices that are no candidates.*first 1"),
-        (torch.tensor([100, -1]), "1 indices that are no candidates.*first -1"),
+        (torch.tensor([100, 1]), "1 indices that are not candidates.*first 1"),
+        (torch.tensor([100, -1]), "1 indices that are not candidates.*first -1"),
     ],
 )
 def test_an_unusable_result_is_refused_with_the_functions_name(evidence, result, message):

@@ -83,8 +83,8 @@ class FailsInTheSecondStep:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (positions, "40 candidates, 7 wanted: .*'positions'.*no candidates"),
-        (labelled_points, "'labelled_points'.*no candidates"),
+        (positions, "40 candidates, 7 wanted: .*'positions'.*not candidates"),
+        (labelled_points, "'labelled_points'.*not candidates"),
         (same_twice, "'same_twice' returned an index twice"),
         (torch_global, "drew from the global random state of torch"),
         (numpy_global, "drew from the global random state of numpy"),

@@ -162,7 +162,7 @@ def test_classes_are_listed_renamed_merged_and_removed(tmp_path):
     ("words", "message"),
     [
         (["--overlap", 10], "nobody has a name here. Add --user NAME"),
-        (["--origin", "labels.example.org"], "is no address of a page"),
+        (["--origin", "labels.example.org"], "is not the address of a page"),
         (["--user", "x" * 101], "cannot name a person"),
         (["--host", "192.0.2.77"], "cannot listen on 192.0.2.77"),
         (["--host", "no such host"], "cannot listen on no such host"),
@@ -182,7 +182,7 @@ def test_every_command_has_help(command):
 
 
 @pytest.mark.parametrize(
-    ("port", "message"), [("birds", "'birds' is no port. Give DIR first"), ("70000", "65535")]
+    ("port", "message"), [("birds", "'birds' is not a port. Give DIR first"), ("70000", "65535")]
 )
 def test_what_follows_label_studio_is_a_port(port, message):
     done = call("label", "--label-studio", port)

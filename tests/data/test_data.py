@@ -381,7 +381,7 @@ def test_npz_never_runs_a_pickle(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'x_train'.*no objects"):
         load(name)
     (tmp_path / "data.npz").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(DataError, match="no whole .npz file"):
+    with pytest.raises(DataError, match="not a complete .npz file"):
         load(name)
     assert not (tmp_path / "sprung").exists()
 

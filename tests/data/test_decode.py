@@ -340,7 +340,7 @@ def test_an_alpha_channel_of_a_bmp_that_is_zero_everywhere_is_not_meant() -> Non
     assert np.array_equal(decode(content), colours())
 
 
-# --- what is no image ---
+# --- what is not an image ---
 
 
 @pytest.mark.parametrize(

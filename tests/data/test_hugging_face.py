@@ -130,7 +130,7 @@ def test_columns_are_chosen_behind_the_name(tmp_path):
         load(f"{name}?label=sort", incomplete=True)
     with pytest.raises(DataError, match="'kind' holds no images"):
         load(f"{name}?image=kind", incomplete=True)
-    with pytest.raises(DataError, match="'colour' is no setting"):
+    with pytest.raises(DataError, match="'colour' is not a setting"):
         load(f"{name}?colour=kind")
 
 

@@ -65,7 +65,7 @@ def test_columns_and_the_folder_of_images_are_named_behind_the_table(photos: Pat
     assert opened(table, query).train.digest == opened(write(photos, ROWS)).train.digest
     with pytest.raises(DataError, match=r"no column 'path' or .*got \['Datei'.*\?path=COLUMN"):
         opened(table)
-    with pytest.raises(DataError, match="'labels' is no setting .*known: path, label, split"):
+    with pytest.raises(DataError, match="'labels' is not a setting .*known: path, label, split"):
         opened(table, "?labels=Art")
 
 
@@ -152,7 +152,7 @@ def test_parquet_says_the_same_as_csv(photos: Path) -> None:
     with pytest.raises(DataError, match="row 1: a path, label or split must be text"):
         opened(photos / "b.parquet")
     (photos / "junk.parquet").write_bytes(b"PAR1junk")
-    with pytest.raises(DataError, match="no readable Parquet file"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         opened(photos / "junk.parquet")
 
 

@@ -280,18 +280,18 @@ WRONG = {
     ),
     "no text": (
         lambda root: write_tar(root / "train" / "9.tar", [("k.cls", b"\xff\xfe")]),
-        "9.tar' cannot be read as a tar file: a .cls file is no text",
+        "9.tar' cannot be read as a tar file: a .cls file is not text",
     ),
     "cut": (_cut, "00001.tar' cannot be read as a tar file: its end is missing"),
     "cut in an image": (
         lambda root: os.truncate(root / "train" / "00001.tar", 2000),
         "00001.tar' cannot be read as a tar file: unexpected end of data",
     ),
-    "two in one": (_joined, "what follows at byte [0-9,]+ is no file of it"),
+    "two in one": (_joined, "what follows at byte [0-9,]+ is not a file of it"),
     "compressed": (_packed, "it is compressed.* Unpack it"),
     "all compressed": (_all_packed, "compressed shards .* Unpack them to .tar"),
     "a link out": (_link_out, "1 link leads out of .*z.tar. Pass --follow-links"),
-    "a number that is no class": (
+    "a number that is not a class": (
         lambda root: write_tar(root / "train" / "9.tar", [("k.png", b""), ("k.cls", b"999999999")]),
         "is 999999999, of 58 images: classes are numbered 0..k-1",
     ),

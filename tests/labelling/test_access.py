@@ -96,7 +96,7 @@ def test_requests_come_from_the_page_itself():
     for origin in ("null", "", f"https://{host}", "http://127.0.0.1:9999", "http://evil.example"):
         assert not access.knows_origin(origin, host)
     for text in ("labels.example.org", "ftp://x", "https://", "https://x/?a"):
-        with pytest.raises(ConfigError, match="is no address of a page"):
+        with pytest.raises(ConfigError, match="is not the address of a page"):
             Access(origins=[text])
 
 

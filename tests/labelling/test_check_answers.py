@@ -59,7 +59,7 @@ def test_the_first_answers_may_name_all_classes(folder):
     journal.ask(queries, labelled=0, in_folders=0, pool=9, learnt={})
     told = tell(journal, *((path, "cat") for path in PATHS))
     assert told.new_classes == ("cat",) and (told.right, told.guessed) == (3, 3)
-    with pytest.raises(DataError, match="1 label is no class: 'dog'"):
+    with pytest.raises(DataError, match="1 label is not a class: 'dog'"):
         tell(journal, (PATHS[0], "dog"), replace=True)
 
 
@@ -224,7 +224,7 @@ def test_a_line_that_was_not_finished_is_cut_off(journal, folder, cut):
     [
         ('{"event": "tell", "elapsed_s": 1, "answers": [{}], "withdrawn": [], "by": ""}', "lacks"),
         ('{"event": "ask", "elapsed_s": 1, "round": -1}', "is not a whole number"),
-        ('{"event": "ask", "elapsed_s": 1, "round": 1, "images": 3}', "no record of asking"),
+        ('{"event": "ask", "elapsed_s": 1, "round": 1, "images": 3}', "not a record of asking"),
         ('{"event": "classes", "elapsed_s": 1, "added": [5]}', "5 is not text"),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_small_network_is_left_whole():
 
 
 def test_nothing_is_pruned_where_that_saves_too_little_time():
-    # All but a tenth of the time is no matter of the FLOPs.
+    # All but a tenth of the time is not a matter of the FLOPs.
     slow = machine(250e9, fixed_s=9 * MACS / 250e9)
     choice = choose(slow, 450, 64)
     assert choice.flops_reduction == 0

@@ -30,7 +30,7 @@ def test_overrides_win_over_a_recipe(tmp_path):
         ("lr = -1.0", "lr must be more than 0"),
         ("lr = nan", "lr must be more than 0"),
         ("query_size = 0", "query_size must be at least 1"),
-        ("seed = ", "no valid TOML"),
+        ("seed = ", "not valid TOML"),
         ("[a]\nb = 1", "unknown option 'a'"),
     ],
 )

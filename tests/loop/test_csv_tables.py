@@ -43,7 +43,7 @@ def test_a_half_written_last_row_is_left_out(tmp_path: Path, torn: str) -> None:
     assert labels(tmp_path, content) == {3: (1, 0), 4: (0, 1)}
     assert [line for line, _ in label_rows(tmp_path)] == [2, 4]
     assert labels(tmp_path, f"\ufeff{content}") == {3: (1, 0), 4: (0, 1)}
-    assert [line for line, _ in label_rows(tmp_path)] == [2, 4]  # a mark is no edit
+    assert [line for line, _ in label_rows(tmp_path)] == [2, 4]  # a mark is not an edit
 
 
 @pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n"])

@@ -75,7 +75,7 @@ on_linux = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linu
 @on_linux
 def test_another_process_is_seen() -> None:
     load = MachineLoad()
-    # A shell that ends at once leaves it to the system, so it is no child of this process.
+    # A shell that ends at once leaves it to the system, so it is not a child of this process.
     started = subprocess.run(
         ["sh", "-c", '"$0" -c "$1" >/dev/null 2>&1 & echo $!', sys.executable, SPIN],
         capture_output=True, text=True, check=True,

@@ -567,7 +567,7 @@ def test_a_recipe_that_is_damaged_is_an_error(tmp_path, kill):
     path = tmp_path / "run"
     run_killed(options(path), kill(Learner, "fit", 2))
     (path / "config.toml").write_text("= nothing")
-    with pytest.raises(ConfigError, match="no valid TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         alprune.resume(path)
 
 

@@ -40,7 +40,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_data_are_loa
 ):
     monkeypatch.setattr("alprune.loop.setup.load_splits", None)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StoreError, match=f"{tmp_path}/file is no folder"):
+    with pytest.raises(StoreError, match=f"{tmp_path}/file is not a folder"):
         alprune.run(options(tmp_path / "file" / "runs" / "one"))
     monkeypatch.setattr("os.access", lambda path, mode: False)  # as on a read-only disk
     with pytest.raises(StoreError, match=f"nothing can be written to {tmp_path}. Choose another"):

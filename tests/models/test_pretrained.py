@@ -145,7 +145,7 @@ def test_no_pickled_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("content", [b"", b"junk" * 100, b"PK\x03\x04" + bytes(100)])
 def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelError, match="no whole file of weights|no file of weights"):
+    with pytest.raises(ModelError, match="not a whole file of weights|not a file of weights"):
         load_pretrained(fresh(), tmp_path / name, 10)
     with pytest.raises(ModelError, match="cannot be read"):
         load_pretrained(fresh(), tmp_path / f"none-{name}", 10)
@@ -157,7 +157,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "w.safetensors")
     for path in (tmp_path / "w.pt", tmp_path / "w.safetensors"):
         path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(ModelError, match="no whole file|no file of weights"):
+        with pytest.raises(ModelError, match="not a whole file|not a file of weights"):
             load_pretrained(fresh(), path, 10)
 
 

@@ -62,7 +62,7 @@ def test_layers_to_ignore_may_be_given_as_modules():
     assert pruned.widths["body.0"] == 32 and pruned.widths["stem"] == 16
     pruned = prune(model, batch=batch(), flops_reduction=0.3, ignore=model.body)
     assert [pruned.widths[name] for name in ("body.0", "body.3")] == [32, BEFORE["body.3"]]
-    with pytest.raises(PruneError, match="Linear that is no layer of this network"):
+    with pytest.raises(PruneError, match="Linear that is not a layer of this network"):
         prune(model, batch=batch(), ignore=[nn.Linear(3, 3)])
 
 

@@ -153,17 +153,17 @@ ATTACKS: dict[str, Attack] = {
     "npz: 20,000 members": npz(
         archive(members() | {f"m{i}": b"" for i in range(20_000)}), None, 300
     ),
-    "npz: class names that are no characters": npz_of(
+    "npz: class names that are not characters": npz_of(
         "no text", classes=npy("(2,)", "<U1", b"\xff\xff\xff\x7f" * 2)
     ),
     "npz: class names of half a character": npz_of(
         "no text", classes=npy("(2,)", "<U1", b"\0\xd8\0\0\1\xd8\0\0")
     ),
     "npz: two members of one name": npz(twice(archive(members() | {"x_trait": b""})), "two arrays"),
-    "npz: cut short": npz(archive(members())[:900], "no whole .npz"),
-    "npz: empty": npz(b"", "no whole .npz"),
+    "npz: cut short": npz(archive(members())[:900], "not a complete .npz"),
+    "npz: empty": npz(b"", "not a complete .npz"),
     "npz: 1 TB of nothing": Attack(
-        lambda p: write_sparse(p, 1000 * GIB), "load('npz:NAME')", "no whole .npz"
+        lambda p: write_sparse(p, 1000 * GIB), "load('npz:NAME')", "not a complete .npz"
     ),
     "npz: a pipe": Attack(os.mkfifo, "load('npz:NAME')", "a pipe or a device"),
     "npz: a device": Attack(
@@ -225,7 +225,7 @@ ATTACKS: dict[str, Attack] = {
         lambda p: [(p / part / "eel").symlink_to(".") for part in ("train", "test")],
         "links to a folder that contains it",
     ),
-    "folder: a class that is no text": tree(
+    "folder: a class that is not text": tree(
         lambda p: os.mkdir(os.fsencode(p / "train") + b"/\xff\xfe"), "no UTF-8 text"
     ),
     "folder: 1500 folders deep": tree(lambda p: deepen(p / "train" / "dog", 1500), None),
@@ -241,11 +241,11 @@ ATTACKS: dict[str, Attack] = {
     "recipe: nested deep": recipe(b"seed = " + b"[" * 20_000, "nested too deep"),
     "recipe: tables nested deep": recipe(b"seed = " + b"{a=" * 9_000, "nested too deep"),
     "recipe: dotted keys": recipe(b"a" + b".a" * 16_000 + b" = 1", "more than 128 dots"),
-    "recipe: number of 5000 digits": recipe(b"seed = " + NUMBER, "no valid TOML.*digits"),
+    "recipe: number of 5000 digits": recipe(b"seed = " + NUMBER, "not valid TOML.*digits"),
     "recipe: number of 20,000 bits": recipe(b"steps = 0x" + b"f" * 5000, "of 20000 bits"),
     "recipe: list for a number": recipe(b"lr = [1.0, 2.0]", r"lr must be a number, got \[1"),
     "recipe: infinite": recipe(b"budget = inf", "finite"),
-    "recipe: junk": recipe(JUNK, "no valid TOML"),
+    "recipe: junk": recipe(JUNK, "not valid TOML"),
     "recipe: null in a name": recipe(b'out = "a\\u0000b"', "no null"),
     "recipe: a name of 30,000 letters": recipe(b'seed = "' + b"x" * 30_000 + b'"', "30,002 char"),
     "recipe: 100 GiB": Attack(

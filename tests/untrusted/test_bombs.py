@@ -139,7 +139,7 @@ def record(text: bytes) -> bytes:
 END = b"\0" * 1024
 # Python 3.14 itself refuses negative sizes, and reads long texts by the MiB.
 TOO_LONG = "states (4,294,967,296|1,048,576) bytes"
-NEGATIVE = "negative size|invalid offset|is no file of it"
+NEGATIVE = "negative size|invalid offset|is not a file of it"
 TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "3,000 global headers": (lambda: global_records(1) * 3000 + END, "headers follow one another"),
     "a negative size": (lambda: header("a.png", b"0", -1024) + END, NEGATIVE),
@@ -158,9 +158,9 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a record of more bytes than 64 bits count": (
         lambda: record(b"9" * 20 + b" path=a\n") + a_file("a.png", b"x") + END,
         "number of more than 64 bits|invalid header"),
-    "a size that is no number": (
+    "a size that is not a number": (
         lambda: record(b"12 size=abc\n") + a_file("a.png", b"x") + END, "what follows at byte"),
-    "a size of holes that is no number": (
+    "a size of holes that is not a number": (
         lambda: record(b"23 GNU.sparse.size=abc\n") + a_file("a.png", b"x") + END,
         "a header states a number that is none"),
     "a file of 2^62 bytes": (

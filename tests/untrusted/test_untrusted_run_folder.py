@@ -75,7 +75,7 @@ def test_a_record_larger_than_any_is_refused_before_it_fills_the_memory(tmp_path
         for _ in range(3):
             file.write(line)
         file.truncate(2**40)
-    with pytest.raises(StoreError, match="no record of a run"):
+    with pytest.raises(StoreError, match="not a record of a run"):
         read_events(tmp_path)
 
 

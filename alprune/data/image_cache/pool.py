@@ -116,7 +116,7 @@ class Helper:
             process.communicate()
             raise DataError(
                 f"a process that decodes images ended at its start, with status "
-                f"{process.returncode}; its message stands above."
+                f"{process.returncode}; its message is above."
             )
         self._process = process
         return process

@@ -178,11 +178,11 @@ def remove_cache(path: Path) -> int:
     """Remove a cache, and nothing else that may lie in its folder; return the bytes set free.
 
     Raises:
-        DataError: It is being written, is no cache, or cannot be removed.
+        DataError: It is being written, is not a cache, or cannot be removed.
     """
     try:
         if path.is_symlink() or not (path / LOCK).exists():
-            raise DataError(f"{path} is no cache of images.")
+            raise DataError(f"{path} is not a cache of images.")
         with locked(path, wait=False):
             freed = disk_bytes(path)
             clear(path)

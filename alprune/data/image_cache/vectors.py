@@ -338,10 +338,10 @@ def remove_store(path: Path) -> int:
         The bytes set free.
 
     Raises:
-        DataError: It is being written, is no store, or cannot be removed.
+        DataError: It is being written, is not a store, or cannot be removed.
     """
     if path.is_symlink() or not path.is_dir():
-        raise DataError(f"{path} is no folder of embeddings.")
+        raise DataError(f"{path} is not a folder of embeddings.")
     try:
         parts = [path / name for name in os.listdir(path) if _is_part(name)]
         with ExitStack() as locks:

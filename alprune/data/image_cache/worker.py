@@ -227,7 +227,7 @@ def open_rows(path: str | Path, buffering: int = 0) -> BinaryIO:
     file = os.fdopen(os.open(path, flags), "r+b", buffering=buffering)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
     return file
 
 

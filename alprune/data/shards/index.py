@@ -58,7 +58,7 @@ class Index:
         places: First block and bytes of each image in its shard, `(n, 2)` uint32.
         codes: `(n,)` int64: the class where a `.cls` holds a number, -1 where there is none, and
             `TEXT - k` where it holds the text `texts[k]`.
-        texts: Classes that are no numbers, in the order in which they were met.
+        texts: Classes that are not numbers, in the order in which they were met.
         digest: Hash of all positions, and of the first image of each shard.
         token: Names files that belong to this index.
         others: Number of files that are not read, by their suffix, as of `Samples`.

@@ -121,7 +121,7 @@ def decoded(
         classes: Names of the classes.
         place: Cache for decoded images; None: they are decoded each time.
         options: As for `load`.
-        left_out: Number of things that are no images of the data set, by their kind.
+        left_out: Number of things that are not images of the data set, by their kind.
 
     Raises:
         DataError: Images do not decode (unless `options.skip_unreadable`), or classes have none.

@@ -74,7 +74,7 @@ def list_samples(path: Path) -> Samples:
     read, nor of hidden ones.
 
     Raises:
-        DataError: It is no plain tar file, is cut short, or a sample is ambiguous.
+        DataError: It is not a plain tar file, is cut short, or a sample is ambiguous.
     """
     found = _Found()
     try:
@@ -173,7 +173,7 @@ def _check_end(file: BinaryIO, offset: int) -> None:
         if file.tell() - offset > _LONGEST_END:
             raise tarfile.ReadError(f"more than {_LONGEST_END:,} bytes of zeros follow at its end")
         if rest.count(0) < len(rest):
-            raise tarfile.ReadError(f"what follows at byte {offset:,} is no file of it")
+            raise tarfile.ReadError(f"what follows at byte {offset:,} is not a file of it")
         rest = file.read(2**20)
 
 
@@ -184,7 +184,7 @@ def _why(path: Path, error: Exception) -> str:
     if begin.startswith(packed):
         return "it is compressed, and images in the middle could not be found. Unpack it"
     if isinstance(error, UnicodeDecodeError):
-        return "a .cls file is no text"
+        return "a .cls file is not text"
     if isinstance(error, RecursionError):
         return "hundreds of headers follow one another without a file"
     if isinstance(error, OverflowError):

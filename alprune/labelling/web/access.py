@@ -199,8 +199,8 @@ def _origin(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise ConfigError(
-            f"--origin {text!r} is no address of a page. Give what people type into the browser, "
-            "such as https://labels.example.org."
+            f"--origin {text!r} is not the address of a page. Give what people type into the "
+            "browser, such as https://labels.example.org."
         )
     usual = {"http": ":80", "https": ":443"}[parts.scheme]  # which browsers leave out
     return f"{parts.scheme}://{parts.netloc.lower().removesuffix(usual)}"

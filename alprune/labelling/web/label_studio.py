@@ -199,7 +199,7 @@ class LabelStudio:
                 renames = len(journal.renames)
                 self._annotations[key] = _Annotation(content, user, label, renames)
             if before is None or (before.label, before.user) != (label, user):
-                # A person's correction of their own answer is no review of it.
+                # A person's correction of their own answer is not a review of it.
                 theirs = opinion(journal, content, user) and not by_another
                 client = Client("Label Studio", user)
                 self._queue.answer({number: label}, client, review=is_update and not theirs)
@@ -267,7 +267,7 @@ class LabelStudio:
     def _named_in(self, task: Any) -> tuple[str, str] | None:
         data = task.get("data") if isinstance(task, Mapping) else None
         if not isinstance(data, Mapping):
-            raise DataError(f"{quoted(task)} is no task.")
+            raise DataError(f"{quoted(task)} is not a task.")
         for name in ("path", "image", *data):
             if isinstance(text := data.get(name), str) and text:
                 known = self._asking.journal.queries.get(text)

@@ -188,7 +188,7 @@ class ChannelGraph:
         if keep.shape != (self.channels,):
             raise PruneError(
                 f"keep has shape {tuple(keep.shape)}, this graph has {self.channels} channels: "
-                f"expected ({self.channels},). A narrowed model needs a graph traced anew."
+                f"expected ({self.channels},). Trace the graph of a narrowed model again."
             )
         return keep.detach().cpu()
 

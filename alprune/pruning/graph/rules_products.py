@@ -130,8 +130,8 @@ def owned(t: Tracer, call: Call, weight: Tensor, read: Axis) -> None:
     if isinstance(weight, nn.Parameter) and not t.carries(weight):
         t.nodes.pin(
             read,
-            f"read by a {call.name} whose weight is no parameter of the network (is its layer in "
-            "a plain list or dict? nn.ModuleList and nn.ModuleDict register it)",
+            f"read by a {call.name} whose weight is not a parameter of the network (is its layer "
+            "in a plain list or dict? nn.ModuleList and nn.ModuleDict register it)",
         )
 
 

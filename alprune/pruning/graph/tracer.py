@@ -301,7 +301,7 @@ class Tracer(TorchFunctionMode):
             self.nodes.pin(self.size_axis(size), reason)
 
     def may_change(self, size: Any) -> bool:
-        """Whether a size is no plain number, nor an attribute that must stay."""
+        """Whether a size is not a plain number, nor an attribute that must stay."""
         return isinstance(size, Size) and not (
             isinstance(size.source, Whole) and size.source.attribute in self._fixed
         )

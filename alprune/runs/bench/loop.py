@@ -46,7 +46,7 @@ def own_time(config: RunConfig, splits: Splits, seconds: float) -> tuple[float, 
     session = open_session(complete(config, new=False), splits, observer=watch)
     begin = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that random labels cannot be learnt is no news
+        warnings.simplefilter("ignore")  # that random labels cannot be learnt is not news
         session.run(Simulation(splits.train))
     wall_s = time.perf_counter() - begin
     if len(watch.steps) < 2:

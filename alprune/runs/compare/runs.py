@@ -235,7 +235,7 @@ def _run(
 def _draw(path: Path) -> None:
     try:
         plot_curve(path, path / "curve.png")
-    except StoreError as error:  # a picture that cannot be written is no failed run
+    except StoreError as error:  # a picture that cannot be written is not a failed run
         warnings.warn(str(error), stacklevel=2)
 
 

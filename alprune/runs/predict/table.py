@@ -258,7 +258,7 @@ def _restored(table: Table, out: Path, note: Path, identity: dict[str, Any]) -> 
                     f"{out} is complete: there is nothing to resume. To classify the images "
                     "again remove it, or choose another --out."
                 )
-        raise StoreError(f"{out} is no table of predictions that was interrupted.")
+        raise StoreError(f"{out} is not an interrupted table of predictions.")
     try:
         record = json.loads(read_whole(note, _STATE_MOST).decode())
         then, tally, length = dict(record["identity"]), Tally(**record["tally"]), record["bytes"]

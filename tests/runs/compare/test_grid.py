@@ -132,7 +132,7 @@ def test_a_manifest_is_read_back_and_is_a_recipe_for_a_comparison_only(tmp_path)
     [
         ("grid = 3", "it must be a table"),
         ('method = "3sp"\n[grid]\nmethod = ["dense"]', "fixes 'method' and varies it"),
-        ("[grid", "no valid TOML"),
+        ("[grid", "not valid TOML"),
     ],
 )
 def test_a_recipe_with_an_unusable_grid_is_refused(tmp_path, text, message):

@@ -188,7 +188,7 @@ def test_a_table_is_never_written_over(run, photos, tmp_path):
     assert done.exit_code == 1 and "exists already" in done.stderr
     (tmp_path / "mine.csv").write_text("a,b\n")
     done = call("predict", run, photos, "--out", tmp_path / "mine.csv", "--resume")
-    assert done.exit_code == 1 and "no table of predictions" in done.stderr
+    assert done.exit_code == 1 and "not an interrupted table of predictions" in done.stderr
 
 
 def test_a_table_that_is_being_written_is_left_to_its_writer(run, photos, tmp_path):
