@@ -22,6 +22,7 @@ from alprune.runs.compare.grid import Cell
 from alprune.runs.compare.runs import DEATHS, ENDED, Outcome, SharedData, make, state_of
 
 _LOOK_S = 10.0  # between looks at a run that another job makes
+_SILENT_S = 3600.0  # in which it has told nothing, after which it is no longer waited for
 
 
 @dataclass
@@ -201,8 +202,7 @@ def make_there(cell: Cell, threads: int, log: Sequence[str], place: str) -> Outc
     torch.set_num_threads(threads)
     with Signals() as signals:
         try:
-            while is_written(cell.path):  # by a job of a comparison that was ended
-                time.sleep(_LOOK_S)
+            _wait_for_others(cell)
             state = state_of(cell)
             load = SharedData(progress=False)
             return make(cell, state, load, Observer(), signals.end, log)
@@ -211,6 +211,17 @@ def make_there(cell: Cell, threads: int, log: Sequence[str], place: str) -> Outc
             return Outcome(cell.name, cell.values, cell.path, "failed", error=said)
         except KeyboardInterrupt:
             return Outcome(cell.name, cell.values, cell.path, "interrupted")
+
+
+def _wait_for_others(cell: Cell) -> None:
+    """Wait while a job of a comparison that was ended makes the run."""
+    seen, since = -1, 0.0
+    while is_written(cell.path):
+        if (size := _size(cell)) != seen:
+            seen, since = size, time.monotonic()
+        elif time.monotonic() - since > _SILENT_S:  # its machine may have left the lock behind
+            return
+        time.sleep(_LOOK_S)
 
 
 def _size(cell: Cell) -> int:

@@ -133,6 +133,13 @@ def test_a_run_that_an_earlier_job_still_makes_is_waited_for(tmp_path, monkeypat
     earlier = RunFolder(cell.path)
     monkeypatch.setattr(remote.time, "sleep", lambda wait_s: earlier.close())
     assert make_there(cell, 1, (), os.getcwd()).state == "done"
+    [(cell, _)] = grid_of(tmp_path, [1])
+    silent = RunFolder(cell.path)
+    monkeypatch.setattr(remote.time, "sleep", lambda wait_s: None)
+    monkeypatch.setattr(remote, "_SILENT_S", -1.0)
+    outcome = make_there(cell, 1, (), os.getcwd())
+    silent.close()
+    assert outcome.state == "failed" and "another process is writing" in outcome.error
 
 
 def test_the_signal_of_submitit_before_the_time_limit_ends_a_run_soundly(tmp_path, monkeypatch):
