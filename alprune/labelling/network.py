@@ -68,11 +68,10 @@ def open_network(
     """
     try:
         saved = saved_learner(state)
-        if saved is None or saved.inputs is None or not _takes(saved.inputs, train):
+        if saved is None or not _takes(saved.inputs, train):
             pruned = prune_learner(config, train, labelled, train.y[labelled])
             return Network(new_learner(config, pruned.model, train), pruned.plan, train, pruned)
-        renames = renames[int(state.get("renames", 0)) :]
-        return _rebuilt(config, train, saved, saved.inputs, snapshots, renames)
+        return _rebuilt(config, train, saved, snapshots, renames[saved.renames :])
     except AlpruneError:
         raise
     except Exception as error:  # what a state of another folder leads to
@@ -86,10 +85,10 @@ def _rebuilt(
     config: ResolvedLabelling,
     train: Dataset,
     saved: SavedLearner,
-    inputs: Inputs,
     snapshots: int,
     renames: Sequence[tuple[str, str]],
 ) -> Network:
+    inputs = saved.inputs
     before = [present_name(name, renames) for name in inputs.classes]
     # Of two classes that were merged, the output of the first one stays.
     sources = [before.index(name) if name in before else None for name in train.classes]

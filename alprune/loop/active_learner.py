@@ -266,7 +266,7 @@ class ActiveLearner:
         """Return the learner of the last checkpoint; None if this one cannot go back to it."""
         state, early = load_checkpoint(self.record.folder.path), self.learner.early
         saved = None if state is None else saved_learner(state)
-        if saved is None or saved.inputs not in (None, Inputs.of(self.splits.train)):
+        if saved is None or saved.inputs != Inputs.of(self.splits.train):
             return None  # there was no learner yet, or it had fewer classes
         if early and not torch.equal(early.keep, saved.state["early"]["keep"]):
             return None  # what was pruned since then does not grow again

@@ -202,7 +202,7 @@ def _restored(
         if saved is None:
             raise KeyError("learner")
         kept = saved.inputs  # what it has learnt to read, whatever this version says
-        if kept is not None and (train.mean, train.std) != (kept.mean, kept.std):
+        if (train.mean, train.std) != (kept.mean, kept.std):
             train = replace(train, mean=kept.mean, std=kept.std)
             test = replace(splits.test, mean=kept.mean, std=kept.std)
             splits = replace(splits, train=train, test=test)

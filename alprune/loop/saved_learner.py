@@ -1,4 +1,4 @@
-"""The learner in a checkpoint, of any version that wrote it."""
+"""The learner in a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,19 +19,18 @@ class SavedLearner:
         plan: What is left of the unpruned network; of a learner that is pruned during training,
             the plan it began with.
         state: Of the learner, see `alprune.training.state`.
-        inputs: What it takes; None in checkpoints of runs by earlier versions.
+        inputs: What it takes.
         step: Step or round that it was last trained in.
         temperature: Calibrates its logits; None where none was fitted.
-        renames: How many changes of classes' names its labels had seen; None in checkpoints of
-            runs, and of labelling by earlier versions.
+        renames: How many changes of classes' names its labels had seen; none in a run.
     """
 
     plan: Plan
     state: Mapping[str, Any]
-    inputs: Inputs | None
+    inputs: Inputs
     step: int
     temperature: Any = None
-    renames: int | None = None
+    renames: int = 0
 
     @property
     def trained(self) -> bool:
@@ -54,9 +53,6 @@ def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
     """
     if "learner" not in state:
         return None
-    record = state.get("inputs")
-    if record is None and "image_shape" in state:  # of labelling, before version 2 of the layout
-        record = {**state, "dtype": str(state["dtype"]).removeprefix("torch.")}
     try:
         learner = state["learner"]
         kept = learner["averaged"] or learner["model"]
@@ -65,10 +61,10 @@ def saved_learner(state: Mapping[str, Any]) -> SavedLearner | None:
         return SavedLearner(
             plan=Plan.from_json(state["plan"]),
             state=learner,
-            inputs=None if record is None else Inputs.from_record(record),
+            inputs=Inputs.from_record(state["inputs"]),
             step=int(state["step"]),
             temperature=state.get("temperature"),
-            renames=None if state.get("renames") is None else int(state["renames"]),
+            renames=int(state.get("renames", 0)),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"the checkpoint holds no learner: {error!r}.") from error

@@ -25,7 +25,6 @@ from alprune.loop.saved_learner import saved_learner
 from alprune.loop.trust import check_trust, code_name, trusting
 from alprune.models.memory import check_memory
 from alprune.pruning import Plan, rebuild
-from alprune.runs.local_data import local_splits
 from alprune.training.classifier import Classifier
 from alprune.training.input_spec import INPUTS, Inputs
 from alprune.training.state import weights_file
@@ -131,7 +130,7 @@ def _of_end(path: Path, config: RunConfig, end: Mapping[str, Any], unpruned: Bui
         raise StoreError(f"{path / _PLAN} cannot be read: {error}") from error
     except Exception as error:  # safetensors has an error of its own
         raise StoreError(f"the learner in {path} cannot be read: {error}.") from error
-    inputs = _inputs(path, config)
+    inputs = _inputs(path)
     _check_together(inputs, plan, state)
     network = _fitting(path, lambda: _rebuilt(unpruned(inputs), plan, state))
     classifier = Classifier(network, inputs, _temperature(end.get("temperature")))
@@ -152,7 +151,7 @@ def _of_checkpoint(
         raise StoreError(
             f"{path} holds no learner that was trained. To train it: {resume_command(path)}"
         )
-    inputs = saved.inputs or _inputs(path, config)
+    inputs = saved.inputs
     _check_together(inputs, saved.plan, saved.weights)
     network, plan = _fitting(path, lambda: rebuilt_network(config, inputs, saved, unpruned))
     kind, reason = kind_of(path), str(events[-1].get("reason", "")) if events else ""
@@ -163,24 +162,15 @@ def _of_checkpoint(
         if reason and not reason.startswith("error"):
             why = f"has ended ({reason}), but without its weights"
         notes = (f"the run in {path} {why}: this is its learner of {when}.",)
-    seen, fitted = saved.renames, saved.temperature
-    if seen is None:  # of an earlier version, whose last fit is taken for that of the checkpoint
-        fits = [place for place, event in enumerate(events) if event["event"] == "fit"]
-        seen = len(_renames(events[: fits[-1]])) if fits else 0
-        fitted = fitted or (events[fits[-1]].get("temperature") if fits else None)
-    changes = _changes(events, seen)
+    changes = _changes(events, saved.renames)
     inputs, merged = _fitting(path, lambda: _renamed(inputs, changes))
     notes += tuple(
         f"class {name!r} was merged into {into!r} after this learner was trained, which still "
         f"tells them apart. To train it anew: {resume_command(path)}"
         for name, into in merged.items()
     )
-    classifier = Classifier(network, inputs, _temperature(fitted))
+    classifier = Classifier(network, inputs, _temperature(saved.temperature))
     return Learned(classifier, config.model, plan, when, notes, config)
-
-
-def _renames(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [event for event in events if event["event"] == "rename_class"]
 
 
 def _changes(events: Sequence[Mapping[str, Any]], seen: int) -> list[Mapping[str, Any]]:
@@ -267,18 +257,9 @@ def _fitting(path: Path, make: Any) -> Any:
         ) from error
 
 
-def _inputs(path: Path, config: RunConfig) -> Inputs:
+def _inputs(path: Path) -> Inputs:
     try:
         text = read_whole(path / INPUTS, _TEXT_MOST).decode()
-    except FileNotFoundError:
-        # Older runs did not write it down.
-        try:
-            return Inputs.of(local_splits(config, "this").train)
-        except AlpruneError as error:
-            raise StoreError(
-                f"{path / INPUTS} is missing (older versions of alprune did not write it), and "
-                f"what the learner takes cannot be found out from its data: {error}"
-            ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read {path / INPUTS}: {error}.") from error
     try:
