@@ -23,12 +23,9 @@ from alprune.loop.run_folder import CONFIG, NullRunFolder, RunFolder
 from alprune.loop.saved_learner import saved_learner
 from alprune.loop.setup import complete, load_splits, open_session, simulation
 from alprune.loop.trust import check_trust, trusting
-from alprune.pruning.registry import METHODS
 from alprune.training.device import pick_device
 from alprune.training.distributed import ALONE, Team, join
 
-# Options that earlier versions did not write down, and what they did.
-_ONCE = {"channel_cost": "made", "learner": "trained"}
 # Options that may differ from those the run was started with.
 # `_check_same` compares what the data are, not where they are.
 # What the weights are, `pretrained_digest` says.
@@ -85,17 +82,9 @@ def options(path: Path, budget: float | None = None, steps: int | None = None) -
         raise StoreError(f"{path} holds no run. To resume what it holds: {resume_command(path)}.")
     record = read_recipe(path / CONFIG)
     check_trust(record, path / CONFIG)
-    new = {"budget": budget, "steps": steps, "out": str(path)} | _meant(record)
+    new = {"budget": budget, "steps": steps, "out": str(path)}
     config = RunConfig.from_toml(path / CONFIG, trust_code=True, **given(new))
-    return complete(config.resolved(_ONCE), new=False)
-
-
-def _meant(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the options of an earlier version meant where they mean something else now."""
-    method = METHODS.get(str(record.get("method")))
-    if method is not None and method.masks and "score_mode" not in record:
-        return {"after_pruning": "inherit"}  # masked networks kept their weights in any case
-    return {}
+    return complete(config, new=False)
 
 
 def finished(path: Path, budget: float | None, steps: int | None) -> RunResult | None:
@@ -221,9 +210,7 @@ def _restored(
 
 
 def _check_same(config: RunConfig, digest: str, state: Mapping[str, Any]) -> None:
-    now = given(asdict(config))
-    then = given(asdict(RunConfig())) | _ONCE | state["config"]  # without options that came later
-    then |= _meant(state["config"])
+    now, then = given(asdict(config)), state["config"]
     changed = [k for k in sorted({*now, *then} - _FREE) if now.get(k) != then.get(k)]
     if changed:
         told = ", ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in changed)

@@ -90,7 +90,7 @@ def complete(config: RunConfig, new: bool = True) -> ResolvedRun:
 
     Args:
         config: The options.
-        new: Whether to refuse options that have no effect; runs of earlier versions may have some.
+        new: Whether to refuse options that have no effect.
 
     Raises:
         ConfigError: An unknown data set, method, device or acquisition function, or options
