@@ -15,7 +15,7 @@ from torch import Tensor
 from alprune.errors import StoreError, quoted
 from alprune.loop.run_folder import RunFolder
 
-LAYOUT = 2  # of a state: what it holds and under which names; states without one are of layout 1
+LAYOUT = 2  # of a state: what it holds and under which names
 SLOTS = ("checkpoint-0.safetensors", "checkpoint-1.safetensors")
 _TEXT_MOST = 2**26  # characters of a state beside its tensors; read, they take ten times that
 # The types of a safetensors file.
@@ -130,10 +130,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not found:
         return None
     state: dict[str, Any] = max(found, key=lambda entry: int(entry["number"]))["state"]
-    if state.get("layout", 1) not in range(1, LAYOUT + 1):
+    if state.get("layout", LAYOUT) != LAYOUT:
         raise StoreError(
             f"the checkpoint in {path} has the layout {quoted(state['layout'])}, and this version "
-            f"of alprune reads 1 to {LAYOUT}. Install the version that wrote it."
+            f"of alprune reads {LAYOUT}. Install the version that wrote it."
         )
     return state
 

@@ -58,7 +58,7 @@ def restore_run(session: "Session", state: Mapping[str, Any]) -> None:
     _check_numbers(state)
     learning, pool = session.learning, session.pool
     pool.label(state["labelled"], state["labels"], state["steps"])
-    pool.set_aside(state.get("set_aside", torch.empty(0, dtype=torch.int64)))
+    pool.set_aside(state["set_aside"])
     pool.hold_out(drawn_to_hold_out(pool, session.config.hold_out, session.config.seed))
     _check_asked(session, state["asked"])
     learning.setting.draws.set_state(state["draws"])

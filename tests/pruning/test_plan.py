@@ -125,7 +125,9 @@ def test_a_plan_of_a_network_with_one_other_width_is_refused(graph):
     plan = search(graph, scores_of(graph), Target("flops", 0.5, Limits(min_channels=1)))
     name = graph.groups[1].name
     other = replace(plan, sizes=plan.sizes | {name: plan.sizes[name] + 1})
-    with pytest.raises(PruneError, match=rf"groups and sizes differ, first \[\('{name}', 9\)\]"):
+    with pytest.raises(
+        PruneError, match=rf"sizes differ, first \[\('{name}', 8\), \('{name}', 9\)"
+    ):
         other.keep(graph)
 
 
@@ -194,14 +196,10 @@ def test_every_field_of_a_plan_is_written_and_read():
     assert Plan.from_json(plan.to_json()) == plan
 
 
-def test_a_group_that_an_earlier_plan_does_not_name_keeps_all_its_channels(graph):
-    keep = graph.all_kept()
-    for group in graph.groups:
-        keep[group.channels[::2]] = False
-    plan = Plan.of(graph, keep)
-    unnamed = graph.groups[0]
-    sizes = {name: size for name, size in plan.sizes.items() if name != unnamed.name}
-    kept = {name: some for name, some in plan.kept.items() if name != unnamed.name}
-    expected = keep.clone()
-    expected[unnamed.channels] = True
-    assert torch.equal(replace(plan, sizes=sizes, kept=kept).keep(graph), expected)
+def test_a_plan_that_lacks_a_group_of_the_network_is_refused(graph):
+    plan, lost = Plan.of(graph, graph.all_kept()), graph.groups[0].name
+    less = Plan.of(graph, graph.all_kept())
+    for table in (less.sizes, less.kept):
+        table.pop(lost)
+    with pytest.raises(PruneError, match=rf"another network.*'{lost}', {plan.sizes[lost]}\)\]"):
+        less.keep(graph)

@@ -176,7 +176,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('!= metadata["crc32"]', "== 0"),
         ("        self.wait()\n        text", "        text"),
         ("raise error\n\n    def _write", "pass\n\n    def _write"),
-        ("range(1, LAYOUT + 1)", "range(1, LAYOUT + 2)"),
+        ('state.get("layout", LAYOUT) != LAYOUT', "False"),
         ("if damaged and not found:", "if damaged:"),
         (" or key == _TENSOR", ""),
         ("if len(text) > _TEXT_MOST:", "if False:"),
@@ -311,7 +311,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ('session.budget.spend(state["elapsed_s"])', "pass"),
         ('learning.setting.draws.set_state(state["draws"])', "pass"),
         ('learning.setting.training.set_state(state["training"])', "pass"),
-        ("pool.set_aside(state.get", "(state.get"),
+        ("pool.set_aside(state", "(state"),
         ("isinstance(value, bool) or not", "not"),
     ]),
     ("loop/stopping.py", "loop/test_stopping.py", [
@@ -493,7 +493,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("pruning/plan.py", "pruning/test_plan.py pruning/test_limits.py untrusted/test_bombs.py", [
         ("<= goal + 1e-9", "< goal - 1e-9"),
         ("low = middle + 1", "low = middle + 2"),
-        ("if any(sizes.get(name) != size", "if all(sizes.get(name) != size"),
+        ("if sizes != dict(self.sizes):", "if sizes.keys() != self.sizes.keys():"),
         ("> goal + 1e-9:", "> goal + 1e12:"),
         ("(1 - target.reduction)", "target.reduction"),
         ("if not 0 <= self.reduction < 1:", "if not 0 <= self.reduction <= 1:"),

@@ -221,7 +221,7 @@ class EarlyPruner:
         self._graph = narrow_graph(self.unpruned, self.keep)
         self._importance = Importance(self._graph, self.settings.criterion)
         self._importance.restore(state["importance"])
-        self.cost = state.get("cost")  # earlier versions had none
+        self.cost = state["cost"]
         self.phase, self.epoch = state["phase"], state["epoch"]
         self.pruned_in, self.planned = state["pruned_in"], state["planned"]
         self.structures, self.epi = list(state["structures"]), list(state["epi"])
