@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -101,6 +102,16 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+def events_since(path: Path, begin: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the events of a record from a byte on, without damaged lines, and where they end."""
+    found: list[dict[str, Any]] = []
+    for line in _lines(path / EVENTS, begin):
+        begin += len(line)
+        with suppress(ValueError, RecursionError):  # begun in the middle of a line, for example
+            found.append(_event(line))
+    return found, begin
+
+
 def options_of(start: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's options by its start event, with the acquisition function that it used."""
     options = dict(start["config"])
@@ -119,8 +130,9 @@ class Fields(dict[str, Any]):
         )
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, begin: int = 0) -> Iterator[bytes]:
     with open_ordinary(path) as file:
+        file.seek(begin)
         left = FILE_BYTES
         while line := file.readline(LINE_BYTES + 1):
             left -= len(line)

@@ -1,18 +1,18 @@
 """A comparison whose runs an engine makes, on machines that share the disk of their folders."""
 
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from alprune.errors import AlpruneError
-from alprune.loop.event_log import EVENTS
+from alprune.errors import AlpruneError, StoreError
+from alprune.loop.event_log import EVENTS, events_since
 from alprune.loop.events import Observer
 from alprune.loop.run_folder import is_written
 from alprune.loop.signals import Signals
@@ -154,9 +154,10 @@ class _Driver:
         for line in lines:
             if run.shown is None:
                 run.shown = self._monitor.begins(run.cell, "")
-            run.progressed |= line.get("event") == "step"
-            name = str(line.pop("event", ""))
-            run.shown.event(name, line)
+            name = line.pop("event")
+            run.progressed |= name == "step"
+            with suppress(StoreError):  # it lacks what is shown of such an event
+                run.shown.event(name, line)
 
     def _over(self, run: _Present) -> None:
         cell = run.cell
@@ -233,16 +234,8 @@ def _size(cell: Cell) -> int:
 
 def _more(cell: Cell, begin: int) -> tuple[list[dict[str, Any]], int]:
     """Return the whole lines of a record from a byte on, and where they end."""
-    if _size(cell) < begin:  # it went on from an earlier checkpoint
-        begin = _size(cell)
+    begin = min(begin, _size(cell))  # it may have gone on from an earlier checkpoint
     try:
-        with open(cell.path / EVENTS, "rb") as file:
-            file.seek(begin)
-            text = file.read()
-    except OSError:
+        return events_since(cell.path, begin)
+    except (OSError, StoreError):
         return [], begin
-    whole = text[: text.rfind(b"\n") + 1]
-    try:
-        return [json.loads(line) for line in whole.splitlines()], begin + len(whole)
-    except ValueError:  # begun in the middle of a line that was rewritten
-        return [], begin + len(whole)

@@ -77,7 +77,7 @@ class Told(Monitor):
 
         class Seen(Observer):
             def event(self, name, fields):
-                told.append((cell.name, name, fields))
+                told.append((cell.name, name, fields["elapsed_s"]))
 
         self.order.append(("begins", cell.name))
         return Seen()
@@ -105,6 +105,18 @@ def test_every_run_is_made_and_told(tmp_path):
     ]  # fmt: skip
     again = make_elsewhere(grid_of(tmp_path), Pretend(), Told(), every_s=0)
     assert [o.state for o in again] == ["kept", "kept"]
+
+
+def test_damaged_lines_of_a_record_are_left_out_and_the_others_told(tmp_path):
+    def work(task):
+        outcome = task()
+        with open(task.args[0].path / "events.jsonl", "ab") as file:
+            file.write(b'[1]\n{\n{"event": "bare"}\n{"event": "late", "elapsed_s": 9}\n{"event": ')
+        return outcome
+
+    told = Told()
+    [done] = make_elsewhere(grid_of(tmp_path, [0]), Pretend(work=work), told, every_s=0)
+    assert done.state == "done" and [name for _, name, _ in told.events][-2:] == ["end", "late"]
 
 
 def test_a_run_whose_machine_died_is_given_out_again(tmp_path):
