@@ -160,16 +160,6 @@ def test_what_is_left_of_annotations_makes_no_class(backend, asking):
     assert holds(asking) == ("Dark", "7") and "dark" not in asking.journal.offered
 
 
-def test_an_annotation_whose_person_was_not_recorded_is_taken_back(backend, asking):
-    backend.hear(annotated(1, None, "dark"))
-    content = next(iter(asking.journal.answers))
-    for key in (2, 3):  # as records of earlier versions have them
-        asking.journal.note("label_studio", annotation=key, content=content)
-    again = LabelStudio(asking, backend._queue, backend._overview)
-    again.hear(deleted(3))
-    assert not asking.journal.answers
-
-
 def test_a_deletion_that_cannot_be_written_is_known_when_it_is_sent_again(
     backend, asking, monkeypatch
 ):

@@ -22,7 +22,6 @@ from alprune.loop.event_log import read_events
 
 NAME = "alprune"  # of the model in Label Studio, by which it sorts
 _EVENT = "label_studio"
-_UNRECORDED = ""  # label, in records of earlier versions
 _SCHEMA_LETTERS = 2**20
 _CREATED = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED")
 _DIGITS = 4
@@ -48,7 +47,7 @@ class _Annotation:
     """What a person said of an image, under the name that the class had after so many renames."""
 
     content: str
-    user: str | None  # None: not recorded
+    user: str  # empty: not known
     label: str | None
     renames: int
 
@@ -77,8 +76,7 @@ class LabelStudio:
             if event["event"] == _EVENT and isinstance(key := event.get("annotation"), int):
                 self._annotations.pop(key, None)
                 if (content := event.get("content")) is not None:  # else it was deleted
-                    user, label = event.get("user"), event.get("label", _UNRECORDED)
-                    label = label if isinstance(label, str | None) else _UNRECORDED
+                    user, label = str(event["user"]), event["label"]
                     self._annotations[key] = _Annotation(str(content), user, label, renames)
 
     @property
@@ -226,8 +224,8 @@ class LabelStudio:
         sent = annotations if isinstance(annotations, list) else []
         keys = dict.fromkeys(int(a.get("id") or 0) for a in sent if isinstance(a, Mapping))
         with self._asking.lock:
-            gone: dict[tuple[str, str | None], list[int]] = {}
-            left: dict[tuple[str, str | None], _Annotation] = {}  # of a person, their newest
+            gone: dict[tuple[str, str], list[int]] = {}
+            left: dict[tuple[str, str], _Annotation] = {}  # of a person, their newest
             for key, one in self._annotations.items():
                 if key in keys:
                     gone.setdefault((one.content, one.user), []).append(key)
@@ -239,11 +237,11 @@ class LabelStudio:
                     self._asking.journal.note(_EVENT, annotation=key, content=None)
                     del self._annotations[key]
 
-    def _end(self, content: str, user: str | None, left: _Annotation | None) -> None:
+    def _end(self, content: str, user: str, left: _Annotation | None) -> None:
         """Take a person's answer back; where they annotated the image twice, what is left holds."""
         journal = self._asking.journal
         now = journal.answers.get(content)
-        if left is not None and user is not None:
+        if left is not None:
             label = left.label and present_name(left.label, journal.renames[left.renames :])
             if now is None or label not in (None, *journal.offered):
                 return  # not recorded, or its class was removed
@@ -252,7 +250,7 @@ class LabelStudio:
             answer = given_as(journal, now, label, user)
             mine = now.user == user
             journal.tell([answer] if mine else [], by="page", seconds=[] if mine else [answer])
-        elif now is not None and user in (None, now.user):
+        elif now is not None and user == now.user:
             journal.tell(without(journal, now), [content], "undo")
         elif user:  # another person's answer is the label
             journal.tell([], by="undo", seconds_withdrawn=[(content, user)])
