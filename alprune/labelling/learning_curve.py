@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 _LATEST = 5  # rounds that the trend is taken from: accuracy levels off against log(labels)
 _LEAST = 3  # rounds below which there is no trend
 _SCORE_95 = 1.959964  # of the normal distribution
@@ -52,18 +54,12 @@ def expected_gain(rounds: Sequence[Measured], more: int) -> Gain | None:
     used = sorted(latest.values(), key=lambda entry: entry.labels)[-_LATEST:]
     if len(used) < _LEAST:
         return None
+    labels, right, of = np.array([(e.labels, e.right, e.of) for e in used], dtype=float).T
     # Agresti and Coull's share keeps the variance above zero where all or none are right.
-    shares = [(entry.right + 2) / (entry.of + 4) for entry in used]
-    weights = [(e.of + 4) / (p * (1 - p)) for e, p in zip(used, shares, strict=True)]
-    logs = [math.log(entry.labels) for entry in used]
-    total = sum(weights)
-    centre = sum(w * x for w, x in zip(weights, logs, strict=True)) / total
-    spread = sum(w * (x - centre) ** 2 for w, x in zip(weights, logs, strict=True))
-    values = [entry.right / entry.of for entry in used]
-    slope = sum(
-        w * (x - centre) * y for w, x, y in zip(weights, logs, values, strict=True)
-    ) / spread  # fmt: skip
-    step = math.log1p(more / used[-1].labels)
-    half = _SCORE_95 / math.sqrt(spread) * step
-    gain = slope * step
-    return Gain(more, *(round(value, 4) for value in (gain, gain - half, gain + half)))
+    shares = (right + 2) / (of + 4)
+    weights = (of + 4) / (shares * (1 - shares))
+    logs = np.log(labels) - np.average(np.log(labels), weights=weights)
+    spread = weights @ logs**2
+    step = math.log1p(more / labels[-1])
+    gain, half = (weights * logs) @ (right / of) / spread * step, _SCORE_95 / spread**0.5 * step
+    return Gain(more, *(round(float(value), 4) for value in (gain, gain - half, gain + half)))
