@@ -228,8 +228,13 @@ def test_a_confident_guess_is_accepted_by_enter(start, open_page):
     assert asking.labels == {query.path: "light"}
 
 
+def first(server, count):
+    """Return the first images that have numbers."""
+    return list(server.queue._queries.values())[:count]
+
+
 def show_five_in_the_grid(server, page):
-    guessed = [replace(server.queue.query(n), guess="dark", probability=0.9) for n in range(5)]
+    guessed = [replace(query, guess="dark", probability=0.9) for query in first(server, 5)]
     server._overview.update(Insight(guessed=guessed))
     page.click("#to-grid")
     page.wait_for_selector(".tile >> nth=4")
@@ -251,7 +256,7 @@ def test_a_grid_labels_all_that_are_not_marked_as_wrong(start, open_page):
     assert "Label 4 as dark" in page.inner_text("#grid-done")
     press(page, "Enter")
     assert len(asking.labels) == 4
-    assert server.queue.query(1).path not in asking.labels
+    assert first(server, 2)[1].path not in asking.labels
 
 
 def test_enter_before_the_images_of_a_class_have_come_labels_none(start, open_page):
@@ -299,7 +304,7 @@ def test_a_suspect_label_is_corrected_in_the_review(start, open_page):
     page = open_page(server.url)
     press(page, "1")
     press(page, "2")
-    content = server.queue.query(0).content
+    content = first(server, 1)[0].content
     checked = {content: Checked(content, "light", 0.9, 0.1, True)}
     server._overview.update(Insight(checked=checked, complete=True))
     page.click("#to-review")
@@ -341,7 +346,7 @@ def test_more_of_the_review_passes_over_nothing(start, open_page):
 
 def show_four_on_the_map(server, page):
     """Open the map with three images close together and one apart."""
-    some = [server.queue.query(n) for n in range(4)]
+    some = first(server, 4)
     server._overview.update(
         Insight(
             places={q.content: (0.1 + 0.05 * n if n < 3 else 0.9, 0.5) for n, q in enumerate(some)},
@@ -681,6 +686,32 @@ def test_a_page_of_before_a_restart_says_so_and_loses_nothing(start, open_page):
     page.wait_for_selector("#image:not([hidden])")
     press(page, "2")
     assert list(asking.labels.values()) == ["dark", "light"]
+
+
+def test_a_page_of_before_a_restart_labels_no_other_images_than_it_shows(start, open_page):
+    server, asking, stop = start(query_size=40)
+    port = int(server.url.split(":")[2].split("/")[0])
+    page = open_page(server.url)
+    grid = page.context.new_page()
+    grid.goto(server.url)
+    grid.wait_for_selector("#image:not([hidden])")
+    show_five_in_the_grid(server, grid)
+    press(page, "1")
+    stop()
+    server, asking, _ = start(serve={"port": port}, query_size=40)
+    new = page.context.new_page()
+    new.goto(server.url)  # lets the pages of before in again: they have the same cookie
+    new.wait_for_selector("#image:not([hidden])")
+    before = dict(asking.labels)
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('another one')")
+    path, src = page.inner_text("#caption"), page.get_attribute("#image", "src")
+    assert server.queue.query(int(src.removeprefix("image/"))).path == path
+    press(page, "2")
+    assert asking.labels == before | {path: "light"}
+    press(grid, "Enter")
+    wait_until(grid, "() => document.querySelector('#note').innerText.includes('load the page')")
+    assert asking.labels == before | {path: "light"}
+    page.complaints.clear()
 
 
 def test_the_page_says_that_the_stop_rule_is_met_and_continues(start, open_page):

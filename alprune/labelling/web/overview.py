@@ -70,10 +70,8 @@ class Overview:
             DataError: There is no such image.
         """
         with self._asking.lock:
-            queries = [self._queue.query(number) for number in numbers]
-            if None in queries:
-                raise DataError("there is no such image here.")
-            some = [query for query in queries if query and self._is_open(query)]
+            queries = [self._queue.known(number) for number in numbers]
+            some = [query for query in queries if self._is_open(query)]
             some = [query for query in some if self._asking.came_as(query.path) is None]
             return {"class": None, "left": len(some), "images": self._tiles(some[:_PAGE])}
 

@@ -44,6 +44,7 @@ class LabelQueue:
 
     Args:
         asking: The folder. Its lock guards the queue as well.
+        first: Number of the first image. A page of an earlier start, with another, answers none.
 
     Attributes:
         message: What people should know; empty if nothing.
@@ -52,9 +53,9 @@ class LabelQueue:
         regardless: Whether people want to continue after a stop rule is met.
     """
 
-    def __init__(self, asking: Asking) -> None:
-        self._asking = asking
-        self._queries: list[Query] = []
+    def __init__(self, asking: Asking, first: int = 0) -> None:
+        self._asking, self._first = asking, first
+        self._queries: dict[int, Query] = {}
         self._numbers: dict[str, int] = {}  # by content
         self._waiting: OrderedDict[int, None] = OrderedDict()
         self._leases = Leases()
@@ -74,15 +75,23 @@ class LabelQueue:
     def query(self, number: int) -> Query | None:
         """Return the image of a number; None if there is none."""
         with self._asking.lock:
-            return self._queries[number] if 0 <= number < len(self._queries) else None
+            return self._queries.get(number)
+
+    def known(self, number: int) -> Query:
+        """Return the image of a number.
+
+        Raises:
+            DataError: There is none.
+        """
+        if (query := self.query(number)) is None:
+            raise DataError(f"there is no image {number} here, or no more: load the page again.")
+        return query
 
     def number(self, query: Query) -> int:
         """Return an image's number, a new one if it is new; what it is asked for stays known."""
         with self._asking.lock:
-            number = self._numbers.setdefault(query.content, len(self._queries))
-            if number == len(self._queries):
-                self._queries.append(query)
-            elif query.why not in _SHOWN:
+            number = self._numbers.setdefault(query.content, self._first + len(self._queries))
+            if number not in self._queries or query.why not in _SHOWN:
                 self._queries[number] = query
             elif query.why and query.path != self._queries[number].path:  # it was moved since
                 self._queries[number] = replace(self._queries[number], path=query.path)
@@ -156,9 +165,7 @@ class LabelQueue:
             answers, seconds, changed = [], [], []
             alone = len(labels) == 1  # several at once are alike, or surely of one class
             for number, label in labels.items():
-                query = self.query(number)
-                if query is None:
-                    raise DataError(f"there is no image {number} here.")
+                query = self.known(number)
                 if label is not None:
                     if (name := names.find(label)) is None:
                         raise DataError(f"there is no class {label!r} here.")
@@ -269,7 +276,8 @@ class LabelQueue:
             before = len(self._asking.journal.renames)
             (merge_classes if merges else rename_class)(self._asking, name, to.strip())
             renames = self._asking.journal.renames[before:]
-            self._queries = [present_guess(query, renames) for query in self._queries]
+            for number, query in self._queries.items():
+                self._queries[number] = present_guess(query, renames)
 
     def remove_class(self, name: str) -> None:
         """Remove a class without labels, as `alprune.labelling.classes.remove_class`."""
@@ -304,9 +312,7 @@ class LabelQueue:
             DataError: There is none of this number.
         """
         with self._asking.lock:
-            query = self.query(number)
-            if query is None:
-                raise DataError(f"there is no image {number} here.")
+            query = self.known(number)
             answer, guess = self._asking.journal.answers.get(query.content), None
             own = opinion(self._asking.journal, query.content, client.user)
             if own and answer is not None:

@@ -1,6 +1,7 @@
 """Serve the page until Ctrl-C."""
 
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Server:
         label_studio: int | None = None,
     ) -> None:
         self._asking = asking
-        self.queue = LabelQueue(asking)
+        self.queue = LabelQueue(asking, secrets.randbelow(2**40))
         self._overview = Overview(asking, self.queue)
         self._background = BackgroundFit(asking, self.queue, self._overview)
         self._access = Access(host, origins, user, asking.people)

@@ -21,7 +21,7 @@ export function receive(state, returning = false) {
   upcoming = images;
   if (first && !returning && !state.stopped && !given.has(first.number)
     && !images.some((image) => image.number === first.number)) {
-    say("The image that was here went to somebody else. This is another one.");
+    say("The image that was here is answered, or went to somebody else. This is another one.");
   }
   // The image that a person looks at stays in front.
   if (first && !given.has(first.number) && images.some((image) => image.number === first.number)) {
