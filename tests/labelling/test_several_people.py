@@ -320,3 +320,27 @@ def test_the_share_that_goes_to_two_people_is_the_one_asked_for():
     contents = [f"{n * 2654435761 % 2**32:08x}" + "0" * 24 for n in range(10_000)]
     for percent in (0, 10, 100):
         assert sum(is_chosen(c, percent) for c in contents) == pytest.approx(100 * percent, abs=20)
+
+
+def test_a_second_answer_sent_again_is_one_answer_to_take_back(queue, asking):
+    asking.set_overlap(100)
+    queue.answer({0: "dark"}, ANNA, fresh=True)
+    queue.answer({0: "light"}, BEN, fresh=True)
+    queue.answer({0: "light"}, BEN, fresh=True)  # the page did not learn that it had arrived
+    queue.undo(BEN)
+    assert asking.journal.opinions.of[queue.query(0).content] == {"anna": "dark"}
+
+
+def test_a_review_of_what_a_colleague_has_changed_meanwhile_says_so(queue, asking):
+    queue.answer({0: "dark"}, ANNA)
+    assert queue.answer({0: "light"}, BEN, review=True, shown=["dark"]) == ""
+    said = queue.answer({0: "dark"}, ANNA, review=True, shown=["dark"])
+    assert "was labelled 'light'" in said and list(asking.labels.values()) == ["dark"]
+
+
+def test_a_class_that_others_use_does_not_stand_before_the_own_last_answer(queue, asking):
+    queue.answer({0: "dark"}, ANNA)
+    queue.add_class("owl", ANNA)
+    queue.answer({1: "owl"}, BEN)
+    queue.undo(ANNA)
+    assert list(asking.labels.values()) == ["owl"]

@@ -144,12 +144,16 @@ def make_app(queue: LabelQueue, overview: Overview, previews: Previews, access: 
     @app.post("/answers")
     def answers() -> Response:
         sent = _sent(
-            labels=list, set_aside=(list, _NONE), fresh=(bool, _NONE), review=(bool, _NONE)
+            labels=list,
+            set_aside=(list, _NONE),
+            fresh=(bool, _NONE),
+            review=(bool, _NONE),
+            shown=(list, _NONE),
         )
         labels = _labels(sent["labels"])
         aside = _numbers(sent["set_aside"] or [])
         flags = {name: bool(sent[name]) for name in ("fresh", "review")}
-        notice = queue.answer(labels, client(), **flags)
+        notice = queue.answer(labels, client(), **flags, shown=sent["shown"] or ())
         if aside:
             queue.set_aside(aside, client())
             for name in {name for name in labels.values() if name is not None}:

@@ -78,11 +78,7 @@ class LabelQueue:
             return self._queries.get(number)
 
     def known(self, number: int) -> Query:
-        """Return the image of a number.
-
-        Raises:
-            DataError: There is none.
-        """
+        """Return the image of a number, or raise a DataError that says what to do."""
         if (query := self.query(number)) is None:
             raise DataError(f"there is no image {number} here, or no more: load the page again.")
         return query
@@ -140,6 +136,7 @@ class LabelQueue:
         *,
         review: bool = False,
         fresh: bool = False,
+        shown: Sequence[str | None] = (),
     ) -> str:
         """Take labels, all or none; they are on the disk when this returns.
 
@@ -149,8 +146,9 @@ class LabelQueue:
         Args:
             labels: `{image: class}`; None: nobody can tell.
             client: Who answers.
-            review: Whether the person saw the answer that there was.
+            review: Whether the person saw an answer.
             fresh: Whether the person saw that there was none.
+            shown: What a reviewed image was labelled as when the person saw it.
 
         Returns:
             What the person should know; empty if nothing.
@@ -179,10 +177,11 @@ class LabelQueue:
                 user = client.user
                 answer = Answer(query.path, query.content, label, journal.round, held, user)
                 if not review and earlier and user and earlier.user not in ("", user):
-                    seconds.append(answer)
+                    if not fresh or opinion(journal, query.content, user) != [label]:
+                        seconds.append(answer)
                 elif not (fresh and earlier and earlier.label == label):  # sent once more
                     answers.append(answer)
-                    if fresh and earlier:
+                    if earlier and (fresh or (shown and earlier.label not in (label, *shown))):
                         changed.append(f"{query.path} was {_said(earlier.label)}")
             step = step_of(journal, answers, seconds, client.user)
             journal.tell(answers, by="review" if review else "page", seconds=seconds)
@@ -206,9 +205,9 @@ class LabelQueue:
         """
         journal = self._asking.journal
         with self._asking.lock:
-            if (unused := self._new_class.pop(client.session, None)) is not None:
-                if not journal.counts[unused]:
-                    journal.remove(unused)
+            unused = self._new_class.pop(client.session, None)
+            if unused is not None and not journal.counts[unused]:  # else others have used it
+                journal.remove(unused)
                 return
             steps = self._steps.get(client.session)
             if not steps:

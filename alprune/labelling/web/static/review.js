@@ -57,7 +57,9 @@ export async function fix(label) {
   const wanted = label !== undefined ? label : meant(image);
   if (wanted === undefined) return say("The learner does not doubt this one. The key of a class corrects it.");
   try {
-    take(await send("answers", {labels: [{number: image.number, label: wanted}], review: true}, {keepalive: true}));
+    take(await send("answers", {
+      labels: [{number: image.number, label: wanted}], review: true, shown: [image.label],
+    }, {keepalive: true}));
     const next = entry.nextElementSibling;
     if (!image.fixed) fixed += 1;
     Object.assign(image, {label: wanted, answers: null, suspect: false, fixed: true});
