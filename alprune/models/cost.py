@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, bytes, measured latency."""
+"""What a network costs: parameters, multiply-accumulates, measured latency."""
 
 import statistics
 import time
@@ -22,15 +22,12 @@ class Cost:
         params: Parameters, frozen ones included, shared ones once.
         macs: Multiply-accumulates of all products: of an activation with a weight, whatever
             layer or function uses it, and of two activations, as in attention.
-        bytes: Of the state file without its header: parameters and persistent buffers (such as
-            BatchNorm's running statistics) in the precision they have.
         by_layer: Multiply-accumulates by the name of the module that ran them itself, ""
             for the network's own forward; they add up to `macs`.
     """
 
     params: int
     macs: int
-    bytes: int
     by_layer: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -55,11 +52,9 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
         The cost of one example, whatever `b`.
     """
     by_layer = _macs_by_layer(model, example[:1])
-    stored = {id(t): t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor)}
     return Cost(
         params=sum(p.numel() for p in model.parameters()),
         macs=sum(by_layer.values()),
-        bytes=sum(t.numel() * t.element_size() for t in stored.values()),
         by_layer=by_layer,
     )
 

@@ -204,7 +204,7 @@ def by_weights(scorer: Scorer | str, model: nn.Module, request: Request) -> Cut:
     sparsity = request.target.reduction
     scores = _resolved(scorer)(model, request.batches, request.generator, sparsity)
     masked = apply_masks(model, weight_masks(scores, sparsity))
-    return Cut(masked, Plan.of_masks(request.example.shape[1:], sparsity))
+    return Cut(masked, Plan("masks", tuple(request.example.shape[1:]), sparsity=sparsity))
 
 
 def by_grasp(model: nn.Module, request: Request) -> Cut:

@@ -105,11 +105,6 @@ class Plan:
         """Record layer widths `{layer: (inputs, outputs)}`."""
         return cls("widths", tuple(example_shape), layer_widths=dict(widths))
 
-    @classmethod
-    def of_masks(cls, example_shape: Sequence[int], sparsity: float) -> "Plan":
-        """Record that weights are masked."""
-        return cls("masks", tuple(example_shape), sparsity=sparsity)
-
     def keep(self, graph: ChannelGraph) -> Tensor:
         """Return the keep vector `(channels,)` bool for `graph`.
 

@@ -35,6 +35,7 @@ Builder = Callable[[Inputs], nn.Module]
 _CHANNELS_FREE = 16  # of images: more of them have to show in the shape of a weight
 _TEXT_MOST = 2**25  # bytes of a plan, or of inputs
 _KEY = "alprune.learner"  # in the metadata of a file that `to_bytes` made
+_FORMAT = 1  # of what is there
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def to_bytes(learned: Learned) -> bytes:
     """
     classifier = learned.classifier
     record = {
-        "format": 1,
+        "format": _FORMAT,
         "model": learned.model,
         "inputs": classifier.inputs.record(),
         "temperature": classifier.temperature,
@@ -303,6 +304,8 @@ def _of_file(path: Path, model: nn.Module | None) -> Learned:
         if len(text) > 2 * _TEXT_MOST:
             raise ValueError(f"it has {len(text):,} characters of metadata")
         record = json.loads(text)
+        if record["format"] != _FORMAT:
+            raise ValueError(f"its format is {quoted(record['format'])}, and {_FORMAT} is read")
         name, when, told = str(record["model"]), str(record["state"]), str(record["plan"])
         inputs, plan = Inputs.from_record(record["inputs"]), Plan.from_json(told)
         temperature = _temperature(record["temperature"])

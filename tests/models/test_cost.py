@@ -1,9 +1,7 @@
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -42,8 +40,6 @@ def test_vgg19_costs_what_the_paper_says():
     assert found.params == 22_663_498
     assert found.macs == 400_757_760
     assert found.flops == 801_515_520
-    assert round(found.bytes / 1e6, 1) == 90.7
-    assert round(found.bytes / 2**20, 1) == 86.5  # table 2's "87 MB"
 
 
 def flops_by_torch(model: nn.Module, x: torch.Tensor) -> int:
@@ -153,7 +149,7 @@ def test_layers_of_every_kind_cost_what_a_hand_counts():
 def test_a_layer_used_twice_counts_twice_and_its_weights_once():
     shared = nn.Linear(6, 6)
     found = cost(nn.Sequential(shared, nn.ReLU(), shared), torch.zeros(2, 6))
-    assert (found.macs, found.params, found.bytes) == (72, 42, 168)
+    assert (found.macs, found.params) == (72, 42)
     assert found.by_layer == {"0": 72}
 
 
@@ -168,15 +164,6 @@ def test_layers_called_by_keyword_or_over_a_folded_batch_are_counted():
             return frames.unflatten(0, x.shape[:2])
 
     assert cost(Folded(), torch.zeros(3, 5, 8, 8)).macs == 5 * 36 * 36
-
-
-def test_bytes_are_those_of_the_saved_state(tmp_path: Path):
-    model = build("resnet20", 10).bfloat16()
-    path = tmp_path / "model.safetensors"
-    save_file(model.state_dict(), path)
-    header = int.from_bytes(path.read_bytes()[:8], "little")
-    found = cost(model, example("resnet20").bfloat16())
-    assert found.bytes == path.stat().st_size - 8 - header
 
 
 def test_the_model_is_left_as_found():

@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from alprune.labelling import Asking, Query
-from alprune.labelling.journal import Answer
 
 
 class SecondLooks:
@@ -27,7 +26,7 @@ class SecondLooks:
             for content, given in self._journal.opinions.of.items():
                 answer = self._journal.answers.get(content)
                 if len(given) == 1 and answer is not None:
-                    self.look_at(_query(answer))
+                    self.look_at(Query(answer.path, content, ""))
 
     def look_at(self, query: Query) -> None:
         """Decide whether an image waits for a second person now."""
@@ -60,7 +59,3 @@ def is_chosen(content: str, percent: float) -> bool:
         percent: 0 to 100.
     """
     return int(content[:8], 16) < percent / 100 * 2**32
-
-
-def _query(answer: Answer) -> Query:
-    return Query(answer.path, answer.content, "")

@@ -233,7 +233,8 @@ def width_steps(groups: Sequence[Group], numbers: Sequence[int]) -> "Figure":
     axes.bar(places, heights, 0.82, color="#8a8a8a", alpha=0.35, label="before")
     for number, group in zip(numbers, groups, strict=True):
         look = Look.of(number)
-        kept = [[run.widths[n][1] for n in layers] for run in group.seeds if _has(run, layers)]
+        complete = (run.widths for run in group.seeds if run.widths.keys() >= {*layers})
+        kept = [[widths[name][1] for name in layers] for widths in complete]
         if not kept:
             continue
         mean, low, high = np.mean(kept, axis=0), np.min(kept, axis=0), np.max(kept, axis=0)
@@ -250,10 +251,6 @@ def width_steps(groups: Sequence[Group], numbers: Sequence[int]) -> "Figure":
     axes.set_axisbelow(True)
     _legend(figure, axes)
     return figure
-
-
-def _has(run: Run, layers: Sequence[str]) -> bool:
-    return all(name in run.widths for name in layers)
 
 
 def _reach(run: Run, by_labels: bool) -> tuple[float, float]:

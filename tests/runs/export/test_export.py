@@ -147,13 +147,16 @@ def test_a_safetensors_file_is_the_learner_without_its_run(run, exported):
         load_learner(file)
 
 
-def test_a_file_of_one_of_our_networks_needs_nothing_else(tmp_path):
+def test_a_file_of_one_of_our_networks_needs_nothing_else(tmp_path, monkeypatch):
     learned = made("resnet20", "3sp-ca", flops_reduction=0.7)
     file = tmp_path / "learner.safetensors"
     file.write_bytes(FORMATS["safetensors"].write(learned))
     images, _ = checking.images_for(learned, 3)
     assert torch.equal(load_learner(file).predict(images), learned.classifier.predict(images))
     assert find_learner(file).plan == learned.plan
+    monkeypatch.setattr("alprune.runs.load._FORMAT", 2)
+    with pytest.raises(StoreError, match="its format is 1, and 2 is read"):
+        load_learner(file)
 
 
 def test_several_formats_lie_beside_each_other(run):
