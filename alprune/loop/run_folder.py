@@ -304,9 +304,9 @@ def is_written(path: Path) -> bool | None:
     held here for an instant only, and a run that starts at that instant waits for it.
     """
     lock = path / LOCK
-    if not lock.is_file():
-        return False  # a process that writes makes it first
     try:
+        if not lock.is_file():
+            return False  # a process that writes makes it first
         with file_lock(lock, timeout=0):
             return False
     except Timeout:

@@ -10,6 +10,7 @@ import threading
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
+from forbidden import forbid
 
 from alprune.cli import main
 from alprune.errors import StoreError
@@ -180,6 +181,12 @@ def test_a_killed_process_is_seen_by_its_lock_on_every_system(tmp_path, number):
         assert is_written(tmp_path)
         writer.send_signal(number)
     assert is_written(tmp_path) is False
+
+
+def test_of_a_folder_of_another_user_nothing_is_claimed(tmp_path, monkeypatch):
+    forbid(monkeypatch, tmp_path)
+    # From Python 3.14 on pathlib takes what may not be looked at for missing.
+    assert is_written(tmp_path) is (None if sys.version_info < (3, 14) else False)
 
 
 def test_a_run_can_begin_while_it_is_watched(tmp_path, monkeypatch):

@@ -30,6 +30,9 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("(known[k], -total[k])", "(known[k], total[k])"),
         ("torch.inf)  # nobody", "0)  # nobody"),
     ]),
+    ("data/image_cache/worker.py", "data/test_cache.py", [
+        ("        self._wanted()\n", ""),
+    ]),
     ("data/atomic_io.py", "loop/test_power_cut.py loop/test_run_folder.py", [
         ("os.fsync(file.fileno())\n        rename", "rename"),
         ("        raise\n    sync_folder(path.parent)", "        raise"),
@@ -545,6 +548,8 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("name not in may_differ and now", "name not in may_differ and name != 'lr' and now"),
     ]),
     ("runs/compare/remote.py", "runs/compare/test_remote.py", [
+        ('outcome.state == "interrupted" and self._again(run)', "False"),
+        ("            _wait_for_others(cell)\n", ""),
         ("if not self._given:", "if True:"),
     ]),
     ("runs/compare/runs.py", "runs/compare/test_choices.py", [
