@@ -136,7 +136,7 @@ def test_a_record_of_other_bytes_is_not_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("alprune.loop.event_log.LINE_BYTES", 100)
     line = json.dumps({"event": "step", "acquired": list(range(50))})
     (tmp_path / "events.jsonl").write_text('{"event": "start"}\n' + line + "\n")
-    with pytest.raises(StoreError, match="no record of a run: it has a line of more than 100"):
+    with pytest.raises(StoreError, match="not a record of a run: it has a line of more than 100"):
         read_events(tmp_path)
 
 

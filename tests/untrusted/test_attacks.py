@@ -154,10 +154,10 @@ ATTACKS: dict[str, Attack] = {
         archive(members() | {f"m{i}": b"" for i in range(20_000)}), None, 300
     ),
     "npz: class names that are not characters": npz_of(
-        "no text", classes=npy("(2,)", "<U1", b"\xff\xff\xff\x7f" * 2)
+        "not text", classes=npy("(2,)", "<U1", b"\xff\xff\xff\x7f" * 2)
     ),
     "npz: class names of half a character": npz_of(
-        "no text", classes=npy("(2,)", "<U1", b"\0\xd8\0\0\1\xd8\0\0")
+        "not text", classes=npy("(2,)", "<U1", b"\0\xd8\0\0\1\xd8\0\0")
     ),
     "npz: two members of one name": npz(twice(archive(members() | {"x_trait": b""})), "two arrays"),
     "npz: cut short": npz(archive(members())[:900], "not a complete .npz"),
