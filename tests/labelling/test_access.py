@@ -68,6 +68,8 @@ def test_the_browser_that_was_away_longest_is_forgotten(monkeypatch):
         ({}, 8000, "LOCALHOST:8000", True),
         ({}, 8000, "192.168.1.5:8000", False),
         ({}, 8000, "127.0.0.1:8001", False),
+        ({"host": "127.0.0.5"}, 8000, "127.0.0.5:8000", True),
+        ({"host": "NAS.example"}, 8000, "nas.example:8000", True),
         ({}, 8000, "127.0.0.1", False),
         ({}, 80, "127.0.0.1", True),
         ({}, 8000, "evil.example:8000", False),

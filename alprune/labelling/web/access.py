@@ -73,7 +73,8 @@ class Access:
     def serve_at(self, port: int) -> None:
         """Note the port that the server listens on."""
         self._port = port
-        names = {"localhost"} | ({LOOPBACK, "::1"} if is_loopback(self._host) else set())
+        names = {"localhost", self._host.lower()}
+        names |= {LOOPBACK, "::1"} if is_loopback(self._host) else set()
         if self.shared:
             own = socket.gethostname().lower()
             names |= {own, own.partition(".")[0], own.partition(".")[0] + ".local"}
