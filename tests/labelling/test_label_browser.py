@@ -155,6 +155,17 @@ def test_answers_on_their_way_arrive_although_the_page_is_closed(start, open_pag
     assert sorted(asking.labels.values()) == ["dark", "dark", "light", "light"]
 
 
+def test_an_answer_that_is_long_on_its_way_is_said(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    settle(page)
+    with asking.lock:
+        page.keyboard.press("1")
+        wait_until(page, "() => document.querySelector('#note').innerText.includes('saved yet')")
+    wait_until(page, "() => document.querySelector('#status').innerText.startsWith('1 of')")
+    assert page.is_hidden("#note")
+
+
 def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)
@@ -257,6 +268,23 @@ def test_a_grid_labels_all_that_are_not_marked_as_wrong(start, open_page):
     press(page, "Enter")
     assert len(asking.labels) == 4
     assert first(server, 2)[1].path not in asking.labels
+
+
+def test_a_finger_that_scrolls_the_grid_marks_nothing(start, open_page):
+    server, _, _ = start()
+    page = open_page(server.url)
+    show_five_in_the_grid(server, page)
+    tile = page.locator(".tile >> nth=1")
+    for _ in range(2):  # on a tile that is marked, and on one that is not
+        marked = tile.get_attribute("aria-pressed")
+        for kind in ("pointerdown", "pointercancel"):
+            tile.dispatch_event(kind, {"pointerType": "touch"})
+        assert tile.get_attribute("aria-pressed") == marked
+        tile.dispatch_event("click", {"detail": 1})
+        assert tile.get_attribute("aria-pressed") != marked
+    page.click(".tile >> nth=2")
+    page.keyboard.press("Space")
+    assert "Label 5 as dark" in page.inner_text("#grid-done")
 
 
 def test_enter_before_the_images_of_a_class_have_come_labels_none(start, open_page):
@@ -443,6 +471,17 @@ def test_classes_are_renamed_and_removed_in_a_dialog(start, open_page):
     assert set(asking.labels.values()) == {"black"}
 
 
+def test_a_change_of_classes_that_fails_is_said_in_the_dialog(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    page.click("#edit")
+    page.fill("#editing tr:nth-child(2) input.key", "s")  # which skips
+    page.keyboard.press("Tab")
+    wait_until(page, "() => document.querySelector('#editor').innerText.includes('cannot be')")
+    assert page.evaluate("() => document.activeElement.ariaLabel") == "Name of light"
+    page.complaints.clear()
+
+
 def test_rounds_go_on_while_the_learner_learns_and_nobody_waits(start, open_page):
     server, asking, _ = start(initial_epochs=5.0, epochs=2.0)
     page = open_page(server.url)
@@ -489,10 +528,13 @@ def test_a_closed_browser_and_a_stopped_server_lose_nothing(start, open_page):
     page.close()
     page = open_page(server.url)
     assert page.inner_text("#status").startswith("1 of 180")
+    server.queue.message = "The learner rests."
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('rests')")
     stop()
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('not answer')")
     shown = page.get_attribute("#image", "src")
     page.keyboard.press("2")
-    wait_until(page, "() => document.querySelector('#note').innerText.includes('not saved')")
+    wait_until(page, "() => document.querySelector('#note').innerText.includes('not be saved')")
     assert page.get_attribute("#image", "src") == shown  # it is not passed over
     page.close()
     page.complaints[:] = [text for text in page.complaints if "ERR_" not in text]
@@ -547,7 +589,7 @@ def test_a_file_leads_the_browser_of_this_machine_in_once(start, browser, tmp_pa
     other.context.close()
 
 
-def test_a_colleague_gives_a_name_once(start, browser):
+def test_a_name_is_kept_but_not_taken_for_the_next_person_unasked(start, browser):
     server, _, _ = start(serve={"host": "0.0.0.0"})
     context = browser.new_context()
     page = context.new_page()
@@ -556,9 +598,14 @@ def test_a_colleague_gives_a_name_once(start, browser):
     page.fill("#who", "ben")
     page.keyboard.press("Enter")
     page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)
-    context.clear_cookies()
     page.goto(server.url)
-    page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)  # nobody is asked again
+    page.wait_for_selector("#naming:not([hidden])")
+    assert page.input_value("#who") == "ben"
+    page.keyboard.type("anna")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image:not([hidden])", timeout=WAIT_MS)
+    page.keyboard.press("?")
+    wait_until(page, "() => document.querySelector('#facts').innerText.includes('as anna')")
     context.close()
 
 
@@ -647,6 +694,32 @@ def test_an_image_that_breaks_is_said_and_can_be_skipped(start, open_page):
     page.complaints[:] = [text for text in page.complaints if "400" not in text]
 
 
+def test_a_page_that_is_returned_to_asks_no_more_often_than_before(start, open_page):
+    server, _, _ = start()
+    page = open_page(server.url)
+    page.evaluate(
+        """() => {
+            const set = window.setTimeout.bind(window), clear = window.clearTimeout.bind(window);
+            window.waiting = new Set();
+            window.setTimeout = (work, ms) => {
+                const made = set(() => { window.waiting.delete(made); work(); }, ms);
+                if (ms >= 1000) window.waiting.add(made);
+                return made;
+            };
+            window.clearTimeout = (made) => { window.waiting.delete(made); clear(made); };
+            const send = window.fetch;
+            window.answered = 0;
+            window.fetch = (...all) => send(...all).finally(() => { window.answered += 1; });
+            for (let back = 0; back < 3; back += 1) {
+                window.dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}));
+            }
+        }"""
+    )
+    wait_until(page, "() => window.answered >= 3")
+    settle(page)
+    assert page.evaluate("() => window.waiting.size") <= 1
+
+
 def test_a_full_disk_is_said_and_the_answer_is_given_again(start, open_page, monkeypatch):
     server, asking, _ = start()
     page = open_page(server.url)
@@ -681,9 +754,9 @@ def test_a_page_of_before_a_restart_says_so_and_loses_nothing(start, open_page):
     wait_until(page, "() => document.querySelector('#note').innerText.includes('again')")
     assert page.get_attribute("#image", "src") == shown
     assert list(asking.labels.values()) == ["dark"]
-    page.complaints.clear()
     page.goto(server.url)
     page.wait_for_selector("#image:not([hidden])")
+    page.complaints.clear()
     press(page, "2")
     assert list(asking.labels.values()) == ["dark", "light"]
 
@@ -697,19 +770,22 @@ def test_a_page_of_before_a_restart_labels_no_other_images_than_it_shows(start, 
     grid.wait_for_selector("#image:not([hidden])")
     show_five_in_the_grid(server, grid)
     press(page, "1")
+    earlier = page.get_attribute("#image", "src")
     stop()
     server, asking, _ = start(serve={"port": port}, query_size=40)
     new = page.context.new_page()
     new.goto(server.url)  # lets the pages of before in again: they have the same cookie
     new.wait_for_selector("#image:not([hidden])")
     before = dict(asking.labels)
-    wait_until(page, "() => document.querySelector('#note').innerText.includes('another one')")
+    source = "document.querySelector('#image').getAttribute('src')"
+    wait_until(page, f"(earlier) => {source} !== earlier", arg=earlier)
     path, src = page.inner_text("#caption"), page.get_attribute("#image", "src")
     assert server.queue.query(int(src.removeprefix("image/"))).path == path
     press(page, "2")
     assert asking.labels == before | {path: "light"}
-    press(grid, "Enter")
-    wait_until(grid, "() => document.querySelector('#note').innerText.includes('load the page')")
+    with grid.expect_response("**/answers") as answered:
+        grid.keyboard.press("Enter")
+    assert "load the page" in answered.value.json()["error"]
     assert asking.labels == before | {path: "light"}
     page.complaints.clear()
 

@@ -2,6 +2,7 @@
 export const $ = (id) => document.getElementById(id);
 
 const TOLD_MS = 10_000;
+const STALLED_MS = 120_000;  // after which a phone that left the network has no answer to wait for
 export const shared = {state: null, view: "label", listeners: [], broken: ""};
 
 // Each window gets images of its own, so that two windows or people do not answer the same one.
@@ -15,14 +16,16 @@ export async function send(what, body, more = {}) {
   const options = body === undefined ? {headers: WINDOW} : {
     method: "POST", headers: {...WINDOW, "Content-Type": "application/json"}, body: JSON.stringify(body), ...more,
   };
-  let response;
+  let response, content = {};
   try {
+    options.signal = AbortSignal.timeout?.(STALLED_MS);  // old browsers have none
     response = await fetch(what, options);
+    content = await response.json();
   } catch {
-    throw new Error("alprune does not answer: was it stopped? Saved answers are safe. Start it again "
-      + "with alprune label, and open the address that it prints.");
+    if (!response || response.ok) throw Object.assign(new Error("alprune does not answer: was it stopped, or has this "
+      + "device left the network? Saved answers are safe. Start it again with alprune label, and open the address that it "
+      + "prints."), {unanswered: true});
   }
-  const content = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(content.error || `The server answered ${response.status}.`);
   return content;
 }
@@ -54,12 +57,14 @@ let told = "", until = 0;
 
 export function say(text) {
   if (text) [told, until] = [text, Date.now() + TOLD_MS];
-  const all = (Date.now() < until ? told : "") || shared.broken || (shared.state && shared.state.message) || "";
+  const all = (telling() ? told : "") || shared.broken || (shared.state && shared.state.message) || "";
   if ($("note").textContent !== all) $("note").textContent = all;
   $("note").hidden = !all;
 }
 
 export function unsay() { until = 0; }
+
+export const telling = () => Date.now() < until;
 
 export function hear(text) { $("heard").textContent = text; }
 

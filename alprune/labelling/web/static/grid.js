@@ -6,6 +6,7 @@ let laid = null;      // what is shown: {class, left, images}; null until it has
 let selected = null;  // numbers of a selection, which stays whatever class is chosen for it
 let turn = 0;         // counts what was opened
 let painting = null;  // whether a drag marks or clears
+let byMouse = false;  // what was pressed last
 
 export async function open(name, numbers) {
   const chosen = list(name);
@@ -102,11 +103,18 @@ function mark(entry, value) {
   count();
 }
 
+// A mouse marks at once, and what it is dragged over. A finger that comes down may begin to scroll.
 $("grid").addEventListener("pointerdown", (event) => {
   const entry = event.target.closest(".tile");
-  if (!entry) return;
+  byMouse = event.pointerType === "mouse";
+  if (!entry || !byMouse) return;
   painting = entry.getAttribute("aria-pressed") === "false";
   mark(entry, painting);
+});
+$("grid").addEventListener("click", (event) => {
+  const entry = event.target.closest(".tile");
+  if (!entry || (byMouse && event.detail)) return;  // detail 0: by a key or a screen reader
+  mark(entry, entry.getAttribute("aria-pressed") === "false");
 });
 $("grid").addEventListener("pointermove", (event) => {
   if (painting === null || !event.buttons) return;
@@ -114,10 +122,5 @@ $("grid").addEventListener("pointermove", (event) => {
   mark(under && under.closest("#grid .tile"), painting);
 });
 window.addEventListener("pointerup", () => { painting = null; });
-$("grid").addEventListener("keydown", (event) => {
-  if (event.key !== " ") return;
-  event.preventDefault();
-  mark(event.target, event.target.getAttribute("aria-pressed") === "false");
-});
 $("grid-class").addEventListener("change", () => choose($("grid-class").value));
 $("grid-done").addEventListener("click", done);

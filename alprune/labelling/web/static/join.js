@@ -18,12 +18,20 @@ async function join(name) {
   }
   if (!response.ok) return say(content.error);
   if (content.joined) {
-    if (name) localStorage.setItem(KEPT, name);
+    if (name) stored(() => localStorage.setItem(KEPT, name));
     return location.replace("./");
   }
   $("said").textContent = "";
   $("naming").hidden = false;
+  // Not sent unasked: several people may use this browser.
+  $("who").value ||= stored(() => localStorage.getItem(KEPT)) || "";
+  $("who").select();
   $("who").focus();
+}
+
+// A browser may keep nothing.
+function stored(work) {
+  try { return work(); } catch { return null; }
 }
 
 function say(text) { $("said").textContent = text; }
@@ -33,6 +41,6 @@ $("naming").addEventListener("submit", (event) => {
   join($("who").value.trim());
 });
 
-if (token) join(localStorage.getItem(KEPT) || "");
+if (token) join("");
 else say("Open the address that alprune label prints in the terminal; it contains /join#. "
   + "The page does not open without it, nor after alprune label was started again.");

@@ -1,6 +1,7 @@
 // One image at a time. An answer advances at once; what is sent is confirmed in order behind it.
 import {$, ask, hear, percent, say, send, shared, take, element, unsay} from "./common.js";
 
+const LATE_MS = 5000;  // after which the person should know that an answer is still on its way
 let upcoming = [];    // images to come; the first is on the stage, unless an answer is revisited
 let revisited = null; // the image of an earlier answer that is on the stage
 let past = [];        // numbers of the answers, latest first, as they were when the person went back
@@ -108,6 +109,7 @@ async function flush() {
   if (sending) return;
   sending = true;
   while (unsent.length) {
+    const late = setTimeout(() => say("Not saved yet: alprune is slow, or out of reach. Wait a moment."), LATE_MS);
     try {
       const state = await sent(unsent[0]);
       unsent.shift();
@@ -119,7 +121,11 @@ async function flush() {
       unsent = [];
       upcoming = [...lost, ...upcoming];
       show();
-      say(`${count === 1 ? "The last answer was" : `The last ${count} answers were`} not saved. ${error.message}`);
+      const which = count === 1 ? "The last answer" : `The last ${count} answers`;
+      const how = error.unanswered ? "may not be saved" : count === 1 ? "was not saved" : "were not saved";
+      say(`${which} ${how}. ${error.message}`);
+    } finally {
+      clearTimeout(late);
     }
   }
   sending = false;
@@ -247,7 +253,7 @@ $("image").addEventListener("pointermove", (event) => {
   shift = [event.clientX - dragged[0], event.clientY - dragged[1]];
   draw();
 });
-$("image").addEventListener("pointerup", () => { dragged = null; });
+for (const end of ["pointerup", "pointercancel"]) $("image").addEventListener(end, () => { dragged = null; });
 $("image").addEventListener("error", () => {
   shared.broken = "This image cannot be read or is gone. Skip it (s).";
   say("");

@@ -1,5 +1,5 @@
 // The page: views, keys, the status line, the dialogs.
-import {$, begin, element, hear, percent, say, send, shared, take} from "./common.js";
+import {$, begin, element, hear, percent, say, send, shared, take, telling} from "./common.js";
 import * as label from "./label.js";
 import * as grid from "./grid.js";
 import * as review from "./review.js";
@@ -129,6 +129,7 @@ function edit() {
     remove.addEventListener("click", () => change("remove", {name: entry.name}));
     return element("tr", {}, ...[key, name, String(entry.count), remove].map((part) => element("td", {}, part)));
   }));
+  $("edit-note").textContent = "";
   if (!$("editor").open) $("editor").showModal();
 }
 
@@ -142,12 +143,17 @@ async function rename(name, to) {
 }
 
 async function change(what, body) {
+  const fields = () => [...$("editing").querySelectorAll("input, button")];
+  let failed = "";
   try {
     take(await send(what, body));
   } catch (error) {
-    say(error.message);
+    failed = error.message;
   }
+  const place = fields().indexOf(document.activeElement);
   edit();
+  if (fields()[place]) fields()[place].focus();
+  $("edit-note").textContent = failed;
 }
 
 // --- classes by name --------------------------------------------------------------------------
@@ -215,16 +221,19 @@ $("hint").addEventListener("click", label.toggleGuesses);
 $("accept").addEventListener("click", label.accept);
 $("adding").addEventListener("submit", named);
 
+let next;
+
 async function poll() {
   if (!document.hidden && !label.waiting()) {
     try {
       const state = await send("state");
       if (!label.waiting()) take(state);
     } catch (error) {
-      if ($("note").hidden) say(error.message);
+      if (!telling()) say(error.message);
     }
   }
-  setTimeout(poll, POLL_MS);
+  clearTimeout(next);  // one goes on although a page that was left is returned to
+  next = setTimeout(poll, POLL_MS);
 }
 window.addEventListener("pagehide", () => {
   label.leave();

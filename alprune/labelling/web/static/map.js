@@ -104,7 +104,7 @@ $("map").addEventListener("pointermove", (event) => {
   box = [...corner, ...at(event)];
   draw();
 });
-$("map").addEventListener("pointerup", () => { corner = null; });
+for (const end of ["pointerup", "pointercancel"]) $("map").addEventListener(end, () => { corner = null; });
 $("map").addEventListener("keydown", (event) => {
   if (!/^(Arrow\w+|[-+=])$/.test(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
