@@ -58,7 +58,9 @@ def test_equal_candidates_are_taken_once_each(function, value):
 @every
 def test_two_distinct_candidates_among_copies_are_enough(function):
     rows = torch.cat([torch.ones(20, 4), -torch.ones(20, 4)])
-    taken(function, KnownEvidence(rows, rows[:1]), 10)
+    chosen = taken(function, KnownEvidence(rows, rows[:1]), 10)
+    if function is k_center:  # the others may take copies first
+        assert max(chosen) >= 120  # far from what is labelled
 
 
 @every

@@ -81,13 +81,15 @@ def test_labelling_has_defaults_of_its_own():
 
 
 def test_what_is_always_known_cannot_be_missing():
-    whole = asdict(resolve(RunConfig()))
+    whole, seen = asdict(resolve(RunConfig())), set()
     for kind in (Resolved, ResolvedRun, ResolvedLabelling):
         for entry in fields(kind):
             narrowed = entry.type != OPTIONS[entry.name].type
             if narrowed:
                 with pytest.raises(ConfigError, match=f"{entry.name} must be"):
                     kind(**whole | {entry.name: None})
+                seen.add(entry.name)
+    assert {"lr", "epochs"} <= seen
 
 
 def test_help_names_each_default_and_when_it_holds():

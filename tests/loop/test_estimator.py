@@ -161,8 +161,8 @@ def test_grid_search_finds_its_way_over_flops_reduction(digits):
         tiny(image_shape=(8, 8), epochs=4), {"flops_reduction": np.array([0.2, 0.5])}, cv=2
     )
     search.fit(x.reshape(len(x), -1)[:200], y[:200])
-    assert search.best_params_["flops_reduction"] in (0.2, 0.5)
-    assert search.best_estimator_.pruned_.flops_reduction >= search.best_params_["flops_reduction"]
+    best = search.best_params_["flops_reduction"]
+    assert best <= search.best_estimator_.pruned_.flops_reduction < best + 0.1
     assert (search.cv_results_["mean_test_score"] > 0.5).all()
 
 

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,7 @@ from alprune.errors import ConfigError, DataError, StoreError
 from alprune.loop import Session, checkpoint
 from alprune.loop import resume as reopen
 from alprune.loop.checkpoint import CheckpointWriter
+from alprune.loop.config import given
 from alprune.loop.events import Record
 from alprune.loop.run_folder import RunFolder
 from alprune.loop.setup import complete, load_splits, open_session
@@ -246,8 +247,10 @@ def test_a_finished_run_is_left_as_it_is_and_told_how_to_extend(tmp_path):
 def test_a_finished_run_is_extended(tmp_path):
     path = tmp_path / "run"
     alprune.run(options(path, steps=2))
+    first = checkpoint.load_checkpoint(path)["learner"]["batches"]
     result = alprune.resume(path, steps=4)
     assert (result.reason, result.steps, result.labelled) == ("steps", 4, 140)
+    assert checkpoint.load_checkpoint(path)["learner"]["batches"] > first  # it learnt on
     assert [s["step"] for s in events_of(path, "step")] == [0, 1, 2, 3, 4]
     assert alprune.RunConfig.from_toml(path / "config.toml").steps == 4
 
@@ -574,7 +577,7 @@ def test_a_recipe_that_is_damaged_is_an_error(tmp_path, kill):
 def test_the_folder_holds_all_it_takes_to_run_again(reference):
     start = events_of(reference, "start")[0]
     assert {"config", "versions", "hardware", "seed", "data_digest", "acquisition"} <= set(start)
-    assert start["config"] == json.loads(json.dumps(start["config"]))
+    assert start["config"] == json.loads(json.dumps(given(asdict(complete(options(reference))))))
     again = complete(alprune.RunConfig.from_toml(reference / "config.toml"))
     assert again == complete(options(reference))
     with open(reference / "labels.csv", newline="") as file:

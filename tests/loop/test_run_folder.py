@@ -99,7 +99,7 @@ def test_a_write_that_fails_leaves_no_rubbish(tmp_path, monkeypatch):
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="file"):
         RunFolder(path)
     assert path.read_text() == "mine"
 

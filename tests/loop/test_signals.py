@@ -19,6 +19,7 @@ from alprune.loop import setup as experiment
 from alprune.loop.checkpoint import CheckpointWriter
 from alprune.loop.signals import Signals, Stopped
 from alprune.training import Learner
+from alprune.training.predict import Predictor
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 INT, TERM = signal.SIGINT, signal.SIGTERM
@@ -101,12 +102,23 @@ def test_sigterm_may_come_twice(tmp_path, send):
     assert events_of(tmp_path / "run")[-1]["reason"] == "interrupted"
 
 
-def test_a_signal_ends_a_test_and_a_scoring_too(tmp_path, send, reference):
+def test_a_signal_ends_a_test_and_a_scoring_too(tmp_path, send, reference, monkeypatch):
+    calls: list[int] = []
+    late: list[bool] = []  # of each part of a test or a scoring: whether it came after the signal
+    work = Predictor._logits
+
+    def part(*args):
+        late.append(len(calls) >= 3)
+        return work(*args)
+
+    monkeypatch.setattr(Predictor, "_logits", part)
     for number, (owner, name) in enumerate([(Learner, "evaluate"), (Learner, "predict")]):
         path = tmp_path / str(number)
         path.mkdir()
-        send(owner, name, 3, INT)
+        late.clear()
+        calls = send(owner, name, 3, INT)
         assert call(path).exit_code == 130
+        assert late and not any(late)
         assert call(path, "--resume", str(path / "run")).exit_code == 0
         assert_same(path / "run", reference)
 

@@ -269,13 +269,14 @@ class Parts(nn.Module):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_no_part_of_what_a_layer_makes_is_emptied(reverse):
+def test_no_part_that_a_layer_reads_alone_is_emptied(reverse):
     def one_end_first(model, graph, batch, options):
         scores = torch.arange(graph.channels, dtype=torch.float32)
         return -scores if reverse else scores
 
     pruned = prune(Parts(), one_end_first, batch=batch(), channels_reduction=0.7, min_channels=1)
     assert pruned.model.alone.weight.shape[0] >= 1
+    assert pruned.model.sizes[2] == (0 if reverse else 1)  # `read` has inputs beside it
     assert pruned.model(batch()[0]).shape == (8, 10)
 
 

@@ -117,8 +117,8 @@ def test_only_the_statistics_of_norms_that_train_are_replaced():
 def test_estimates_draw_only_from_the_fits_generator(digits):
     results = []
     for seed in (0, 1):
-        torch.manual_seed(seed)
         it = learner(digits)
+        torch.manual_seed(seed)
         fit(it, digits, count=300, epochs=2.0)
         results.append(statistics(it.averaged))
     torch.testing.assert_close(*results, rtol=0, atol=0)

@@ -192,6 +192,7 @@ def test_a_dead_process_ends_the_run_with_a_sound_folder(tmp_path, victim):
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and not (path / "checkpoint-1.safetensors").exists():
             time.sleep(0.1)
+        assert (path / "checkpoint-1.safetensors").exists()
         os.kill(_ranks(process.pid)[victim], signal.SIGKILL)
         _, err = process.communicate(timeout=200)
     finally:

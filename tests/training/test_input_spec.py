@@ -44,13 +44,13 @@ def test_a_run_writes_down_what_its_learner_takes(tmp_path):
     ],
 )
 def test_what_describes_no_inputs_is_refused(name, value):
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=name if value else "NoneType"):
         Inputs.from_json(json.dumps(GOOD.record() | {name: value}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "7", "[" * 10**5, '{"classes": 3}'])
 def test_what_is_no_record_is_refused(text):
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="describes? no learner's inputs"):
         Inputs.from_json(text)
 
 
