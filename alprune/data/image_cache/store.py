@@ -181,7 +181,7 @@ def remove_cache(path: Path) -> int:
         DataError: It is being written, is not a cache, or cannot be removed.
     """
     try:
-        if path.is_symlink() or not (path / LOCK).exists():
+        if path.is_symlink() or not any(map(is_ours, os.listdir(path))):  # Windows: no lock is left
             raise DataError(f"{path} is not a cache of images.")
         with locked(path, wait=False):
             freed = disk_bytes(path)
