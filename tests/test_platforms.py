@@ -133,13 +133,41 @@ def test_a_file_that_is_read_for_a_moment_is_replaced_after_it(
     assert (tmp_path / "file").read_text() == "new" and not reader
 
 
+@pytest.mark.parametrize("act", ["append", "replace", "unlink"])
+def test_a_file_that_a_scanner_has_open_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    path, tries = tmp_path / "file", [1, 2]
+    path.write_bytes(b"old ")
+    opened, unlink = open, Path.unlink
+
+    def held(file: Path, *args: object, **options: object) -> object:
+        if tries:
+            tries.pop()
+            raise PermissionError(13, "it is in use", str(file))
+        return (unlink if act == "unlink" else opened)(file, *args, **options)  # type: ignore
+
+    monkeypatch.setattr(atomic_io.time, "sleep", lambda seconds: None)
+    if act == "unlink":
+        monkeypatch.setattr(Path, "unlink", held)
+    else:
+        monkeypatch.setattr(atomic_io, "open", held, raising=False)
+    if act == "append":
+        assert atomic_io.append(path, b"new", 4) == 7
+    else:
+        atomic_io.replace(path, b"old new")
+    assert path.read_bytes() == b"old new" and not tries
+
+
 def test_a_file_that_stays_in_use_is_a_message_and_is_kept(
     tmp_path: Path, reader: list[int]
 ) -> None:
     folder = RunFolder(tmp_path)
     folder.write("plan.json", "old")
     reader += range(99)
-    with pytest.raises(StoreError, match=r"cannot write .*plan\.json: .*it is in use"):
+    with pytest.raises(
+        StoreError, match=r"cannot write .*plan\.json: .*it is in use.*close it there"
+    ):
         folder.write("plan.json", "new")
     reader.clear()
     assert (tmp_path / "plan.json").read_text() == "old"

@@ -4,8 +4,11 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+_T = TypeVar("_T")
 _WAITS_S = (0.01, 0.05, 0.2, 0.8)
 # What systems answer that cannot write a folder through; Windows and some file systems.
 _CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
@@ -45,9 +48,9 @@ def replace(path: Path, *content: str | bytes | memoryview) -> None:
         OSError: It cannot be written; what was there before is kept.
     """
     temporary = path.with_name(f".{path.name}.tmp")  # a killed process's is replaced by the next
-    temporary.unlink(missing_ok=True)
+    _patiently(lambda: temporary.unlink(missing_ok=True))
     try:
-        with open(temporary, "xb") as file:
+        with _patiently(lambda: open(temporary, "xb")) as file:
             for piece in content:
                 file.write(piece.encode() if isinstance(piece, str) else piece)
             file.flush()
@@ -66,13 +69,7 @@ def rename(source: Path, target: Path) -> None:
     Raises:
         OSError: It cannot be renamed, or is in use for longer than a second.
     """
-    for wait_s in _WAITS_S:
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:  # Windows replaces no file that is open or mapped
-            time.sleep(wait_s)
-    os.replace(source, target)
+    _patiently(lambda: os.replace(source, target))  # Windows replaces none that is open or mapped
 
 
 def append(path: Path, data: bytes, length: int) -> int:
@@ -81,7 +78,8 @@ def append(path: Path, data: bytes, length: int) -> int:
     Raises:
         OSError: It is shorter than that, or cannot be written; the sound part is kept.
     """
-    with open(path, "r+b", buffering=0) as file:  # r+: a file that has vanished is an error
+    # r+: a file that has vanished is an error
+    with _patiently(lambda: open(path, "r+b", buffering=0)) as file:
         found = file.seek(0, os.SEEK_END)
         if found < length:
             raise OSError(f"it has {found} bytes of {length}: another program has cut it")
@@ -97,6 +95,16 @@ def append(path: Path, data: bytes, length: int) -> int:
                 file.truncate(length)
             raise
     return length + len(data)
+
+
+def _patiently(act: Callable[[], _T]) -> _T:
+    """Do something again, up to a second, while another program has the file open on Windows."""
+    for wait_s in _WAITS_S:
+        try:
+            return act()
+        except PermissionError:
+            time.sleep(wait_s)
+    return act()
 
 
 def sync_folder(path: Path) -> None:

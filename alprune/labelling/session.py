@@ -2,6 +2,7 @@
 
 import json
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -13,7 +14,7 @@ from alprune.data.dataset import UNKNOWN
 from alprune.data.layout import is_surely_unlabelled
 from alprune.data.listing import Listing, list_folder
 from alprune.data.names import KnownNames
-from alprune.errors import ConfigError, DataError, quoted
+from alprune.errors import ConfigError, DataError, StoreError, quoted
 from alprune.labelling import accuracy, images, question_files
 from alprune.labelling.check_answers import AnswerChecker, Rules, Told
 from alprune.labelling.class_names import declared
@@ -162,7 +163,12 @@ class Asking:
             asked = [] if stop and why else asked
             summary = {"round": self.journal.round + 1} | counts | learnt
             self._folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
-            self.write_labels()
+            try:
+                self.write_labels()
+            except StoreError as error:
+                if not isinstance(error.__cause__, PermissionError):
+                    raise
+                warnings.warn(str(error), stacklevel=2)  # open in a spreadsheet; `close` writes it
             self.journal.ask(asked, learnt=learnt, **counts)  # last: what fails opens no round
             opened = Round(
                 self.journal.round,

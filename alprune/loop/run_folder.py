@@ -188,7 +188,12 @@ class RunFolder:
             try:
                 yield
             except OSError as error:
-                repaired = f"cannot write {self.path / name}: {error}. Once that is repaired, "
+                repaired = f"cannot write {self.path / name}: {error}. Once that is repaired"
+                if isinstance(error, PermissionError):
+                    repaired += (
+                        " (another program, such as a spreadsheet, may have it open: close it "
+                        "there)"
+                    )
                 if not self.events_bytes and not os.path.exists(self.path / CONFIG):
                     advice = "repeat the command."  # there is nothing to resume yet
                 elif kind_of(self.path) is LABELLING:  # ask, tell and label carry on by themselves
@@ -197,7 +202,7 @@ class RunFolder:
                     advice = (
                         f"resume from the last state that was written: {resume_command(self.path)}"
                     )
-                raise StoreError(repaired + advice) from error
+                raise StoreError(f"{repaired}, {advice}") from error
 
 
 class NullRunFolder(RunFolder):

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -446,6 +447,26 @@ def test_a_round_whose_files_cannot_be_written_is_not_opened(tmp_path, root, mon
                 asking.open_round(prepared, hand_out=False)
         monkeypatch.undo()
         assert asking.journal.round == 1
+
+
+def test_a_table_that_a_spreadsheet_has_open_holds_up_no_round(tmp_path, root, monkeypatch, capsys):
+    replace = os.replace
+
+    def denied(source, target):
+        if Path(target).name == "labels.csv":
+            raise PermissionError(13, "Access is denied", str(target))
+        replace(source, target)
+
+    with begin(tmp_path, root) as asking:
+        answer(asking, asking.ask(), new_classes=True)
+        (tmp_path / "run" / "labels.csv").unlink()
+        prepared = asking.prepare()
+        monkeypatch.setattr("alprune.data.atomic_io.os.replace", denied)
+        monkeypatch.setattr("alprune.data.atomic_io.time.sleep", lambda seconds: None)
+        with pytest.warns(UserWarning, match=r"labels\.csv: .*such as a spreadsheet.* close it"):
+            assert asking.open_round(prepared, hand_out=False).number == 2
+        monkeypatch.undo()
+    assert len((tmp_path / "run" / "labels.csv").read_text().splitlines()) == 7
 
 
 def test_the_files_of_a_round_say_what_is_asked(tmp_path, root):
