@@ -14,7 +14,7 @@ from alprune.pruning.registry import AFTER_PRUNING
 CHOICES = {
     "after_pruning": tuple(AFTER_PRUNING),
     "normalised": ("auto", "pinned", "follow"),
-    "device": ("auto", "cpu", "cuda", "mps"),
+    "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "schedule": ("constant", "linear", "cosine"),
     "score_mode": ("train", "eval"),

@@ -6,13 +6,13 @@ import torch
 
 from alprune.errors import ConfigError
 
-DEVICES = ("auto", "cpu", "cuda", "mps")  # mps: not yet run on such hardware, so never by "auto"
+DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps` (a Mac's GPU).
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         ConfigError: No such device here.
@@ -23,6 +23,11 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {name!r}; known: {', '.join(DEVICES)}.") from error
+    if device.type == "mps":
+        raise ConfigError(
+            "device 'mps' (a Mac's GPU) is not supported: it has no float64, which sums are "
+            "computed in; use --device cpu."
+        )
     if device.type not in DEVICES:
         raise ConfigError(f"device {name!r} is not supported; known: {', '.join(DEVICES)}.")
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -30,10 +35,6 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         there = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
         raise ConfigError(f"device {name!r} was asked for, but torch finds {there}; choose one.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(
-            "device 'mps' was asked for, but torch finds no Apple GPU; use --device cpu."
-        )
     return device
 
 
