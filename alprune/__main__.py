@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any
 
 # What writing to a full disk, a closed pipe or a terminal that is gone answers.
-_NO_OUTPUT = {errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EDQUOT}
+_CLOSED = {errno.EPIPE, errno.EINVAL}  # a pipe whose reader is gone; the latter on Windows
+_NO_OUTPUT = _CLOSED | {errno.ENOSPC, errno.EIO, errno.EDQUOT}
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
             raise
         # What was not written is let go of, or the interpreter would try once more at its end.
         sys.stdout = open(os.devnull, "w")
-        if error.errno != errno.EPIPE:  # the reader of a pipe has seen enough
+        if error.errno not in _CLOSED:  # the reader of a pipe has seen enough
             print(f"Error: cannot write to the standard output: {error.strerror}.", file=sys.stderr)
         sys.exit(1)
     finally:

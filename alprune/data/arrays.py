@@ -102,11 +102,15 @@ class StoredArray:
 def find_arrays(path: Path) -> dict[str, Place]:
     """List the arrays of an .npz file, or the .npy files in a folder, by name.
 
+    What macOS puts beside them, `._x.npy` on some disks and `__MACOSX` in archives, is left out.
+
     Raises:
         DataError: There is no such file, or it is not an archive.
     """
     if os.path.isdir(path):
-        return {file.stem: (file, None) for file in sorted(path.glob("*.npy"))}
+        return {
+            file.stem: (file, None) for file in sorted(path.glob("*.npy")) if file.name[:2] != "._"
+        }
     try:
         file = open_ordinary(path)
     except OSError as error:
@@ -119,7 +123,8 @@ def find_arrays(path: Path) -> dict[str, Place]:
             )
         try:
             with zipfile.ZipFile(file) as archive:
-                members = archive.infolist()
+                entries = archive.infolist()
+                members = [m for m in entries if not m.filename.startswith("__MACOSX/")]
         except Exception as error:  # whatever zipfile raises on a file that is not an archive
             raise DataError(f"{str(path)!r} is not a complete .npz file: {error}") from error
     names = [member.filename.removesuffix(".npy") for member in members]

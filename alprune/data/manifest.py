@@ -283,8 +283,11 @@ def _below(root: Path, written: str, where: str) -> str:
     if not plain or "\0" in plain:
         raise DataError(f"{where} names no image.")
     path = os.path.normpath(os.path.join(os.path.abspath(root), plain))
-    inside = os.path.relpath(path, os.path.abspath(root))
-    if inside == ".." or inside.startswith(f"..{os.sep}") or os.path.isabs(inside):
+    try:
+        inside = os.path.relpath(path, os.path.abspath(root))
+    except ValueError:  # on another drive of Windows
+        inside = ".."
+    if inside == ".." or inside.startswith(f"..{os.sep}"):
         raise DataError(
             f"{where}: {quoted(written)} does not lie in {str(root)!r}. Name the folder of all "
             "images, as in ?root=FOLDER."

@@ -1,5 +1,6 @@
 """Images that a table lists."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_of_a_table_without_test_the_split_val_is_tested_on(photos: Path) -> Non
 def test_what_is_wrong_is_said_with_its_line(photos: Path, row: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         opened(write(photos, [*ROWS, row]))
+
+
+def test_an_image_on_another_drive_is_refused_with_its_line(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def relpath(path: str, start: str) -> str:  # as on Windows
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", relpath)
+    with pytest.raises(DataError, match=r"line 2: .*does not lie in .*\?root=FOLDER"):
+        opened(write(photos, ROWS))
 
 
 def test_labels_under_a_name_that_is_not_known_are_not_left_out_in_silence(photos: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from alprune.data import LoadOptions, Splits, npz
+from alprune.data.arrays import find_arrays
 from alprune.data.dataset import content_digest
 from alprune.data.memmap import MappedImages, map_images, spool
 from alprune.data.resizing import resize
@@ -50,6 +51,17 @@ def write_folder(path: Path, parts: dict[str, np.ndarray]) -> None:
 
 
 WRITERS = {"npz": lambda path, parts: np.savez(open(path, "wb"), **parts), "folder": write_folder}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_macos_puts_beside_arrays_is_left_out(tmp_path: Path, kind: str) -> None:
+    WRITERS[kind](path := tmp_path / "data.npz", arrays())
+    if path.is_dir():
+        (path / "._x_train.npy").write_bytes(b"attributes")
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("__MACOSX/._x_train.npy", b"attributes")
+    assert sorted(find_arrays(path)) == sorted(arrays())
 
 
 def write(path: Path, parts: dict[str, np.ndarray]) -> str:

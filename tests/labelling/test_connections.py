@@ -45,6 +45,14 @@ def post(port: int, body: bytes, stated: int | None = None) -> bytes:
         return answer
 
 
+def test_a_port_that_is_taken_is_refused_whatever_waitress_would_do(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections.waitress, "create_server", None)
+    with pytest.raises(OSError, match="in use"):
+        listen(Flask("second"), HOST, int(port), {})
+
+
 def test_a_body_within_the_bound_is_read(port: int) -> None:
     assert post(port, b"x" * REQUEST_BYTES).endswith(b"\r\n\r\n%d" % REQUEST_BYTES)
 

@@ -82,7 +82,7 @@ class Helper:
         """Return what the process answers; if it dies instead, how it did."""
         process = self._process if self._process is not None else self._start()
         assert process.stdin is not None and process.stdout is not None
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # a broken pipe, in Windows' words, too
             process.stdin.write(batch_line(batch))
             process.stdin.flush()
         if line := process.stdout.readline():
@@ -109,7 +109,7 @@ class Helper:
         except OSError as error:
             raise DataError(f"no process can be started to decode images: {error}.") from error
         assert process.stdin is not None and process.stdout is not None
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # a broken pipe, in Windows' words, too
             process.stdin.write(self._order)
             process.stdin.flush()
         if not process.stdout.readline():

@@ -82,7 +82,9 @@ def listen(
     Raises:
         OSError: The port is taken, or the address is not one of this machine.
     """
-    [number, *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
+    [family, *_, (number, *_)] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    if port:  # waitress's own socket would share a port that is taken, on Windows
+        socket.create_server((number, port), family=family).close()
     server = waitress.create_server(
         app,
         map=sockets,

@@ -119,7 +119,7 @@ def bench(settings: BenchSettings, tell: Tell = lambda text: None) -> BenchResul
     Raises:
         AlpruneError: Something in the settings or the data is not usable.
     """
-    with tempfile.TemporaryDirectory(prefix="alprune-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="alprune-bench-", ignore_cleanup_errors=True) as name:
         config = _config(settings, Path(name))
         splits = load_splits(complete(config, new=False))
         subjects = []

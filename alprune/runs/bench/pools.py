@@ -50,7 +50,7 @@ def score_a_pool(it: Subject, points: int, tell: Tell) -> PoolCost:
         points: Size of the large pool, at least 20.
         tell: Receives progress messages.
     """
-    with tempfile.TemporaryDirectory(prefix="alprune-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="alprune-bench-", ignore_cleanup_errors=True) as folder:
         tell(f"pool: writing {points:,} images")
         learner = copy.copy(it.learner)
         learner.x = _mapped(it.learner.x[:_BLOCK], points, Path(folder) / "images")
@@ -70,6 +70,7 @@ def score_a_pool(it: Subject, points: int, tell: Tell) -> PoolCost:
         with _watched() as peak:
             all_s = score(torch.arange(points))
         small_s += [score(small) for _ in range(3)]
+        learner.x = it.learner.x  # Windows removes no file that is mapped
         growth = all_s / statistics.median(small_s)
         return PoolCost(points, all_s, growth, max(peak) - peak[0] if peak else None)
 
