@@ -558,6 +558,10 @@ def test_the_page_fits_the_window_and_has_names_for_everything(start, open_page,
     ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
     assert light == (scheme == "light")
+    server.queue.add_class("x" * 100)
+    page.wait_for_selector("#classes button >> nth=2")
+    classes = "document.querySelector('#classes')"
+    assert page.evaluate(f"() => {classes}.scrollWidth <= {classes}.clientWidth")
 
 
 def test_a_page_without_the_token_shows_nothing(start, browser):

@@ -51,6 +51,7 @@ function draw() {
   $("map-take").disabled = !open_.length;
   $("map-said").textContent = points.length
     ? (box ? `${open_.length} unlabelled images selected.` : "Similar images are side by side. Drag to select some.")
+      + (shared.state.classes.length > COLOURS.length ? " Some classes share a colour." : "")
     : "There is no map before the images are embedded (a pretrained network does that).";
 }
 
