@@ -135,6 +135,7 @@ def test_features_are_finite_rows_of_length_one_for_any_images(shape):
     length = features.norm(dim=1)
     assert torch.isfinite(features).all()
     assert ((length - 1).abs() < 1e-4).logical_or(length < 1e-4).all()
+    assert (length > 0.5).double().mean() > 0.9
 
 
 def test_features_of_images_that_are_all_alike_are_finite():

@@ -5,7 +5,7 @@ import io
 import locale
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alprune.data.tables import Table, decode, other_readings, read_table
@@ -155,10 +155,11 @@ def test_whatever_a_writer_of_csv_writes_is_read_back(
     assert cells(read(out.getvalue().encode(encoding))) == kept
 
 
+@example(b'path,label\n"a.png,cat', None)
 @given(st.binary(max_size=60), st.sampled_from([None, "gbk", "cp1251", "utf-16-le"]))
 def test_any_bytes_are_a_table_or_refused(raw: bytes, encoding: str | None) -> None:
     try:
         table = read(raw, encoding)
-    except (DataError, csv.Error):
+    except DataError:
         return
     assert all(len(row) == len(table.columns) for _, row in table.rows)

@@ -176,8 +176,10 @@ def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, 
     page.route("**/answered/*", lambda route: held.append(route))
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    while len(held) < 2:
+    end = time.monotonic() + 20
+    while len(held) < 2 and time.monotonic() < end:
         settle(page)
+    assert len(held) == 2
     for route in held:
         route.continue_()
     wait_until(page, "(path) => document.querySelector('#caption').innerText === path", arg=first)

@@ -79,7 +79,7 @@ def test_a_mistyped_folder_of_images_decides_nothing_and_leaves_no_folder(tmp_pa
         assert asking.config.dataset.endswith("photos")
 
 
-def notes_of(tmp_path, name, **options):
+def notes_of(tmp_path, begin=True, **options):
     from alprune.loop.observers import Observer
 
     class Hears(Observer):
@@ -91,25 +91,20 @@ def notes_of(tmp_path, name, **options):
 
     hears = Hears()
     hears.notes = []
-    with open_asking(
-        tmp_path / name, observer=hears, dataset=f"folder:{tmp_path / 'photos'}", **options
-    ) as asking:
+    if begin:
+        options["dataset"] = f"folder:{tmp_path / 'photos'}"
+    with open_asking(tmp_path / "asked", observer=hears, **options) as asking:
         return asking.config, hears.notes
 
 
 def test_photographs_get_a_frozen_learner_and_a_line_that_says_how_not_to(tmp_path):
     write(tmp_path / "photos" / "unlabelled", 6)
-    config, notes = notes_of(tmp_path, "asked")
+    config, notes = notes_of(tmp_path)
     assert config.learner == "frozen" and config.pretrained == "imagenet"
     [note] = notes
     assert "--learner trained" in note
-    config, notes = notes_of_again(tmp_path)
+    config, notes = notes_of(tmp_path, begin=False)
     assert config.learner == "frozen" and not notes
-
-
-def notes_of_again(tmp_path):
-    with open_asking(tmp_path / "asked") as asking:
-        return asking.config, []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +120,7 @@ def notes_of_again(tmp_path):
 )
 def test_who_chooses_a_network_gets_it(tmp_path, chosen, model, method):
     write(tmp_path / "photos" / "unlabelled", 6)
-    config, notes = notes_of(tmp_path, "asked", **chosen)
+    config, notes = notes_of(tmp_path, **chosen)
     assert config.learner == "trained" and not notes
     assert (config.model, config.method) == (model, method)
     smoothing = FROM_SCRATCH["label_smoothing"] if model == "patches" else 0.0
@@ -134,7 +129,7 @@ def test_who_chooses_a_network_gets_it(tmp_path, chosen, model, method):
 
 def test_other_images_are_learnt_from_scratch(tmp_path):
     write(tmp_path / "photos" / "unlabelled", 6, kind="grey")
-    config, [note] = notes_of(tmp_path, "asked")
+    config, [note] = notes_of(tmp_path)
     assert config.learner == "trained" and "--learner frozen" in note
     assert (config.model, config.method) == ("patches", "dense")
     assert (config.warmup_batches, config.after_pruning) == (10, "inherit")
