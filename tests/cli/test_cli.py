@@ -51,7 +51,7 @@ def test_a_recipe_is_read_and_the_command_line_wins(tmp_path):
     assert (start["config"]["steps"], start["config"]["method"]) == (1, "3sp")
 
 
-def test_prune_prints_the_numbers_as_json_and_as_a_table(tmp_path):
+def test_prune_prints_the_numbers_as_json_and_as_a_table():
     done = call("prune", *FAST, "--method", "3sp-ca", "--flops-reduction", 0.6, "--json")
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
@@ -175,9 +175,3 @@ def test_resume_of_nothing_is_one_message(tmp_path):
 def test_a_misspelt_option_is_a_usage_error():
     done = call("run", "--bugdet", 5)
     assert done.exit_code == 2 and "--budget" in done.stderr
-
-
-def test_every_command_has_help():
-    for command in ("run", "rerun", "prune", "list"):
-        done = call(command, "--help")
-        assert done.exit_code == 0 and len(done.stdout) > 100

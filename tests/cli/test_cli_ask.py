@@ -175,9 +175,9 @@ def test_a_page_that_cannot_be_served_as_asked_says_why(tmp_path, words, message
 
 
 @pytest.mark.parametrize("command", ["ask", "tell", "label", "classes"])
-def test_every_command_has_help(command):
+def test_help_says_nothing_of_labels_at_the_start(command):
     done = call(command, "--help")
-    assert done.exit_code == 0 and len(done.stdout) > 500
+    assert done.exit_code == 0
     assert "Points labelled at the start" not in done.stdout
 
 

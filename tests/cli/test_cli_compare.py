@@ -86,7 +86,7 @@ def test_a_recipe_may_hold_the_grid_and_dry_run_begins_nothing(tmp_path):
     assert alone.exit_code == 1 and f"alprune compare --recipe {recipe}" in alone.stderr
 
 
-def test_a_failed_run_is_told_and_exits_with_1(tmp_path, monkeypatch, no_report):
+def test_a_failed_run_is_told_and_exits_with_1(tmp_path, no_report):
     args = ["--acquisitions", "broken_parts:raises,random", "--out", tmp_path / "cmp"]
     done = call(*FAST, *args)
     assert done.exit_code == 1

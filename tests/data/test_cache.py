@@ -521,7 +521,7 @@ def test_progress_says_where_images_are_kept(
 
 
 def test_alprune_cache_lists_and_removes(
-    photos: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read(photos, cache)
     name = place(photos, cache).name

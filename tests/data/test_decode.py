@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -364,7 +363,7 @@ def test_what_a_file_is_instead_of_an_image_is_said(content: bytes, message: str
 
 
 @pytest.mark.skipif(not can_read_heic(), reason="pillow-heif is not installed")
-def test_heic_photos_are_read_where_the_package_is_installed(tmp_path: Path) -> None:
+def test_heic_photos_are_read_where_the_package_is_installed() -> None:
     Decoder(SIZE, threads=1)  # registers the format
     photo = Image.new("RGB", (64, 64), (200, 40, 40))
     assert np.abs(decode(saved(photo, "HEIF")).astype(int) - [200, 40, 40]).max() < 12

@@ -81,7 +81,7 @@ def test_folder_reads_folders_below_a_class_and_leaves_hidden_files_out(tree: Pa
     assert len(splits.train) == 7 and "2 hidden images" in splits.described()
 
 
-def test_grey_images_get_one_channel_only_if_all_are_grey(tree: Path, tmp_path: Path) -> None:
+def test_grey_images_get_one_channel_only_if_all_are_grey(tmp_path: Path) -> None:
     grey = Image.fromarray(pixels(6, 6))
     sixteen = Image.fromarray(pixels(6, 6).astype(np.uint16) * 256)
     root = tmp_path / "grey"

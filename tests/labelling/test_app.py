@@ -289,9 +289,7 @@ def test_another_image_at_the_path_of_a_question_is_not_shown(client, asking, qu
     assert get(client, f"thumb/{later}").data != get(client, "thumb/0").data
 
 
-def test_the_grid_shows_open_images_of_a_class_and_labels_them_at_once(
-    client, asking, queue, overview
-):
+def test_the_grid_shows_open_images_of_a_class_and_labels_them_at_once(client, queue, overview):
     guessed = [replace(queue.query(n), guess="dark", probability=1 - n / 10) for n in range(4)]
     overview.update(Insight(guessed=guessed))
     found = get(client, "grid?class=dark").json

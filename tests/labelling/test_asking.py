@@ -175,12 +175,11 @@ def test_a_class_that_comes_later_is_learnt_too(tmp_path):
         )
         [fit] = [e for e in read_events(tmp_path / "run") if e.get("new_outputs")]
         assert fit["new_outputs"] == ["striped"]
-        guesses = {query.path: query.guess for query in asked}
-        new = {p: g for p, g in guesses.items() if photos.truth(p) == "striped"}
         answer(asking, asked)
         asking.ask()
-    weights = grown["learner"]["averaged"]
-    assert weights["9.weight"].shape[0] == 3 and len(new) <= 2
+        last = asking.preparation.checkpoint()
+    before, after = (state["learner"]["averaged"]["9.weight"] for state in (grown, last))
+    assert before.shape[0] == 3 and not torch.equal(before[2], after[2])
 
 
 def test_a_class_renamed_while_a_round_is_prepared_is_guessed_by_its_name_of_now(tmp_path, root):

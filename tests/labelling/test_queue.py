@@ -146,7 +146,7 @@ def test_an_answer_that_cannot_be_written_changes_nothing(queue, asking, monkeyp
     assert queue.state() == before and not asking.labels
 
 
-def test_a_queue_of_a_later_day_resumes_where_the_first_stopped(queue, asking, tmp_path):
+def test_a_queue_of_a_later_day_resumes_where_the_first_stopped(queue, asking):
     label_all(queue, 2)
     left = [query.content for query in asking.journal.open]
     again = LabelQueue(asking)

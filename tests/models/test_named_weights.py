@@ -91,7 +91,7 @@ def test_images_are_scaled_as_the_weights_expect_and_not_as_the_pool(tmp_path):
     assert own.train.mean != splits.train.mean
 
 
-def test_other_weights_of_the_same_name_are_refused(tmp_path):
+def test_other_weights_of_the_same_name_are_refused():
     config = RunConfig(
         dataset="digits",
         model="efficientnet-lite0",

@@ -189,7 +189,7 @@ def test_of_a_folder_of_another_user_nothing_is_claimed(tmp_path, monkeypatch):
     assert is_written(tmp_path) is (None if sys.version_info < (3, 14) else False)
 
 
-def test_a_run_can_begin_while_it_is_watched(tmp_path, monkeypatch):
+def test_a_run_can_begin_while_it_is_watched(tmp_path):
     path = tmp_path / "run"
     write(path, [])
     (path / ".lock").touch()

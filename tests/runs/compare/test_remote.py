@@ -340,7 +340,7 @@ def test_processes_of_this_machine_make_runs_and_a_killed_one_is_resumed(tmp_pat
     )  # fmt: skip
     assert monitor.observer.killed
     assert (done.state, done.error) == ("done", None)
-    assert done.result.steps == 60
+    assert done.result.steps == 60 and events_of(done.path, "resume")
 
 
 def _below(parent):

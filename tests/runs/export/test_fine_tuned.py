@@ -163,7 +163,7 @@ def test_an_interrupted_fine_tuning_resumes_where_it_was(run, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_small_learner_can_be_fine_tuned(run, tmp_path):
+def test_a_small_learner_can_be_fine_tuned(run):
     settings = DistilSettings(lr=0.01, passes=3, warmup_batches=5)
     small = SmallOptions(image_size=7, settings=settings)
     [made] = alprune.export(run, "safetensors", small=small, tune=QUICK)

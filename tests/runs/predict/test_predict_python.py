@@ -276,6 +276,7 @@ def test_a_signal_leaves_whole_rows_and_the_command_to_go_on(run, tmp_path, numb
         command + arguments, stderr=subprocess.PIPE, text=True, env=environment
     )
     while not out.exists():
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(number)

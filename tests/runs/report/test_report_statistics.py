@@ -67,7 +67,7 @@ def test_labels_count_from_the_end_of_the_step_that_asked_for_them(run):
     np.testing.assert_allclose(found, [100, 100, 110, 110, 110, NAN])
 
 
-def test_the_band_is_known_where_all_curves_are(run):
+def test_the_band_is_known_where_all_curves_are():
     found = band(np.arange(3), [np.array([1.0, 2.0, NAN]), np.array([3.0, 6.0, 1.0])])
     np.testing.assert_allclose(found.mean, [2, 4, NAN])
     np.testing.assert_allclose(found.sd, [math.sqrt(2), math.sqrt(8), NAN])
