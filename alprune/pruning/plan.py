@@ -108,18 +108,22 @@ class Plan:
     def keep(self, graph: ChannelGraph) -> Tensor:
         """Return the keep vector `(channels,)` bool for `graph`.
 
+        A group that the plan does not name keeps all its channels: it was an output, and pinned,
+        where the plan was made for a part of the network, as for a small learner's backbone.
+
         Raises:
             PruneError: The plan belongs to another network.
         """
         sizes = {g.name: g.channels.numel() for g in graph.groups}
-        if sizes != dict(self.sizes):
-            odd = sorted(set(self.sizes.items()) ^ set(sizes.items()))[:3]
+        if any(sizes.get(name) != size for name, size in self.sizes.items()):
+            odd = sorted(set(self.sizes.items()) - set(sizes.items()))[:3]
             raise PruneError(
                 f"the plan belongs to another network: groups and sizes differ, first {odd}."
             )
         keep = torch.zeros(graph.channels, dtype=torch.bool)
         for group in graph.groups:
-            keep[group.channels[list(self.kept[group.name])]] = True
+            kept = self.kept.get(group.name)
+            keep[group.channels if kept is None else group.channels[list(kept)]] = True
         return keep
 
     def to_json(self) -> str:

@@ -496,7 +496,7 @@ MUTANTS: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("pruning/plan.py", "pruning/test_plan.py pruning/test_limits.py untrusted/test_bombs.py", [
         ("<= goal + 1e-9", "< goal - 1e-9"),
         ("low = middle + 1", "low = middle + 2"),
-        ("if sizes != dict(self.sizes):", "if sizes.keys() != self.sizes.keys():"),
+        ("if any(sizes.get(name) != size", "if all(sizes.get(name) != size"),
         ("> goal + 1e-9:", "> goal + 1e12:"),
         ("(1 - target.reduction)", "target.reduction"),
         ("if not 0 <= self.reduction < 1:", "if not 0 <= self.reduction <= 1:"),
