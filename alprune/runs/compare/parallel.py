@@ -1,6 +1,7 @@
 """Runs side by side, each in a process that makes one after another."""
 
 import os
+import queue
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ from alprune.runs.compare.processes import end_with_parent, start_process
 from alprune.runs.compare.runs import DEATHS, ENDED, Outcome, SharedData, make, state_of
 
 _TICK_S = 0.5  # between reports of how far a fit is
+_STOP = "stop"  # sent in place of a run
 
 
 @dataclass
@@ -116,7 +118,10 @@ class _Pool:
         self._stopping = True
         self._waiting.clear()
         for worker in self._workers:
-            worker.process.terminate()
+            with suppress(OSError):  # it has died; its end is seen next
+                worker.connection.send(_STOP)
+            if os.name != "nt":  # there it would kill; elsewhere it ends imports, too
+                worker.process.terminate()
 
     def kill(self) -> None:
         """End the processes at once; a run folder is sound at any instant."""
@@ -154,11 +159,11 @@ class _Pool:
         if worker.cell is None:
             return  # it had nothing left to do
         cell, code = worker.cell, worker.process.exitcode
-        if code == 1 and not self._begun:
-            raise ConfigError(f"the processes that make the runs end before they begin: {GUARD}.")
         if self._stopping or code == -signal.SIGTERM:  # before there was a session to end
             self._ended(cell, Outcome(cell.name, cell.values, cell.path, "interrupted"))
             return
+        if code == 1 and not self._begun:
+            raise ConfigError(f"the processes that make the runs end before they begin: {GUARD}.")
         self._deaths[cell.name] = 1 if worker.progressed else self._deaths[cell.name] + 1
         if self._deaths[cell.name] < DEATHS:
             self._waiting.appendleft((cell, state_of(cell)))
@@ -192,6 +197,17 @@ class _Sender(Observer):
             self._connection.send(("tick", (phase, done, planned, elapsed_s)))
 
 
+def _receive(connection: Connection, tasks: "queue.Queue[Any]") -> None:
+    """Hand on the runs that come through a connection; make a wish to stop this one's SIGTERM."""
+    with suppress(EOFError, OSError):
+        while (task := connection.recv()) is not None:
+            if task == _STOP:
+                signal.raise_signal(signal.SIGTERM)
+            else:
+                tasks.put(task)
+    tasks.put(None)
+
+
 def _work(connection: Connection, threads: int, log: Sequence[str]) -> None:
     """Make the runs that come through a connection, until None does."""
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -202,7 +218,9 @@ def _work(connection: Connection, threads: int, log: Sequence[str]) -> None:
     load = SharedData(progress=False)
     with Signals() as signals, suppress(KeyboardInterrupt, EOFError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to end
-        while (task := connection.recv()) is not None:
+        tasks: queue.Queue[Any] = queue.Queue()
+        threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
+        while (task := tasks.get()) is not None:
             cell, state = task
             outcome = make(cell, state, load, _Sender(connection), signals.end, log=log)
             connection.send(("ended", outcome))

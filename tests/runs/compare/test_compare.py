@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 import weakref
+from collections import deque
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -15,7 +18,7 @@ import alprune
 from alprune import data
 from alprune.errors import AlpruneError, ConfigError, PruneError, StoreError
 from alprune.loop.events import Observer
-from alprune.runs.compare import Monitor, runs
+from alprune.runs.compare import Monitor, parallel, runs
 
 GRID = {"method": ["3sp", "dense"]}
 
@@ -211,8 +214,23 @@ def test_a_process_that_is_killed_fails_its_run_only(tmp_path):
     assert "exit code -9" in outcomes[0].error
 
 
+def test_ctrl_c_while_processes_begin_is_no_mistake_of_a_script():
+    process = SimpleNamespace(join=lambda: None, terminate=lambda: None, exitcode=1)
+    cell = SimpleNamespace(name="one", values={}, path=Path("one"))
+    worker = parallel._Worker(process, SimpleNamespace(send=lambda task: None), cell)
+    pool = parallel._Pool(deque(), Monitor(), 1, ())
+    pool._workers.append(worker)
+    pool.stop()
+    pool._died(worker)  # Windows gives Ctrl-C to it, too
+    assert pool.outcomes["one"].state == "interrupted"
+
+
 @pytest.mark.slow
-def test_ctrl_c_ends_runs_side_by_side_soundly(tmp_path):
+@pytest.mark.parametrize("system", ["posix", "nt"])
+def test_ctrl_c_ends_runs_side_by_side_soundly(tmp_path, monkeypatch, system):
+    if system == "nt":  # where it would kill
+        monkeypatch.setattr(BaseProcess, "terminate", lambda process: None)
+
     class Once(Observer):
         interrupts = 1
 
