@@ -1,6 +1,8 @@
 """The errors alprune raises: each says what, what was got, what is allowed and what to do."""
 
 import os
+import re
+import shlex
 import site
 import sysconfig
 import traceback
@@ -29,6 +31,13 @@ def own_line(error: BaseException) -> traceback.FrameSummary:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     return (own or frames)[-1]
+
+
+def shell_word(text: str, windows: bool = os.name == "nt") -> str:
+    """Return a word of a command as a shell takes it; on Windows, cmd.exe and PowerShell both."""
+    if not windows:
+        return shlex.quote(text)
+    return text if re.fullmatch(r"[\w.:/\\+-]+", text) else f'"{text}"'  # no name there holds a "
 
 
 def quoted(value: object, most: int = 120) -> str:

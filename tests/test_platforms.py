@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alprune.data import atomic_io
-from alprune.errors import StoreError
+from alprune.errors import StoreError, shell_word
 from alprune.loop.checkpoint import SLOTS, decode, save_checkpoint
 from alprune.loop.run_folder import RunFolder
 
@@ -106,6 +106,23 @@ def test_a_run_is_made_resumed_and_used_without_what_only_posix_has(tmp_path: Pa
         command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("word", "windows", "posix"),
+    [
+        (r"outputs\a-b_0", r"outputs\a-b_0", r"'outputs\a-b_0'"),
+        (r"C:\O'Neil & co\run", '"C:\\O\'Neil & co\\run"', None),
+        ("csv:a.csv?root=b", '"csv:a.csv?root=b"', "'csv:a.csv?root=b'"),
+        ("größe", "größe", None),
+        ("", '""', "''"),
+    ],
+)
+def test_a_command_to_paste_is_quoted_as_the_systems_shells_take_it(
+    word: str, windows: str, posix: str | None
+) -> None:
+    assert shell_word(word, windows=True) == windows
+    assert posix is None or shell_word(word, windows=False) == posix
 
 
 @pytest.fixture

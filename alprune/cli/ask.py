@@ -1,7 +1,6 @@
 """`alprune ask` and `alprune tell`."""
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,7 +11,7 @@ import click
 
 from alprune.cli.common import fine_tuning_hint, tell
 from alprune.cli.options import Command, given_options, run_options, trust_option
-from alprune.errors import ConfigError, StoreError, counted, printable
+from alprune.errors import ConfigError, StoreError, counted, printable, shell_word
 from alprune.loop.observers import Observer
 from alprune.loop.recipe import read_recipe
 from alprune.loop.run_folder import CONFIG
@@ -94,7 +93,7 @@ def opened(
     if "dataset" not in chosen and not (path / CONFIG).exists():
         raise ConfigError(
             f"{path} is new, and there is no folder of images. To start: alprune {command} "
-            f"{shlex.quote(str(path))} --dataset folder:PATH, with images without a label in "
+            f"{shell_word(str(path))} --dataset folder:PATH, with images without a label in "
             "PATH/unlabelled/ and the others in a folder for each class."
         )
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
@@ -185,7 +184,7 @@ def tell_command(
                 user=user,
             )
         total, in_folders = len(asking.labels), asking.journal.asked.get("in_folders", 0)
-    hint = fine_tuning_hint(shlex.quote(str(path)), total, asking.config.learner)
+    hint = fine_tuning_hint(shell_word(str(path)), total, asking.config.learner)
     click.echo(json.dumps(asdict(told)) if as_json else _told(path, told, total, in_folders) + hint)
 
 
@@ -231,7 +230,7 @@ def _table(path: Path, asked: "Round") -> str:
     if asked.changes.gone:
         gone = counted(asked.changes.gone, "image", "images")
         rows["gone"] = f"{gone} since the last round"
-    where, table = shlex.quote(str(path)), shlex.quote(str(path / QUERIES))
+    where, table = shell_word(str(path)), shell_word(str(path / QUERIES))
     if asked.stop:
         rows["stop rule"] = f"met: {asked.stop}"
     if asked.stop and not len(asked):
@@ -271,5 +270,5 @@ def _told(path: Path, told: "Told", total: int, in_folders: int) -> str:
         f"{total + in_folders:,}: {given}, {in_folders:,} by folders" if in_folders else given
     )
     lines = [f"{name:<14} {printable(str(value))}" for name, value in rows.items()]
-    where = shlex.quote(str(path))
+    where = shell_word(str(path))
     return "\n".join([*lines, f"Next: alprune ask {where}, or alprune predict {where} IMAGES"])

@@ -1,7 +1,6 @@
 """`alprune compare`."""
 
 import json
-import shlex
 import signal
 import sys
 import warnings
@@ -13,7 +12,7 @@ import click
 import cloup
 
 from alprune.cli.options import Command, Option, flags_of, log_options, run_options
-from alprune.errors import AlpruneError, ConfigError, printable
+from alprune.errors import AlpruneError, ConfigError, printable, shell_word
 from alprune.loop.config import RunConfig
 from alprune.loop.signals import Signals, Stopped
 from alprune.loop.trust import check_trust
@@ -259,7 +258,7 @@ def _text(outcomes: "list[Outcome]", page: Path | None) -> str:
 
 
 def _next(path: Path) -> str:
-    run = shlex.quote(str(path / "RUN"))
+    run = shell_word(str(path / "RUN"))
     return f"Next: open the report; alprune predict {run} IMAGES or alprune export {run}"
 
 
@@ -277,4 +276,4 @@ def _how_to_resume(path: Path) -> str:
 
 
 def _command(path: Path) -> str:
-    return f"alprune compare --resume {shlex.quote(str(path))}"
+    return f"alprune compare --resume {shell_word(str(path))}"

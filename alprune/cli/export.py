@@ -1,7 +1,6 @@
 """`alprune export`."""
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alprune.cli.options import Command, Duration, trust_option
-from alprune.errors import ConfigError, printable
+from alprune.errors import ConfigError, printable, shell_word
 from alprune.loop.config import given
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def _tuned(found: "FineTuned") -> str:
 
 def _next(made: "Exported") -> str:
     if made.format == "safetensors":
-        return f"Next: alprune predict {shlex.quote(str(made.path))} IMAGES"
+        return f"Next: alprune predict {shell_word(str(made.path))} IMAGES"
     return f"Next: load {made.path.name} in your program; {made.labels.name} names its outputs"
 
 

@@ -1,7 +1,6 @@
 """`alprune label`."""
 
 import json
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from alprune.cli.ask import asking_options, opened
 from alprune.cli.common import fine_tuning_hint
 from alprune.cli.options import Command
-from alprune.errors import ConfigError, counted
+from alprune.errors import ConfigError, counted, shell_word
 from alprune.loop.signals import Stopped
 
 _EXAMPLES = """\b
@@ -145,7 +144,7 @@ def label_command(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    where = shlex.quote(str(path))
+    where = shell_word(str(path))
     agreed = f"Agreement: {agreement}.\n" if agreement else ""
     raise Stopped(
         ended,

@@ -1,7 +1,6 @@
 """`alprune predict`."""
 
 import json
-import shlex
 import signal
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from alprune.cli.options import METAVARS, Command, trust_option
-from alprune.errors import counted, printable
+from alprune.errors import counted, printable, shell_word
 from alprune.loop.signals import Stopped
 from alprune.loop.trust import trusted
 
@@ -132,7 +131,7 @@ def _again(learner: Path, images: tuple[str, ...], out: str, every: bool, links:
     words = ["alprune", "predict", str(learner), *images, "--out", out, "--resume"]
     words += ["--all"] * every + ["--follow-links"] * links
     words += ["--trust-code"] * trusted()
-    return shlex.join(words)
+    return " ".join(map(shell_word, words))
 
 
 def _record(tally: "Tally", temperature: float | None, out: str, seconds: float) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`alprune run` and `alprune rerun`."""
 
 import json
-import shlex
 import sys
 import warnings
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import cloup
 
 from alprune.cli.common import config_of
 from alprune.cli.options import Command, Option, flags_of, log_options, run_options, trust_option
-from alprune.errors import StoreError
+from alprune.errors import StoreError, shell_word
 from alprune.loop.config import RunConfig
 from alprune.loop.observers import Observer
 
@@ -193,7 +192,7 @@ def _result_table(result: "RunResult") -> str:
         "record": result.path,
         "picture": result.path / "curve.png",
     }
-    where = shlex.quote(str(result.path))
+    where = shell_word(str(result.path))
     lines = [f"{name:<14} {value}" for name, value in rows.items()]
     if result.reason != "interrupted":
         commands = [f"alprune report {where}", f"alprune predict {where} IMAGES"]

@@ -1,6 +1,5 @@
 """The work of a round before people are asked: look, learn, choose."""
 
-import shlex
 import threading
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from alprune import data
 from alprune.acquisition import find_acquisition, snapshots_of
 from alprune.data.duplicates import contradictions
 from alprune.data.names import KnownNames
-from alprune.errors import DataError, counted
+from alprune.errors import DataError, counted, shell_word
 from alprune.labelling import images, queries
 from alprune.labelling.accuracy import HoldOutEvaluation
 from alprune.labelling.images import Changes, ImagePool
@@ -234,7 +233,7 @@ class Preparation:
         new = [name for name in now if name not in before]
         for name in before:
             if new and name not in now and (count := self._journal.counts[name]):
-                merge = shlex.join([str(self._folder.path), "--merge", name, new[0]])
+                merge = " ".join(map(shell_word, [str(self._folder.path), "--merge", name, new[0]]))
                 warnings.warn(
                     f"no image comes as class {name!r} any more, but "
                     + counted(count, "answer names", "answers name")

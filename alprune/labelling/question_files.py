@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import json
-import shlex
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from alprune.data.image_cache.decode import Decoder
 from alprune.data.mosaic import mosaic
-from alprune.errors import DataError, printable
+from alprune.errors import DataError, printable, shell_word
 from alprune.labelling.journal import Answer, Query
 from alprune.labelling.opinions import Opinions
 from alprune.labelling.pictures import Pictures
@@ -91,7 +90,7 @@ def write_labels(
         warnings.warn(
             f"{path} was edited: it has labels that were never answered. It is kept as "
             f"{kept.name}, and written again from the record. To take its labels: alprune tell "
-            f"{shlex.quote(str(folder.path))} {shlex.quote(str(kept))} --replace",
+            f"{shell_word(str(folder.path))} {shell_word(str(kept))} --replace",
             stacklevel=3,
         )
     folder.write(LABELS, content)

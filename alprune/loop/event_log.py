@@ -1,7 +1,6 @@
 """Read the events of a run folder, also while they are written, and what it holds the record of."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from types import NoneType
 from typing import Any
 
 from alprune.data.safe_io import open_ordinary
-from alprune.errors import StoreError, quoted
+from alprune.errors import StoreError, quoted, shell_word
 
 EVENTS = "events.jsonl"
 LINE_BYTES = 2**24  # of an event: a million acquired points take half of it
@@ -69,7 +68,7 @@ def first_event(path: Path) -> dict[str, Any]:
 
 def resume_command(path: Path) -> str:
     """Return the command that resumes what is in a folder."""
-    return f"alprune {kind_of(path).resume} {shlex.quote(str(path))}"
+    return f"alprune {kind_of(path).resume} {shell_word(str(path))}"
 
 
 def sound_bytes(path: Path) -> int:

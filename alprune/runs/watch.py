@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from alprune.errors import StoreError, printable
+from alprune.errors import StoreError, printable, shell_word
 from alprune.loop.event_log import EVENTS, Fields, kind_of, options_of, read_events
 from alprune.loop.progress import Lines, span
 from alprune.loop.run_folder import is_written
@@ -75,7 +74,7 @@ def follow(
             if events and not kind_of(path).ends:
                 raise StoreError(
                     f"people label in {path}: there is no run to watch. Look at its page, or at "
-                    f"alprune report {shlex.quote(str(path))}."
+                    f"alprune report {shell_word(str(path))}."
                 )
         if not events:
             if now() - begin >= wait_s or (path / MANIFEST).exists():
