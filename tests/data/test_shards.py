@@ -362,6 +362,16 @@ def test_a_full_disk_is_left_alone(root, monkeypatch):
     assert decoded(root) == 0
 
 
+def test_a_disk_whose_files_have_no_holes_is_not_filled_at_the_start(root, monkeypatch):
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(keeping, "_HOLES", False)
+    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda path: usage._replace(free=2**30))
+    with pytest.warns(UserWarning, match="no decoded images are kept in .* 1.07 GB that are free"):
+        splits = load(root)
+    assert torch.equal(splits.train.x[torch.arange(45)], torch.from_numpy(TRAIN))
+    assert not list(place(root).glob("rows-*"))
+
+
 def test_images_are_read_for_their_names_by_one_process_at_a_time(root, monkeypatch):
     began, go, read = threading.Event(), threading.Event(), encoded._looked_at
     looked = []

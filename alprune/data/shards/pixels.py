@@ -15,7 +15,7 @@ from alprune.data.encoded import Encoded
 from alprune.data.image_cache.decode import MAX_BYTES, Decoder
 from alprune.data.image_cache.pool import cores
 from alprune.data.image_cache.worker import open_rows, write_at
-from alprune.data.memmap import map_images
+from alprune.data.memmap import gigabytes, map_images
 from alprune.data.shards.index import file_of, mapped
 from alprune.errors import DataError
 
@@ -23,6 +23,7 @@ _LEAST_FREE = 2**30  # bytes of the disk that are left to others
 _LOOK_EVERY = 2**26  # bytes kept between looks at what is free
 _DEEP_LOOKED_AT = 10  # images of 16 bits, before their brightness is judged
 _CHECK = np.dtype("<u4")
+_HOLES = os.name != "nt"  # elsewhere a file takes no room where nothing was written
 
 
 class Pixels:
@@ -59,7 +60,9 @@ class Pixels:
         self._decoder = Decoder(size, threads)
         self._threads, self._warned = threads, False
         self._pool = ThreadPoolExecutor(threads, "decode")
-        self._kept = None if place is None else _Kept(index, place, self.shape)
+        self._kept = None
+        if place is not None and _has_room(index, place, self.shape):
+            self._kept = _Kept(index, place, self.shape)
 
     @property
     def digest(self) -> str:
@@ -136,6 +139,26 @@ class Pixels:
             if (count := len(self.bad)) in (1, 10, 100, 1000, 10_000, 100_000):
                 more = f" {count:,} such by now." if count > 1 else ""
                 warnings.warn(f"{said} It is left out.{more}", stacklevel=4)
+
+
+def _has_room(index: Encoded, place: Path, shape: torch.Size) -> bool:
+    """Tell whether images can be kept, with a warning if not: without holes they take all at once.
+
+    Raises:
+        OSError: As from `shutil.disk_usage`.
+    """
+    if _HOLES or file_of(place, "rows", index.token).exists():
+        return True
+    free = shutil.disk_usage(place).free
+    if shape.numel() <= free - _LEAST_FREE:
+        return True
+    warnings.warn(
+        f"no decoded images are kept in {place}, since they would take {gigabytes(shape.numel())} "
+        f"of the {gigabytes(free)} that are free: they are decoded each time they are needed, "
+        "which takes longer. --cache names another disk.",
+        stacklevel=3,
+    )
+    return False
 
 
 class _Kept:
