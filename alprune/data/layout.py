@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from alprune.data.dataset import first_few
-from alprune.data.leftovers import FOLDER_LINKS, kind_of_folder, kind_of_loose
+from alprune.data.leftovers import FOLDER_LINKS, is_link, kind_of_folder, kind_of_loose
 from alprune.data.names import KnownNames, folded, is_unlabelled
 from alprune.errors import DataError, counted, printable
 
@@ -120,7 +120,7 @@ def _part(root: Path, here: _Found, words: tuple[str, ...]) -> str | None:
 
 def _has_image(folder: Path) -> bool:
     # Where a link leads is not looked at before it is known that it may be.
-    return os.path.islink(folder) or next(_images(folder), None) is not None
+    return is_link(folder) or next(_images(folder), None) is not None
 
 
 def _images(folder: Path) -> Iterator[str]:
@@ -137,7 +137,7 @@ def _images(folder: Path) -> Iterator[str]:
 def _counted(root: Path, folders: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name in folders:
-        if os.path.islink(root / name):
+        if is_link(root / name):
             counts[FOLDER_LINKS] += 1
             continue
         count = sum(1 for _ in islice(_images(root / name), _MOST_COUNTED))

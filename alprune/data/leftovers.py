@@ -98,6 +98,11 @@ def kind_of_loose(name: str) -> str | None:
     return "images of other formats" if suffix in _OTHER_IMAGES else OTHER_FILES
 
 
+def is_link(entry: "os.DirEntry[str] | Path") -> bool:
+    """Tell whether it is a link, or on Windows a junction, where Python (3.12) knows of those."""
+    return entry.is_symlink() or getattr(entry, "is_junction", bool)()
+
+
 def visible(
     entries: Iterable["os.DirEntry[str]"], left_out: Counter[str]
 ) -> Iterator["os.DirEntry[str]"]:

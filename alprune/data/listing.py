@@ -17,6 +17,7 @@ from alprune.data.leftovers import (
     OWN_FOLDERS,
     SPECIAL_FILES,
     in_words,
+    is_link,
     kind_of_file,
     kind_of_folder,
     kind_of_loose,
@@ -202,7 +203,7 @@ def _scan(root: Path, part: str, layout: Layout, follow_links: bool) -> _Part:
             folders = [e for e in folders if e.name != layout.test]
         more = [] if of_test else _beside(root, layout)
         if not follow_links:  # refused before anything there is looked at
-            links = [where, *(e.path for e in (*folders, *more) if e.is_symlink())]
+            links = [where, *(e.path for e in (*folders, *more) if is_link(e))]
             _refuse_links_out(root, [str(link) for link in links])
         for entry in shown:
             if not os.path.isdir(entry.path):
@@ -285,12 +286,12 @@ def _files(
         folder, path = folders.pop()
         with os.scandir(folder) as entries:
             for entry in visible(entries, left_out):
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and not is_link(entry):
                     if (kind := kind_of_folder(entry.path, entry.name)) is not None:
                         left_out[kind] += 1
                     else:
                         folders.append((entry.path, f"{path}/{entry.name}"))
-                elif entry.is_symlink() and os.path.isdir(entry.path):
+                elif is_link(entry) and os.path.isdir(entry.path):
                     left_out[FOLDER_LINKS] += 1
                 elif (kind := kind_of_file(entry.name)) is not None:
                     left_out[kind] += 1
@@ -307,7 +308,7 @@ def _check_folder(entry: "os.DirEntry[str]") -> None:
         raise DataError(
             f"the name of class folder {entry.path!r} holds control characters. Rename the folder."
         )
-    if entry.is_symlink() and Path(os.path.realpath(os.path.dirname(entry.path))).is_relative_to(
+    if is_link(entry) and Path(os.path.realpath(os.path.dirname(entry.path))).is_relative_to(
         os.path.realpath(entry.path)
     ):
         raise DataError(f"{entry.path!r} links to a folder that contains it. Remove the link.")
@@ -315,7 +316,7 @@ def _check_folder(entry: "os.DirEntry[str]") -> None:
 
 def _refuse_links_out(root: Path, places: list[str]) -> None:
     inside = os.path.realpath(root)
-    ends = {place: os.path.realpath(place) for place in places if os.path.islink(place)}
+    ends = {place: os.path.realpath(place) for place in places if is_link(Path(place))}
     out = [
         f"{link!r} to {end!r}"
         for link, end in sorted(ends.items())

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alprune.data import load
+from alprune.data import leftovers, listing, load
 from alprune.errors import DataError
+from alprune.runs.predict import files
 
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -246,6 +247,21 @@ def test_links_that_lead_out_are_refused_unless_asked_for(
     splits = load(f"folder:{tree}", follow_links=True)
     assert splits.train.classes == ("cat", "dog", "eel")
     assert (len(splits.train), len(splits.test)) == (9, 7)
+
+
+def test_junctions_of_windows_are_links(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    junction = tree / "train" / "cat" / "My Pictures"
+    junction.mkdir()
+    save(junction / "0.png")
+
+    def is_link(entry: Any) -> bool:
+        return entry.name == junction.name or leftovers.is_link(entry)
+
+    assert len(load(f"folder:{tree}").train) == 7
+    for module in (listing, files):
+        monkeypatch.setattr(module, "is_link", is_link)
+    assert len(load(f"folder:{tree}").train) == 6
+    assert files.count_files(tree / "train" / "cat") == (3, "1 link to folders")
 
 
 def test_links_that_stay_within_are_followed(tree: Path) -> None:

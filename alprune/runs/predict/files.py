@@ -19,6 +19,7 @@ from alprune.data.layout import label_of
 from alprune.data.leftovers import (
     FOLDER_LINKS,
     in_words,
+    is_link,
     kind_of_file,
     kind_of_folder,
     visible,
@@ -168,7 +169,7 @@ def _files(
         yield folder, prefix.rstrip("/"), f"a folder that cannot be listed: {error.strerror}"
         return
     for entry in entries:
-        is_folder = entry.is_dir(follow_symlinks=False)
+        is_folder = entry.is_dir(follow_symlinks=False) and not is_link(entry)
         kind = kind_of_folder(entry.path, entry.name) if is_folder else kind_of_file(entry.name)
         if kind is not None:
             left_out[kind] += 1
