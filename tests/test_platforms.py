@@ -17,7 +17,7 @@ HELPERS = Path(__file__).parent / "helpers"
 
 # torch and the other packages are imported first: they know their own ways around.
 WITHOUT = """
-import builtins, errno, mmap, os, pkgutil, shutil, signal, sys
+import builtins, errno, io, mmap, os, pkgutil, shutil, signal, sys
 import torch, torchvision, sklearn, scipy.stats, matplotlib, filelock, flask, waitress, tqdm, timm
 from PIL import Image
 for name in ("fcntl", "resource", "pwd", "grp", "termios", "pty"):
@@ -37,7 +37,7 @@ def without_proc(file, *args, **options):
     if str(file).startswith("/proc"):
         raise FileNotFoundError(file)
     return read(file, *args, **options)
-builtins.open = without_proc
+builtins.open = io.open = without_proc  # pathlib takes the latter
 
 # Windows opens no folder, and removes or replaces no file that is open or mapped.
 def in_use(path):
