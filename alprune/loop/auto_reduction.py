@@ -2,7 +2,8 @@
 
 A large network learns more from an image, a small one sees more images in the same time. What ends
 best grows with the time as in the scaling of compute-optimal networks: the images that it sees are
-in proportion to its size. `auto` prunes until that holds here, by this machine's speed.
+in proportion to its size. `auto` prunes until that holds here, by this machine's speed, and less
+where a smaller network hardly trains faster.
 
 Source of the rule: Hoffmann et al. 2022, section 3, for language models; the proportion is ours,
 see recipes/clock/README.md.
@@ -20,7 +21,9 @@ from alprune.loop.option_text import duration
 from alprune.pruning import find_method
 
 _LEAST_SAVED = 2.0  # times as fast a pruned network must be, or its channels are worth more
-_LEAST_SHARE = 1 / 3  # of the factor by which its FLOPs shrink, or its layers become too narrow
+_ERROR_POWER = -1 / 3  # of the size and of the images seen: some 0.3 each, Hoffmann et al. 2022
+_LESS_ERROR = 0.95  # of the smaller one's, that a larger network must promise
+_LEAST_GAIN = 0.9  # of the whole network's error, that pruning must promise
 _NEAR = 1.2  # the proportion is met within this factor
 _ROUNDS = 4
 _LEAST_STEPS = 3  # of the whole network
@@ -65,15 +68,17 @@ class Balance:
         images_per_mac: Training images that it should see in its time for each multiply-accumulate
             of one.
         least_left: Share of the FLOPs that always stays.
+        larger: Times the balanced size, tried as well: they may train hardly more slowly.
     """
 
     images_per_mac: float
     least_left: float
+    larger: tuple[int, ...] = ()
 
 
 ACROSS = Balance(3e-2, 0.04)
 """Where scores are compared across layers: with more removed, some layers become bottlenecks."""
-WITHIN = Balance(4e-2, 0.01)
+WITHIN = Balance(4e-2, 0.01, larger=(2, 4))
 """Where all layers lose the same share: such networks may be smaller."""
 
 
@@ -178,8 +183,16 @@ def _by_speed(
         balance = _balance(pruned, training_s, wanted)
         if 1 / _NEAR < balance < _NEAR:
             break
+    balanced = share
+    for times in wanted.larger:
+        if times * balanced >= 1:
+            break
+        larger, kept = _within_reach(measure, times * balanced)
+        if _error(larger, training_s, wanted) < _LESS_ERROR * _error(pruned, training_s, wanted):
+            pruned, share = larger, kept
     faster = whole.image_s / pruned.image_s
-    if faster < max(_LEAST_SAVED, _LEAST_SHARE * whole.macs / pruned.macs):
+    gain = _error(pruned, training_s, wanted) / _error(whole, training_s, wanted)
+    if faster < _LEAST_SAVED or gain > _LEAST_GAIN:
         return Choice(
             0.0,
             f"the whole network: with {1 - share:.0%} of its FLOPs removed it would train only "
@@ -195,6 +208,15 @@ def _by_speed(
 def _balance(network: Measured, training_s: float, wanted: Balance) -> float:
     """Return the images seen as a multiple of those that the size asks for."""
     return training_s / network.image_s / (wanted.images_per_mac * network.macs)
+
+
+def _error(network: Measured, training_s: float, wanted: Balance) -> float:
+    """Return the error to expect, but for a factor: of the size, and of the images seen.
+
+    Where time is in proportion to the size, it is least where `_balance` is 1.
+    """
+    size, seen = wanted.images_per_mac * network.macs, training_s / network.image_s
+    return size**_ERROR_POWER + seen**_ERROR_POWER
 
 
 def _within_reach(measure: Callable[[float], Measured], share: float) -> tuple[Measured, float]:

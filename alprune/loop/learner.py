@@ -1,6 +1,7 @@
 """From options to a learner that is ready to train: built, pruned, its settings picked out."""
 
 import contextlib
+import time
 import warnings
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from alprune.loop.start_weights import start_from
 from alprune.models.memory import out_of_memory
 from alprune.pruning import Pruned, Target, find_method, prune, trace
 from alprune.pruning.epi import EarlyPruner, EarlySettings
-from alprune.pruning.latency import latency_share, step_ms, stopwatch
+from alprune.pruning.latency import latency_share, stopwatch
 from alprune.pruning.width_limits import Limits
 from alprune.training import FitSettings, Learner
 from alprune.training.augment import normalise
@@ -139,14 +140,11 @@ def with_reduction(
             "remove, 0 to 1."
         )
     size = min(config.batch_size, labelled.numel())
-    device = pick_device(config.device)
-    batch = _normalised(train, labelled[:size], device), labels[:size].to(device)
 
     def measure(share: float) -> Measured:
-        asked = replace(config, flops_reduction=share)
-        pruned = _pruned(asked, train, labelled, labels)
-        with autocast(device, pick_precision(config.precision, device)):
-            return Measured(pruned.macs_after, step_ms(pruned.model, batch) / 1e3 / size)
+        pruned = _pruned(replace(config, flops_reduction=share), train, labelled, labels)
+        seconds = image_s(config, pruned.model, train, labelled, labels)
+        return Measured(pruned.macs_after, seconds)
 
     training_s = config.budget * (1 - config.score_share)
     plain = PLAIN.get(config.model, unmeasured_reduction(config))
@@ -157,6 +155,38 @@ def with_reduction(
     if not choice.prunable:
         options |= {"method": "dense", "flops_reduction": None}
     return replace(config, **options), choice.reason
+
+
+_MEASURE_S = 0.3  # of training, three times
+
+
+def image_s(
+    config: Resolved,
+    model: nn.Module,
+    train: Dataset,
+    labelled: torch.Tensor,
+    labels: torch.Tensor,
+) -> float:
+    """Return the seconds that training on one image takes: the least of three measurements.
+
+    All of a step counts, since what surrounds the passes weighs most where these are short.
+    """
+    device = pick_device(config.device)
+    precision = pick_precision(config.precision, device)
+    learner = Learner(model, train, fit_settings(config, train), device, precision, graphs=False)
+    size = min(config.batch_size, labelled.numel())
+    draws = torch.Generator(device).manual_seed(0)
+
+    def seconds(batches: int) -> float:
+        begin = time.perf_counter()
+        learner.fit(labelled, labels, (batches - 0.5) * size / labelled.numel(), draws)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter() - begin
+
+    seconds(1)  # the first one also prepares
+    batches = min(20, max(2, round(_MEASURE_S / seconds(1))))
+    return min(seconds(batches) for _ in range(3)) / batches / size
 
 
 def _normalised(train: Dataset, indices: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -44,6 +44,7 @@ _PLAIN: dict[str, Any] = {"method": "dense"}
 _REINIT: dict[str, Any] = _PLAIN | {"after_pruning": "reinit"}
 ROWS: dict[str, dict[str, Any]] = {
     "vgg19-94-warm": {"model": "vgg19", "flops_reduction": 0.94, "warmup_batches": 200} | _CA,
+    "vgg19-uniform-96": {"model": "vgg19", "method": "uniform", "flops_reduction": 0.96},
     "vgg19-quarter": {"model": "recipes.networks:vgg19_quarter"} | _REINIT,
     "wrn-16-1": {"model": "recipes.networks:wrn_16_1"} | _REINIT,
     "mobilenet-half": {"model": "recipes.networks:mobilenet_v2_half"} | _REINIT,

@@ -63,7 +63,7 @@ def test_prune_prints_the_numbers_as_json_and_as_a_table():
 
 
 def test_prune_has_no_budget_that_its_reduction_could_follow(monkeypatch):
-    monkeypatch.setattr("alprune.loop.learner.step_ms", None)  # nothing is measured
+    monkeypatch.setattr("alprune.loop.learner.image_s", None)  # nothing is measured
     own = "--model lenet-300-100 --dataset digits --device cpu --method 3sp-ca --json".split()
     done = call("prune", *own)
     assert done.exit_code == 0, done.output
@@ -71,10 +71,10 @@ def test_prune_has_no_budget_that_its_reduction_could_follow(monkeypatch):
 
 
 def test_prune_of_a_recipe_removes_what_its_run_would(tmp_path, monkeypatch):
-    def slow(model, batch):
-        return sum(parameter.numel() for parameter in model.parameters()) / 10
+    def slow(config, model, *data):
+        return sum(parameter.numel() for parameter in model.parameters()) / 10 / 64e3
 
-    monkeypatch.setattr("alprune.loop.learner.step_ms", slow)
+    monkeypatch.setattr("alprune.loop.learner.image_s", slow)
     quiet = SimpleNamespace(ended=lambda: {"others_share": 0.0})
     monkeypatch.setattr("alprune.loop.auto_reduction.MachineLoad", lambda: quiet)
     recipe = tmp_path / "r.toml"
