@@ -50,17 +50,6 @@ def test_under_a_budget_a_difference_is_told_and_no_failure(tmp_path):
     assert "need not be equal: a budget" in done.stdout
 
 
-def test_what_an_earlier_version_did_not_write_down_is_what_it_did(tmp_path):
-    path = tmp_path / "run"
-    alprune.run(options(path, model="lenet-300-100", method="3sp-ca", channel_cost="made"))
-    recipe = (path / "config.toml").read_text()
-    assert 'channel_cost = "made"\n' in recipe
-    (path / "config.toml").write_text(recipe.replace('channel_cost = "made"\n', ""))
-    assert again(path).channel_cost == "made"
-    done = call(path, "--json")
-    assert json.loads(done.stdout)["equal"], done.output
-
-
 def test_a_resumed_run_is_still_exact_and_an_extended_one_is_not(tmp_path):
     class Impatient(Observer):
         def event(self, name, fields):

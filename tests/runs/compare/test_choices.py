@@ -30,15 +30,16 @@ class Quiet:
 @pytest.fixture
 def speeds(monkeypatch):
     """Let each network that is measured seem twice as fast as the one before."""
-    taken, image_s = [], 1e-2
+    taken = []
 
-    def step_ms(model, batch):
-        taken.append(image_s * 0.5 ** len(taken))
-        return 1e3 * taken[-1] * len(batch[1])
+    def image_s(config, model, *data):
+        taken.append(1e-2 * 0.5 ** len(taken))
+        return taken[-1]
 
-    monkeypatch.setattr(learner, "step_ms", step_ms)
+    monkeypatch.setattr(learner, "image_s", image_s)
     monkeypatch.setattr(auto_reduction, "MachineLoad", Quiet)
     monkeypatch.setattr(auto_reduction, "_LEAST_SAVED", 1.0)
+    monkeypatch.setattr(auto_reduction, "_LEAST_GAIN", 10.0)  # pruned, whatever it promises
     monkeypatch.setattr(auto_reduction, "ACROSS", auto_reduction.Balance(10.0, 0.01))
     monkeypatch.setattr(runs, "plot_curve", lambda path, out: None)
     return taken
@@ -117,13 +118,13 @@ def test_a_run_that_begins_again_still_says_why_so_much_is_removed(tmp_path, spe
 
 
 def test_speed_is_measured_with_the_threads_of_a_run(tmp_path, speeds, monkeypatch):
-    threads, step_ms = [], learner.step_ms
+    threads, image_s = [], learner.image_s
 
-    def counted(model, batch):
+    def counted(*data):
         threads.append(torch.get_num_threads())
-        return step_ms(model, batch)
+        return image_s(*data)
 
-    monkeypatch.setattr(learner, "step_ms", counted)
+    monkeypatch.setattr(learner, "image_s", counted)
     monkeypatch.setattr("alprune.runs.compare.side_by_side", lambda *_: [])
     monkeypatch.setattr("alprune.runs.compare.make_elsewhere", lambda *_, **__: [])
     afar = SimpleNamespace(close=lambda: None)
