@@ -171,6 +171,7 @@ def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, 
     page = open_page(server.url)
     press(page, "1")
     press(page, "1")
+    wait_until(page, "() => document.querySelector('#status').innerText.startsWith('2 of')")
     first, _ = asking.labels
     held = []
     page.route("**/answered/*", lambda route: held.append(route))
@@ -190,6 +191,7 @@ def test_any_of_the_last_answers_can_be_corrected(start, open_page):
     page = open_page(server.url)
     press(page, "1")
     press(page, "1")
+    wait_until(page, "() => document.querySelector('#status').innerText.startsWith('2 of')")
     first, _ = asking.labels
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("#past:not([hidden])")
