@@ -166,9 +166,8 @@ def test_an_answer_that_is_long_on_its_way_is_said(start, open_page):
     assert page.is_hidden("#note")
 
 
-def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, open_page):
-    server, asking, _ = start()
-    page = open_page(server.url)
+def answer_two(page, asking):
+    """Answer two images, and wait until the page is told so; return the first one's path."""
     press(page, "1")
     press(page, "1")
     with page.expect_request("**/state") as asked:  # an earlier one may not know the answers
@@ -176,6 +175,13 @@ def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, 
     asked.value.response().finished()
     settle(page)
     first, _ = asking.labels
+    return first
+
+
+def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, open_page):
+    server, asking, _ = start()
+    page = open_page(server.url)
+    first = answer_two(page, asking)
     held = []
     page.route("**/answered/*", lambda route: held.append(route))
     page.keyboard.press("ArrowLeft")
@@ -192,13 +198,7 @@ def test_keys_pressed_before_an_earlier_answer_has_come_go_on_from_there(start, 
 def test_any_of_the_last_answers_can_be_corrected(start, open_page):
     server, asking, _ = start()
     page = open_page(server.url)
-    press(page, "1")
-    press(page, "1")
-    with page.expect_request("**/state") as asked:  # an earlier one may not know the answers
-        settle(page)
-    asked.value.response().finished()
-    settle(page)
-    first, _ = asking.labels
+    first = answer_two(page, asking)
     page.keyboard.press("ArrowLeft")
     page.wait_for_selector("#past:not([hidden])")
     assert page.get_attribute("#classes button:nth-child(1)", "aria-pressed") == "true"
